@@ -1,0 +1,43 @@
+# Two commands: `make demo` shows the service at work, `make test` checks everything.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format serve docs bench-peers clean
+
+help: ## List the commands.
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+# Debian's python3 has pip but may lack ensurepip, which `venv` needs; virtualenv brings its own.
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv 2>/dev/null || { \
+		$(PYTHON) -m pip install --quiet --target .bootstrap virtualenv && \
+		PYTHONPATH=.bootstrap $(PYTHON) -m virtualenv --quiet --clear .venv; }
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: .venv/ready ## Start the service and show the whole loop. IMAGES=folder, ONCE=1.
+	$(BIN)/handful demo $(if $(IMAGES),--images '$(IMAGES)') $(if $(ONCE),--once)
+
+test: check ## Format check, lint, types, import rules and tests.
+	$(BIN)/pytest --cov --cov-report=term:skip-covered --cov-fail-under=90 -n 2 $(ARGS)
+
+check: .venv/ready
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: .venv/ready ## Format and fix what ruff can fix.
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+serve: .venv/ready ## Start the service on http://127.0.0.1:8000.
+	$(BIN)/handful serve
+
+docs: .venv/ready ## Regenerate docs/reference from the code.
+	$(BIN)/python -m docs.generate
+
+clean: ## Remove the environment and the caches, never the data.
+	rm -rf .venv .bootstrap .mypy_cache .ruff_cache .pytest_cache .hypothesis
