@@ -1,0 +1,27 @@
+"""Margin sampling."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from models.acquisition import Pool, Ranking, strategies, top
+
+
+@strategies.register
+@dataclass(frozen=True, kw_only=True)
+class Margin:
+    """Prefer images whose two likeliest classes are close (Scheffer et al., 2001).
+
+    https://doi.org/10.1007/3-540-44816-0_31
+    """
+
+    needs_classes: ClassVar[bool] = True
+
+    def rank(self, pool: Pool, budget: int) -> Ranking:
+        return top(pool.score(_closeness), budget)
+
+
+def _closeness(probabilities: Tensor) -> Tensor:
+    first, second = probabilities.topk(2, dim=1).values.unbind(dim=1)
+    return 1 - (first - second)

@@ -1,0 +1,127 @@
+"""Encoders: images in, unit-length embeddings out."""
+
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Protocol, get_type_hints
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.images import Preprocessing
+from models.registry import Registry
+
+
+class EncoderUnavailable(ValueError):
+    """The encoder cannot be had here; the message says why in one sentence."""
+
+
+class Encoder(nn.Module):
+    """A stack of stages, shallow to deep, ending in one vector per image.
+
+    Normalisation lives inside, so weights and preprocessing cannot drift apart.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, stages: Sequence[nn.Module], *, embedding_dim: int, preprocessing: Preprocessing
+    ) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(stages)
+        self.embedding_dim = embedding_dim
+        self.preprocessing = preprocessing
+        mean, std = torch.tensor(preprocessing.mean), torch.tensor(preprocessing.std)
+        self.register_buffer("mean", mean.view(3, 1, 1), persistent=False)
+        self.register_buffer("std", std.view(3, 1, 1), persistent=False)
+
+    def forward(self, images: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B D"]:
+        """Embed images with values in 0..1."""
+        features = (images - self.mean) / self.std
+        for stage in self.stages:
+            features = stage(features)
+        return F.normalize(features.flatten(1), dim=1)
+
+    @torch.inference_mode()
+    def embed(self, pixels: UInt8[Tensor, "B 3 S S"]) -> Float[Tensor, "B D"]:
+        """Embed decoded images for serving: on the encoder's device, half precision on CUDA."""
+        device = self.mean.device
+        images = pixels.to(device, non_blocking=True).float() / 255
+        on_cuda = device.type == "cuda"
+        half = torch.bfloat16 if on_cuda and torch.cuda.is_bf16_supported() else torch.float16
+        with torch.autocast("cuda", dtype=half, enabled=on_cuda):
+            embeddings = self(images)
+        return F.normalize(embeddings.float(), dim=1).cpu()
+
+
+class Architecture(Protocol):
+    """The options of one architecture."""
+
+    def build(self, *, pretrained: bool = True) -> Encoder:
+        """A new encoder; without `pretrained`, its weights will be loaded by the caller.
+
+        Raises:
+            EncoderUnavailable: the pretrained weights cannot be had here.
+        """
+        ...
+
+
+architectures: Registry[type[Architecture]] = Registry(__name__)
+
+
+def parse(spec: str) -> tuple[str, Architecture]:
+    """The architecture that a setting names: `name[:argument][@weights]`.
+
+    `efficientnet_lite:0`, `timm:resnet18.a1_in1k`, `timm:resnet18@weights.safetensors`, `conv4:8`.
+    The argument is the first option of the architecture.
+
+    Raises:
+        EncoderUnavailable: there is no such architecture, or it refuses the argument.
+    """
+    head, _, weights = spec.strip().partition("@")
+    name, _, argument = head.partition(":")
+    if name not in architectures:
+        raise EncoderUnavailable(
+            f"there is no encoder {name!r}; known are {', '.join(architectures)}"
+        )
+    plugin = architectures[name]
+    names = [field.name for field in fields(plugin)]  # type: ignore[arg-type]
+    given: dict[str, object] = {"weights": weights} if weights else {}
+    try:
+        if argument:
+            kind = get_type_hints(plugin)[names[0]]
+            given[names[0]] = argument if kind is str else int(argument)
+        return name, plugin(**given)
+    except (ValueError, TypeError) as error:
+        raise EncoderUnavailable(f"encoder {spec!r} cannot be used: {error}") from error
+
+
+def pick_device(setting: str) -> torch.device:
+    """The device that a setting names; `auto` prefers CUDA, then MPS, then the CPU.
+
+    Raises:
+        EncoderUnavailable: the device is not there.
+    """
+    if setting == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(setting)
+    except RuntimeError as error:
+        raise EncoderUnavailable(
+            f"there is no device {setting!r}; use auto, cpu, cuda, cuda:1 or mps"
+        ) from error
+    there = {
+        "cpu": 1,
+        "cuda": torch.cuda.device_count(),
+        "mps": int(torch.backends.mps.is_available()),
+    }.get(device.type, 0)
+    if (device.index or 0) >= there:
+        raise EncoderUnavailable(
+            f"device {setting!r} is not there: {there} {device.type} device(s) found; "
+            "use auto or cpu"
+        )
+    return device
