@@ -1,0 +1,311 @@
+"""Batched inference: many requests, one forward pass."""
+
+import queue
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import NamedTuple
+from uuid import UUID
+
+import torch
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from torch import Tensor
+
+from app.problems import ImageNotDecodable, InferenceFailed, Overloaded, Problem, Unavailable
+from models.encoders import Encoder
+from models.images import Decoded, Preprocessing, UnreadableImage, decode
+
+
+class Embedded(NamedTuple):
+    """An image that was decoded and embedded."""
+
+    vector: Tensor  # (D,), float16, unit length
+    media_type: str
+    width: int  # pixels, upright
+    height: int
+
+
+Outcome = Embedded | Problem
+
+
+class _Item(NamedTuple):
+    version: UUID
+    content: bytes
+    preprocessing: Preprocessing
+    outcome: "Future[Outcome]"
+
+
+class _Ready(NamedTuple):
+    item: _Item
+    decoded: Decoded
+
+
+class InferenceMetrics:
+    """What the inference threads count, for `/metrics`."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.images = Counter("handful_images", "Images by outcome", ["outcome"], registry=registry)
+        self.rejected = Counter(
+            "handful_rejected_images", "Images turned away by a full queue", registry=registry
+        )
+        self.waiting = Gauge(
+            "handful_queue_images", "Images being decoded or embedded", registry=registry
+        )
+        self.waiting_bytes = Gauge(
+            "handful_queue_bytes", "Bytes of images being decoded or embedded", registry=registry
+        )
+        self.batch = Histogram(
+            "handful_batch_images",
+            "Images per forward pass",
+            buckets=(1, 2, 4, 8, 16, 32, 64, 128),
+            registry=registry,
+        )
+        self.stage = Histogram(
+            "handful_stage_seconds",
+            "Time of a stage: decode by image, forward by batch",
+            ["stage"],
+            buckets=(0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10),
+            registry=registry,
+        )
+
+
+class _Worker:
+    """A thread whose death or standstill can be seen from outside."""
+
+    def __init__(self, name: str, run: Callable[["_Worker"], None]) -> None:
+        self.busy_since: float | None = None
+        self.error: BaseException | None = None
+        self._run = run
+        self.thread = threading.Thread(target=self._guard, name=name, daemon=True)
+
+    def _guard(self) -> None:
+        try:
+            self._run(self)
+        except BaseException as error:  # noqa: BLE001 - reported by `ailment`, then by /livez
+            self.error = error
+
+    def ailment(self, stall_s: float) -> str | None:
+        if not self.thread.is_alive():
+            return f"thread {self.thread.name} has ended: {self.error!r}"
+        since = self.busy_since
+        if since is not None and time.monotonic() - since > stall_s:
+            return f"thread {self.thread.name} has been busy for {time.monotonic() - since:.0f} s"
+        return None
+
+
+class Embedder:
+    """Embeds images: decodes in a bounded pool of threads, runs the network on one more.
+
+    The model thread pulls: whenever it is free it takes all that is decoded, up to `max_batch`,
+    so requests that arrive together share a forward pass and nobody waits for a timer.
+    Encoders are loaded on first use and kept by version.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[UUID], Encoder],
+        *,
+        max_batch: int,
+        max_images: int,
+        max_bytes: int,
+        max_pixels: int,
+        decode_threads: int,
+        encoders_in_memory: int,
+        stall_s: float,
+        metrics: InferenceMetrics,
+    ) -> None:
+        self._load = load
+        self._max_batch = max_batch
+        self._max_images = max_images
+        self._max_bytes = max_bytes
+        self._max_pixels = max_pixels
+        self._keep = encoders_in_memory
+        self._stall_s = stall_s
+        self._metrics = metrics
+        self._encoders: OrderedDict[UUID, Encoder] = OrderedDict()
+        self._loading = threading.Lock()
+        self._room = threading.Condition()
+        self._images = self._bytes = 0  # admitted and not yet answered
+        self._stopping = False
+        self._undecoded: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
+        self._ready: deque[_Ready] = deque()
+        self._arrived = threading.Condition()
+        self._workers = [_Worker("model", self._embed_ready)] + [
+            _Worker(f"decode-{n}", self._decode_next) for n in range(decode_threads)
+        ]
+
+    def __enter__(self) -> "Embedder":
+        for worker in self._workers:
+            worker.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Finish what was admitted, then stop the threads."""
+        with self._room:
+            self._stopping = True
+            self._room.wait_for(lambda: self._images == 0 or self._dead(), timeout=self._stall_s)
+        for _decoder in self._workers[1:]:
+            self._undecoded.put(None)
+        with self._arrived:
+            self._arrived.notify_all()
+        for worker in self._workers:
+            worker.thread.join(timeout=self._stall_s)
+
+    def embed(
+        self, version: UUID, contents: Sequence[bytes], *, wait: bool = False
+    ) -> list[Outcome]:
+        """Embed image files; an image that fails is a `Problem` at its place.
+
+        Args:
+            version: the encoder version to embed with.
+            contents: the files' bytes.
+            wait: wait for room instead of being turned away.
+
+        Raises:
+            Overloaded: the queue is full.
+            Unavailable: the inference threads are not running.
+        """
+        encoder = self.encoder(version)
+        size = sum(map(len, contents))
+        self._admit(len(contents), size, wait=wait)
+        items = [_Item(version, c, encoder.preprocessing, Future()) for c in contents]
+        try:
+            for item in items:
+                self._undecoded.put(item)
+            return [self._outcome(item) for item in items]
+        finally:
+            with self._room:
+                self._images -= len(contents)
+                self._bytes -= size
+                self._count()
+                self._room.notify_all()
+
+    def encoder(self, version: UUID) -> Encoder:
+        """The encoder of a version, loaded if need be."""
+        with self._loading:
+            if version not in self._encoders:
+                self._encoders[version] = self._load(version).eval()
+            self._encoders.move_to_end(version)
+            while len(self._encoders) > self._keep:
+                self._encoders.popitem(last=False)
+            return self._encoders[version]
+
+    def ailments(self) -> list[str]:
+        """What is wrong with the threads; empty when all is well."""
+        found = (worker.ailment(self._stall_s) for worker in self._workers)
+        return [ailment for ailment in found if ailment is not None]
+
+    def _dead(self) -> bool:
+        return not all(worker.thread.is_alive() for worker in self._workers)
+
+    def _admit(self, images: int, size: int, *, wait: bool) -> None:
+        def fits() -> bool:
+            alone = self._images == 0  # what is larger than the queue goes through alone
+            return (
+                self._stopping
+                or alone
+                or (
+                    self._images + images <= self._max_images
+                    and self._bytes + size <= self._max_bytes
+                )
+            )
+
+        with self._room:
+            if wait:
+                self._room.wait_for(lambda: fits() or self._dead())
+            if self._stopping or self._dead():
+                raise Unavailable("the service is stopping or its threads have died", retry_after=5)
+            if not fits():
+                self._metrics.rejected.inc(images)
+                raise Overloaded(
+                    f"{self._images} images are waiting; send these again in a moment",
+                    retry_after=1,
+                )
+            self._images += images
+            self._bytes += size
+            self._count()
+
+    def _count(self) -> None:
+        self._metrics.waiting.set(self._images)
+        self._metrics.waiting_bytes.set(self._bytes)
+
+    def _outcome(self, item: _Item) -> Outcome:
+        """Wait for an answer, but not for a thread that will never give one."""
+        while True:
+            try:
+                outcome = item.outcome.result(timeout=1.0)
+            except TimeoutError:
+                if self._dead():
+                    raise Unavailable("an inference thread has died", retry_after=5) from None
+                continue
+            failed = isinstance(outcome, Problem)
+            self._metrics.images.labels("failed" if failed else "embedded").inc()
+            return outcome
+
+    def _decode_next(self, worker: _Worker) -> None:
+        while (item := self._undecoded.get()) is not None:
+            worker.busy_since = time.monotonic()
+            try:
+                with self._metrics.stage.labels("decode").time():
+                    decoded = decode(item.content, item.preprocessing, max_pixels=self._max_pixels)
+            except UnreadableImage as error:
+                item.outcome.set_result(ImageNotDecodable(str(error)))
+            except Exception as error:  # noqa: BLE001 - one image must not stop the thread
+                item.outcome.set_result(ImageNotDecodable(f"decoding failed: {error}"))
+            else:
+                with self._arrived:
+                    self._ready.append(_Ready(item, decoded))
+                    self._arrived.notify()
+            worker.busy_since = None
+
+    def _embed_ready(self, worker: _Worker) -> None:
+        while batch := self._next_batch():
+            worker.busy_since = time.monotonic()
+            self._answer(batch)
+            worker.busy_since = None
+
+    def _next_batch(self) -> list[_Ready]:
+        """All that is ready and of one version, oldest first; empty when stopping."""
+        with self._arrived:
+            self._arrived.wait_for(lambda: self._ready or self._stopping)
+            if not self._ready:
+                return []
+            version = self._ready[0].item.version
+            batch: list[_Ready] = []
+            while (
+                self._ready
+                and len(batch) < self._max_batch
+                and self._ready[0].item.version == version
+            ):
+                batch.append(self._ready.popleft())
+            return batch
+
+    def _answer(self, batch: list[_Ready]) -> None:
+        """Embed a batch; when it fails, halve it until only the culprit fails."""
+        try:
+            vectors = self._forward(batch)
+        except Exception as error:  # noqa: BLE001 - whatever the network raises is the image's
+            if len(batch) > 1:
+                middle = len(batch) // 2
+                self._answer(batch[:middle])
+                self._answer(batch[middle:])
+                return
+            batch[0].item.outcome.set_result(
+                InferenceFailed(f"the encoder failed on this image: {error}")
+            )
+            return
+        for (item, decoded), vector in zip(batch, vectors, strict=True):
+            item.outcome.set_result(
+                Embedded(vector, decoded.media_type, decoded.width, decoded.height)
+                if vector.isfinite().all()
+                else InferenceFailed("the encoder gave numbers that are not finite")
+            )
+
+    def _forward(self, batch: list[_Ready]) -> Tensor:
+        self._metrics.batch.observe(len(batch))
+        with self._metrics.stage.labels("forward").time():
+            encoder = self.encoder(batch[0].item.version)
+            pixels = torch.stack([ready.decoded.pixels for ready in batch])
+            return encoder.embed(pixels).to(torch.float16)

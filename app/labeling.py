@@ -1,0 +1,661 @@
+"""Use cases of labeling: add images, label them, classify queries, choose what to label next.
+
+Each one gathers, then computes, then writes: no transaction is open during inference.
+"""
+
+import hashlib
+import itertools
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+from uuid import UUID
+
+import torch
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+from torch import Tensor
+from uuid_utils.compat import uuid7
+
+from app.db import Database
+from app.inference import Embedded, Embedder
+from app.problems import (
+    ImageNotFound,
+    NothingToUndo,
+    Problem,
+    ProjectNotFound,
+    TooFewLabels,
+)
+from app.projects import clean_name, find_label, find_project
+from app.storage import Blobs
+from app.tables import Annotation, Embedding, Image, Label, Project, Removal, now
+from app.vectors import ProjectGone, Snapshot, Vectors
+from models.acquisition import AcquisitionStrategy, Pool
+from models.heads import FittedHead, Head, heads
+from models.images import thumbnail
+
+CHUNK_IMAGES = 64  # images per transaction
+CHUNK_BYTES = 64 << 20
+FITTED_HEADS_KEPT = 16
+ROWS_PER_BLOCK = 4096
+
+
+class Upload(NamedTuple):
+    """A file of a request, or why it could not be read."""
+
+    filename: str | None
+    content: bytes | Problem
+
+
+class Stored(NamedTuple):
+    """An image that is in the project now."""
+
+    position: int  # in the request
+    filename: str | None
+    image_id: UUID
+    sha256: str
+    created: bool  # False when the project had it already
+    label: str | None
+
+
+class Failed(NamedTuple):
+    """A file that was refused."""
+
+    position: int
+    filename: str | None
+    problem: Problem
+
+
+class Added(NamedTuple):
+    """What became of the files of a request."""
+
+    stored: list[Stored]
+    failed: list[Failed]
+
+
+class Neighbour(NamedTuple):
+    """A support image and how close it is."""
+
+    image_id: UUID
+    label: str
+    cosine: float
+
+
+class Candidate(NamedTuple):
+    """A label that a query may have."""
+
+    label: str
+    probability: float
+    cosine: float  # to the label's centroid
+
+
+class Prediction(NamedTuple):
+    """What the project makes of one query image."""
+
+    position: int
+    filename: str | None
+    candidates: list[Candidate]  # likeliest first
+    nearest: list[Neighbour]
+
+
+class Classified(NamedTuple):
+    """The answer to one classify request."""
+
+    encoder_id: UUID
+    predictions: list[Prediction]
+    failed: list[Failed]
+
+
+class Ranked(NamedTuple):
+    """A pool image and how much its label would help."""
+
+    image_id: UUID
+    score: float
+
+
+class ImageView(NamedTuple):
+    """An image and its label's name."""
+
+    image: Image
+    label: str | None
+
+
+class Change(NamedTuple):
+    """A label to set, or to take back, on one image."""
+
+    image_id: UUID
+    label: str | None
+    annotator: str | None
+    source: str
+
+
+class _Model(NamedTuple):
+    """A fitted head and the labels it tells apart."""
+
+    names: list[str]
+    head: FittedHead
+    support: Snapshot
+    rows: Tensor  # (M,) rows of `support` that are labeled
+    targets: Tensor  # (M,) indices into `names`
+
+
+class _File(NamedTuple):
+    position: int
+    filename: str | None
+    content: bytes
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Labeling:
+    """Everything the use cases need, wired once in `app.main`."""
+
+    db: Database
+    embedder: Embedder
+    blobs: Blobs
+    vectors: Vectors
+    max_pixels: int
+    _models: "OrderedDict[Any, _Model]" = field(default_factory=OrderedDict)
+    _models_lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add(
+        self,
+        project_key: str,
+        uploads: Iterable[Upload],
+        *,
+        label: str | None = None,
+        existing: Literal["relabel", "keep"] = "relabel",
+    ) -> Added:
+        """Store images, in the pool or as support images of `label`, making it if it is new.
+
+        The same file twice is one image. A file that cannot be used fails alone. Large requests
+        are stored in chunks, each in one transaction.
+
+        Args:
+            existing: whether an image that already has another label gets this one.
+        """
+        if label is not None:
+            label = clean_name(label)
+        with self.db.reading() as session:
+            project_id = find_project(session, project_key).id
+        stored: list[Stored] = []
+        failed: list[Failed] = []
+        for number, (files, refused) in enumerate(_chunks(uploads)):
+            failed += refused
+            done, undone = self._add_chunk(project_id, files, label, existing, wait=number > 0)
+            stored += done
+            failed += undone
+        return Added(stored, sorted(failed, key=lambda f: f.position))
+
+    def _add_chunk(
+        self,
+        project_id: UUID,
+        files: list[_File],
+        label: str | None,
+        existing: Literal["relabel", "keep"],
+        *,
+        wait: bool,
+    ) -> Added:
+        digests = {file.sha256 for file in files}
+        while True:
+            with self.db.reading() as session:
+                encoder_id = find_project(session, str(project_id)).encoder_id
+                known = _known(session, project_id, encoder_id, digests)
+            new = list({f.sha256: f for f in files if f.sha256 not in known}.values())
+            outcomes = self.embedder.embed(encoder_id, [f.content for f in new], wait=wait)
+            embedded = {
+                f.sha256: o for f, o in zip(new, outcomes, strict=True) if isinstance(o, Embedded)
+            }
+            refused = {
+                f.sha256: o for f, o in zip(new, outcomes, strict=True) if isinstance(o, Problem)
+            }
+            kept = [f for f in files if f.sha256 not in refused]
+            for file in kept:
+                # Also what the project has: an image being deleted meanwhile keeps its file.
+                self.blobs.put(file.content)
+            stored = self._write_chunk(project_id, encoder_id, kept, embedded, label, existing)
+            if stored is not None:
+                return Added(
+                    stored,
+                    [
+                        Failed(f.position, f.filename, refused[f.sha256])
+                        for f in files
+                        if f.sha256 in refused
+                    ],
+                )
+
+    def _write_chunk(
+        self,
+        project_id: UUID,
+        encoder_id: UUID,
+        files: list[_File],
+        embedded: dict[str, Embedded],
+        label_name: str | None,
+        existing: Literal["relabel", "keep"],
+    ) -> list[Stored] | None:
+        """None when the encoder was promoted, or an image deleted, since we looked."""
+        with self.db.writing() as session:
+            project = find_project(session, str(project_id), lock=True)
+            if project.encoder_id != encoder_id:
+                return None
+            digests = {file.sha256 for file in files}
+            images = {
+                view.image.sha256: view
+                for view in _image_views(session, project_id, Image.sha256.in_(digests))
+            }
+            embeddable = digests - embedded.keys()
+            if not embeddable <= _known(session, project_id, encoder_id, embeddable):
+                return None
+            label = _get_or_make_label(session, project, label_name) if label_name else None
+            revision = project.revision + 1
+            stored = []
+            for file in files:
+                view, created = images.get(file.sha256), False
+                if view is None:
+                    image = _new_image(project_id, file, embedded[file.sha256], revision)
+                    session.add(image)
+                    session.flush()
+                    session.add(
+                        Embedding(
+                            image_id=image.id,
+                            encoder_id=encoder_id,
+                            vector=embedded[file.sha256].vector,
+                        )
+                    )
+                    view, created = ImageView(image, None), True
+                    project.revision = revision
+                if label is not None and (view.label is None or existing == "relabel"):
+                    if _set_label(session, view, label, None, "support", revision):
+                        project.revision = revision
+                    view = ImageView(view.image, label.name)
+                images[file.sha256] = view
+                stored.append(
+                    Stored(
+                        file.position,
+                        file.filename,
+                        view.image.id,
+                        file.sha256,
+                        created,
+                        view.label,
+                    )
+                )
+            return stored
+
+    def classify(
+        self, project_key: str, uploads: Iterable[Upload], *, top_k: int, nearest: int
+    ) -> Classified:
+        """Probabilities of the labels, cosines to their centroids, and the nearest support.
+
+        Raises:
+            TooFewLabels: fewer than two labels have support images.
+        """
+        with self.db.reading() as session:
+            project = find_project(session, project_key)
+        self._model(project)  # say that labels are missing before the work, not after
+        predictions: list[Prediction] = []
+        failed: list[Failed] = []
+        for number, (files, refused) in enumerate(_chunks(uploads)):
+            failed += refused
+            outcomes = self.embedder.embed(
+                project.encoder_id, [f.content for f in files], wait=number > 0
+            )
+            good = []
+            for file, outcome in zip(files, outcomes, strict=True):
+                if isinstance(outcome, Problem):
+                    failed.append(Failed(file.position, file.filename, outcome))
+                else:
+                    good.append((file, outcome.vector))
+            if good:
+                queries = torch.stack([vector for _, vector in good]).float()
+                answers = _predict(self._model(project), queries, top_k, nearest)
+                predictions += [
+                    Prediction(file.position, file.filename, candidates, neighbours)
+                    for (file, _), (candidates, neighbours) in zip(good, answers, strict=True)
+                ]
+        return Classified(project.encoder_id, predictions, sorted(failed, key=lambda f: f.position))
+
+    def rank(
+        self, project_key: str, strategy: AcquisitionStrategy, budget: int
+    ) -> tuple[UUID, list[Ranked]]:
+        """The encoder version, and the pool images most worth labeling, best first."""
+        with self.db.reading() as session:
+            project = find_project(session, project_key)
+        model = self._model(project) if strategy.needs_classes else None
+        everything = self._read(project, support_only=False)
+        rows = everything.rows(labeled=False)
+        if not len(rows):
+            return project.encoder_id, []
+        pool = Pool(
+            embeddings=everything.vectors,
+            rows=rows,
+            probabilities=model.head.probabilities if model else None,
+        )
+        indices, scores = strategy.rank(pool, budget)
+        return project.encoder_id, [
+            Ranked(everything.image_id(int(row)), score)
+            for row, score in zip(rows[indices].tolist(), scores.tolist(), strict=True)
+        ]
+
+    def image_page(
+        self,
+        project_key: str,
+        *,
+        state: Literal["support", "pool"] | None,
+        label: str | None,
+        after: UUID | None,
+        limit: int,
+    ) -> list[ImageView]:
+        """Images in the order in which they came."""
+        with self.db.reading() as session:
+            project = find_project(session, project_key)
+            wanted: list[Any] = []
+            if state == "support":
+                wanted.append(Image.label_id.is_not(None))
+            elif state == "pool":
+                wanted.append(Image.label_id.is_(None))
+            if label is not None:
+                wanted.append(Image.label_id == find_label(session, project, label).id)
+            if after is not None:
+                wanted.append(Image.id > after)
+            return _image_views(session, project.id, *wanted, limit=limit)
+
+    def image(self, project_key: str, image_id: UUID) -> ImageView:
+        """One image."""
+        with self.db.reading() as session:
+            return _find_image(session, find_project(session, project_key), image_id)
+
+    def history(
+        self, project_key: str, image_id: UUID, after: UUID | None, limit: int
+    ) -> list[Annotation]:
+        """The changes of an image's label, newest first."""
+        with self.db.reading() as session:
+            _find_image(session, find_project(session, project_key), image_id)
+            query = select(Annotation).where(Annotation.image_id == image_id)
+            if after is not None:
+                query = query.where(Annotation.id < after)
+            return list(session.scalars(query.order_by(Annotation.id.desc()).limit(limit)))
+
+    def delete_image(self, project_key: str, image_id: UUID) -> None:
+        """Remove an image, its embeddings and its history; the file goes with the next sweep."""
+        with self.db.writing() as session:
+            project = find_project(session, project_key, lock=True)
+            image = _find_image(session, project, image_id).image
+            project.revision += 1
+            session.add(
+                Removal(image_id=image.id, project_id=project.id, revision=project.revision)
+            )
+            session.delete(image)
+
+    def content(self, image: Image) -> bytes:
+        """The file of an image.
+
+        Raises:
+            ImageNotFound: it was deleted and swept since it was looked up.
+        """
+        try:
+            return self.blobs.get(image.sha256)
+        except FileNotFoundError as error:
+            raise ImageNotFound(f"the file of image {image.id} is gone") from error
+
+    def thumbnail(self, image: Image, side: int) -> bytes:
+        """The image upright within `side` x `side` pixels, as WebP."""
+        return thumbnail(self.content(image), side, max_pixels=self.max_pixels)
+
+    def set_label(self, project_key: str, change: Change) -> ImageView:
+        """Give an image a label, or with None send it back to the pool."""
+        with self.db.writing() as session:
+            project = find_project(session, project_key, lock=True)
+            return _change(session, project, change)
+
+    def annotate(self, project_key: str, changes: Sequence[Change]) -> list[Failed]:
+        """Many changes in one transaction; one that cannot be made fails alone."""
+        failed = []
+        with self.db.writing() as session:
+            project = find_project(session, project_key, lock=True)
+            for position, change in enumerate(changes):
+                try:
+                    _change(session, project, change)
+                except Problem as problem:
+                    failed.append(Failed(position, None, problem))
+        return failed
+
+    def undo(self, project_key: str, image_id: UUID, annotator: str | None) -> ImageView:
+        """Take back the last change of an image's label that was not taken back yet.
+
+        Raises:
+            NothingToUndo: there is none.
+            LabelNotFound: the label it had before has been deleted.
+        """
+        with self.db.writing() as session:
+            project = find_project(session, project_key, lock=True)
+            view = _find_image(session, project, image_id)
+            last = session.scalar(
+                select(Annotation)
+                .where(
+                    Annotation.image_id == image_id,
+                    Annotation.source != "undo",
+                    Annotation.undone.is_(False),
+                )
+                .order_by(Annotation.id.desc())
+                .limit(1)
+            )
+            if last is None:
+                raise NothingToUndo(f"image {image_id} has no change that could be taken back")
+            label = find_label(session, project, last.previous) if last.previous else None
+            last.undone = True
+            if _set_label(session, view, label, annotator, "undo", project.revision + 1):
+                project.revision += 1
+            return ImageView(view.image, label.name if label else None)
+
+    def _read(self, project: Project, *, support_only: bool) -> Snapshot:
+        read = self.vectors.support if support_only else self.vectors.everything
+        try:
+            return read(project.id, project.encoder_id)
+        except ProjectGone as error:
+            raise ProjectNotFound(f"project {project.name!r} was deleted meanwhile") from error
+
+    def _model(self, project: Project) -> _Model:
+        """The project's head fitted to its support images as they are now."""
+        options: Head = heads[project.head["name"]](**project.head["options"])
+        support = self._read(project, support_only=True)
+        everything = self._read(project, support_only=False) if options.uses_mean else None
+        with self.db.reading() as session:
+            names = {
+                row[0]: row[1]
+                for row in session.execute(
+                    select(Label.id, Label.name).where(Label.project_id == project.id)
+                )
+            }
+        key = (
+            project.id,
+            project.encoder_id,
+            options,
+            support.edition,
+            everything.edition if everything else None,
+            tuple(sorted(names.items())),
+        )
+        with self._models_lock:
+            if key in self._models:
+                self._models.move_to_end(key)
+                return self._models[key]
+        model = _fit(options, support, everything, names)
+        with self._models_lock:
+            self._models[key] = model
+            while len(self._models) > FITTED_HEADS_KEPT:
+                self._models.popitem(last=False)
+        return model
+
+
+def _fit(
+    options: Head, support: Snapshot, everything: Snapshot | None, names: dict[UUID, str]
+) -> _Model:
+    rows = support.rows(labeled=True)
+    codes = torch.from_numpy(support.codes)[rows].long()
+    present = sorted(
+        (names[support.label_ids[code]], code)
+        for code in set(codes.tolist())
+        if support.label_ids[code] in names
+    )
+    if len(present) < 2:
+        raise TooFewLabels(
+            f"{len(present)} label(s) have support images; register some for at least two"
+        )
+    target_of = torch.full((len(support.label_ids),), -1)
+    for target, (_, code) in enumerate(present):
+        target_of[code] = target
+    targets = target_of[codes]
+    rows, targets = rows[targets >= 0], targets[targets >= 0]
+    mean = _mean(everything) if everything is not None else None
+    head = options.fit(support.vectors[rows], targets, len(present), mean)
+    return _Model([name for name, _ in present], head, support, rows, targets)
+
+
+def _mean(everything: Snapshot) -> Tensor:
+    """The mean embedding of all images, float32; its float64 sum is exact."""
+    kept = torch.cat([everything.rows(labeled=True), everything.rows(labeled=False)])
+    total = torch.zeros(everything.vectors.shape[1], dtype=torch.float64)
+    for start in range(0, len(kept), ROWS_PER_BLOCK):
+        block = kept[start : start + ROWS_PER_BLOCK]
+        total += everything.vectors[block].double().sum(dim=0)
+    return (total / len(kept)).float()
+
+
+def _predict(
+    model: _Model, queries: Tensor, top_k: int, nearest: int
+) -> Iterator[tuple[list[Candidate], list[Neighbour]]]:
+    probabilities = model.head.probabilities(queries)  # (Q, C)
+    cosines = model.head.similarities(queries)  # (Q, C)
+    best = probabilities.topk(min(top_k, len(model.names)), dim=1)
+    to_support = queries @ model.support.vectors[model.rows].float().T  # (Q, M)
+    closest = to_support.topk(min(nearest, len(model.rows)), dim=1)
+    for q in range(len(queries)):
+        candidates = [
+            Candidate(model.names[c], p, float(cosines[q, c]))
+            for c, p in zip(best.indices[q].tolist(), best.values[q].tolist(), strict=True)
+        ]
+        neighbours = [
+            Neighbour(
+                model.support.image_id(int(model.rows[m])),
+                model.names[int(model.targets[m])],
+                cosine,
+            )
+            for m, cosine in zip(
+                closest.indices[q].tolist(), closest.values[q].tolist(), strict=True
+            )
+        ]
+        yield candidates, neighbours
+
+
+def _chunks(uploads: Iterable[Upload]) -> Iterator[tuple[list[_File], list[Failed]]]:
+    """Files by the chunk, bounded in number and bytes, beside those that could not be read."""
+    files: list[_File] = []
+    failed: list[Failed] = []
+    size = 0
+    for position, upload in zip(itertools.count(), uploads, strict=False):
+        if isinstance(upload.content, Problem):
+            failed.append(Failed(position, upload.filename, upload.content))
+            continue
+        if len(files) == CHUNK_IMAGES or (files and size + len(upload.content) > CHUNK_BYTES):
+            yield files, failed
+            files, failed, size = [], [], 0
+        digest = hashlib.sha256(upload.content).hexdigest()
+        files.append(_File(position, upload.filename, upload.content, digest))
+        size += len(upload.content)
+    if files or failed:
+        yield files, failed
+
+
+def _known(session: Session, project_id: UUID, encoder_id: UUID, digests: set[str]) -> set[str]:
+    """Which files the project has an embedding of."""
+    query = (
+        select(Image.sha256)
+        .join(Embedding, Embedding.image_id == Image.id)
+        .where(
+            Image.project_id == project_id,
+            Embedding.encoder_id == encoder_id,
+            Image.sha256.in_(digests),
+        )
+    )
+    return set(session.scalars(query)) if digests else set()
+
+
+def _image_views(
+    session: Session, project_id: UUID, *where: Any, limit: int | None = None
+) -> list[ImageView]:
+    rows = session.execute(
+        select(Image, Label.name)
+        .outerjoin(Label, Label.id == Image.label_id)
+        .where(Image.project_id == project_id, *where)
+        .order_by(Image.id)
+        .limit(limit)
+    )
+    return [ImageView(row[0], row[1]) for row in rows]
+
+
+def _find_image(session: Session, project: Project, image_id: UUID) -> ImageView:
+    views = _image_views(session, project.id, Image.id == image_id)
+    if not views:
+        raise ImageNotFound(f"project {project.name!r} has no image {image_id}")
+    return views[0]
+
+
+def _new_image(project_id: UUID, file: _File, embedded: Embedded, revision: int) -> Image:
+    return Image(
+        id=uuid7(),
+        project_id=project_id,
+        sha256=file.sha256,
+        media_type=embedded.media_type,
+        width=embedded.width,
+        height=embedded.height,
+        bytes=len(file.content),
+        filename=file.filename,
+        revision=revision,
+        label_id=None,
+    )
+
+
+def _get_or_make_label(session: Session, project: Project, name: str) -> Label:
+    query = select(Label).where(Label.project_id == project.id, Label.name == name)
+    label = session.scalar(query)
+    if label is None:
+        label = Label(project_id=project.id, name=name)
+        session.add(label)
+        session.flush()
+    return label
+
+
+def _change(session: Session, project: Project, change: Change) -> ImageView:
+    view = _find_image(session, project, change.image_id)
+    label = find_label(session, project, change.label) if change.label is not None else None
+    if _set_label(session, view, label, change.annotator, change.source, project.revision + 1):
+        project.revision += 1
+    return ImageView(view.image, label.name if label else None)
+
+
+def _set_label(
+    session: Session,
+    view: ImageView,
+    label: Label | None,
+    annotator: str | None,
+    source: str,
+    revision: int,
+) -> bool:
+    """Change an image's label and remember it; False when it has that label already."""
+    image = view.image
+    if image.label_id == (label.id if label else None):
+        return False
+    image.label_id = label.id if label else None
+    image.labeled_at = now() if label else None
+    image.revision = revision
+    session.add(
+        Annotation(
+            image_id=image.id,
+            label=label.name if label else None,
+            previous=view.label,
+            annotator=annotator,
+            source=source,
+        )
+    )
+    session.flush()
+    return True

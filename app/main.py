@@ -1,0 +1,207 @@
+"""The composition root: the only place where parts meet."""
+
+import importlib.metadata
+import os
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio.to_thread
+import torch
+from anyio import CapacityLimiter
+from fastapi import Depends, FastAPI
+from prometheus_client import CollectorRegistry
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+from sqlalchemy.exc import SQLAlchemyError
+
+from app import problems
+from app.api import refuse_unknown_parameters, routers
+from app.db import Database, SchemaOutOfDate, migrate
+from app.idempotency import Answers
+from app.inference import Embedder, InferenceMetrics
+from app.labeling import Labeling
+from app.logs import configure, logger
+from app.middleware import BodyLimit, Guard, HttpMetrics, Idempotency, RequestLog
+from app.projects import Projects
+from app.schemas import ProblemRead
+from app.settings import Settings
+from app.storage import Blobs
+from app.uploads import Limits
+from app.vectors import Vectors
+from app.versions import Versions
+from models.encoders import parse, pick_device
+
+log = logger("handful.main")
+
+DESCRIPTION = """A handful of labels is enough: register a few support images per class, classify
+queries by nearest centroid, and ask which unlabeled images are most worth labeling."""
+
+
+class StartRefused(RuntimeError):
+    """The service cannot start; the message says why in one sentence."""
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """Build the service.
+
+    Raises:
+        StartRefused: the database or the data folder cannot be used.
+        EncoderUnavailable: the default encoder cannot be loaded.
+    """
+    settings = settings or Settings()
+    configure(settings.log_level)
+    registry = _registry()
+    db, blobs = _open(settings)
+    device = pick_device(settings.device)
+    versions = Versions(db, blobs, device)
+    encoder_id = versions.ensure(*parse(settings.encoder))
+    embedder = Embedder(
+        versions.load,
+        max_batch=settings.max_batch,
+        max_images=settings.max_queue_images,
+        max_bytes=settings.max_queue_bytes,
+        max_pixels=settings.max_pixels,
+        decode_threads=settings.decode_threads or os.cpu_count() or 1,
+        encoders_in_memory=settings.encoders_in_memory,
+        stall_s=settings.stall_seconds,
+        metrics=InferenceMetrics(registry),
+    )
+    embedder.encoder(encoder_id)  # what cannot be loaded stops the start, not a request
+    answers = Answers(db, settings.idempotency_hours)
+    warm = threading.Event()
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        anyio.to_thread.current_default_thread_limiter().total_tokens = settings.request_threads
+        if db.is_sqlite:
+            await anyio.to_thread.run_sync(answers.release_all)
+        with embedder:
+            warming = threading.Thread(
+                target=_warm_up, args=(embedder, encoder_id, settings.max_batch, warm), daemon=True
+            )
+            warming.start()
+            yield
+        db.close()
+
+    app = FastAPI(
+        title="Handful",
+        description=DESCRIPTION,
+        version=importlib.metadata.version("handful"),
+        lifespan=lifespan,
+        dependencies=[Depends(refuse_unknown_parameters)],
+        redoc_url=None,
+    )
+    app.state.settings = settings
+    app.state.device = device
+    app.state.metrics = registry
+    app.state.embedder = embedder
+    app.state.upload_limits = Limits.of(settings)
+    app.state.health_limiter = CapacityLimiter(2)
+    app.state.readiness = lambda: _readiness(db, blobs, warm, settings.min_free_bytes)
+    app.state.projects = Projects(db, encoder_id)
+    app.state.labeling = Labeling(
+        db, embedder, blobs, Vectors(db, settings.vector_cache_bytes), settings.max_pixels
+    )
+    problems.install(app)
+    for router in routers():
+        app.include_router(router)
+    _document(app)
+    app.add_middleware(Idempotency, answers=answers)
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.add_middleware(Guard, settings=settings)
+    app.add_middleware(RequestLog, metrics=HttpMetrics(registry))
+    return app
+
+
+def sweep(settings: Settings) -> int:
+    """Remove the files of deleted images; the number removed."""
+    db, blobs = _open(settings)
+    versions = Versions(db, blobs, torch.device("cpu"))
+    try:
+        return blobs.sweep(versions.blob_in_use)
+    finally:
+        db.close()
+
+
+def _open(settings: Settings) -> tuple[Database, Blobs]:
+    try:
+        if settings.database.startswith("sqlite"):
+            Path(settings.data_dir).mkdir(parents=True, exist_ok=True)
+            migrate(settings.database)
+        db = Database(settings.database)
+        db.check_schema()
+        return db, Blobs(settings.blobs)
+    except SQLAlchemyError as error:
+        reason = str(getattr(error, "orig", error)).strip().partition("\n")[0]
+        raise StartRefused(f"the database cannot be opened: {reason}") from error
+    except SchemaOutOfDate as error:
+        raise StartRefused(str(error)) from error
+    except OSError as error:
+        raise StartRefused(
+            f"the data folder {settings.data_dir} cannot be used: {error.strerror or error}"
+        ) from error
+
+
+def _warm_up(embedder: Embedder, encoder_id: Any, max_batch: int, warm: threading.Event) -> None:
+    """Run each batch size once through the network, so that no client waits for its first time."""
+    encoder = embedder.encoder(encoder_id)
+    side = encoder.preprocessing.crop
+    size = 1
+    while size <= max_batch:
+        encoder.embed(torch.zeros(size, 3, side, side, dtype=torch.uint8))
+        size *= 2
+    warm.set()
+    log.info("warm", encoder=str(encoder_id))
+
+
+def _readiness(
+    db: Database, blobs: Blobs, warm: threading.Event, min_free_bytes: int
+) -> dict[str, str]:
+    checks = {"database": "ok", "encoder": "ok" if warm.is_set() else "warming up", "disk": "ok"}
+    try:
+        db.ping()
+    except SQLAlchemyError as error:
+        checks["database"] = f"does not answer: {type(error).__name__}"
+    free = blobs.free_bytes()
+    if free is not None and free < min_free_bytes:
+        checks["disk"] = f"{free} bytes free, less than {min_free_bytes}"
+    return checks
+
+
+def _registry() -> CollectorRegistry:
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    PlatformCollector(registry=registry)
+    return registry
+
+
+def _document(app: FastAPI) -> None:
+    """Complete the OpenAPI document with what FastAPI cannot see."""
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = generate()
+        components = document["components"]
+        components["schemas"].setdefault("ProblemRead", ProblemRead.model_json_schema())
+        components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        document["security"] = [{"key": []}, {}]
+        for path in document["paths"].values():
+            for operation in path.values():
+                for response in operation["responses"].values():
+                    # FastAPI's own description of a 422 is not how we answer.
+                    content = response.get("content", {})
+                    schema = content.get("application/json", {}).get("schema", {})
+                    if schema.get("$ref", "").endswith("/HTTPValidationError"):
+                        response["content"] = {
+                            "application/problem+json": {
+                                "schema": {"$ref": "#/components/schemas/ProblemRead"}
+                            }
+                        }
+        for unused in ("HTTPValidationError", "ValidationError"):
+            components["schemas"].pop(unused, None)
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]

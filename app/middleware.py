@@ -1,0 +1,331 @@
+"""What happens to every request before its route: log, guard, limits, idempotency.
+
+Plain ASGI, so that a client that hangs up is seen and bodies stream.
+"""
+
+import hashlib
+import hmac
+import time
+from urllib.parse import urlsplit
+
+import anyio.to_thread
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from structlog.contextvars import bound_contextvars
+from uuid_utils.compat import uuid7
+
+from app.idempotency import Answers, Remembered, check_fingerprint
+from app.logs import logger
+from app.problems import (
+    BodyTooLarge,
+    ForeignOrigin,
+    InvalidRequest,
+    Problem,
+    Unauthorized,
+    as_problem,
+    respond,
+)
+from app.settings import Settings
+
+log = logger("handful.http")
+
+OPEN_PATHS = {"/livez", "/readyz", "/docs", "/openapi.json", "/favicon.ico"}
+SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
+JSON_BODY_BYTES = 16 << 20  # JSON is parsed in memory
+REMEMBERED_BYTES = 8 << 20  # larger answers are not kept for an Idempotency-Key
+API_CSP = "default-src 'none'; frame-ancestors 'none'; sandbox"
+# The documentation page loads its scripts and styles from this server alone.
+DOCS_CSP = (
+    "default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data:; connect-src 'self'; frame-ancestors 'none'"
+)
+
+
+class HttpMetrics:
+    """What `/metrics` tells about requests."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.requests = Counter(
+            "handful_http_requests",
+            "Requests by route and status",
+            ["method", "route", "status"],
+            registry=registry,
+        )
+        self.seconds = Histogram(
+            "handful_http_seconds",
+            "Time to answer, by route",
+            ["method", "route"],
+            buckets=(0.005, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30),
+            registry=registry,
+        )
+
+
+class RequestLog:
+    """Gives a request an id, logs it, counts it, and answers for errors nobody caught."""
+
+    def __init__(self, app: ASGIApp, metrics: HttpMetrics) -> None:
+        self.app = app
+        self.metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        request_id = str(uuid7())
+        started = time.perf_counter()
+        status = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-ID"] = request_id
+                headers["X-Content-Type-Options"] = "nosniff"
+                headers["Referrer-Policy"] = "no-referrer"
+                headers.setdefault(
+                    "Content-Security-Policy", DOCS_CSP if scope["path"] == "/docs" else API_CSP
+                )
+            await send(message)
+
+        with bound_contextvars(request_id=request_id):
+            try:
+                await self.app(scope, receive, send_with_id)
+            except ClientDisconnect:
+                status = status or 499  # nobody is left to answer
+            except Exception as error:
+                problem = as_problem(error)
+                if problem.status >= 500:
+                    log.exception("failed", exc_info=error)
+                if not status:
+                    problem.members.setdefault("request_id", request_id)
+                    await respond(problem)(scope, receive, send_with_id)
+            finally:
+                self._record(scope, status, time.perf_counter() - started)
+
+    def _record(self, scope: Scope, status: int, seconds: float) -> None:
+        route = getattr(scope.get("route"), "path", "unknown")
+        method = scope["method"] if scope["method"].isalpha() else "unknown"
+        self.metrics.requests.labels(method, route, str(status)).inc()
+        self.metrics.seconds.labels(method, route).observe(seconds)
+        log.info(
+            "request",
+            method=scope["method"],
+            path=scope["path"],
+            status=status,
+            ms=round(seconds * 1000, 1),
+        )
+
+
+class Guard:
+    """Lets in who has the key; without one, only this machine and no other web site."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self.app = app
+        key = settings.api_key.get_secret_value()
+        self._key = hashlib.sha256(key.encode()).digest() if key else None
+        self._hosts = {host.lower() for host in settings.allowed_hosts}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        problem = self._objection(scope) if scope["type"] == "http" else None
+        if problem is not None:
+            await respond(problem)(scope, receive, send)
+            return
+        await self.app(scope, receive, send)
+
+    def _objection(self, scope: Scope) -> Problem | None:
+        headers = Headers(scope=scope)
+        host = headers.get("host", "")
+        origin = headers.get("origin")
+        foreign = origin is not None and urlsplit(origin).netloc.lower() != host.lower()
+        if foreign and scope["method"] not in SAFE_METHODS:
+            return ForeignOrigin(f"a page of {origin!r} may not change what is kept here")
+        if scope["path"] in OPEN_PATHS:
+            return None
+        if self._key is not None:
+            return (
+                None
+                if self._has_key(headers)
+                else Unauthorized("send the API key as 'Authorization: Bearer KEY'")
+            )
+        if _without_port(host) not in self._hosts:
+            # A page whose name was pointed at this machine could read everything otherwise.
+            return ForeignOrigin(
+                f"host {host!r} is not served without an API key: use 127.0.0.1 or localhost, "
+                "or name it in HANDFUL_ALLOWED_HOSTS"
+            )
+        return None
+
+    def _has_key(self, headers: Headers) -> bool:
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        digest = hashlib.sha256(given.strip().encode("latin-1", "replace")).digest()
+        return hmac.compare_digest(digest, self._key or b"") and scheme.lower() == "bearer"
+
+
+class BodyLimit:
+    """Stops reading a body that is larger than allowed."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self.app = app
+        self._max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        is_json = headers.get("content-type", "").startswith("application/json")
+        limit = min(self._max_bytes, JSON_BODY_BYTES) if is_json else self._max_bytes
+        declared = headers.get("content-length", "")
+        seen = 0
+
+        async def receive_limited() -> Message:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > limit:
+                raise _body_too_large(limit)
+            return message
+
+        if declared.isdigit() and int(declared) > limit:
+            await respond(_body_too_large(limit))(scope, receive, send)
+            return
+        await self.app(scope, receive_limited, send)
+
+
+class Idempotency:
+    """Answers a POST that carries a known `Idempotency-Key` as the first time."""
+
+    def __init__(self, app: ASGIApp, answers: Answers) -> None:
+        self.app = app
+        self._answers = answers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        key = (
+            Headers(scope=scope).get("idempotency-key")
+            if scope["type"] == "http" and scope["method"] == "POST"
+            else None
+        )
+        if key is None:
+            await self.app(scope, receive, send)
+            return
+        if not 1 <= len(key) <= 255:
+            raise InvalidRequest("an Idempotency-Key has 1 to 255 characters")
+        query = scope.get("query_string", b"").decode("latin-1")
+        address = f"{scope['path']}?{query}"
+        found = await anyio.to_thread.run_sync(self._answers.claim, key, address)
+        if isinstance(found, Remembered):
+            await self._repeat(found, scope, receive, send)
+        else:
+            await self._first(found, scope, receive, send)
+
+    async def _repeat(self, answer: Remembered, scope: Scope, receive: Receive, send: Send) -> None:
+        body = _Hashed(receive, scope)
+        await body.drain()
+        check_fingerprint(answer.fingerprint, body.fingerprint)
+        headers = [(k.encode(), v.encode()) for k, v in answer.headers.items()]
+        await send(
+            {
+                "type": "http.response.start",
+                "status": answer.status,
+                "headers": [*headers, (b"idempotent-replayed", b"true")],
+            }
+        )
+        await send({"type": "http.response.body", "body": answer.body})
+
+    async def _first(self, claim: str, scope: Scope, receive: Receive, send: Send) -> None:
+        request, answer = _Hashed(receive, scope), _Kept(send)
+        finished = False
+        try:
+            await self.app(scope, request, answer)
+            # What failed on our side, or asks to come again, may come again.
+            if answer.complete and answer.status < 500 and answer.status != 429:
+                await request.drain()
+                await anyio.to_thread.run_sync(
+                    self._answers.remember,
+                    claim,
+                    request.fingerprint,
+                    answer.status,
+                    answer.headers,
+                    bytes(answer.body),
+                )
+                finished = True
+        finally:
+            if not finished:
+                with anyio.CancelScope(shield=True):
+                    await anyio.to_thread.run_sync(self._answers.release, claim)
+
+
+class _Hashed:
+    """A request body that is hashed as it is read."""
+
+    def __init__(self, receive: Receive, scope: Scope) -> None:
+        self._receive = receive
+        # Two multipart bodies of the same files differ in their boundary, unless we skip it.
+        boundary = Headers(scope=scope).get("content-type", "").partition("boundary=")[2]
+        self._boundary = boundary.strip('"').encode("latin-1", "replace")
+        self._hash = hashlib.sha256()
+        self._tail = b""
+        self.done = False
+
+    async def __call__(self) -> Message:
+        message = await self._receive()
+        if message["type"] == "http.request":
+            self._update(message.get("body", b""))
+            self.done = not message.get("more_body", False)
+        return message
+
+    async def drain(self) -> None:
+        """Read what is left."""
+        while not self.done:
+            message = await self()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+
+    @property
+    def fingerprint(self) -> str:
+        final = self._hash.copy()
+        final.update(self._tail)
+        return final.hexdigest()
+
+    def _update(self, chunk: bytes) -> None:
+        if not self._boundary:
+            self._hash.update(chunk)
+            return
+        text = (self._tail + chunk).replace(self._boundary, b"")
+        keep = len(self._boundary)  # a boundary may go on in the next chunk
+        self._hash.update(text[:-keep])
+        self._tail = text[-keep:]
+
+
+class _Kept:
+    """An answer that is passed on and kept, unless it is large."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.status = 0
+        self.headers: dict[str, str] = {}
+        self.body = bytearray()
+        self.complete = False
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            self.headers = dict(Headers(raw=message["headers"]).items())
+        elif len(self.body) <= REMEMBERED_BYTES:
+            self.body += message.get("body", b"")
+            done = not message.get("more_body", False)
+            self.complete = done and len(self.body) <= REMEMBERED_BYTES
+        await self._send(message)
+
+
+def _body_too_large(limit: int) -> BodyTooLarge:
+    return BodyTooLarge(f"the body is larger than {limit} bytes; send it in parts")
+
+
+def _without_port(host: str) -> str:
+    host = host.lower()
+    name, colon, port = host.rpartition(":")
+    return name if colon and port.isdigit() else host

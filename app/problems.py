@@ -1,0 +1,287 @@
+"""Errors a client can act on, as RFC 9457 problem details."""
+
+import http
+import re
+from http import HTTPStatus
+from typing import Any, ClassVar
+
+from fastapi import FastAPI, Request
+from fastapi.encoders import jsonable_encoder
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError, TimeoutError
+from starlette.exceptions import HTTPException
+
+MEDIA_TYPE = "application/problem+json"
+
+
+class Problem(Exception):
+    """Something the client should know. The class docstring is its title."""
+
+    status: ClassVar[HTTPStatus] = HTTPStatus.BAD_REQUEST
+
+    def __init__(self, detail: str, *, retry_after: int | None = None, **members: Any) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.retry_after = retry_after  # seconds
+        self.members = members
+
+    def document(self) -> dict[str, Any]:
+        """The problem as JSON-ready data."""
+        return {
+            "type": f"/problems/{_kebab(type(self).__name__)}",
+            "title": (type(self).__doc__ or "").partition("\n")[0].rstrip("."),
+            "status": int(self.status),
+            "detail": self.detail,
+            **self.members,
+        }
+
+
+class InvalidRequest(Problem):
+    """The request does not match the API."""
+
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
+
+
+class NotFound(Problem):
+    """The resource does not exist."""
+
+    status = HTTPStatus.NOT_FOUND
+
+
+class ProjectNotFound(NotFound):
+    """The project does not exist."""
+
+
+class LabelNotFound(NotFound):
+    """The label does not exist."""
+
+
+class ImageNotFound(NotFound):
+    """The image does not exist."""
+
+
+class AlreadyExists(Problem):
+    """The name is taken."""
+
+    status = HTTPStatus.CONFLICT
+
+
+class Stale(Problem):
+    """The resource has changed since it was read."""
+
+    status = HTTPStatus.PRECONDITION_FAILED
+
+
+class NothingToUndo(Problem):
+    """The image has no earlier label state."""
+
+    status = HTTPStatus.CONFLICT
+
+
+class ImageNotDecodable(Problem):
+    """An uploaded file is not an image that can be decoded."""
+
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
+
+
+class FileTooLarge(Problem):
+    """An uploaded file is larger than the limit."""
+
+    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+
+
+class BodyTooLarge(Problem):
+    """The request body is larger than the limit."""
+
+    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+
+
+class TooManyFiles(Problem):
+    """The request has more files than the limit."""
+
+    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+
+
+class ArchiveRefused(Problem):
+    """The archive is damaged or passes a limit."""
+
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
+
+
+class ArchiveMemberRefused(Problem):
+    """A member of the archive is not a plain file."""
+
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
+
+
+class NoFiles(Problem):
+    """The request has no files."""
+
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
+
+
+class NothingStored(Problem):
+    """None of the uploaded files could be used."""
+
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
+
+
+class UnsupportedMediaType(Problem):
+    """The body is of a type that this endpoint does not read."""
+
+    status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+
+
+class TooFewLabels(Problem):
+    """Classification needs support images in at least two labels."""
+
+    status = HTTPStatus.CONFLICT
+
+
+class InferenceFailed(Problem):
+    """The encoder could not embed the image."""
+
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
+
+
+class Overloaded(Problem):
+    """The service is busy; try again later."""
+
+    status = HTTPStatus.TOO_MANY_REQUESTS
+
+
+class Unavailable(Problem):
+    """The service cannot answer right now."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+
+
+class StorageFull(Unavailable):
+    """The disk is full; nothing was stored."""
+
+
+class DatabaseUnavailable(Unavailable):
+    """The database cannot be reached or is busy."""
+
+
+class Unauthorized(Problem):
+    """The API key is missing or wrong."""
+
+    status = HTTPStatus.UNAUTHORIZED
+
+
+class ForeignOrigin(Problem):
+    """The request comes from another web site."""
+
+    status = HTTPStatus.FORBIDDEN
+
+
+class KeyInUse(Problem):
+    """A request with this Idempotency-Key is still running."""
+
+    status = HTTPStatus.CONFLICT
+
+
+class KeyReused(Problem):
+    """The Idempotency-Key belongs to another request."""
+
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
+
+
+class InternalError(Problem):
+    """The service failed; the log has the cause under the request id."""
+
+    status = HTTPStatus.INTERNAL_SERVER_ERROR
+
+
+def as_problem(error: BaseException) -> Problem:
+    """The problem to answer with when an error reached the outermost layer."""
+    if isinstance(error, Problem):
+        return error
+    known = from_database(error) if isinstance(error, SQLAlchemyError) else None
+    return known or InternalError("an unexpected error; the log has its cause")
+
+
+def respond(problem: Problem) -> JSONResponse:
+    """Render one problem document."""
+    headers = {} if problem.retry_after is None else {"Retry-After": str(problem.retry_after)}
+    if isinstance(problem, Unauthorized):
+        headers["WWW-Authenticate"] = "Bearer"
+    return JSONResponse(
+        jsonable_encoder(problem.document()),
+        status_code=problem.status,
+        headers=headers,
+        media_type=MEDIA_TYPE,
+    )
+
+
+def from_database(error: SQLAlchemyError) -> Problem | None:
+    """The problem behind a database error that is no fault of ours, if it is one."""
+    if isinstance(error, TimeoutError):
+        return DatabaseUnavailable("every database connection is busy", retry_after=1)
+    if not isinstance(error, DBAPIError):
+        return None
+    text = str(error.orig).lower()
+    if "disk is full" in text or "no space left" in text or "disk i/o error" in text:
+        return StorageFull("the database has no space left to write", retry_after=60)
+    if error.connection_invalidated or "locked" in text or "connect" in text:
+        return DatabaseUnavailable("the database did not answer in time", retry_after=1)
+    return None
+
+
+def install(app: FastAPI) -> None:
+    """Turn every error into a problem document."""
+
+    @app.exception_handler(Problem)
+    def on_problem(_: Request, problem: Problem) -> JSONResponse:
+        return respond(problem)
+
+    @app.exception_handler(RequestValidationError)
+    def on_invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        errors = [
+            {"pointer": "/" + "/".join(map(str, e["loc"])), "detail": _sentence(e)}
+            for e in error.errors()
+        ]
+        named = "; ".join(f"{e['pointer']}: {e['detail']}" for e in errors[:3])
+        return respond(InvalidRequest(named, errors=errors))
+
+    @app.exception_handler(HTTPException)
+    def on_http(request: Request, error: HTTPException) -> JSONResponse:
+        path = request.url.path
+        detail = {
+            404: f"there is nothing at {path}; /docs lists every address",
+            405: f"{request.method} does not work on {path}; /docs lists what does",
+        }.get(error.status_code, str(error.detail))
+        return JSONResponse(
+            {
+                "type": "about:blank",
+                "title": http.HTTPStatus(error.status_code).phrase,
+                "status": error.status_code,
+                "detail": detail,
+            },
+            status_code=error.status_code,
+            headers=dict(error.headers or {}),
+            media_type=MEDIA_TYPE,
+        )
+
+    @app.exception_handler(SQLAlchemyError)
+    def on_database(_: Request, error: SQLAlchemyError) -> JSONResponse:
+        problem = from_database(error)
+        if problem is None:
+            raise error
+        return respond(problem)
+
+
+def _sentence(error: Any) -> str:
+    """What is wrong with one value, and what came."""
+    message = str(error["msg"]).removeprefix("Value error, ")
+    given = error.get("input")
+    if isinstance(given, str | int | float | bool) and error["type"] not in {"extra_forbidden"}:
+        shown = repr(given) if len(repr(given)) <= 80 else repr(given)[:77] + "..."
+        return f"{message}, got {shown}"
+    return message
+
+
+def _kebab(name: str) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", "-", name).lower()

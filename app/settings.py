@@ -1,0 +1,111 @@
+"""Every setting of the service, read once from the environment."""
+
+import ipaddress
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+MIB = 1 << 20
+
+
+class Settings(BaseSettings):
+    """Each field is an environment variable with the prefix `HANDFUL_`."""
+
+    model_config = SettingsConfigDict(env_prefix="HANDFUL_", extra="ignore", frozen=True)
+
+    data_dir: Path = Field(
+        Path("handful-data"), description="Folder of the default database and of the image files."
+    )
+    database_url: str = Field(
+        "", description="SQLAlchemy URL; SQLite in the data folder when empty, or `postgresql://`."
+    )
+    blob_url: str = Field(
+        "", description="Folder or fsspec URL of images and weights; in the data folder when empty."
+    )
+    encoder: str = Field(
+        "efficientnet_lite:0",
+        description="Encoder of new projects: `efficientnet_lite:0`, `timm:NAME`, "
+        "`timm:NAME@weights.safetensors`, `conv4`.",
+    )
+    device: str = Field("auto", description="`auto`, `cpu`, `cuda`, `cuda:1` or `mps`.")
+    host: str = Field(
+        "127.0.0.1", description="Address to listen on; others than loopback need an API key."
+    )
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on.")
+    api_key: SecretStr = Field(
+        SecretStr(""), description="Clients send it as `Authorization: Bearer KEY`; empty: open."
+    )
+    allowed_hosts: tuple[str, ...] = Field(
+        ("localhost", "127.0.0.1", "[::1]"),
+        description="Host names that requests may carry while no API key is set (JSON list).",
+    )
+    max_body_bytes: int = Field(1024 * MIB, ge=1, description="Largest request body.")
+    max_file_bytes: int = Field(20 * MIB, ge=1, description="Largest image file.")
+    max_pixels: int = Field(50_000_000, ge=1, description="Largest image, in pixels.")
+    max_files: int = Field(1000, ge=1, description="Most files in one multipart request.")
+    max_archive_files: int = Field(100_000, ge=1, description="Most members of one zip or tar.")
+    max_archive_bytes: int = Field(
+        16 * 1024 * MIB, ge=1, description="Most bytes that one zip or tar may unpack to."
+    )
+    max_batch: int = Field(16, ge=1, description="Images per forward pass.")
+    max_queue_images: int = Field(
+        512, ge=1, description="Images being decoded or embedded before more are turned away."
+    )
+    max_queue_bytes: int = Field(
+        512 * MIB, ge=1, description="Bytes of images being decoded before more are turned away."
+    )
+    decode_threads: int = Field(
+        0, ge=0, le=256, description="Threads that decode images; 0: one per processor core."
+    )
+    request_threads: int = Field(
+        64, ge=1, le=1024, description="Requests that are worked on at the same time."
+    )
+    encoders_in_memory: int = Field(2, ge=1, description="Encoder versions kept loaded.")
+    vector_cache_bytes: int = Field(
+        4 * 1024 * MIB, ge=0, description="Memory for the embedding matrices of projects."
+    )
+    stall_seconds: float = Field(
+        120.0, gt=0, description="A thread busy with one task for longer fails `/livez`."
+    )
+    min_free_bytes: int = Field(
+        256 * MIB, ge=0, description="Less free disk space than this fails `/readyz`."
+    )
+    idempotency_hours: float = Field(
+        24.0, gt=0, description="How long the answer to an `Idempotency-Key` is remembered."
+    )
+    log_level: str = Field("INFO", description="`DEBUG`, `INFO`, `WARNING` or `ERROR`.")
+
+    @model_validator(mode="after")
+    def _refuse_an_open_door(self) -> Self:
+        if not self.is_loopback and not self.api_key.get_secret_value():
+            raise ValueError(
+                f"listening on {self.host} would let anyone in: set HANDFUL_API_KEY to a long "
+                "random secret, or keep HANDFUL_HOST=127.0.0.1"
+            )
+        return self
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach the service."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    @property
+    def database(self) -> str:
+        """The database URL, with the driver that this project uses."""
+        url = self.database_url or f"sqlite:///{self.data_dir.resolve() / 'handful.sqlite'}"
+        for scheme in ("postgresql://", "postgres://"):
+            if url.startswith(scheme):
+                return "postgresql+psycopg://" + url.removeprefix(scheme)
+        return url
+
+    @property
+    def blobs(self) -> str:
+        """Where images and weights are kept."""
+        return self.blob_url or str(self.data_dir.resolve() / "blobs")

@@ -1,0 +1,203 @@
+"""The whole schema."""
+
+from datetime import UTC, datetime
+from typing import Any, ClassVar
+from uuid import UUID
+
+import numpy as np
+import torch
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    DateTime,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    MetaData,
+    String,
+    TypeDecorator,
+    UniqueConstraint,
+    Uuid,
+)
+from sqlalchemy.engine import Dialect
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from torch import Tensor
+from uuid_utils.compat import uuid7
+
+NAME_LENGTH = 200  # characters
+
+
+class Vector(TypeDecorator[Tensor]):
+    """A 1-D float16 tensor, stored little-endian."""
+
+    impl = LargeBinary
+    cache_ok = True
+
+    def process_bind_param(self, value: Tensor | None, dialect: Dialect) -> bytes | None:
+        return None if value is None else value.cpu().numpy().astype("<f2").tobytes()
+
+    def process_result_value(self, value: bytes | None, dialect: Dialect) -> Tensor | None:
+        return None if value is None else torch.from_numpy(np.frombuffer(value, "<f2").copy())
+
+
+class Moment(TypeDecorator[datetime]):
+    """A point in time, in UTC whatever the database makes of time zones."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return None if value is None else value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return None if value is None else value.replace(tzinfo=value.tzinfo or UTC)
+
+
+def now() -> datetime:
+    """The current time in UTC."""
+    return datetime.now(UTC)
+
+
+class Table(DeclarativeBase):
+    """Base of every table: constraint names that Alembic can rely on."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "%(table_name)s_%(column_0_N_name)s_idx",
+            "uq": "%(table_name)s_%(column_0_N_name)s_key",
+            "fk": "%(table_name)s_%(column_0_name)s_fkey",
+            "pk": "%(table_name)s_pkey",
+        }
+    )
+    type_annotation_map: ClassVar[dict[Any, Any]] = {
+        Tensor: Vector,
+        datetime: Moment,
+        dict[str, Any]: JSON,
+        UUID: Uuid,
+    }
+
+
+class EncoderVersion(Table):
+    """Weights that never change. Vectors of two versions are never compared."""
+
+    __tablename__ = "encoder_versions"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
+    architecture: Mapped[str] = mapped_column(String(100))
+    options: Mapped[dict[str, Any]]
+    weights: Mapped[str] = mapped_column(String(64))  # SHA-256 of the safetensors file
+    embedding_dim: Mapped[int]
+    parent_id: Mapped[UUID | None] = mapped_column(ForeignKey("encoder_versions.id"))
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class Project(Table):
+    """A set of labels, and the encoder and head that serve them."""
+
+    __tablename__ = "projects"
+    __table_args__ = (UniqueConstraint("name"),)
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
+    name: Mapped[str] = mapped_column(String(NAME_LENGTH))
+    description: Mapped[str] = mapped_column(default="")
+    encoder_id: Mapped[UUID] = mapped_column(ForeignKey("encoder_versions.id"))
+    head: Mapped[dict[str, Any]]  # {"name": plug-in, "options": {...}}
+    edition: Mapped[int] = mapped_column(default=1)  # counts edits of this row, for If-Match
+    # Counts every change of images or labels, so that a cache asks only for what is newer.
+    revision: Mapped[int] = mapped_column(BigInteger, default=0)
+    created_at: Mapped[datetime] = mapped_column(default=now)
+    updated_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class Label(Table):
+    """A class of a project."""
+
+    __tablename__ = "labels"
+    __table_args__ = (UniqueConstraint("project_id", "name"),)
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
+    project_id: Mapped[UUID] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"))
+    name: Mapped[str] = mapped_column(String(NAME_LENGTH))
+    edition: Mapped[int] = mapped_column(default=1)
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class Image(Table):
+    """An uploaded image: a support image of its label, or in the pool while it has none."""
+
+    __tablename__ = "images"
+    __table_args__ = (
+        UniqueConstraint("project_id", "sha256"),
+        Index(None, "project_id", "revision"),
+        Index(None, "project_id", "label_id", "id"),
+        Index(None, "sha256"),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
+    project_id: Mapped[UUID] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"))
+    label_id: Mapped[UUID | None] = mapped_column(ForeignKey("labels.id"), index=True)
+    sha256: Mapped[str] = mapped_column(String(64))
+    media_type: Mapped[str] = mapped_column(String(50))
+    width: Mapped[int]  # pixels, upright
+    height: Mapped[int]
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    filename: Mapped[str | None] = mapped_column(String(255))  # as the client called it
+    revision: Mapped[int] = mapped_column(BigInteger)  # of the project, at the last change
+    created_at: Mapped[datetime] = mapped_column(default=now)
+    labeled_at: Mapped[datetime | None]
+
+
+class Removal(Table):
+    """An image that was deleted, so that caches elsewhere drop it too."""
+
+    __tablename__ = "removals"
+    __table_args__ = (Index(None, "project_id", "revision"),)
+
+    image_id: Mapped[UUID] = mapped_column(primary_key=True)
+    project_id: Mapped[UUID] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"))
+    revision: Mapped[int] = mapped_column(BigInteger)
+
+
+class Embedding(Table):
+    """What one encoder version makes of one image."""
+
+    __tablename__ = "embeddings"
+
+    image_id: Mapped[UUID] = mapped_column(
+        ForeignKey("images.id", ondelete="CASCADE"), primary_key=True
+    )
+    encoder_id: Mapped[UUID] = mapped_column(
+        ForeignKey("encoder_versions.id"), primary_key=True, index=True
+    )
+    vector: Mapped[Tensor]
+
+
+class Annotation(Table):
+    """One change of an image's label: who, when, from where; history is never rewritten."""
+
+    __tablename__ = "annotations"
+    __table_args__ = (Index(None, "image_id", "id"),)
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
+    image_id: Mapped[UUID] = mapped_column(ForeignKey("images.id", ondelete="CASCADE"))
+    # Names outlive their labels: an annotation tells what was said then.
+    label: Mapped[str | None] = mapped_column(String(NAME_LENGTH))
+    previous: Mapped[str | None] = mapped_column(String(NAME_LENGTH))
+    annotator: Mapped[str | None] = mapped_column(String(NAME_LENGTH))
+    source: Mapped[str] = mapped_column(String(50))  # "support", "annotation", "undo" ...
+    undone: Mapped[bool] = mapped_column(default=False)
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class Answer(Table):
+    """The answer that an `Idempotency-Key` got, or a claim on it while its request runs."""
+
+    __tablename__ = "answers"
+    __table_args__ = (Index(None, "created_at"),)
+
+    key: Mapped[str] = mapped_column(String(64), primary_key=True)  # hash of key and address
+    fingerprint: Mapped[str | None] = mapped_column(String(64))  # of the request body
+    status: Mapped[int | None]  # None while the first request runs
+    headers: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    body: Mapped[bytes] = mapped_column(LargeBinary, default=b"")
+    created_at: Mapped[datetime] = mapped_column(default=now)

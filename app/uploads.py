@@ -1,0 +1,323 @@
+"""Request bodies to image files: multipart, a raw image, or a zip or tar that is read in place.
+
+Nothing of a client's chooses a path: archive members are read one at a time from a spooled
+temporary file, and their names only serve to tell the client which one failed.
+"""
+
+import errno
+import stat
+import tarfile
+import tempfile
+import zipfile
+import zlib
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import PurePosixPath
+from typing import IO, Annotated, Any
+
+import anyio.to_thread
+from fastapi import Depends, Request
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException
+from starlette.requests import ClientDisconnect
+
+from app.labeling import Upload
+from app.problems import (
+    ArchiveMemberRefused,
+    ArchiveRefused,
+    FileTooLarge,
+    InvalidRequest,
+    NoFiles,
+    Problem,
+    StorageFull,
+    TooManyFiles,
+    UnsupportedMediaType,
+)
+from app.settings import Settings
+
+SPOOL_BYTES = 1 << 20  # a body larger than this waits on disk
+ARCHIVES = {
+    "application/zip",
+    "application/x-zip-compressed",
+    "application/x-tar",
+    "application/gzip",
+    "application/x-gzip",
+}
+FIELD = "files"
+ACCEPTED = (
+    f"send multipart/form-data with one or many parts named {FIELD!r}, a raw image "
+    "(Content-Type: image/jpeg, image/png ...), or one zip or tar archive"
+)
+
+# What the OpenAPI document says of such a body.
+OPENAPI_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "description": "One or many image files, a raw image, or one zip or tar archive.",
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": [FIELD],
+                    "properties": {
+                        FIELD: {
+                            "type": "array",
+                            "minItems": 1,
+                            "items": {"type": "string", "format": "binary"},
+                        }
+                    },
+                }
+            },
+            "image/*": {"schema": {"type": "string", "format": "binary"}},
+            "application/zip": {"schema": {"type": "string", "format": "binary"}},
+            "application/x-tar": {"schema": {"type": "string", "format": "binary"}},
+            "application/gzip": {"schema": {"type": "string", "format": "binary"}},
+        },
+    }
+}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much one request may bring."""
+
+    file_bytes: int
+    files: int
+    archive_files: int
+    archive_bytes: int
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Limits":
+        return cls(
+            settings.max_file_bytes,
+            settings.max_files,
+            settings.max_archive_files,
+            settings.max_archive_bytes,
+        )
+
+
+async def read_uploads(request: Request) -> AsyncIterator[Iterator[Upload]]:
+    """The files of a request, read lazily; their temporary files go when the answer is ready."""
+    limits: Limits = request.app.state.upload_limits
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    with ExitStack() as stack, _disk_errors():
+        if kind == "multipart/form-data":
+            files = await _form_files(request, limits, stack)
+            yield _read_form(files, limits)
+        elif kind in ARCHIVES:
+            body = await _spool(request, None, stack)
+            yield _expand(body, None, limits)
+        elif kind.startswith("image/") or kind == "application/octet-stream":
+            body = await _spool(request, limits.file_bytes, stack)
+            if not body.read(1):
+                raise NoFiles(f"the body is empty: {ACCEPTED}")
+            yield iter([_read(body, None, limits)])
+        else:
+            came = f"came as {kind!r}" if kind else "came without a Content-Type"
+            raise UnsupportedMediaType(f"the body {came}: {ACCEPTED}")
+
+
+Uploads = Annotated[Iterator[Upload], Depends(read_uploads)]
+
+
+async def _form_files(request: Request, limits: Limits, stack: ExitStack) -> list[UploadFile]:
+    try:
+        form = await request.form(max_files=limits.files, max_fields=limits.files)
+    except Problem:
+        raise
+    except MultiPartException as error:
+        raise _multipart_problem(error.message, limits) from error
+    except Exception as error:
+        # Starlette turns MultiPartException into its own HTTPException inside an application.
+        detail = getattr(error, "detail", None)
+        if isinstance(detail, str):
+            raise _multipart_problem(detail, limits) from error
+        raise
+    parts = form.multi_items()
+    for _, part in parts:
+        if isinstance(part, UploadFile):
+            stack.callback(part.file.close)
+    strangers = sorted({name for name, _ in parts if name != FIELD})
+    if strangers:
+        named = ", ".join(repr(name[:80]) for name in strangers[:5])
+        raise InvalidRequest(f"the form has {named}; name every file part {FIELD!r}")
+    files = [part for _, part in parts if isinstance(part, UploadFile)]
+    if len(files) != len(parts):
+        raise InvalidRequest(f"a part named {FIELD!r} is text: send it as a file, with a filename")
+    if not files:
+        raise NoFiles(f"the form has no file: {ACCEPTED}")
+    return files
+
+
+def _multipart_problem(message: str, limits: Limits) -> Problem:
+    if message.startswith("Too many"):
+        return TooManyFiles(
+            f"one request may bring {limits.files} files; send more requests, or one zip or tar"
+        )
+    return InvalidRequest(f"the multipart body cannot be read: {message}")
+
+
+async def _spool(request: Request, max_bytes: int | None, stack: ExitStack) -> IO[bytes]:
+    body = tempfile.SpooledTemporaryFile(SPOOL_BYTES)  # noqa: SIM115 - the stack closes it
+    stack.callback(body.close)
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if max_bytes is not None and size > max_bytes:
+            raise FileTooLarge(f"the image is larger than {max_bytes} bytes: send a smaller one")
+        if size > SPOOL_BYTES:
+            await anyio.to_thread.run_sync(body.write, chunk)
+        else:
+            body.write(chunk)
+    body.seek(0)
+    return body
+
+
+def _read_form(files: list[UploadFile], limits: Limits) -> Iterator[Upload]:
+    for file in files:
+        name = file.filename or None
+        if _is_archive(file.file):
+            yield from _expand(file.file, name, limits)
+        else:
+            yield _read(file.file, name, limits)
+
+
+def _read(file: IO[bytes], name: str | None, limits: Limits) -> Upload:
+    name = _short(name)
+    file.seek(0)
+    content = file.read(limits.file_bytes + 1)
+    if len(content) > limits.file_bytes:
+        return Upload(name, _too_large(limits))
+    return Upload(name, content)
+
+
+def _is_archive(file: IO[bytes]) -> bool:
+    file.seek(0)
+    start = file.read(512)
+    return start[:4] == b"PK\x03\x04" or start[:2] == b"\x1f\x8b" or start[257:262] == b"ustar"
+
+
+def _expand(archive: IO[bytes], name: str | None, limits: Limits) -> Iterator[Upload]:
+    """The members of an archive; a damaged one ends with the reason as its last entry."""
+    archive.seek(0)
+    is_zip = archive.read(2) == b"PK"
+    archive.seek(0)
+    members = _zip_members(archive, limits) if is_zip else _tar_members(archive, limits)
+    try:
+        yield from members
+    except ArchiveRefused as problem:
+        yield Upload(_short(name), problem)
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, ValueError, OSError) as e:
+        if getattr(e, "errno", None) == errno.ENOSPC:
+            raise
+        yield Upload(_short(name), ArchiveRefused(f"the archive cannot be read: {e}"))
+
+
+def _zip_members(archive: IO[bytes], limits: Limits) -> Iterator[Upload]:
+    with zipfile.ZipFile(archive) as opened:
+        members = [m for m in opened.infolist() if not m.is_dir() and not _is_litter(m.filename)]
+        if len(members) > limits.archive_files:
+            raise ArchiveRefused(
+                f"the archive has {len(members)} files; {limits.archive_files} are allowed"
+            )
+        room = limits.archive_bytes
+        for member in members:
+            complaint = _name_complaint(member.filename)
+            mode = member.external_attr >> 16
+            if complaint is None and stat.S_IFMT(mode) not in (0, stat.S_IFREG):
+                complaint = "is a link or a device, not a file"
+            if complaint is None and member.flag_bits & 1:
+                complaint = "is encrypted: send it without a password"
+            if complaint is not None:
+                yield _refused(member.filename, complaint)
+                continue
+            try:
+                with opened.open(member) as file:
+                    content = file.read(limits.file_bytes + 1)
+            except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError) as error:
+                yield _refused(member.filename, f"cannot be unpacked: {error}")
+                continue
+            room -= len(content)
+            _check_room(room, limits)
+            yield _member(member.filename, content, limits)
+
+
+def _tar_members(archive: IO[bytes], limits: Limits) -> Iterator[Upload]:
+    with tarfile.open(fileobj=archive, mode="r:*") as opened:
+        room = limits.archive_bytes
+        count = 0
+        for member in opened:
+            if member.isdir() or _is_litter(member.name):
+                continue
+            count += 1
+            if count > limits.archive_files:
+                raise ArchiveRefused(f"the archive has more than {limits.archive_files} files")
+            # A member is skipped by unpacking it, so its declared size counts even when refused.
+            room -= member.size
+            _check_room(room, limits)
+            complaint = _name_complaint(member.name)
+            if complaint is None and not member.isreg():
+                complaint = "is a link or a device, not a file"
+            file = None if complaint else opened.extractfile(member)
+            if file is None:
+                yield _refused(member.name, complaint or "cannot be unpacked")
+                continue
+            yield _member(member.name, file.read(limits.file_bytes + 1), limits)
+
+
+def _check_room(room: int, limits: Limits) -> None:
+    if room < 0:
+        raise ArchiveRefused(
+            f"the archive unpacks to more than {limits.archive_bytes} bytes; send it in parts"
+        )
+
+
+def _member(name: str, content: bytes, limits: Limits) -> Upload:
+    too_large = len(content) > limits.file_bytes
+    return Upload(_short(name), _too_large(limits) if too_large else content)
+
+
+def _refused(name: str, complaint: str) -> Upload:
+    return Upload(_short(name), ArchiveMemberRefused(f"the archive member {name!r} {complaint}"))
+
+
+def _too_large(limits: Limits) -> FileTooLarge:
+    return FileTooLarge(f"the file is larger than {limits.file_bytes} bytes: send a smaller one")
+
+
+def _name_complaint(name: str) -> str | None:
+    path = PurePosixPath(name.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts or (path.parts and path.parts[0].endswith(":")):
+        return "has a name that leaves the archive: pack it with relative names"
+    return None
+
+
+def _is_litter(name: str) -> bool:
+    """Whether a member is what an operating system leaves behind, not what somebody packed."""
+    parts = PurePosixPath(name).parts
+    return bool(parts) and (
+        "__MACOSX" in parts or parts[-1] in {".DS_Store", "Thumbs.db", "desktop.ini"}
+    )
+
+
+def _short(name: str | None) -> str | None:
+    """A client's file name, safe to keep and to show: the last 255 printable characters."""
+    if name is None:
+        return None
+    return "".join(islice((c for c in name[-255:] if c.isprintable()), 255)) or None
+
+
+@contextmanager
+def _disk_errors() -> Iterator[None]:
+    try:
+        yield
+    except ClientDisconnect:
+        raise
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise StorageFull(
+            "there is no space for the upload: free some, then send it again", retry_after=60
+        ) from error
