@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -48,6 +48,7 @@ class Ranking(NamedTuple):
     scores: Float[Tensor, " K"]
 
 
+@runtime_checkable
 class AcquisitionStrategy(Protocol):
     """The options of one strategy; `rank` picks at most `budget` images."""
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import Protocol, get_type_hints
+from typing import Protocol, get_type_hints, runtime_checkable
 
 import torch
 from jaxtyping import Float, UInt8
@@ -56,6 +56,7 @@ class Encoder(nn.Module):
         return F.normalize(embeddings.float(), dim=1).cpu()
 
 
+@runtime_checkable
 class Architecture(Protocol):
     """The options of one architecture."""
 

@@ -1,6 +1,6 @@
 """Heads: from the embeddings of support images to the classes of queries."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -8,6 +8,7 @@ from torch import Tensor
 from models.registry import Registry
 
 
+@runtime_checkable
 class FittedHead(Protocol):
     """A head that knows its classes."""
 
@@ -23,6 +24,7 @@ class FittedHead(Protocol):
         ...
 
 
+@runtime_checkable
 class Head(Protocol):
     """The options of one head."""
 

@@ -1,0 +1,95 @@
+"""Shared fixtures: a service on a throw-away database with an encoder of a few kilobytes."""
+
+import io
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import httpx
+import pytest
+import torch
+import uvicorn
+from fastapi.testclient import TestClient
+from PIL import Image
+
+from app.main import create_app
+from app.settings import Settings
+
+torch.set_num_threads(1)  # tiny tensors: threads cost four times what they save
+
+
+@pytest.fixture
+def settings(tmp_path, monkeypatch) -> Settings:
+    """Settings of a service that lives in a folder of its own."""
+    return Settings(
+        data_dir=tmp_path / "data", encoder="conv4:8", device="cpu", decode_threads=2, max_batch=8
+    )
+
+
+@pytest.fixture
+def service(settings) -> Iterator[TestClient]:
+    """A client of a running service."""
+    with TestClient(create_app(settings), base_url="http://localhost") as client:
+        yield client
+
+
+@pytest.fixture
+def birds(service) -> TestClient:
+    """A service that has an empty project `birds`."""
+    assert service.post("/v1/projects", json={"name": "birds"}).status_code == 201
+    return service
+
+
+@pytest.fixture
+def live_url(settings) -> Iterator[str]:
+    """The address of a service behind a real socket."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = uvicorn.Server(
+        uvicorn.Config(create_app(settings), port=port, log_config=None, access_log=False)
+    )
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    url = f"http://127.0.0.1:{port}"
+    for _ in range(200):
+        try:
+            if httpx.get(f"{url}/readyz").status_code == 200:
+                break
+        except httpx.TransportError:
+            pass
+        time.sleep(0.05)
+    yield url
+    server.should_exit = True
+    thread.join(timeout=10)
+
+
+@pytest.fixture(scope="session")
+def png() -> Callable[..., bytes]:
+    """Bytes of a 20x20 picture of one colour, slightly different for each seed."""
+
+    def make(colour: str, seed: int = 0) -> bytes:
+        image = Image.new("RGB", (20, 20), colour)
+        image.putpixel((seed % 20, seed // 20 % 20), (seed % 251, 0, 0))
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG")
+        return buffer.getvalue()
+
+    return make
+
+
+@pytest.fixture
+def limited(settings) -> Iterator[TestClient]:
+    """A service with small limits, and a project `birds`."""
+    small = settings.model_copy(
+        update={
+            "max_file_bytes": 2000,
+            "max_body_bytes": 100_000,
+            "max_archive_files": 100,
+            "max_archive_bytes": 100_000,
+        }
+    )
+    with TestClient(create_app(small), base_url="http://localhost") as client:
+        client.post("/v1/projects", json={"name": "birds"})
+        yield client

@@ -1,0 +1,162 @@
+"""The documentation says what the code does."""
+
+import ast
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import typer
+import yaml
+
+from app import cli
+from app.settings import Settings
+from docs import generate
+
+ROOT = Path(__file__).parent.parent
+REFERENCE = ROOT / "docs/reference"
+PAGES = sorted([*ROOT.glob("docs/**/*.md"), *ROOT.glob("*.md")])
+WRITTEN = [page for page in PAGES if page.parent != REFERENCE]
+FENCE = re.compile(r"^( *)```(\w+)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
+SETTINGS = {f"HANDFUL_{name.upper()}" for name in Settings.model_fields}
+
+
+def name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that a page's headings make, as GitHub writes them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
+
+
+def links(page: Path) -> list[str]:
+    """The relative links of a page."""
+    text = FENCE.sub("", page.read_text())
+    targets = re.findall(r"(?<!`)\]\(([^)\s]+)\)", text)
+    return [target for target in targets if not re.match(r"\w+:", target)]
+
+
+def blocks(language: str) -> list[tuple[Path, str]]:
+    """The code blocks in a language, of all pages."""
+    return [
+        (page, re.sub(rf"^{indent}", "", code, flags=re.MULTILINE))
+        for page in WRITTEN
+        for indent, found, code in FENCE.findall(page.read_text())
+        if found == language
+    ]
+
+
+def test_the_reference_is_what_the_code_says(tmp_path):
+    generate.write(tmp_path)
+
+    written = {page.name: page.read_text() for page in tmp_path.iterdir()}
+    committed = {page.name: page.read_text() for page in REFERENCE.iterdir()}
+    assert committed == written, "run `make docs`"
+
+
+def test_no_setting_of_the_machine_reaches_the_reference(monkeypatch, tmp_path):
+    monkeypatch.setenv("HANDFUL_PORT", "9999")
+    monkeypatch.setenv("HANDFUL_DATABASE_URL", "postgresql://nowhere/nothing")
+
+    generate.write(tmp_path)
+
+    assert (tmp_path / "settings.md").read_text() == (REFERENCE / "settings.md").read_text()
+
+
+def test_every_setting_has_its_line_in_the_reference():
+    text = (REFERENCE / "settings.md").read_text()
+
+    assert set(re.findall(r"^\| `(HANDFUL_\w+)` \|", text, re.MULTILINE)) == SETTINGS
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_relative_link_leads_somewhere(page):
+    for link in links(page):
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+
+        assert target.is_relative_to(ROOT), link
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=name)
+def test_a_page_names_only_settings_that_exist(page):
+    assert set(re.findall(r"\bHANDFUL_[A-Z_]+\b", page.read_text())) <= SETTINGS
+
+
+def test_every_page_can_be_reached_from_the_index():
+    seen, todo = set(), [ROOT / "docs/index.md"]
+    while todo:
+        page = todo.pop()
+        if page not in seen and page.suffix == ".md":
+            seen.add(page)
+            todo += [(page.parent / link.partition("#")[0]).resolve() for link in links(page)]
+
+    assert {page for page in PAGES if page.is_relative_to(ROOT / "docs")} <= seen
+
+
+def test_the_readme_leads_to_every_address():
+    document = json.loads((REFERENCE / "openapi.json").read_text())
+    readme = (ROOT / "README.md").read_text()
+    reference = (REFERENCE / "api.md").read_text()
+
+    for path, operations in document["paths"].items():
+        for method in operations:
+            assert f"`{method.upper()} {path}`" in reference
+    assert "docs/reference/api.md" in readme
+
+
+def test_commands_are_shell_that_parses():
+    for page, code in blocks("bash"):
+        check = subprocess.run(
+            ["bash", "-n"], input=code, text=True, capture_output=True, check=False
+        )
+
+        assert check.returncode == 0, f"{name(page)}: {check.stderr}\n{code}"
+
+
+def test_commands_of_handful_exist():
+    known = set(typer.main.get_command(cli.app).commands)
+    used = {
+        (name(page), command)
+        for page, code in blocks("bash")
+        for command in re.findall(r"(?:^|[ /])handful ([a-z]\w*)", code, re.MULTILINE)
+    }
+
+    assert used
+    assert {command for _, command in used} <= known | {"handful"}
+
+
+def test_other_code_parses():
+    for _, code in blocks("python"):
+        ast.parse(code)
+    for _, code in blocks("json"):
+        json.loads(code)
+    for _, code in blocks("yaml"):
+        yaml.compose(code)
+
+
+def test_the_metrics_that_the_documentation_names_are_those_that_exist(service):
+    page = (ROOT / "docs/how-to/monitor-it.md").read_text()
+    text = service.client.get("/metrics").text
+
+    named = set(re.findall(r"`(handful_\w+)", page))
+    known = set(re.findall(r"^# TYPE (handful_\w+) ", text, re.MULTILINE))
+    known -= {metric for metric in known if metric.endswith("_created")}
+
+    assert named == known
+
+
+def test_the_map_of_the_house_shows_every_room():
+    page = (ROOT / "docs/explanation/architecture.md").read_text()
+    modules = {path.stem for path in ROOT.glob("app/*.py")} - {"__init__"}
+    packages = {path.parent.name for path in ROOT.glob("models/*/__init__.py")}
+
+    missing = {m for m in modules if f"{m}.py" not in page}
+    missing |= {p for p in packages if f"{p}/" not in page}
+
+    assert not missing
