@@ -21,7 +21,7 @@ from app import problems
 from app.api import refuse_unknown_parameters, routers
 from app.db import Database, SchemaOutOfDate, migrate
 from app.idempotency import Answers
-from app.inference import Embedder, InferenceMetrics
+from app.inference import Embedder, InferenceMetrics, keep_freed_memory
 from app.labeling import Labeling
 from app.logs import configure, logger
 from app.middleware import BodyLimit, Guard, HttpMetrics, Idempotency, RequestLog
@@ -33,6 +33,7 @@ from app.uploads import Limits
 from app.vectors import Vectors
 from app.versions import Versions
 from models.encoders import parse, pick_device
+from models.folding import fold
 
 log = logger("handful.main")
 
@@ -56,10 +57,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     registry = _registry()
     db, blobs = _open(settings)
     device = pick_device(settings.device)
+    if device.type == "cpu":
+        keep_freed_memory()
     versions = Versions(db, blobs, device)
     encoder_id = versions.ensure(*parse(settings.encoder))
     embedder = Embedder(
-        versions.load,
+        lambda version: fold(versions.load(version)),
         max_batch=settings.max_batch,
         max_images=settings.max_queue_images,
         max_bytes=settings.max_queue_bytes,

@@ -91,7 +91,8 @@ def decode(
         if media_type == "image/jpeg":
             image.draft(None, (2 * preprocessing.resize, 2 * preprocessing.resize))
         square = _resize_and_crop(_to_rgb(ImageOps.exif_transpose(image)), preprocessing)
-    pixels = torch.from_numpy(np.array(square)).permute(2, 0, 1).contiguous()
+    # In numpy: torch would start threads of its own here, which slow down those of the network.
+    pixels = torch.from_numpy(np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1)))
     return Decoded(pixels, media_type, width, height)
 
 

@@ -48,7 +48,7 @@ class Encoder(nn.Module):
     def embed(self, pixels: UInt8[Tensor, "B 3 S S"]) -> Float[Tensor, "B D"]:
         """Embed decoded images for serving: on the encoder's device, half precision on CUDA."""
         device = self.mean.device
-        images = pixels.to(device, non_blocking=True).float() / 255
+        images = pixels.to(device, torch.float32, memory_format=torch.channels_last) / 255
         on_cuda = device.type == "cuda"
         half = torch.bfloat16 if on_cuda and torch.cuda.is_bf16_supported() else torch.float16
         with torch.autocast("cuda", dtype=half, enabled=on_cuda):
