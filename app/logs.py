@@ -34,7 +34,7 @@ def configure(level: str) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
-    for chatty in ("uvicorn.access", "httpx", "alembic.runtime.migration"):
+    for chatty in ("uvicorn.access", "httpx", "httpx2", "alembic.runtime.migration"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
 

@@ -12,6 +12,7 @@ import anyio.to_thread
 import torch
 from anyio import CapacityLimiter
 from fastapi import Depends, FastAPI
+from fastapi_offline import FastAPIOffline
 from prometheus_client import CollectorRegistry
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
@@ -24,7 +25,7 @@ from app.idempotency import Answers
 from app.inference import Embedder, InferenceMetrics, keep_freed_memory
 from app.labeling import Labeling
 from app.logs import configure, logger
-from app.middleware import BodyLimit, Guard, HttpMetrics, Idempotency, RequestLog
+from app.middleware import DOCS_ASSETS, BodyLimit, Guard, HttpMetrics, Idempotency, RequestLog
 from app.projects import Projects
 from app.schemas import ProblemRead
 from app.settings import Settings
@@ -39,6 +40,7 @@ log = logger("handful.main")
 
 DESCRIPTION = """A handful of labels is enough: register a few support images per class, classify
 queries by nearest centroid, and ask which unlabeled images are most worth labeling."""
+TAGS = ("projects", "labels", "images", "pool", "classify", "service")  # as /docs shows them
 
 
 class StartRefused(RuntimeError):
@@ -89,13 +91,15 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             yield
         db.close()
 
-    app = FastAPI(
+    app = FastAPIOffline(
         title="Handful",
         description=DESCRIPTION,
         version=importlib.metadata.version("handful"),
         lifespan=lifespan,
         dependencies=[Depends(refuse_unknown_parameters)],
+        openapi_tags=[{"name": name} for name in TAGS],
         redoc_url=None,
+        static_url=DOCS_ASSETS,
     )
     app.state.settings = settings
     app.state.device = device

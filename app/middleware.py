@@ -31,6 +31,7 @@ from app.settings import Settings
 
 log = logger("handful.http")
 
+DOCS_ASSETS = "/docs/assets"
 OPEN_PATHS = {"/livez", "/readyz", "/docs", "/openapi.json", "/favicon.ico"}
 SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
 JSON_BODY_BYTES = 16 << 20  # JSON is parsed in memory
@@ -142,7 +143,7 @@ class Guard:
         foreign = origin is not None and urlsplit(origin).netloc.lower() != host.lower()
         if foreign and scope["method"] not in SAFE_METHODS:
             return ForeignOrigin(f"a page of {origin!r} may not change what is kept here")
-        if scope["path"] in OPEN_PATHS:
+        if scope["path"] in OPEN_PATHS or scope["path"].startswith(f"{DOCS_ASSETS}/"):
             return None
         if self._key is not None:
             return (

@@ -1,0 +1,302 @@
+"""The command `handful`."""
+
+import importlib.metadata
+import json
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import uvicorn
+from pydantic import SecretStr, ValidationError
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from sqlalchemy.exc import SQLAlchemyError
+
+from app import demo as demonstration
+from app import importing
+from app.client import Client, RequestRefused, ServiceUnreachable, project_path
+from app.db import SchemaOutOfDate, UnsafeSQLite, migrate
+from app.main import StartRefused, create_app, sweep
+from app.settings import Settings
+from models.encoders import EncoderUnavailable
+
+EXPECTED = (
+    StartRefused,
+    EncoderUnavailable,
+    SchemaOutOfDate,
+    UnsafeSQLite,
+    ServiceUnreachable,
+    RequestRefused,
+    importing.NothingToImport,
+    demonstration.DemoRefused,
+)
+KEEP_ALIVE_S = 75  # longer than the pools of usual proxies and clients keep a connection
+
+app = typer.Typer(
+    help="Few-shot and active labeling of images: a handful of labels is enough.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Project = Annotated[str, typer.Option(help="Name or id of the project.")]
+Url = Annotated[
+    str,
+    typer.Option(help="Address of the service; this machine when empty.", show_default=False),
+]
+Port = Annotated[
+    int | None, typer.Option(help="Port to listen on instead of HANDFUL_PORT; 0: any free one.")
+]
+
+
+def main() -> None:
+    """Run the command; what can be expected to go wrong ends with one sentence."""
+    try:
+        app()
+    except EXPECTED as error:
+        _fail(str(error))
+    except ValidationError as error:
+        _fail("\n".join(_setting_complaint(one) for one in error.errors()))
+    except SQLAlchemyError as error:
+        _fail(f"the database cannot be used: {getattr(error, 'orig', None) or error}")
+
+
+@app.command()
+def serve(
+    host: Annotated[
+        str | None, typer.Option(help="Address to listen on instead of HANDFUL_HOST.")
+    ] = None,
+    port: Port = None,
+) -> None:
+    """Start the service."""
+    given = {"host": host, "port": port}
+    settings = Settings(**{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
+    listener = _listen(settings)
+    server = _server(settings)
+    # Printed even where logs are not: who starts a service wants to know where it is.
+    Console(stderr=True).print(
+        f"Handful on {_url(settings, listener)}, data in {settings.data_dir.resolve()}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    with suppress(KeyboardInterrupt):  # Ctrl-C has stopped the server, in order
+        server.run(sockets=[listener])
+
+
+@app.command("migrate")
+def migrate_(
+    to: Annotated[str, typer.Option(help="Revision; `base` empties the database.")] = "head",
+) -> None:
+    """Bring the database to the schema of this version."""
+    settings = Settings()
+    migrate(settings.database, to)
+    typer.echo(f"the database is at {to}")
+
+
+@app.command("import")
+def import_(
+    folder: Annotated[Path, typer.Argument(help="Class folders become labels; else pool.")],
+    project: Project,
+    support: Annotated[
+        int | None,
+        typer.Option(min=0, help="Images of each label to register; the rest become pool."),
+    ] = None,
+    url: Url = "",
+) -> None:
+    """Send a folder of images to a running service; safe to repeat."""
+    sources = importing.scan(folder, support)
+    with _client(url) as client, Progress(console=Console(stderr=True)) as progress:
+        client.ensure_project(project)
+        task = progress.add_task("Importing", total=len(sources))
+        report = importing.upload(client, project, sources, lambda n: progress.advance(task, n))
+    for path, reason in report.failed:
+        typer.echo(f"{path}: {reason}", err=True)
+    typer.echo(
+        f"{report.added} images added, {report.known} were there already"
+        + (f" ({report.other_label} with another label)" if report.other_label else "")
+        + f", {len(report.failed)} failed"
+    )
+    if report.failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def classify(
+    files: Annotated[list[Path], typer.Argument(help="Image files.")],
+    project: Project,
+    url: Url = "",
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object a line, with all that came.")
+    ] = False,
+) -> None:
+    """Classify image files with a running service."""
+    failed = 0
+    with _client(url) as client:
+        for batch in _batches(files):
+            answer = _classify(client, project, batch)
+            for prediction in answer["predictions"]:
+                path = batch[prediction["position"]]
+                typer.echo(
+                    json.dumps({"file": str(path), **prediction})
+                    if as_json
+                    else f"{path}\t{prediction['label']}\t{prediction['probability']:.3f}"
+                )
+            for one in answer["failed"]:
+                failed += 1
+                typer.echo(f"{batch[one['position']]}: {one['problem']['detail']}", err=True)
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def demo(
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of class folders; scikit-learn's digits if none.")
+    ] = None,
+    once: Annotated[bool, typer.Option(help="Stop after printing.")] = False,
+    port: Port = None,
+) -> None:
+    """Start the service and show the whole loop on real images."""
+    given = {} if port is None else {"port": port}
+    quiet = {} if "HANDFUL_LOG_LEVEL" in os.environ else {"log_level": "WARNING"}
+    settings = Settings(**given, **quiet)  # type: ignore[arg-type]
+    console = Console()
+    if images is not None:
+        demonstration.choose(images)  # say what is wrong with them before anything starts
+    listener = _listen(settings, or_any=port is None)
+    url = _url(settings, listener)
+    console.print(
+        f"Starting the service on {url}, data in {settings.data_dir.resolve()}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    key = settings.api_key.get_secret_value()
+    with (
+        demonstration.serving(_server(settings), [listener]) as thread,
+        Client(_reachable(url), key) as client,
+    ):
+        folder = images or demonstration.write_digits(settings.data_dir / "demo" / "digits")
+        demonstration.run(client, folder, console)
+        if not once:
+            console.print("\nServing until Ctrl-C.")
+            with suppress(KeyboardInterrupt):
+                thread.join()
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(f"handful {importlib.metadata.version('handful')}")
+
+
+@app.command()
+def settings() -> None:
+    """List every setting, its value now, and what it is for."""
+    current = Settings()
+    table = Table(box=None, pad_edge=False)
+    for column in ("variable", "value", "what"):
+        table.add_column(column, overflow="fold")
+    for name, field in Settings.model_fields.items():
+        value = getattr(current, name)
+        if isinstance(value, SecretStr):
+            shown = "(set)" if value.get_secret_value() else "(not set)"
+        elif isinstance(value, tuple):
+            shown = json.dumps(value)
+        else:
+            shown = str(value)
+        table.add_row(f"HANDFUL_{name.upper()}", shown, field.description)
+    Console().print(table)
+
+
+@app.command("sweep")
+def sweep_() -> None:
+    """Remove the files of deleted images."""
+    typer.echo(f"{sweep(Settings())} files removed")
+
+
+def _fail(message: str) -> None:
+    typer.echo(f"handful: {message}", err=True)
+    sys.exit(1)
+
+
+def _setting_complaint(error: Any) -> str:
+    message = error["msg"].removeprefix("Value error, ")
+    if not error["loc"]:
+        return str(message)
+    return f"HANDFUL_{str(error['loc'][0]).upper()}={error['input']!r}: {message}"
+
+
+def _server(settings: Settings) -> uvicorn.Server:
+    return uvicorn.Server(
+        uvicorn.Config(
+            create_app(settings),
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=KEEP_ALIVE_S,
+        )
+    )
+
+
+def _listen(settings: Settings, *, or_any: bool = False) -> socket.socket:
+    """A socket on the address of the settings; `or_any`: on any port when that one is taken."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        return socket.create_server((settings.host, settings.port), family=family, backlog=2048)
+    except OSError as error:
+        if or_any and settings.port:
+            return _listen(settings.model_copy(update={"port": 0}))
+        raise StartRefused(
+            f"cannot listen on {settings.host}:{settings.port} "
+            f"({os.strerror(error.errno or 0)}): stop what is there, or choose another port "
+            "with --port"
+        ) from error
+
+
+def _url(settings: Settings, listener: socket.socket) -> str:
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return f"http://{host}:{listener.getsockname()[1]}"
+
+
+def _reachable(url: str) -> str:
+    """The address by which this machine reaches what listens on every address."""
+    return url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
+
+
+@contextmanager
+def _client(url: str) -> Iterator[Client]:
+    settings = Settings()
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    here = _reachable(f"http://{host}:{settings.port}")
+    with Client(url or here, settings.api_key.get_secret_value()) as client:
+        yield client
+
+
+def _batches(files: list[Path]) -> Iterator[list[Path]]:
+    missing = [str(file) for file in files if not file.is_file()]
+    if missing:
+        raise importing.NothingToImport(f"no such file: {', '.join(missing)}")
+    rest = iter(files)
+    while batch := list(islice(rest, importing.REQUEST_FILES)):
+        yield batch
+
+
+def _classify(client: Client, project: str, batch: list[Path]) -> dict[str, Any]:
+    try:
+        answer: dict[str, Any] = client.upload(project_path(project, "classify"), batch)
+    except RequestRefused as problem:
+        if not problem.failed:
+            raise
+        return {"predictions": [], "failed": problem.failed}
+    return answer
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""A folder of images into a project of a running service."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from app.client import Client, RequestRefused, project_path
+
+SUFFIXES = {".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
+REQUEST_FILES = 16
+REQUEST_BYTES = 32 << 20
+CONNECTIONS = 4
+FILES_REFUSED = {400, 413, 415, 422}  # these say something of the files, not of the service
+
+
+class NothingToImport(ValueError):
+    """The folder has no images."""
+
+
+class Source(NamedTuple):
+    """An image file and the label that its folder gives it; without one it goes to the pool."""
+
+    path: Path
+    label: str | None
+
+
+@dataclass
+class Report:
+    """What became of the files."""
+
+    added: int = 0
+    known: int = 0
+    other_label: int = 0  # known, and left with the label that they have
+    paths: dict[str, Path] = field(default_factory=dict)  # by id of the image
+    failed: list[tuple[Path, str]] = field(default_factory=list)
+
+
+def scan(folder: Path, support: int | None = None) -> list[Source]:
+    """The images of a folder, in order of their names.
+
+    A folder in it is a label, with all that lies below; images beside such folders have none.
+
+    Args:
+        support: how many images of each label keep it; None: all.
+
+    Raises:
+        NothingToImport: not a folder, or one without images.
+    """
+    if not folder.is_dir():
+        raise NothingToImport(f"{folder} is not a folder")
+    sources = [Source(path, None) for path in _images(folder.iterdir())]
+    for below in sorted(p for p in folder.iterdir() if p.is_dir() and not _is_hidden(p)):
+        images = _images(below.rglob("*"))
+        cut = len(images) if support is None else support
+        sources += [Source(path, below.name if n < cut else None) for n, path in enumerate(images)]
+    if not sources:
+        raise NothingToImport(
+            f"{folder} has no images: put {', '.join(sorted(SUFFIXES))} files into it, or into "
+            "one folder for each label"
+        )
+    return sources
+
+
+def upload(
+    client: Client, project: str, sources: Sequence[Source], advance: Callable[[int], None]
+) -> Report:
+    """Send images to a project; what it has already stays as it is.
+
+    Args:
+        advance: called with the number of files that were just answered.
+    """
+    report = Report()
+    with ThreadPoolExecutor(CONNECTIONS) as threads:
+        batches = list(_batches(sources))
+        try:
+            for batch, answer in zip(
+                batches, threads.map(lambda b: _send(client, project, b), batches), strict=True
+            ):
+                _record(report, batch, answer)
+                advance(len(batch))
+        except BaseException:
+            threads.shutdown(cancel_futures=True)
+            raise
+    return report
+
+
+def _send(client: Client, project: str, batch: Sequence[Source]) -> dict[str, Any] | str:
+    """The service's answer, or why it refused all of the batch."""
+    label = batch[0].label
+    files = [source.path for source in batch]
+    answer: dict[str, Any]
+    try:
+        if label is None:
+            answer = client.upload(project_path(project, "pool"), files)
+        else:
+            path = project_path(project, "labels", label, "support")
+            answer = client.upload(path, files, existing="keep")
+    except RequestRefused as problem:
+        if problem.status not in FILES_REFUSED:
+            raise
+        if not problem.failed:
+            return str(problem)
+        return {"images": [], "failed": problem.failed}
+    return answer
+
+
+def _record(report: Report, batch: Sequence[Source], answer: dict[str, Any] | str) -> None:
+    if isinstance(answer, str):
+        report.failed += [(source.path, answer) for source in batch]
+        return
+    for image in answer["images"]:
+        report.added += bool(image["created"])
+        report.known += not image["created"]
+        report.other_label += batch[0].label not in (None, image["label"])
+        report.paths[image["id"]] = batch[image["position"]].path
+    for failed in answer["failed"]:
+        report.failed.append((batch[failed["position"]].path, failed["problem"]["detail"]))
+
+
+def _batches(sources: Iterable[Source]) -> Iterator[list[Source]]:
+    """Requests of one label each, bounded in files and bytes."""
+    for _, group in groupby(sources, key=lambda source: source.label):
+        batch: list[Source] = []
+        size = 0
+        for source in group:
+            bytes_ = source.path.stat().st_size
+            if batch and (len(batch) == REQUEST_FILES or size + bytes_ > REQUEST_BYTES):
+                yield batch
+                batch, size = [], 0
+            batch.append(source)
+            size += bytes_
+        yield batch
+
+
+def _images(paths: Iterable[Path]) -> list[Path]:
+    return sorted(
+        path
+        for path in paths
+        if path.suffix.lower() in SUFFIXES and path.is_file() and not _is_hidden(path)
+    )
+
+
+def _is_hidden(path: Path) -> bool:
+    return path.name.startswith(".") or "__MACOSX" in path.parts
