@@ -39,5 +39,11 @@ serve: .venv/ready ## Start the service on http://127.0.0.1:8000.
 docs: .venv/ready ## Regenerate docs/reference from the code.
 	$(BIN)/python -m docs.generate
 
+# Outside the repository, so that what peers need never meets what we need.
+bench-peers: ## Set up the environment of the peers that bench/ compares with.
+	$(PYTHON) -m venv $(HOME)/.cache/handful-bench
+	$(HOME)/.cache/handful-bench/bin/pip install --constraint constraints.txt \
+		torch torchvision easyfsl scikit-learn
+
 clean: ## Remove the environment and the caches, never the data.
 	rm -rf .venv .bootstrap .mypy_cache .ruff_cache .pytest_cache .hypothesis

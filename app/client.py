@@ -63,6 +63,10 @@ class Client:
         """The JSON answer to a POST of JSON."""
         return self._send("POST", path, json=body)
 
+    def patch(self, path: str, body: Any) -> Any:
+        """The JSON answer to a PATCH of JSON."""
+        return self._send("PATCH", path, json=body)
+
     def upload(self, path: str, files: Sequence[Path], **params: Any) -> Any:
         """The JSON answer to a POST of image files."""
         parts = [("files", (file.name, file.read_bytes())) for file in files]

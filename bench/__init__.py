@@ -1,0 +1,1 @@
+"""Measurements: commands that print figures, compare peers and keep results."""

@@ -1,0 +1,239 @@
+"""Accuracy from few shots, over HTTP, beside other heads on the same embeddings.
+
+The service classifies every test image of every draw; nothing is computed here but the share of
+right answers. Peers run in an environment of their own (`make bench-peers`).
+"""
+
+import argparse
+import json
+import random
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from sqlalchemy import select
+
+from app.client import Client, project_path
+from app.db import Database
+from app.importing import SUFFIXES, Source, upload
+from app.settings import Settings
+from app.tables import Embedding
+from bench.harness import ROOT, Server, arguments, finish
+
+SHOTS = (1, 5, 20, 100)
+PEERS = Path.home() / ".cache/handful-bench/bin/python"
+# Accuracy in %, of another implementation on the same images (shared with the data sets).
+REFERENCE = {
+    "clothing": {"cosine": (51.3, 73.6, 82.5, 85.5), "centered": (54.9, 73.9, 80.9, 83.9)},
+    "sign-digits": {"cosine": (43.4, 66.0, 78.3, 82.3), "centered": (47.7, 66.0, 77.3, 80.9)},
+}
+TOLERANCE = 1.5  # points
+
+
+class Photo(NamedTuple):
+    """An image and its true label."""
+
+    path: Path
+    label: str
+
+
+class Draw(NamedTuple):
+    """Indices of the training images that are support."""
+
+    shots: int
+    support: list[int]
+
+
+def main() -> None:
+    """Run the benchmark."""
+    options = _options()
+    train, test = load(options.images)
+    draws = draw(train, (1, 5) if options.quick else SHOTS, 2 if options.quick else 8)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Server(Path(folder), encoder=options.encoder) as server,
+        Client(server.url) as client,
+    ):
+        train_ids = _fill(client, "train", train)
+        test_ids = _fill(client, "test", test)
+        rows = _over_http(client, train, train_ids, test, draws)
+        vectors = _vectors(Path(folder))
+    rows |= _peers(options.peers, train, train_ids, test, test_ids, draws, vectors)
+    name = options.images.resolve().name
+    _finish(options, name, rows, draws)
+
+
+def load(folder: Path) -> tuple[list[Photo], list[Photo]]:
+    """The images of the folders `train` and `test`, or two random thirds and the other."""
+    if (folder / "train").is_dir() and (folder / "test").is_dir():
+        return _photos(folder / "train"), _photos(folder / "test")
+    photos = _photos(folder)
+    random.Random(0).shuffle(photos)
+    cut = len(photos) // 3
+    return photos[cut:], photos[:cut]
+
+
+def draw(train: Sequence[Photo], shots: Sequence[int], repeats: int) -> list[Draw]:
+    """Support sets: `shots` images of each label, or all that it has."""
+    labels = sorted({photo.label for photo in train})
+    draws = []
+    for n in shots:
+        for seed in range(min(repeats, 3) if n >= 100 else repeats):
+            chance = random.Random(f"{n} {seed}")
+            support: list[int] = []
+            for label in labels:
+                members = [i for i, photo in enumerate(train) if photo.label == label]
+                support += chance.sample(members, min(n, len(members)))
+            draws.append(Draw(n, support))
+    return draws
+
+
+def _options() -> argparse.Namespace:
+    parser = arguments(__doc__)
+    parser.add_argument("--images", type=Path, required=True, help="folder of class folders")
+    parser.add_argument("--encoder", default="efficientnet_lite:0")
+    parser.add_argument("--peers", type=Path, default=PEERS, help="their Python")
+    options = parser.parse_args()
+    if not options.peers.exists():
+        parser.error(f"{options.peers} does not exist: run `make bench-peers`")
+    return options
+
+
+def _photos(folder: Path) -> list[Photo]:
+    return [
+        Photo(path, below.name)
+        for below in sorted(p for p in folder.iterdir() if p.is_dir())
+        for path in sorted(below.rglob("*"))
+        if path.suffix.lower() in SUFFIXES
+    ]
+
+
+def _fill(client: Client, project: str, photos: Sequence[Photo]) -> list[str]:
+    """The ids of the images; one that fails or comes twice would spoil the comparison."""
+    client.ensure_project(project)
+    report = upload(client, project, [Source(p.path, None) for p in photos], lambda _: None)
+    if report.failed:
+        raise RuntimeError(f"{len(report.failed)} images failed, first {report.failed[0]}")
+    by_path = {path: image for image, path in report.paths.items()}
+    # A file that is in two places is one image.
+    twins = {p.path.read_bytes(): by_path[p.path] for p in photos if p.path in by_path}
+    return [twins[photo.path.read_bytes()] for photo in photos]
+
+
+def _over_http(
+    client: Client,
+    train: Sequence[Photo],
+    ids: Sequence[str],
+    test: Sequence[Photo],
+    draws: Sequence[Draw],
+) -> dict[str, list[float]]:
+    rows: dict[str, list[float]] = {"cosine": [], "centered": []}
+    project = project_path("train")
+    for number, one in enumerate(draws):
+        _annotate(client, {ids[i]: train[i].label for i in one.support})
+        for row, accuracies in rows.items():
+            options = {"centered": row == "centered"}
+            client.patch(project, {"head": {"name": "cosine", "options": options}})
+            accuracies.append(_accuracy(client, test))
+        _annotate(client, dict.fromkeys((ids[i] for i in one.support), None))
+        print(
+            f"draw {number + 1}/{len(draws)}, {one.shots} shots: "
+            f"cosine {rows['cosine'][-1]:.1f}, centered {rows['centered'][-1]:.1f}",
+            flush=True,
+        )
+    return rows
+
+
+def _annotate(client: Client, labels: "dict[str, str] | dict[str, None]") -> None:
+    changes = [{"image": image, "label": label} for image, label in labels.items()]
+    answer = client.post(project_path("train", "annotations"), {"annotations": changes})
+    if answer["failed"]:
+        raise RuntimeError(str(answer["failed"][0]))
+
+
+def _accuracy(client: Client, test: Sequence[Photo]) -> float:
+    batches = [test[i : i + 16] for i in range(0, len(test), 16)]
+
+    def right(batch: Sequence[Photo]) -> int:
+        path = project_path("train", "classify")
+        answer = client.upload(path, [photo.path for photo in batch], top_k=1, nearest=0)
+        found = answer["predictions"]
+        return sum(p["label"] == batch[p["position"]].label for p in found)
+
+    with ThreadPoolExecutor(4) as threads:
+        return 100 * sum(threads.map(right, batches)) / len(test)
+
+
+def _vectors(data: Path) -> dict[str, "np.ndarray[tuple[int], np.dtype[np.float32]]"]:
+    """The embeddings that the service computed, by image."""
+    db = Database(Settings(data_dir=data, database_url="").database)
+    with db.reading() as session:
+        rows = session.execute(select(Embedding.image_id, Embedding.vector)).all()
+    db.close()
+    return {str(image): vector.float().numpy() for image, vector in rows}
+
+
+def _peers(
+    python: Path,
+    train: Sequence[Photo],
+    train_ids: Sequence[str],
+    test: Sequence[Photo],
+    test_ids: Sequence[str],
+    draws: Sequence[Draw],
+    vectors: "dict[str, np.ndarray[tuple[int], np.dtype[np.float32]]]",
+) -> dict[str, list[float]]:
+    names = sorted({photo.label for photo in train})
+    with tempfile.TemporaryDirectory() as folder:
+        np.savez(
+            Path(folder) / "embeddings.npz",
+            train=np.stack([vectors[image] for image in train_ids]),
+            train_labels=np.array([names.index(photo.label) for photo in train]),
+            test=np.stack([vectors[image] for image in test_ids]),
+            test_labels=np.array([names.index(photo.label) for photo in test]),
+        )
+        (Path(folder) / "draws.json").write_text(json.dumps([one.support for one in draws]))
+        done = subprocess.run(
+            [python, ROOT / "bench/peers/heads.py", folder],
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+    rows: dict[str, list[float]] = json.loads(done.stdout)
+    return rows
+
+
+def _finish(
+    options: argparse.Namespace, name: str, rows: dict[str, list[float]], draws: Sequence[Draw]
+) -> None:
+    shots = sorted({one.shots for one in draws})
+    table: dict[str, dict[str, list[float]]] = {}
+    print(f"\n{'accuracy in %, mean [lowest, highest]':<34}" + "".join(f"{n:>22}" for n in shots))
+    for row, accuracies in rows.items():
+        table[row] = {}
+        line = f"{row:<34}"
+        for n in shots:
+            of = [a for a, one in zip(accuracies, draws, strict=True) if one.shots == n]
+            mean = sum(of) / len(of)
+            table[row][str(n)] = [round(x, 2) for x in (mean, min(of), max(of))]
+            line += f"{mean:>10.1f} [{min(of):.1f}, {max(of):.1f}]"
+        print(line)
+    apart = [
+        abs(table[row][str(n)][0] - value)
+        for row, values in REFERENCE.get(name, {}).items()
+        for n, value in zip(SHOTS, values, strict=True)
+        if n in shots
+    ]
+    headline = f"{name}: cosine over HTTP " + ", ".join(
+        f"{table['cosine'][str(n)][0]:.1f} % at {n}" for n in shots
+    )
+    if apart:
+        headline += f"; at most {max(apart):.1f} points from the reference"
+    finish(options, {"accuracy": table}, headline, kept=not apart or max(apart) <= TOLERANCE)
+
+
+if __name__ == "__main__":
+    main()

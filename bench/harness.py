@@ -1,0 +1,117 @@
+"""What the benchmarks share: a server in a process of its own, and how results are kept."""
+
+import argparse
+import json
+import os
+import platform
+import signal
+import socket
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+import torch
+
+ROOT = Path(__file__).parent.parent
+RESULTS = Path(__file__).parent / "results"
+START_S = 120.0
+
+
+class Server:
+    """`handful serve` on a free port, with an environment of its own."""
+
+    def __init__(self, data: Path, **settings: str) -> None:
+        self._environment = {
+            **{k: v for k, v in os.environ.items() if not k.startswith("HANDFUL_")},
+            "HANDFUL_DATA_DIR": str(data),
+            "HANDFUL_LOG_LEVEL": "WARNING",
+            **{f"HANDFUL_{name.upper()}": value for name, value in settings.items()},
+        }
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            self.port: int = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop(signal.SIGINT)
+
+    def start(self) -> None:
+        """Start the server and wait until it is ready."""
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "app.cli", "serve", "--port", str(self.port)],
+            cwd=ROOT,
+            env=self._environment,
+            stderr=subprocess.DEVNULL,
+        )
+        deadline = time.monotonic() + START_S
+        while time.monotonic() < deadline and self._process.poll() is None:
+            try:
+                if httpx.get(f"{self.url}/readyz", trust_env=False).status_code == 200:
+                    return
+            except httpx.TransportError:
+                pass
+            time.sleep(0.05)
+        raise RuntimeError(f"the server did not become ready; exit code {self._process.poll()}")
+
+    def stop(self, how: signal.Signals) -> None:
+        """Send a signal and wait for the end."""
+        if self._process is not None:
+            self._process.send_signal(how)
+            self._process.wait(timeout=60)
+            self._process = None
+
+
+def arguments(description: str | None) -> argparse.ArgumentParser:
+    """The options that every benchmark has."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--quick", action="store_true", help="a small run that shows it works")
+    parser.add_argument("--check", action="store_true", help="exit 1 when a promise is broken")
+    parser.add_argument("--save", metavar="NAME", help="keep the result as bench/results/NAME.json")
+    return parser
+
+
+def finish(options: argparse.Namespace, result: dict[str, Any], headline: str, kept: bool) -> None:
+    """Print the headline as the last line, keep the result, and exit by `--check`."""
+    if options.save:
+        document = {
+            "command": f"python -m {_module()} {' '.join(sys.argv[1:])}".strip(),
+            "date": datetime.now(UTC).date().isoformat(),
+            "machine": machine(),
+            "headline": headline,
+            **result,
+        }
+        RESULTS.mkdir(exist_ok=True)
+        text = json.dumps(document, indent=1) + "\n"
+        (RESULTS / f"{options.save}.json").write_text(text)
+    print(headline)
+    if options.check and not kept:
+        sys.exit(1)
+
+
+def machine() -> dict[str, str | int]:
+    """Where a figure was measured."""
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count() or 1,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _module() -> str:
+    return f"bench.{Path(sys.argv[0]).stem}"
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
