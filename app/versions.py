@@ -30,10 +30,15 @@ class Versions:
         """
         options = _portable(architecture)
         known = self._find(name, options)
-        if known is not None:
-            return known
+        file = getattr(architecture, "weights", None)
+        may_have_changed = file is not None and Path(file).is_file()
+        if known and not may_have_changed:
+            return known[0].id
         encoder = architecture.build()
         weights = self.blobs.put(safetensors.torch.save(encoder.state_dict()))
+        for version in known:
+            if version.weights == weights:
+                return version.id
         with self.db.writing() as session:
             version = EncoderVersion(
                 architecture=name,
@@ -78,14 +83,15 @@ class Versions:
                 for column in (EncoderVersion.weights, Image.sha256)
             )
 
-    def _find(self, name: str, options: dict[str, object]) -> UUID | None:
+    def _find(self, name: str, options: dict[str, object]) -> list[EncoderVersion]:
+        """The pretrained versions of an architecture, newest first."""
         with self.db.reading() as session:
             versions = session.scalars(
                 select(EncoderVersion)
                 .where(EncoderVersion.architecture == name, EncoderVersion.parent_id.is_(None))
                 .order_by(EncoderVersion.id.desc())
             )
-            return next((v.id for v in versions if v.options == options), None)
+            return [version for version in versions if version.options == options]
 
 
 def _portable(architecture: Architecture) -> dict[str, object]:

@@ -133,6 +133,8 @@ def _over_http(
 ) -> dict[str, list[float]]:
     rows: dict[str, list[float]] = {"cosine": [], "centered": []}
     project = project_path("train")
+    for label in sorted({photo.label for photo in train}):
+        client.post(project_path("train", "labels"), {"name": label})
     for number, one in enumerate(draws):
         _annotate(client, {ids[i]: train[i].label for i in one.support})
         for row, accuracies in rows.items():

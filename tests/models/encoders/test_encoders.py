@@ -1,0 +1,114 @@
+"""What every encoder promises, and how a setting names one."""
+
+import pytest
+import torch
+from torch import nn
+
+from models.encoders import Encoder, EncoderUnavailable, architectures, parse, pick_device
+from models.encoders.conv4 import Conv4
+from models.encoders.efficientnet_lite import EfficientNetLite
+from models.encoders.timm import Timm
+
+# One small instance of each architecture, built without pretrained weights.
+SMALL = {
+    "conv4": Conv4(width=8, image_side=32),
+    "efficientnet_lite": EfficientNetLite(),
+    "timm": Timm(model="convnext_atto"),
+}
+
+
+@pytest.fixture(scope="module", params=architectures)
+def encoder(request) -> Encoder:
+    return SMALL[request.param].build(pretrained=False).eval()
+
+
+def pixels(encoder: Encoder, count: int = 3) -> torch.Tensor:
+    side = encoder.preprocessing.crop
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8, generator=generator)
+
+
+def test_embeddings_are_unit_vectors_of_the_promised_length(encoder):
+    embeddings = encoder.embed(pixels(encoder))
+
+    assert embeddings.shape == (3, encoder.embedding_dim)
+    assert embeddings.dtype == torch.float32
+    assert embeddings.norm(dim=1).tolist() == pytest.approx([1, 1, 1], abs=1e-5)
+
+
+def test_an_image_is_embedded_alike_in_any_batch(encoder):
+    images = pixels(encoder)
+
+    alone = torch.cat([encoder.embed(image[None]) for image in images])
+
+    assert torch.allclose(encoder.embed(images), alone, atol=1e-5)
+
+
+def test_serving_and_training_see_the_same(encoder):
+    images = pixels(encoder)
+
+    with torch.no_grad():
+        trained = encoder(images.float() / 255)
+
+    assert torch.allclose(trained, encoder.embed(images), atol=1e-5)
+
+
+def test_stages_go_from_shallow_to_deep_and_hold_every_weight(encoder):
+    assert isinstance(encoder.stages, nn.ModuleList)
+    assert len(encoder.stages) >= 4
+    names = {name for name, _ in encoder.named_parameters()}
+    assert names
+    assert all(name.startswith("stages.") for name in names)
+
+
+def test_weights_go_through_a_file(encoder, request):
+    name = next(name for name in architectures if name in request.node.name)
+    again = SMALL[name].build(pretrained=False).eval()
+
+    again.load_state_dict(encoder.state_dict())
+
+    assert torch.equal(again.embed(pixels(encoder)), encoder.embed(pixels(encoder)))
+
+
+def test_every_architecture_is_tried_here():
+    assert set(SMALL) == set(architectures)
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ("conv4", ("conv4", Conv4())),
+        ("conv4:8", ("conv4", Conv4(width=8))),
+        ("efficientnet_lite:2", ("efficientnet_lite", EfficientNetLite(variant=2))),
+        ("timm:resnet18.a1_in1k", ("timm", Timm(model="resnet18.a1_in1k"))),
+        ("timm:resnet18@/w", ("timm", Timm(model="resnet18", weights="/w"))),
+        (" conv4 ", ("conv4", Conv4())),
+    ],
+)  # fmt: skip
+def test_a_setting_names_an_architecture(spec, expected):
+    assert parse(spec) == expected
+
+
+@pytest.mark.parametrize(
+    ("spec", "sentence"),
+    [
+        ("resnet18", "there is no encoder 'resnet18'; known are conv4, efficientnet_lite, timm"),
+        ("", "there is no encoder ''"),
+        ("efficientnet_lite:9", "variant"),
+        ("efficientnet_lite:small", "invalid literal"),
+        ("timm:no_such_model", "timm has no model 'no_such_model'"),
+        ("conv4@weights.safetensors", "weights"),
+    ],
+)
+def test_a_setting_that_names_none_is_refused(spec, sentence):
+    with pytest.raises(EncoderUnavailable, match=sentence):
+        parse(spec)
+
+
+def test_devices():
+    assert pick_device("cpu") == torch.device("cpu")
+    assert pick_device("auto").type in {"cpu", "cuda", "mps"}
+    with pytest.raises(EncoderUnavailable, match="there is no device 'gpu'"):
+        pick_device("gpu")
+    with pytest.raises(EncoderUnavailable, match=r"'cuda:99' is not there"):
+        pick_device("cuda:99")
