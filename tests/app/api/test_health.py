@@ -1,0 +1,164 @@
+"""Whether the service lives and is ready."""
+
+import errno
+import shutil
+import time
+
+import pytest
+from fastapi.testclient import TestClient
+from sqlalchemy import create_engine, event, make_url, text
+
+from app.main import create_app
+from app.storage import Blobs
+
+
+def ready(service) -> dict:
+    for _ in range(200):
+        answer = service.get("/readyz")
+        if answer.json()["checks"]["encoder"] == "ok":
+            break
+        time.sleep(0.02)
+    return answer.json() | {"status": answer.status_code}
+
+
+def test_a_running_service_lives_and_becomes_ready(service):
+    assert service.get("/livez").json() == {"live": True, "ailments": []}
+    assert ready(service) == {
+        "ready": True,
+        "checks": {"database": "ok", "encoder": "ok", "disk": "ok"},
+        "status": 200,
+    }
+
+
+def test_a_dead_thread_fails_livez(service, monkeypatch):
+    embedder = service.app.state.embedder
+    monkeypatch.setattr(embedder, "ailments", lambda: ["thread model has ended: None"])
+
+    answer = service.get("/livez")
+
+    assert answer.status_code == 503
+    assert answer.json()["ailments"] == ["thread model has ended: None"]
+
+
+def test_a_disk_that_is_nearly_full_fails_readyz(service, monkeypatch):
+    monkeypatch.setattr(Blobs, "free_bytes", lambda _: 1000)
+
+    answer = ready(service)
+
+    assert answer["status"] == 503
+    assert answer["checks"]["disk"].startswith("1000 bytes free")
+
+
+def test_a_database_that_does_not_answer_fails_readyz_and_is_a_503(settings, postgresql):
+    url = postgresql()
+    name = make_url(url).database
+    admin = create_engine(make_url(url).set(database="postgres"), isolation_level="AUTOCOMMIT")
+    app = create_app(settings.model_copy(update={"database_url": url}))
+    with TestClient(app, base_url="http://localhost") as client:
+        ready(client)
+        with admin.connect() as connection:
+            connection.execute(text(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false"))
+            connection.execute(
+                text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :n"),
+                {"n": name},
+            )
+
+        answer = client.get("/readyz")
+        listing = client.get("/v1/projects")
+
+        with admin.connect() as connection:
+            connection.execute(text(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true"))
+        again = client.get("/v1/projects")
+    admin.dispose()
+
+    assert answer.status_code == 503
+    assert answer.json()["checks"]["database"].startswith("does not answer")
+    assert listing.status_code == 503
+    assert listing.headers["content-type"] == "application/problem+json"
+    assert int(listing.headers["Retry-After"]) > 0
+    assert again.status_code == 200
+
+
+def test_metrics_count_requests_and_images(birds, png):
+    birds.post("/v1/projects/birds/pool", files={"files": png("red")})
+    birds.post("/v1/projects/birds/pool", files={"files": b"no image"})
+
+    text = birds.get("/metrics").text
+
+    assert 'handful_images_total{outcome="embedded"} 1.0' in text
+    assert 'handful_images_total{outcome="failed"} 1.0' in text
+    assert 'route="/v1/projects/{project}/pool",status="201"} 1.0' in text
+    assert "process_resident_memory_bytes" in text
+
+
+def test_the_version_names_encoder_and_device(service):
+    assert service.get("/v1/version").json() == {
+        "version": "0.1.0",
+        "encoder": "conv4:8",
+        "device": "cpu",
+    }
+
+
+def test_a_full_disk_is_a_503_with_nothing_half_stored(birds, png, settings, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    files = [("files", png("red")), ("files", png("blue"))]
+    with monkeypatch.context() as patch:
+        patch.setattr("app.storage.os.fsync", full)
+        answer = birds.post("/v1/projects/birds/labels/new/support", files=files)
+
+    assert answer.status_code == 503
+    assert "the disk is full" in answer.json()["detail"]
+    assert int(answer.headers["Retry-After"]) > 0
+    project = birds.get("/v1/projects/birds").json()
+    assert (project["labels"], project["support"], project["pool"]) == (0, 0, 0)
+    assert birds.post("/v1/projects/birds/pool", files=files).status_code == 201
+
+
+def test_a_database_on_a_full_disk_is_a_503(birds, png, monkeypatch):
+    engine = birds.app.state.projects.db.engine
+    with engine.connect() as connection:
+        pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
+    pool = engine.pool
+
+    def limit(connection, *_: object) -> None:
+        connection.execute(f"PRAGMA max_page_count={pages}")
+
+    event.listen(pool, "checkout", limit)
+    answers = [
+        birds.post("/v1/projects/birds/pool", files={"files": png("red", n)}) for n in range(200)
+    ]
+    event.remove(pool, "checkout", limit)
+
+    refused = [answer for answer in answers if answer.status_code != 201]
+    assert refused
+    assert {answer.status_code for answer in refused} == {503}
+    assert "no space left" in refused[0].json()["detail"]
+    stored = sum(answer.status_code == 201 for answer in answers)
+    assert birds.get("/v1/projects/birds").json()["pool"] == stored
+
+
+@pytest.mark.parametrize("spooled", [True, False])
+def test_an_upload_that_does_not_fit_its_temporary_file_is_a_503(birds, png, monkeypatch, spooled):
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tempfile.SpooledTemporaryFile.rollover", full)
+    content = b"x" * 3_000_000
+    answer = (
+        birds.post("/v1/projects/birds/pool", files={"files": content})
+        if spooled
+        else birds.post(
+            "/v1/projects/birds/pool", content=content, headers={"Content-Type": "application/zip"}
+        )
+    )
+
+    assert answer.status_code == 503, answer.text
+    assert "no space for the upload" in answer.json()["detail"]
+
+
+def test_free_space_is_read_from_the_disk(settings):
+    blobs = Blobs(settings.blobs)
+
+    assert abs(blobs.free_bytes() - shutil.disk_usage(settings.data_dir).free) < 1 << 30

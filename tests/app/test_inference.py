@@ -1,0 +1,277 @@
+"""Batched inference."""
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from uuid import UUID, uuid4
+
+import pytest
+import torch
+from prometheus_client import CollectorRegistry
+from torch import nn
+
+from app import inference
+from app.inference import Embedded, Embedder, InferenceMetrics
+from app.problems import ImageNotDecodable, InferenceFailed, Overloaded, Unavailable
+from models.encoders import Encoder
+from models.images import Preprocessing
+
+SMALL = Preprocessing(resize=16, crop=16, mean=(0.0,) * 3, std=(1.0,) * 3)
+VERSION = uuid4()
+
+
+class MeanColour(nn.Module):
+    """Embeds an image as its mean colour; can be held up, and fails on pictures too red."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = threading.Event()
+        self.gate.set()
+        self.entered = threading.Event()
+        self.batches: list[int] = []
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.batches.append(len(images))
+        self.entered.set()
+        assert self.gate.wait(20)
+        colours = images.mean((2, 3))
+        if (colours[:, 0] > 0.99).any():
+            raise RuntimeError("too red")
+        return colours
+
+
+@pytest.fixture
+def network() -> MeanColour:
+    return MeanColour()
+
+
+@pytest.fixture
+def start(network):
+    """Starts embedders with limits of one's own, and stops them."""
+    running = []
+
+    def load(_: UUID) -> Encoder:
+        return Encoder([network], embedding_dim=3, preprocessing=SMALL)
+
+    def make(**changes) -> Embedder:
+        options = {
+            "max_batch": 8,
+            "max_images": 100,
+            "max_bytes": 1 << 20,
+            "max_pixels": 1 << 20,
+            "decode_threads": 2,
+            "encoders_in_memory": 2,
+            "stall_s": 5.0,
+            "metrics": InferenceMetrics(CollectorRegistry()),
+        }
+        embedder = Embedder(changes.pop("load", load), **(options | changes))
+        running.append(embedder.__enter__())
+        return embedder
+
+    yield make
+    network.gate.set()
+    for embedder in running:
+        embedder.__exit__()
+
+
+def test_embeds_in_the_order_of_the_request(start, png):
+    outcomes = start().embed(VERSION, [png("blue"), png("lime"), png("blue")])
+
+    assert [int(outcome.vector.argmax()) for outcome in outcomes] == [2, 1, 2]
+    assert {outcome.vector.dtype for outcome in outcomes} == {torch.float16}
+    assert outcomes[0][1:] == ("image/png", 20, 20)
+
+
+def test_requests_that_arrive_together_share_a_forward_pass(start, network, png):
+    embedder = start()
+    network.gate.clear()
+    with ThreadPoolExecutor(9) as threads:
+        first = threads.submit(embedder.embed, VERSION, [png("blue")])
+        assert network.entered.wait(10)
+        others = [threads.submit(embedder.embed, VERSION, [png("blue", n)]) for n in range(8)]
+        _wait(lambda: len(embedder._ready) == 8)
+        network.gate.set()
+        for future in [first, *others]:
+            assert isinstance(future.result()[0], Embedded)
+
+    assert network.batches == [1, 8]
+
+
+def test_a_file_that_is_no_image_fails_alone(start, png):
+    good, bad, also_good = start().embed(VERSION, [png("blue"), b"no image", png("lime")])
+
+    assert isinstance(good, Embedded)
+    assert isinstance(also_good, Embedded)
+    assert isinstance(bad, ImageNotDecodable)
+    assert "not an image" in bad.detail
+
+
+def test_an_image_that_fails_the_network_fails_alone(start, network, png):
+    embedder = start()
+    network.gate.clear()
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(embedder.embed, VERSION, [png("blue")])
+        assert network.entered.wait(10)
+        pictures = [png("blue", n) for n in range(5)] + [png("red")] + [png("lime")]
+        future = threads.submit(embedder.embed, VERSION, pictures)
+        _wait(lambda: len(embedder._ready) == 7)
+        network.gate.set()
+        first.result()
+        outcomes = future.result()
+
+    assert [isinstance(outcome, Embedded) for outcome in outcomes] == [True] * 5 + [False, True]
+    assert isinstance(outcomes[5], InferenceFailed)
+    assert "too red" in outcomes[5].detail
+    assert network.batches[1] == 7
+
+
+def test_numbers_that_are_not_finite_are_a_failure(start, png):
+    class Broken(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return images.mean((2, 3)) / 0
+
+    encoder = Encoder([Broken()], embedding_dim=3, preprocessing=SMALL)
+
+    (outcome,) = start(load=lambda _: encoder).embed(VERSION, [png("blue")])
+
+    assert isinstance(outcome, InferenceFailed)
+
+
+@pytest.mark.parametrize("limit", [{"max_images": 2}, {"max_bytes": 200}])
+def test_a_full_queue_turns_away_with_a_time_to_come_again(start, network, png, limit):
+    embedder = start(**limit)
+    network.gate.clear()
+    with ThreadPoolExecutor(1) as threads:
+        first = threads.submit(embedder.embed, VERSION, [png("blue"), png("lime")])
+        assert network.entered.wait(10)
+
+        with pytest.raises(Overloaded) as caught:
+            embedder.embed(VERSION, [png("blue", 1)])
+
+        network.gate.set()
+        first.result()
+    assert caught.value.status == 429
+    assert caught.value.retry_after == 1
+    assert isinstance(embedder.embed(VERSION, [png("blue", 1)])[0], Embedded)
+
+
+def test_a_request_larger_than_the_queue_goes_through_alone(start, png):
+    outcomes = start(max_images=2).embed(VERSION, [png("blue", n) for n in range(5)])
+
+    assert all(isinstance(outcome, Embedded) for outcome in outcomes)
+
+
+def test_who_waits_for_room_gets_it(start, network, png):
+    embedder = start(max_images=1)
+    network.gate.clear()
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(embedder.embed, VERSION, [png("blue")])
+        assert network.entered.wait(10)
+        second = threads.submit(embedder.embed, VERSION, [png("lime")], wait=True)
+        time.sleep(0.1)
+        assert not second.done()
+        network.gate.set()
+
+        assert isinstance(first.result()[0], Embedded)
+        assert isinstance(second.result(timeout=10)[0], Embedded)
+
+
+def test_a_thread_that_stands_still_is_an_ailment(start, network, png):
+    embedder = start(stall_s=0.05)
+    network.gate.clear()
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(embedder.embed, VERSION, [png("blue")])
+        assert network.entered.wait(10)
+        time.sleep(0.1)
+
+        assert "thread model has been busy" in embedder.ailments()[0]
+
+        network.gate.set()
+        waiting.result()
+    _wait(lambda: embedder.ailments() == [])
+
+
+@pytest.mark.parametrize("thread", ["decode", "model"])
+def test_a_thread_that_died_is_an_ailment_and_nobody_waits_for_it(start, monkeypatch, png, thread):
+    embedder = start(decode_threads=1)
+
+    def die(*_: object, **__: object) -> None:
+        raise SystemExit("out of luck")
+
+    if thread == "decode":
+        monkeypatch.setattr(inference, "decode", die)
+    else:
+        monkeypatch.setattr(embedder, "_forward", die)
+
+    with pytest.raises(Unavailable):
+        embedder.embed(VERSION, [png("blue")])
+
+    assert "has ended: SystemExit('out of luck')" in embedder.ailments()[0]
+    with pytest.raises(Unavailable):
+        embedder.embed(VERSION, [png("blue")])
+
+
+def test_what_was_admitted_is_finished_before_the_end(start, network, png):
+    embedder = start()
+    network.gate.clear()
+    with ThreadPoolExecutor(2) as threads:
+        waiting = threads.submit(embedder.embed, VERSION, [png("blue")])
+        assert network.entered.wait(10)
+        stopping = threads.submit(embedder.__exit__)
+        _wait(lambda: embedder._stopping)
+        with pytest.raises(Unavailable):
+            embedder.embed(VERSION, [png("lime")])
+        network.gate.set()
+
+        assert isinstance(waiting.result()[0], Embedded)
+        stopping.result()
+    assert not any(worker.thread.is_alive() for worker in embedder._workers)
+
+
+def test_versions_used_longest_ago_are_forgotten(start, png):
+    loaded = []
+
+    def load(version: UUID) -> Encoder:
+        loaded.append(version)
+        return Encoder([MeanColour()], embedding_dim=3, preprocessing=SMALL)
+
+    embedder = start(load=load, encoders_in_memory=2)
+    one, two, three = (UUID(int=n) for n in range(3))
+
+    for version in (one, two, one, three, one, two):
+        embedder.embed(version, [png("blue")])
+
+    assert loaded == [one, two, three, two]
+
+
+def test_batches_never_mix_versions(start, png):
+    networks = {UUID(int=n): MeanColour() for n in range(2)}
+
+    def load(version: UUID) -> Encoder:
+        return Encoder([networks[version]], embedding_dim=3, preprocessing=SMALL)
+
+    embedder = start(load=load)
+    one, two = networks
+    networks[one].gate.clear()
+    with ThreadPoolExecutor(3) as threads:
+        first = threads.submit(embedder.embed, one, [png("blue")])
+        assert networks[one].entered.wait(10)
+        others = [
+            threads.submit(embedder.embed, version, [png("lime", n) for n in range(3)])
+            for version in (two, one)
+        ]
+        _wait(lambda: len(embedder._ready) == 6)
+        networks[one].gate.set()
+        for future in [first, *others]:
+            assert all(isinstance(outcome, Embedded) for outcome in future.result())
+
+    assert sum(networks[one].batches) == 4
+    assert sum(networks[two].batches) == 3
+
+
+def _wait(condition) -> None:
+    for _ in range(1000):
+        if condition():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it did not come to pass")
