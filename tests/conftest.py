@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import logging
 import socket
 import tempfile
 import threading
@@ -32,6 +33,8 @@ def postgresql() -> Iterator[Callable[[], str]]:
     # A short path: PostgreSQL's socket lies in it.
     with tempfile.TemporaryDirectory(prefix="pg") as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # where sockets go without XDG_RUNTIME_DIR
+        # It reports its end when the test run has closed its streams.
+        logging.getLogger(pgserver.__name__).setLevel(logging.WARNING)
         server = pgserver.get_server(folder)
         server.psql("CREATE DATABASE template")
         migrate(postgresql_url(server.get_uri("template")))

@@ -19,7 +19,7 @@ class Cosine:
     https://arxiv.org/abs/1703.05175 https://arxiv.org/abs/1911.04623
     """
 
-    temperature: float = 0.05  # probabilities are the softmax of cosine / temperature
+    temperature: float = 0.03  # probabilities are the softmax of cosine / temperature
     centered: bool = False  # subtract the mean embedding of all images of the project first
 
     def __post_init__(self) -> None:

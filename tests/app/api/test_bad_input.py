@@ -264,7 +264,9 @@ def test_a_tar_of_zeros_is_not_unpacked(limited):
 
 
 @pytest.mark.parametrize(
-    "content", [b"PK\x03\x04 broken", b"nothing of the kind", gzip.compress(b"x")]
+    "content",
+    [b"PK\x03\x04 broken", b"nothing of the kind", gzip.compress(b"x")],
+    ids=["zip", "text", "gzip"],
 )
 def test_damaged_archives(birds, content):
     problem(send(birds, content, "application/zip"), 422, "archive-refused")
