@@ -71,3 +71,11 @@ def top(scores: Float[Tensor, " N"], budget: int) -> Ranking:
     chosen = torch.cat([above, tied])
     order = chosen[scores[chosen].argsort(descending=True, stable=True)]
     return Ranking(order, scores[order])
+
+
+def doubt(probabilities: Float[Tensor, "B C"]) -> Float[Tensor, " B"]:
+    """1 - the largest probability, as the sum of the others.
+
+    The difference would round to 0 for all images that are nearly certain, and so lose their order.
+    """
+    return probabilities.scatter(1, probabilities.argmax(dim=1, keepdim=True), 0).sum(dim=1)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from models.acquisition import Pool, Ranking, strategies, top
+from models.acquisition import Pool, Ranking, doubt, strategies, top
 
 
 @strategies.register
@@ -17,4 +17,4 @@ class LeastConfidence:
     needs_classes: ClassVar[bool] = True
 
     def rank(self, pool: Pool, budget: int) -> Ranking:
-        return top(pool.score(lambda probabilities: 1 - probabilities.amax(dim=1)), budget)
+        return top(pool.score(doubt), budget)

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from models.acquisition import Pool, Ranking, strategies, top
+from models.acquisition import Pool, Ranking, doubt, strategies, top
 
 
 @strategies.register
@@ -23,5 +23,5 @@ class Margin:
 
 
 def _closeness(probabilities: Tensor) -> Tensor:
-    first, second = probabilities.topk(2, dim=1).values.unbind(dim=1)
-    return 1 - (first - second)
+    second = probabilities.topk(2, dim=1).values[:, 1]
+    return doubt(probabilities) + second  # 1 - (first - second)

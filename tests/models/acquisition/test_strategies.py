@@ -73,6 +73,16 @@ def test_certain_probabilities_give_finite_scores(strategy):
     assert strategy.rank(certain, 4).scores.isfinite().all()
 
 
+@pytest.mark.parametrize("name", ["entropy", "least_confidence", "margin"])
+def test_images_that_are_nearly_certain_keep_their_order(name):
+    others = torch.tensor([1e-12, 1e-9, 1e-15])
+    pool = Pool(torch.eye(3), torch.arange(3), lambda e: e @ torch.stack([1 - others, others], 1))
+
+    ranking = strategies[name]().rank(pool, 3)
+
+    assert ranking.indices.tolist() == [1, 0, 2]
+
+
 def test_what_needs_classes_says_so_when_there_are_none(strategy):
     pool = Pool(torch.eye(4), torch.arange(4), None)
 
