@@ -14,9 +14,12 @@ import torch
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from torch import Tensor
 
+from app.logs import logger
 from app.problems import ImageNotDecodable, InferenceFailed, Overloaded, Problem, Unavailable
 from models.encoders import Encoder
 from models.images import Decoded, Preprocessing, UnreadableImage, decode
+
+log = logger("handful.inference")
 
 
 def keep_freed_memory() -> None:
@@ -100,8 +103,9 @@ class _Worker:
     def _guard(self) -> None:
         try:
             self._run(self)
-        except BaseException as error:  # noqa: BLE001 - reported by `ailment`, then by /livez
+        except BaseException as error:
             self.error = error
+            log.exception("thread ended", thread=self.thread.name, exc_info=error)
 
     def ailment(self, stall_s: float) -> str | None:
         if not self.thread.is_alive():
@@ -117,13 +121,15 @@ class Embedder:
 
     The model thread pulls: whenever it is free it takes all that is decoded, up to `max_batch`,
     so requests that arrive together share a forward pass and nobody waits for a timer.
-    Encoders are loaded on first use and kept by version.
+    Encoders are loaded on first use and kept by version; the version `warm_up` runs once with
+    each batch size before the first request, which would else wait for what is set up lazily.
     """
 
     def __init__(
         self,
         load: Callable[[UUID], Encoder],
         *,
+        warm_up: UUID | None = None,
         max_batch: int,
         max_images: int,
         max_bytes: int,
@@ -134,6 +140,8 @@ class Embedder:
         metrics: InferenceMetrics,
     ) -> None:
         self._load = load
+        self._warm_up = warm_up
+        self.warm = threading.Event()
         self._max_batch = max_batch
         self._max_images = max_images
         self._max_bytes = max_bytes
@@ -278,6 +286,16 @@ class Embedder:
             worker.busy_since = None
 
     def _embed_ready(self, worker: _Worker) -> None:
+        size = 1
+        while self._warm_up and size <= self._max_batch and not self._stopping:
+            worker.busy_since = time.monotonic()
+            encoder = self.encoder(self._warm_up)
+            side = encoder.preprocessing.crop
+            encoder.embed(torch.zeros(size, 3, side, side, dtype=torch.uint8))
+            size *= 2
+        worker.busy_since = None
+        self.warm.set()
+        log.info("warm", encoder=str(self._warm_up))
         while batch := self._next_batch():
             worker.busy_since = time.monotonic()
             self._answer(batch)

@@ -5,40 +5,33 @@ Each one gathers, then computes, then writes: no transaction is open during infe
 
 import hashlib
 import itertools
-import threading
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
 import torch
 from sqlalchemy import select
 from sqlalchemy.orm import Session
-from torch import Tensor
 from uuid_utils.compat import uuid7
 
 from app.db import Database
 from app.inference import Embedded, Embedder
+from app.prediction import Candidate, Neighbour, ProjectHeads
 from app.problems import (
     ImageNotFound,
     NothingToUndo,
     Problem,
-    ProjectNotFound,
-    TooFewLabels,
 )
 from app.projects import clean_name, find_label, find_project
 from app.storage import Blobs
 from app.tables import Annotation, Embedding, Image, Label, Project, Removal, now
-from app.vectors import ProjectGone, Snapshot, Vectors
+from app.vectors import Vectors
 from models.acquisition import AcquisitionStrategy, Pool
-from models.heads import FittedHead, Head, heads
 from models.images import thumbnail
 
 CHUNK_IMAGES = 64  # images per transaction
 CHUNK_BYTES = 64 << 20
-FITTED_HEADS_KEPT = 16
-ROWS_PER_BLOCK = 4096
 
 
 class Upload(NamedTuple):
@@ -72,22 +65,6 @@ class Added(NamedTuple):
 
     stored: list[Stored]
     failed: list[Failed]
-
-
-class Neighbour(NamedTuple):
-    """A support image and how close it is."""
-
-    image_id: UUID
-    label: str
-    cosine: float
-
-
-class Candidate(NamedTuple):
-    """A label that a query may have."""
-
-    label: str
-    probability: float
-    cosine: float  # to the label's centroid
 
 
 class Prediction(NamedTuple):
@@ -130,16 +107,6 @@ class Change(NamedTuple):
     source: str
 
 
-class _Model(NamedTuple):
-    """A fitted head and the labels it tells apart."""
-
-    names: list[str]
-    head: FittedHead
-    support: Snapshot
-    rows: Tensor  # (M,) rows of `support` that are labeled
-    targets: Tensor  # (M,) indices into `names`
-
-
 class _File(NamedTuple):
     position: int
     filename: str | None
@@ -155,9 +122,8 @@ class Labeling:
     embedder: Embedder
     blobs: Blobs
     vectors: Vectors
+    heads: ProjectHeads
     max_pixels: int
-    _models: "OrderedDict[Any, _Model]" = field(default_factory=OrderedDict)
-    _models_lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add(
         self,
@@ -292,7 +258,7 @@ class Labeling:
         """
         with self.db.reading() as session:
             project = find_project(session, project_key)
-        self._model(project)  # say that labels are missing before the work, not after
+        self.heads.fitted(project)  # say that labels are missing before the work, not after
         predictions: list[Prediction] = []
         failed: list[Failed] = []
         for number, (files, refused) in enumerate(_chunks(uploads)):
@@ -308,7 +274,7 @@ class Labeling:
                     good.append((file, outcome.vector))
             if good:
                 queries = torch.stack([vector for _, vector in good]).float()
-                answers = _predict(self._model(project), queries, top_k, nearest)
+                answers = self.heads.fitted(project).predict(queries, top_k, nearest)
                 predictions += [
                     Prediction(file.position, file.filename, candidates, neighbours)
                     for (file, _), (candidates, neighbours) in zip(good, answers, strict=True)
@@ -321,15 +287,15 @@ class Labeling:
         """The encoder version, and the pool images most worth labeling, best first."""
         with self.db.reading() as session:
             project = find_project(session, project_key)
-        model = self._model(project) if strategy.needs_classes else None
-        everything = self._read(project, support_only=False)
+        fitted = self.heads.fitted(project) if strategy.needs_classes else None
+        everything = self.vectors.everything(project.id, project.encoder_id)
         rows = everything.rows(labeled=False)
         if not len(rows):
             return project.encoder_id, []
         pool = Pool(
             embeddings=everything.vectors,
             rows=rows,
-            probabilities=model.head.probabilities if model else None,
+            probabilities=fitted.head.probabilities if fitted else None,
         )
         indices, scores = strategy.rank(pool, budget)
         return project.encoder_id, [
@@ -447,104 +413,6 @@ class Labeling:
             if _set_label(session, view, label, annotator, "undo", project.revision + 1):
                 project.revision += 1
             return ImageView(view.image, label.name if label else None)
-
-    def _read(self, project: Project, *, support_only: bool) -> Snapshot:
-        read = self.vectors.support if support_only else self.vectors.everything
-        try:
-            return read(project.id, project.encoder_id)
-        except ProjectGone as error:
-            raise ProjectNotFound(f"project {project.name!r} was deleted meanwhile") from error
-
-    def _model(self, project: Project) -> _Model:
-        """The project's head fitted to its support images as they are now."""
-        options: Head = heads[project.head["name"]](**project.head["options"])
-        support = self._read(project, support_only=True)
-        everything = self._read(project, support_only=False) if options.uses_mean else None
-        with self.db.reading() as session:
-            names = {
-                row[0]: row[1]
-                for row in session.execute(
-                    select(Label.id, Label.name).where(Label.project_id == project.id)
-                )
-            }
-        key = (
-            project.id,
-            project.encoder_id,
-            options,
-            support.edition,
-            everything.edition if everything else None,
-            tuple(sorted(names.items())),
-        )
-        with self._models_lock:
-            if key in self._models:
-                self._models.move_to_end(key)
-                return self._models[key]
-        model = _fit(options, support, everything, names)
-        with self._models_lock:
-            self._models[key] = model
-            while len(self._models) > FITTED_HEADS_KEPT:
-                self._models.popitem(last=False)
-        return model
-
-
-def _fit(
-    options: Head, support: Snapshot, everything: Snapshot | None, names: dict[UUID, str]
-) -> _Model:
-    rows = support.rows(labeled=True)
-    codes = torch.from_numpy(support.codes)[rows].long()
-    present = sorted(
-        (names[support.label_ids[code]], code)
-        for code in set(codes.tolist())
-        if support.label_ids[code] in names
-    )
-    if len(present) < 2:
-        raise TooFewLabels(
-            f"{len(present)} label(s) have support images; register some for at least two"
-        )
-    target_of = torch.full((len(support.label_ids),), -1)
-    for target, (_, code) in enumerate(present):
-        target_of[code] = target
-    targets = target_of[codes]
-    rows, targets = rows[targets >= 0], targets[targets >= 0]
-    mean = _mean(everything) if everything is not None else None
-    head = options.fit(support.vectors[rows], targets, len(present), mean)
-    return _Model([name for name, _ in present], head, support, rows, targets)
-
-
-def _mean(everything: Snapshot) -> Tensor:
-    """The mean embedding of all images, float32; its float64 sum is exact."""
-    kept = torch.cat([everything.rows(labeled=True), everything.rows(labeled=False)])
-    total = torch.zeros(everything.vectors.shape[1], dtype=torch.float64)
-    for start in range(0, len(kept), ROWS_PER_BLOCK):
-        block = kept[start : start + ROWS_PER_BLOCK]
-        total += everything.vectors[block].double().sum(dim=0)
-    return (total / len(kept)).float()
-
-
-def _predict(
-    model: _Model, queries: Tensor, top_k: int, nearest: int
-) -> Iterator[tuple[list[Candidate], list[Neighbour]]]:
-    probabilities = model.head.probabilities(queries)  # (Q, C)
-    cosines = model.head.similarities(queries)  # (Q, C)
-    best = probabilities.topk(min(top_k, len(model.names)), dim=1)
-    to_support = queries @ model.support.vectors[model.rows].float().T  # (Q, M)
-    closest = to_support.topk(min(nearest, len(model.rows)), dim=1)
-    for q in range(len(queries)):
-        candidates = [
-            Candidate(model.names[c], p, float(cosines[q, c]))
-            for c, p in zip(best.indices[q].tolist(), best.values[q].tolist(), strict=True)
-        ]
-        neighbours = [
-            Neighbour(
-                model.support.image_id(int(model.rows[m])),
-                model.names[int(model.targets[m])],
-                cosine,
-            )
-            for m, cosine in zip(
-                closest.indices[q].tolist(), closest.values[q].tolist(), strict=True
-            )
-        ]
-        yield candidates, neighbours
 
 
 def _chunks(uploads: Iterable[Upload]) -> Iterator[tuple[list[_File], list[Failed]]]:

@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import os
-import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -24,8 +23,9 @@ from app.db import Database, SchemaOutOfDate, migrate
 from app.idempotency import Answers
 from app.inference import Embedder, InferenceMetrics, keep_freed_memory
 from app.labeling import Labeling
-from app.logs import configure, logger
+from app.logs import configure
 from app.middleware import DOCS_ASSETS, BodyLimit, Guard, HttpMetrics, Idempotency, RequestLog
+from app.prediction import ProjectHeads
 from app.projects import Projects
 from app.schemas import ProblemRead
 from app.settings import Settings
@@ -35,8 +35,6 @@ from app.vectors import Vectors
 from app.versions import Versions
 from models.encoders import parse, pick_device
 from models.folding import fold
-
-log = logger("handful.main")
 
 DESCRIPTION = """A handful of labels is enough: register a few support images per class, classify
 queries by nearest centroid, and ask which unlabeled images are most worth labeling."""
@@ -65,6 +63,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     encoder_id = versions.ensure(*parse(settings.encoder))
     embedder = Embedder(
         lambda version: fold(versions.load(version)),
+        warm_up=encoder_id,
         max_batch=settings.max_batch,
         max_images=settings.max_queue_images,
         max_bytes=settings.max_queue_bytes,
@@ -76,7 +75,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     embedder.encoder(encoder_id)  # what cannot be loaded stops the start, not a request
     answers = Answers(db, settings.idempotency_hours)
-    warm = threading.Event()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -84,10 +82,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         if db.is_sqlite:
             await anyio.to_thread.run_sync(answers.release_all)
         with embedder:
-            warming = threading.Thread(
-                target=_warm_up, args=(embedder, encoder_id, settings.max_batch, warm), daemon=True
-            )
-            warming.start()
             yield
         db.close()
 
@@ -107,10 +101,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.embedder = embedder
     app.state.upload_limits = Limits.of(settings)
     app.state.health_limiter = CapacityLimiter(2)
-    app.state.readiness = lambda: _readiness(db, blobs, warm, settings.min_free_bytes)
+    app.state.readiness = lambda: _readiness(db, blobs, embedder, settings.min_free_bytes)
     app.state.projects = Projects(db, encoder_id)
+    vectors = Vectors(db, settings.vector_cache_bytes)
     app.state.labeling = Labeling(
-        db, embedder, blobs, Vectors(db, settings.vector_cache_bytes), settings.max_pixels
+        db, embedder, blobs, vectors, ProjectHeads(db, vectors), settings.max_pixels
     )
     problems.install(app)
     for router in routers():
@@ -152,22 +147,14 @@ def _open(settings: Settings) -> tuple[Database, Blobs]:
         ) from error
 
 
-def _warm_up(embedder: Embedder, encoder_id: Any, max_batch: int, warm: threading.Event) -> None:
-    """Run each batch size once through the network, so that no client waits for its first time."""
-    encoder = embedder.encoder(encoder_id)
-    side = encoder.preprocessing.crop
-    size = 1
-    while size <= max_batch:
-        encoder.embed(torch.zeros(size, 3, side, side, dtype=torch.uint8))
-        size *= 2
-    warm.set()
-    log.info("warm", encoder=str(encoder_id))
-
-
 def _readiness(
-    db: Database, blobs: Blobs, warm: threading.Event, min_free_bytes: int
+    db: Database, blobs: Blobs, embedder: Embedder, min_free_bytes: int
 ) -> dict[str, str]:
-    checks = {"database": "ok", "encoder": "ok" if warm.is_set() else "warming up", "disk": "ok"}
+    checks = {
+        "database": "ok",
+        "encoder": "ok" if embedder.warm.is_set() else "warming up",
+        "disk": "ok",
+    }
     try:
         db.ping()
     except SQLAlchemyError as error:

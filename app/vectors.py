@@ -15,15 +15,12 @@ from sqlalchemy.orm import Session
 from torch import Tensor
 
 from app.db import Database
+from app.problems import ProjectNotFound
 from app.tables import Embedding, Image, Project, Removal
 
 POOL = -1  # label code of an image without a label
 GONE = -2  # label code of a row whose image is no longer there
 ROWS_PER_FETCH = 4096
-
-
-class ProjectGone(LookupError):
-    """The project was deleted."""
 
 
 class Snapshot(NamedTuple):
@@ -113,7 +110,7 @@ class _Matrix:
         """
         revision = session.scalar(select(Project.revision).where(Project.id == self.key.project_id))
         if revision is None:
-            raise ProjectGone(str(self.key.project_id))
+            raise ProjectNotFound(f"project {self.key.project_id} was deleted meanwhile")
         if revision != self._revision:
             if not self._catch_up(session) or self._holes > max(1024, self._count // 4):
                 self._clear()

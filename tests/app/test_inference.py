@@ -82,6 +82,30 @@ def test_embeds_in_the_order_of_the_request(start, png):
     assert outcomes[0][1:] == ("image/png", 20, 20)
 
 
+def test_it_is_warm_when_each_batch_size_ran_once(start, network, png):
+    network.gate.clear()
+    embedder = start(warm_up=VERSION, max_batch=6)
+    assert network.entered.wait(10)
+    assert not embedder.warm.is_set()
+
+    network.gate.set()
+
+    assert embedder.warm.wait(10)
+    assert network.batches == [1, 2, 4]
+    assert isinstance(embedder.embed(VERSION, [png("blue")])[0], Embedded)
+
+
+def test_a_network_that_cannot_warm_up_is_an_ailment(start, network, png):
+    def broken(_: UUID) -> Encoder:
+        raise RuntimeError("out of memory")
+
+    embedder = start(load=broken, warm_up=VERSION)
+    _wait(embedder.ailments)
+
+    assert "out of memory" in embedder.ailments()[0]
+    assert not embedder.warm.is_set()
+
+
 def test_requests_that_arrive_together_share_a_forward_pass(start, network, png):
     embedder = start()
     network.gate.clear()

@@ -9,8 +9,9 @@ import torch
 from sqlalchemy import select
 
 from app.db import Database, migrate
+from app.problems import ProjectNotFound
 from app.tables import Embedding, Image, Label, Project, Removal
-from app.vectors import ProjectGone, Snapshot, Vectors
+from app.vectors import Snapshot, Vectors
 
 DIM = 4
 
@@ -169,5 +170,5 @@ def test_a_deleted_project_has_no_matrix(db, world):
     with db.writing() as session:
         session.delete(session.get_one(Project, world.project))
 
-    with pytest.raises(ProjectGone):
+    with pytest.raises(ProjectNotFound):
         Vectors(db, 0).everything(world.project, world.version)

@@ -30,6 +30,16 @@ def test_a_running_service_lives_and_becomes_ready(service):
     }
 
 
+def test_a_service_that_is_not_warm_is_not_ready(service):
+    ready(service)
+    service.app.state.embedder.warm.clear()
+
+    answer = service.get("/readyz")
+
+    assert answer.status_code == 503
+    assert answer.json()["checks"]["encoder"] == "warming up"
+
+
 def test_a_dead_thread_fails_livez(service, monkeypatch):
     embedder = service.app.state.embedder
     monkeypatch.setattr(embedder, "ailments", lambda: ["thread model has ended: None"])
