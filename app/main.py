@@ -21,7 +21,7 @@ from app import problems
 from app.api import refuse_unknown_parameters, routers
 from app.db import Database, SchemaOutOfDate, migrate
 from app.idempotency import Answers
-from app.inference import Embedder, InferenceMetrics, keep_freed_memory
+from app.inference import Embedder, InferenceMetrics, compute_alone, keep_freed_memory
 from app.labeling import Labeling
 from app.logs import configure
 from app.middleware import DOCS_ASSETS, BodyLimit, Guard, HttpMetrics, Idempotency, RequestLog
@@ -57,6 +57,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     registry = _registry()
     db, blobs = _open(settings)
     device = pick_device(settings.device)
+    threads = compute_alone()
     if device.type == "cpu":
         keep_freed_memory()
     versions = Versions(db, blobs, device)
@@ -64,6 +65,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     embedder = Embedder(
         lambda version: fold(versions.load(version)),
         warm_up=encoder_id,
+        threads=threads,
         max_batch=settings.max_batch,
         max_images=settings.max_queue_images,
         max_bytes=settings.max_queue_bytes,

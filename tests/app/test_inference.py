@@ -72,6 +72,7 @@ def start(network):
     network.gate.set()
     for embedder in running:
         embedder.__exit__()
+    torch.set_num_threads(1)
 
 
 def test_embeds_in_the_order_of_the_request(start, png):
@@ -80,6 +81,18 @@ def test_embeds_in_the_order_of_the_request(start, png):
     assert [int(outcome.vector.argmax()) for outcome in outcomes] == [2, 1, 2]
     assert {outcome.vector.dtype for outcome in outcomes} == {torch.float16}
     assert outcomes[0][1:] == ("image/png", 20, 20)
+
+
+def test_only_the_model_thread_computes_with_many_threads(start, network, png):
+    seen = []
+    network.register_forward_hook(lambda *_: seen.append(torch.get_num_threads()))
+    embedder = start(threads=3)
+
+    embedder.embed(VERSION, [png("blue")])
+    with ThreadPoolExecutor(1) as threads:
+        other = threads.submit(torch.get_num_threads).result()
+
+    assert (seen, other) == ([3], 1)
 
 
 def test_it_is_warm_when_each_batch_size_ran_once(start, network, png):
