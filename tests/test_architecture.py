@@ -9,7 +9,9 @@ import pytest
 
 import models
 from models.acquisition import strategies
+from models.augmentation import augmentations
 from models.encoders import architectures
+from models.finetuning import methods
 from models.heads import heads
 
 ROOT = Path(__file__).parent.parent
@@ -17,7 +19,9 @@ PLUG_INS = [
     pytest.param(kind, name, plugin, id=f"{kind}-{name}")
     for kind, registry in {
         "acquisition": strategies,
+        "augmentation": augmentations,
         "encoders": architectures,
+        "finetuning": methods,
         "heads": heads,
     }.items()
     for name, plugin in registry.items()

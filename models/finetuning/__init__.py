@@ -1,0 +1,170 @@
+"""Fine-tuning: adapting a pretrained encoder to the labels of a project."""
+
+import copy
+from collections.abc import Sequence
+from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.augmentation import Augmentation
+from models.encoders import Encoder
+from models.registry import Registry
+from models.training import Batch, ParameterGroup, Recipe, Training
+
+EMBED_BATCH = 32
+HEAD_RATE = 10.0  # of the class weights, as a factor of the encoder's; they are few and start close
+
+
+class Classifier(nn.Module):
+    """An encoder under a cosine classifier: an objective that learns what serving will compare.
+
+    A class weight is compared as a centroid is, so nearest centroids agree with what was trained
+    (Gidaris & Komodakis, 2018, https://arxiv.org/abs/1804.09458). The weights start at the
+    centroids of the frozen embeddings: a random start would distort the features before it fits
+    them (Kumar et al., 2022, https://arxiv.org/abs/2202.10054).
+
+    Args:
+        body: images, or features of them, to embeddings (B, D) of unit length.
+    """
+
+    views = 1
+
+    def __init__(
+        self,
+        body: nn.Module,
+        groups: Sequence[ParameterGroup],
+        centroids: Float[Tensor, "C D"],
+        *,
+        temperature: float = 0.05,
+        label_smoothing: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.body = body
+        self.weights = nn.Parameter(centroids.clone())
+        self._groups = groups
+        self._temperature = temperature
+        self._label_smoothing = label_smoothing
+        # Running statistics stay those of pretraining: a handful of images has none worth having.
+        self.eval()
+
+    def loss(self, batch: Batch) -> Float[Tensor, ""]:
+        """Cross entropy with smoothed targets."""
+        logits = self(batch.views[0]).float() / self._temperature
+        return F.cross_entropy(logits, batch.targets, label_smoothing=self._label_smoothing)
+
+    def forward(self, images: Tensor) -> Float[Tensor, "B C"]:
+        """Cosine of each image to each class weight."""
+        cosines: Tensor = self.body(images) @ F.normalize(self.weights, dim=1).T
+        return cosines
+
+    def groups(self) -> list[ParameterGroup]:
+        """What learns in the body, and the class weights."""
+        return [*self._groups, ParameterGroup("head", [self.weights], HEAD_RATE, decays=False)]
+
+
+@runtime_checkable
+class Method(Protocol):
+    """The options of one way to fine-tune: what learns, and how fast."""
+
+    frozen: ClassVar[bool]  # all stages but the last, whose input is then computed only once
+
+    def prepare(self, encoder: Encoder) -> Encoder:
+        """A copy that can learn; the encoder given stays as it is."""
+        ...
+
+    def groups(self, encoder: Encoder) -> list[ParameterGroup]:
+        """The parameters that learn, from shallow to deep; all others are frozen."""
+        ...
+
+
+methods: Registry[type[Method]] = Registry(__name__)
+
+
+class Finetuning(NamedTuple):
+    """An encoder in training."""
+
+    encoder: Encoder  # what learns
+    training: Training
+
+
+def start(
+    method: Method,
+    encoder: Encoder,
+    images: UInt8[Tensor, "M 3 S S"],
+    targets: Int[Tensor, " M"],
+    recipe: Recipe,
+    *,
+    policy: Sequence[Augmentation] = (),
+) -> Finetuning:
+    """Begin to fine-tune a copy of an encoder to labeled images.
+
+    Args:
+        targets: the class of each image, from 0; each class occurs.
+        policy: augmentations; a frozen encoder sees each image once and so none of them.
+    """
+    learner = method.prepare(encoder)
+    embeddings = embed_all(encoder, images)
+    centroids = class_centroids(embeddings, targets)
+    groups = method.groups(learner)
+    if method.frozen:
+        body = nn.Sequential(learner.stages[-1], Unit())
+        objective = Classifier(body, groups, centroids)
+        return Finetuning(learner, Training(objective, embeddings, targets, recipe))
+    objective = Classifier(learner, groups, centroids)
+    return Finetuning(learner, Training(objective, images, targets, recipe, policy=policy))
+
+
+class Unit(nn.Module):
+    """Scales vectors to unit length."""
+
+    def forward(self, vectors: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
+        return F.normalize(vectors, dim=1)
+
+
+def learning_copy(encoder: Encoder) -> Encoder:
+    """A copy of which all parameters can learn."""
+    return copy.deepcopy(encoder).requires_grad_(True).eval()
+
+
+def split_decay(name: str, module: nn.Module, rate: float) -> list[ParameterGroup]:
+    """A module's parameters, those that are no matrices apart: they do not decay."""
+    learning = [p for p in module.parameters() if p.requires_grad]
+    groups = [
+        ParameterGroup(name, [p for p in learning if p.ndim > 1], rate),
+        ParameterGroup(f"{name}.vectors", [p for p in learning if p.ndim <= 1], rate, decays=False),
+    ]
+    return [group for group in groups if group.parameters]
+
+
+def class_centroids(
+    embeddings: Float[Tensor, "M D"], targets: Int[Tensor, " M"]
+) -> Float[Tensor, "C D"]:
+    """The mean direction of each class."""
+    classes = int(targets.max()) + 1
+    sums = torch.zeros(classes, embeddings.shape[1]).index_add_(0, targets, embeddings.float())
+    return F.normalize(sums, dim=1)
+
+
+@torch.no_grad()
+def interpolate(before: Encoder, after: Encoder, share: float) -> Encoder:
+    """Weights between two trainings of one encoder (WiSE-FT, Wortsman et al., 2022, equation 1).
+
+    https://arxiv.org/abs/2109.01903
+
+    Args:
+        share: of `after`; 0 gives `before`, 1 gives `after`.
+    """
+    mixed = copy.deepcopy(after)
+    old = before.state_dict()
+    for name, tensor in mixed.state_dict().items():
+        if tensor.is_floating_point() and name in old:
+            tensor.lerp_(old[name], 1 - share)
+    return mixed
+
+
+def embed_all(encoder: Encoder, images: UInt8[Tensor, "M 3 S S"]) -> Float[Tensor, "M D"]:
+    """Embeddings of decoded images, by the batch."""
+    return torch.cat([encoder.embed(part) for part in torch.split(images, EMBED_BATCH)]).clone()

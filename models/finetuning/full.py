@@ -1,0 +1,25 @@
+"""Fine-tuning of all layers at one rate."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from models.encoders import Encoder
+from models.finetuning import learning_copy, methods, split_decay
+from models.training import ParameterGroup
+
+
+@methods.register
+@dataclass(frozen=True, kw_only=True)
+class Full:
+    """Every layer learns, all at the same rate (Girshick et al., 2014).
+
+    https://arxiv.org/abs/1311.2524
+    """
+
+    frozen: ClassVar[bool] = False
+
+    def prepare(self, encoder: Encoder) -> Encoder:
+        return learning_copy(encoder)
+
+    def groups(self, encoder: Encoder) -> list[ParameterGroup]:
+        return split_decay("encoder", encoder, 1.0)

@@ -1,0 +1,306 @@
+"""The one training loop: an iterator over epochs that can stop anywhere and go on from there."""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from models.augmentation import Augmentation, apply
+
+WARM_UP = 0.25  # share of the steps in which the rates rise, of one cycle
+COSINE_WARM_UP = 0.05
+FIRST_RATE = 1 / 25  # of the highest
+LAST_RATE = 1e-4
+
+
+class Diverged(ValueError):
+    """The loss is no longer a number."""
+
+    def __init__(self, epoch: int, loss: float) -> None:
+        super().__init__(
+            f"the loss was {loss} in epoch {epoch}: the learning rate is too high for this data"
+        )
+        self.epoch = epoch
+
+
+class Batch(NamedTuple):
+    """What an objective sees of some images."""
+
+    views: list[Tensor]  # each (B, 3, S, S) with values in 0..1; or (B, D), when features are given
+    positions: Int[Tensor, " B"]  # of the images in the data
+    targets: Float[Tensor, "B C"]  # shares of the classes; they sum to 1
+
+
+class ParameterGroup(NamedTuple):
+    """Parameters that learn at one rate."""
+
+    name: str
+    parameters: list[nn.Parameter]
+    rate: float  # as a factor of the recipe's
+    decays: bool = True  # whether weight decay applies
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """A loss with what it must learn or remember; also an `nn.Module`, whose state is all of it."""
+
+    views: int  # of each image
+
+    def loss(self, batch: Batch) -> Float[Tensor, ""]: ...
+
+    def groups(self) -> list[ParameterGroup]:
+        """What learns, and how fast."""
+        ...
+
+
+@runtime_checkable
+class Images(Protocol):
+    """Images by position; several are asked for at once. A tensor is one."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, positions: Tensor, /) -> Tensor:
+        """Decoded images, uint8 (B, 3, S, S); or features of them, float32 (B, D)."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How to train."""
+
+    epochs: int = 20
+    batch_size: int = 32
+    rate: float = 5e-4  # of the fastest parameters, at its highest
+    schedule: Literal["one_cycle", "cosine", "constant"] = "one_cycle"
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0  # of all gradients together; 0: never
+    balanced: bool = True  # draw every class equally often
+    patience: int = 0  # epochs without a better held-out accuracy before stopping; 0: never stop
+    ema_decay: float = 0.0  # of the averaged weights; 0: no average
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("weight_decay", "clip_norm", "patience", "ema_decay"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if not 0 < self.rate < math.inf:
+            raise ValueError(f"rate must be positive, got {self.rate}")
+        if self.ema_decay >= 1:
+            raise ValueError(f"ema_decay must be below 1, got {self.ema_decay}")
+
+
+class Epoch(NamedTuple):
+    """What one pass over the data brought."""
+
+    number: int  # from 1
+    of: int
+    loss: float  # mean over the images
+    rates: dict[str, float]  # of each group at the end, as the optimizer holds them
+    accuracy: float | None  # on what was held out, 0..1
+    images: int
+    seconds: float
+
+
+def rate_at(schedule: str, progress: float) -> float:
+    """The learning rate at a share 0..1 of all steps, as a factor of the highest.
+
+    `one_cycle` rises and falls as two half cosines (Smith & Topin, 2019,
+    https://arxiv.org/abs/1708.07120); `cosine` rises in a line, then falls as half a cosine
+    (Loshchilov & Hutter, 2017, https://arxiv.org/abs/1608.03983).
+    """
+    if schedule == "constant":
+        return 1.0
+    if schedule == "cosine":
+        if progress < COSINE_WARM_UP:
+            return FIRST_RATE + (1 - FIRST_RATE) * progress / COSINE_WARM_UP
+        return _half_cosine(1.0, 0.0, (progress - COSINE_WARM_UP) / (1 - COSINE_WARM_UP))
+    if progress < WARM_UP:
+        return _half_cosine(FIRST_RATE, 1.0, progress / WARM_UP)
+    return _half_cosine(1.0, LAST_RATE, (progress - WARM_UP) / (1 - WARM_UP))
+
+
+def _half_cosine(start: float, end: float, share: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
+
+
+class Training(Iterator[Epoch]):
+    """Trains an objective, an epoch at a time.
+
+    Everything that the next epoch depends on is in `state()`, so a run that was interrupted goes on
+    as if it had not been: bit for bit on one CPU thread.
+
+    Args:
+        objective: what learns; it stays on the device on which it is.
+        targets: the class of each image.
+        policy: augmentations, applied to each view anew.
+        judge: held-out accuracy, 0..1, after each epoch.
+    """
+
+    def __init__(
+        self,
+        objective: Any,
+        images: Images,
+        targets: Int[Tensor, " N"],
+        recipe: Recipe,
+        *,
+        policy: Sequence[Augmentation] = (),
+        judge: Callable[[], float] | None = None,
+    ) -> None:
+        self.objective = objective
+        self._images = images
+        self._targets = targets
+        self._shares = F.one_hot(targets).float()  # (N, C)
+        self._recipe = recipe
+        self._policy = policy
+        self._judge = judge
+        self._groups: Sequence[ParameterGroup] = objective.groups()
+        self._optimizer = _optimizer(self._groups, recipe)
+        self._average = (
+            AveragedModel(
+                objective,
+                multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay),  # type: ignore[no-untyped-call]
+                use_buffers=True,
+            )
+            if recipe.ema_decay
+            else None
+        )
+        self._chance = Generator().manual_seed(recipe.seed)
+        self._dropout = Generator().manual_seed(recipe.seed).get_state()
+        self.epoch = 0  # finished
+        self._step = 0
+        self._best = -1.0
+        self._since_best = 0
+
+    def __next__(self) -> Epoch:
+        recipe = self._recipe
+        stale = recipe.patience and self._since_best >= recipe.patience
+        if self.epoch >= recipe.epochs or stale:
+            raise StopIteration
+        started = time.monotonic()
+        total = 0.0
+        order = self._order()
+        with torch.random.fork_rng(devices=[]):
+            torch.set_rng_state(self._dropout)
+            for positions in torch.split(order, recipe.batch_size):
+                total += self._train(positions) * len(positions)
+            self._dropout = torch.get_rng_state()
+        self.epoch += 1
+        accuracy = self._judge() if self._judge else None
+        if accuracy is not None:
+            better = accuracy > self._best
+            self._since_best = 0 if better else self._since_best + 1
+            self._best = max(accuracy, self._best)
+        return Epoch(
+            self.epoch,
+            recipe.epochs,
+            total / len(order),
+            self.rates,
+            accuracy,
+            len(order),
+            time.monotonic() - started,
+        )
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """The learning rate of each group, as the optimizer holds it."""
+        return {group["name"]: group["lr"] for group in self._optimizer.param_groups}
+
+    @property
+    def averaged(self) -> Any:
+        """The objective with averaged weights; the objective itself without an average."""
+        return self.objective if self._average is None else self._average.module
+
+    def state(self) -> dict[str, Any]:
+        """All that the next epoch depends on: tensors and plain values, in nested dicts."""
+        return {
+            "objective": self.objective.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "average": self._average.state_dict() if self._average else None,
+            "chance": self._chance.get_state(),
+            "dropout": self._dropout,
+            "epoch": self.epoch,
+            "step": self._step,
+            "best": self._best,
+            "since_best": self._since_best,
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from a state of a training with the same objective, data and recipe."""
+        self.objective.load_state_dict(state["objective"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        if self._average is not None:
+            self._average.load_state_dict(state["average"])
+        self._chance.set_state(state["chance"])
+        self._dropout = state["dropout"]
+        self.epoch, self._step = state["epoch"], state["step"]
+        self._best, self._since_best = state["best"], state["since_best"]
+
+    def _order(self) -> Int[Tensor, " N"]:
+        """The positions of an epoch: all once, or as many with every class equally often."""
+        count = len(self._images)
+        if not self._recipe.balanced:
+            return torch.randperm(count, generator=self._chance)
+        classes = torch.bincount(self._targets)
+        weights = 1 / classes[self._targets].double()
+        return torch.multinomial(weights, count, replacement=True, generator=self._chance)
+
+    def _train(self, positions: Int[Tensor, " B"]) -> float:
+        """One step; the mean loss of its images."""
+        device = next(self.objective.parameters()).device
+        images, shares = self._images[positions], self._shares[positions]
+        images = images.float() / 255 if images.dtype == torch.uint8 else images
+        views = [self._view(images, shares) for _ in range(self.objective.views)]
+        batch = Batch([view.to(device) for view, _ in views], positions, views[0][1].to(device))
+        self._set_rates()
+        self._optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            loss = self.objective.loss(batch)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise Diverged(self.epoch + 1, value)
+        loss.backward()
+        if self._recipe.clip_norm:
+            learning = [p for group in self._groups for p in group.parameters]
+            nn.utils.clip_grad_norm_(learning, self._recipe.clip_norm)
+        self._optimizer.step()
+        if self._average is not None:
+            self._average.update_parameters(self.objective)
+        self._step += 1
+        return value
+
+    def _view(self, images: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
+        if not self._policy:
+            return images, shares
+        return apply(self._policy, images, shares, self._chance)
+
+    def _set_rates(self) -> None:
+        steps = self._recipe.epochs * math.ceil(len(self._images) / self._recipe.batch_size)
+        factor = rate_at(self._recipe.schedule, self._step / max(1, steps - 1))
+        for group, held in zip(self._groups, self._optimizer.param_groups, strict=True):
+            held["lr"] = self._recipe.rate * group.rate * factor
+
+
+def _optimizer(groups: Sequence[ParameterGroup], recipe: Recipe) -> torch.optim.Optimizer:
+    held: list[dict[str, Any]] = [
+        {
+            "name": group.name,
+            "params": group.parameters,
+            "lr": recipe.rate * group.rate,
+            "weight_decay": recipe.weight_decay if group.decays else 0.0,
+        }
+        for group in groups
+    ]
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(held, momentum=0.9, nesterov=True)
+    return torch.optim.AdamW(held)
