@@ -61,6 +61,22 @@ class ImageNotFound(NotFound):
     """The image does not exist."""
 
 
+class JobNotFound(NotFound):
+    """The job does not exist."""
+
+
+class SameJobUnfinished(Problem):
+    """A job that would do the same has not ended yet."""
+
+    status = HTTPStatus.CONFLICT
+
+
+class JobEnded(Problem):
+    """The job has ended, or has not ended yet, and so cannot do what was asked."""
+
+    status = HTTPStatus.CONFLICT
+
+
 class AlreadyExists(Problem):
     """The name is taken."""
 

@@ -1,5 +1,6 @@
 """The whole schema."""
 
+import enum
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 from uuid import UUID
@@ -200,4 +201,55 @@ class Answer(Table):
     status: Mapped[int | None]  # None while the first request runs
     headers: Mapped[dict[str, Any]] = mapped_column(default=dict)
     body: Mapped[bytes] = mapped_column(LargeBinary, default=b"")
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class JobState(enum.StrEnum):
+    """Where a job stands; the last three are final."""
+
+    QUEUED = "queued"  # waits for a worker
+    PREPARING = "preparing"  # a worker reads what it needs
+    RUNNING = "running"  # a worker computes
+    INTERRUPTED = "interrupted"  # its worker was lost; another goes on from the last checkpoint
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class Job(Table):
+    """A task in the background. Who holds `token` may write; a new claim makes a new one."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (Index(None, "project_id", "id"), Index(None, "state", "id"))
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
+    project_id: Mapped[UUID] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"))
+    kind: Mapped[str] = mapped_column(String(100))
+    options: Mapped[dict[str, Any]]
+    fingerprint: Mapped[str] = mapped_column(String(64))  # of kind, options and input
+    state: Mapped[JobState] = mapped_column(String(20), default=JobState.QUEUED)
+    attempt: Mapped[int] = mapped_column(default=0)  # how often a worker took it
+    token: Mapped[UUID | None]  # of the present claim
+    lease_until: Mapped[datetime | None]  # by the database's clock
+    cancel_requested: Mapped[bool] = mapped_column(default=False)
+    checkpoint: Mapped[str | None] = mapped_column(String(64))  # SHA-256 of the file
+    result: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    error: Mapped[str | None]
+    events: Mapped[int] = mapped_column(default=0)  # how many there are
+    created_at: Mapped[datetime] = mapped_column(default=now)
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+
+class JobEvent(Table):
+    """What happened to a job; only ever appended, numbered from 1 without gaps."""
+
+    __tablename__ = "job_events"
+
+    job_id: Mapped[UUID] = mapped_column(
+        ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True
+    )
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    kind: Mapped[str] = mapped_column(String(20))  # "state", "metrics" or "message"
+    data: Mapped[dict[str, Any]]
     created_at: Mapped[datetime] = mapped_column(default=now)

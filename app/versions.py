@@ -10,7 +10,7 @@ from sqlalchemy import select
 
 from app.db import Database
 from app.storage import Blobs
-from app.tables import EncoderVersion, Image
+from app.tables import EncoderVersion, Image, Job
 from models.encoders import Architecture, Encoder, EncoderUnavailable, architectures
 
 
@@ -76,11 +76,11 @@ class Versions:
         return encoder.to(self.device).eval()
 
     def blob_in_use(self, digest: str) -> bool:
-        """Whether a file holds the weights of a version or the content of an image."""
+        """Whether a file holds an image, the weights of a version or the checkpoint of a job."""
         with self.db.reading() as session:
             return any(
                 session.scalar(select(column).where(column == digest).limit(1)) is not None
-                for column in (EncoderVersion.weights, Image.sha256)
+                for column in (EncoderVersion.weights, Image.sha256, Job.checkpoint)
             )
 
     def _find(self, name: str, options: dict[str, object]) -> list[EncoderVersion]:

@@ -1,0 +1,271 @@
+"""The queue of background jobs, in SQL: enqueue, claim, keep, finish.
+
+A claim has a lease that its worker renews, and a token that every write of the worker carries. When
+the lease runs out another worker claims the job with a new token, so that what a worker writes that
+only seemed dead changes nothing.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Literal, NamedTuple
+from uuid import UUID, uuid4
+
+from sqlalchemy import func, or_, select
+from sqlalchemy.orm import Session
+
+from app.db import Database
+from app.problems import JobEnded, JobNotFound, SameJobUnfinished
+from app.projects import find_project
+from app.tables import Job, JobEvent, JobState, now
+
+HELD = (JobState.PREPARING, JobState.RUNNING)
+WAITING = (JobState.QUEUED, JobState.INTERRUPTED)
+FINAL = (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
+
+
+class LeaseLost(RuntimeError):
+    """The job is no longer ours: it was claimed by another worker, or its project was deleted."""
+
+
+class Claim(NamedTuple):
+    """A job in the hands of a worker."""
+
+    job_id: UUID
+    project_id: UUID
+    kind: str
+    options: dict[str, Any]
+    token: UUID
+    attempt: int  # from 1
+    checkpoint: str | None  # SHA-256 of the file to go on from
+
+
+@dataclass(frozen=True)
+class Queue:
+    """Jobs of all projects, oldest first.
+
+    Args:
+        lease_s: seconds for which a claim holds without being renewed.
+        max_attempts: how often a job whose worker was lost is taken up again, the first included.
+    """
+
+    db: Database
+    lease_s: float = 30.0
+    max_attempts: int = 5
+
+    def enqueue(self, project_key: str, kind: str, options: dict[str, Any], given: str) -> Job:
+        """Add a job.
+
+        Args:
+            given: what else the job depends on, such as the labels it learns from.
+
+        Raises:
+            SameJobUnfinished: the project has a job of the same kind, options and input in work.
+        """
+        described = json.dumps([kind, options, given], sort_keys=True)
+        fingerprint = hashlib.sha256(described.encode()).hexdigest()
+        with self.db.writing() as session:
+            project = find_project(session, project_key, lock=True)
+            same = session.scalar(
+                select(Job.id).where(
+                    Job.project_id == project.id,
+                    Job.fingerprint == fingerprint,
+                    Job.state.not_in(FINAL),
+                )
+            )
+            if same is not None:
+                raise SameJobUnfinished(f"job {same} does the same; wait for it or cancel it")
+            job = Job(project_id=project.id, kind=kind, options=options, fingerprint=fingerprint)
+            session.add(job)
+            session.flush()
+            _append(session, job, "state", {"state": JobState.QUEUED})
+            return job
+
+    def claim(self) -> Claim | None:
+        """Take the oldest job that waits, or whose worker was lost; None when there is none."""
+        with self.db.writing() as session:
+            clock = self._clock(session)
+            lost = (Job.state.in_(HELD)) & (Job.lease_until < clock)
+            job = session.scalar(
+                select(Job)
+                .where(or_(Job.state.in_(WAITING), lost))
+                .order_by(Job.id)
+                .limit(1)
+                .with_for_update(skip_locked=True)
+            )
+            if job is None:
+                return None
+            if job.state in HELD and not self._interrupt(session, job):
+                return None
+            job.attempt += 1
+            job.token = uuid4()
+            job.lease_until = clock + timedelta(seconds=self.lease_s)
+            job.started_at = job.started_at or now()
+            _enter(session, job, JobState.PREPARING, attempt=job.attempt)
+            return Claim(
+                job.id,
+                job.project_id,
+                job.kind,
+                job.options,
+                job.token,
+                job.attempt,
+                job.checkpoint,
+            )
+
+    def renew(self, claim: Claim) -> bool:
+        """Keep a claim for another lease; whether the job should be cancelled.
+
+        Raises:
+            LeaseLost: as for every write of a worker.
+        """
+        with self.db.writing() as session:
+            job = _held(session, claim)
+            job.lease_until = self._clock(session) + timedelta(seconds=self.lease_s)
+            return job.cancel_requested
+
+    def run(self, claim: Claim) -> None:
+        """Say that the job is prepared and computes from now on."""
+        with self.db.writing() as session:
+            _enter(session, _held(session, claim), JobState.RUNNING)
+
+    def record(
+        self, claim: Claim, kind: Literal["metrics", "message"], data: dict[str, Any]
+    ) -> None:
+        """Append an event."""
+        with self.db.writing() as session:
+            _append(session, _held(session, claim), kind, data)
+
+    def keep_checkpoint(self, claim: Claim, digest: str, metrics: dict[str, Any]) -> None:
+        """Go on from this file after an interruption; its metrics are an event of the same commit.
+
+        So an epoch is told exactly once, however often a worker is lost.
+        """
+        with self.db.writing() as session:
+            job = _held(session, claim)
+            job.checkpoint = digest
+            _append(session, job, "metrics", metrics)
+
+    def finish(
+        self,
+        claim: Claim,
+        state: Literal[JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED],
+        *,
+        result: dict[str, Any] | None = None,
+        error: str | None = None,
+    ) -> None:
+        """End a job, once."""
+        with self.db.writing() as session:
+            _end(session, _held(session, claim), state, result=result, error=error)
+
+    def cancel(self, project_key: str, job_id: UUID) -> Job:
+        """End a job that waits, or ask its worker to stop; nothing when it was asked already.
+
+        Raises:
+            JobEnded: there is nothing left to cancel.
+        """
+        with self.db.writing() as session:
+            job = _find(session, project_key, job_id, lock=True)
+            if job.state in FINAL:
+                raise JobEnded(f"job {job_id} has {job.state} and cannot be cancelled")
+            if job.state in WAITING:
+                _end(session, job, JobState.CANCELLED)
+            job.cancel_requested = True
+            return job
+
+    def retry(self, project_key: str, job_id: UUID) -> Job:
+        """Queue a job again that failed or was cancelled; it goes on from its last checkpoint.
+
+        Raises:
+            JobEnded: it succeeded, or is still in work.
+        """
+        with self.db.writing() as session:
+            job = _find(session, project_key, job_id, lock=True)
+            if job.state not in (JobState.FAILED, JobState.CANCELLED):
+                raise JobEnded(f"job {job_id} is {job.state}; only what failed or was cancelled "
+                               "can be tried again")  # fmt: skip
+            job.attempt, job.error, job.cancel_requested, job.finished_at = 0, None, False, None
+            _enter(session, job, JobState.QUEUED)
+            return job
+
+    def read(self, project_key: str, job_id: UUID) -> Job:
+        """One job."""
+        with self.db.reading() as session:
+            return _find(session, project_key, job_id)
+
+    def page(self, project_key: str, after: UUID | None, limit: int) -> list[Job]:
+        """The jobs of a project, newest first."""
+        with self.db.reading() as session:
+            query = select(Job).where(Job.project_id == find_project(session, project_key).id)
+            if after is not None:
+                query = query.where(Job.id < after)
+            return list(session.scalars(query.order_by(Job.id.desc()).limit(limit)))
+
+    def events(self, job_id: UUID, after: int, limit: int = 1000) -> Sequence[JobEvent]:
+        """The events of a job with numbers above `after`, in order."""
+        with self.db.reading() as session:
+            return session.scalars(
+                select(JobEvent)
+                .where(JobEvent.job_id == job_id, JobEvent.number > after)
+                .order_by(JobEvent.number)
+                .limit(limit)
+            ).all()
+
+    def _interrupt(self, session: Session, job: Job) -> bool:
+        """Note that a worker was lost; False when that has happened too often."""
+        if job.cancel_requested:
+            _end(session, job, JobState.CANCELLED)
+        elif job.attempt >= self.max_attempts:
+            error = f"the worker was lost {job.attempt} times; see the log of the service"
+            _end(session, job, JobState.FAILED, error=error)
+        else:
+            _enter(session, job, JobState.INTERRUPTED)
+        return job.state == JobState.INTERRUPTED
+
+    def _clock(self, session: Session) -> datetime:
+        """The time of the database, which all workers share."""
+        if self.db.is_sqlite:
+            return now()
+        clock: datetime = session.scalars(select(func.clock_timestamp())).one()
+        return clock
+
+
+def _find(session: Session, project_key: str, job_id: UUID, *, lock: bool = False) -> Job:
+    project = find_project(session, project_key)
+    query = select(Job).where(Job.project_id == project.id, Job.id == job_id)
+    job = session.scalar(query.with_for_update() if lock else query)
+    if job is None:
+        raise JobNotFound(f"project {project.name!r} has no job {job_id}")
+    return job
+
+
+def _held(session: Session, claim: Claim) -> Job:
+    query = select(Job).where(Job.id == claim.job_id, Job.token == claim.token, Job.state.in_(HELD))
+    job = session.scalar(query.with_for_update())
+    if job is None:
+        raise LeaseLost(f"job {claim.job_id} is no longer ours")
+    return job
+
+
+def _enter(session: Session, job: Job, state: JobState, **data: Any) -> None:
+    job.state = state
+    _append(session, job, "state", {"state": state} | data)
+
+
+def _end(
+    session: Session,
+    job: Job,
+    state: JobState,
+    *,
+    result: dict[str, Any] | None = None,
+    error: str | None = None,
+) -> None:
+    job.result, job.error = result, error
+    job.token, job.lease_until, job.finished_at = None, None, now()
+    _enter(session, job, state, **({"error": error} if error else {}))
+
+
+def _append(session: Session, job: Job, kind: str, data: dict[str, Any]) -> None:
+    job.events += 1
+    session.add(JobEvent(job_id=job.id, number=job.events, kind=kind, data=data))
