@@ -5,6 +5,7 @@ Nothing here knows about HTTP or SQL. Axis names used in every signature:
     B  images in a batch      D  embedding dimensions    Q  query images
     N  images in the pool     C  classes                 S  image side, pixels
     M  all images, or the labeled ones                   K  images chosen
+    G  methods compared       H  shares compared         R  repetitions
 
 Images are RGB, uint8 in 0..255 as decoded and float32 in 0..1 inside encoders; embeddings have
 unit length.

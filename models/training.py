@@ -18,6 +18,7 @@ WARM_UP = 0.25  # share of the steps in which the rates rise, of one cycle
 COSINE_WARM_UP = 0.05
 FIRST_RATE = 1 / 25  # of the highest
 LAST_RATE = 1e-4
+RANGE = 1e-5  # where the rates of a range test start
 
 
 class Diverged(ValueError):
@@ -45,6 +46,7 @@ class ParameterGroup(NamedTuple):
     parameters: list[nn.Parameter]
     rate: float  # as a factor of the recipe's
     decays: bool = True  # whether weight decay applies
+    starts: float = 0.0  # share of the training before which the group is frozen
 
 
 @runtime_checkable
@@ -78,7 +80,7 @@ class Recipe:
     epochs: int = 20
     batch_size: int = 32
     rate: float = 5e-4  # of the fastest parameters, at its highest
-    schedule: Literal["one_cycle", "cosine", "constant"] = "one_cycle"
+    schedule: Literal["one_cycle", "cosine", "constant", "range"] = "one_cycle"
     optimizer: Literal["adamw", "sgd"] = "adamw"
     weight_decay: float = 0.01
     clip_norm: float = 1.0  # of all gradients together; 0: never
@@ -105,7 +107,7 @@ class Epoch(NamedTuple):
 
     number: int  # from 1
     of: int
-    loss: float  # mean over the images
+    loss: float  # mean over the steps
     rates: dict[str, float]  # of each group at the end, as the optimizer holds them
     accuracy: float | None  # on what was held out, 0..1
     images: int
@@ -117,8 +119,11 @@ def rate_at(schedule: str, progress: float) -> float:
 
     `one_cycle` rises and falls as two half cosines (Smith & Topin, 2019,
     https://arxiv.org/abs/1708.07120); `cosine` rises in a line, then falls as half a cosine
-    (Loshchilov & Hutter, 2017, https://arxiv.org/abs/1608.03983).
+    (Loshchilov & Hutter, 2017, https://arxiv.org/abs/1608.03983); `range` rises exponentially
+    (Smith, 2017, https://arxiv.org/abs/1506.01186).
     """
+    if schedule == "range":
+        return float(RANGE ** (1 - progress))
     if schedule == "constant":
         return 1.0
     if schedule == "cosine":
@@ -188,13 +193,7 @@ class Training(Iterator[Epoch]):
         if self.epoch >= recipe.epochs or stale:
             raise StopIteration
         started = time.monotonic()
-        total = 0.0
-        order = self._order()
-        with torch.random.fork_rng(devices=[]):
-            torch.set_rng_state(self._dropout)
-            for positions in torch.split(order, recipe.batch_size):
-                total += self._train(positions) * len(positions)
-            self._dropout = torch.get_rng_state()
+        losses = [loss for _, loss in self._epoch()]
         self.epoch += 1
         accuracy = self._judge() if self._judge else None
         if accuracy is not None:
@@ -204,12 +203,26 @@ class Training(Iterator[Epoch]):
         return Epoch(
             self.epoch,
             recipe.epochs,
-            total / len(order),
+            sum(losses) / len(losses),
             self.rates,
             accuracy,
-            len(order),
+            len(self._images),
             time.monotonic() - started,
         )
+
+    def steps(self) -> Iterator[tuple[float, float]]:
+        """All steps, one by one: the fastest rate, and the mean loss of the step's images."""
+        while self.epoch < self._recipe.epochs:
+            yield from self._epoch()
+            self.epoch += 1
+
+    def _epoch(self) -> Iterator[tuple[float, float]]:
+        for positions in torch.split(self._order(), self._recipe.batch_size):
+            with torch.random.fork_rng(devices=[]):
+                torch.set_rng_state(self._dropout)
+                loss = self._train(positions)
+                self._dropout = torch.get_rng_state()
+            yield max(self.rates.values()), loss
 
     @property
     def rates(self) -> dict[str, float]:
@@ -259,7 +272,7 @@ class Training(Iterator[Epoch]):
         """One step; the mean loss of its images."""
         device = next(self.objective.parameters()).device
         images, shares = self._images[positions], self._shares[positions]
-        images = images.float() / 255 if images.dtype == torch.uint8 else images
+        images = as_values(images)
         views = [self._view(images, shares) for _ in range(self.objective.views)]
         batch = Batch([view.to(device) for view, _ in views], positions, views[0][1].to(device))
         self._set_rates()
@@ -286,9 +299,18 @@ class Training(Iterator[Epoch]):
 
     def _set_rates(self) -> None:
         steps = self._recipe.epochs * math.ceil(len(self._images) / self._recipe.batch_size)
-        factor = rate_at(self._recipe.schedule, self._step / max(1, steps - 1))
+        progress = self._step / max(1, steps - 1)
+        factor = rate_at(self._recipe.schedule, progress)
         for group, held in zip(self._groups, self._optimizer.param_groups, strict=True):
-            held["lr"] = self._recipe.rate * group.rate * factor
+            learns = progress >= group.starts
+            held["lr"] = self._recipe.rate * group.rate * factor if learns else 0.0
+            for parameter in group.parameters:
+                parameter.requires_grad_(learns)
+
+
+def as_values(images: Tensor) -> Tensor:
+    """Decoded images with values in 0..1; features as they are."""
+    return images.float() / 255 if images.dtype == torch.uint8 else images
 
 
 def _optimizer(groups: Sequence[ParameterGroup], recipe: Recipe) -> torch.optim.Optimizer:

@@ -5,14 +5,15 @@ from collections.abc import Sequence
 from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.augmentation import Augmentation
 from models.encoders import Encoder
+from models.evaluation import Fold
 from models.registry import Registry
-from models.training import Batch, ParameterGroup, Recipe, Training
+from models.training import Batch, Images, ParameterGroup, Recipe, Training, as_values
 
 EMBED_BATCH = 32
 HEAD_RATE = 10.0  # of the class weights, as a factor of the encoder's; they are few and start close
@@ -60,6 +61,16 @@ class Classifier(nn.Module):
         cosines: Tensor = self.body(images) @ F.normalize(self.weights, dim=1).T
         return cosines
 
+    @torch.no_grad()
+    def accuracy(self, images: Images, targets: Int[Tensor, " M"]) -> float:
+        """The share of images, 0..1, whose class has the nearest weight."""
+        device = self.weights.device
+        right = 0
+        for positions in torch.split(torch.arange(len(targets)), EMBED_BATCH):
+            cosines = self(as_values(images[positions]).to(device))
+            right += int((cosines.argmax(dim=1).cpu() == targets[positions]).sum())
+        return right / len(targets)
+
     def groups(self) -> list[ParameterGroup]:
         """What learns in the body, and the class weights."""
         return [*self._groups, ParameterGroup("head", [self.weights], HEAD_RATE, decays=False)]
@@ -71,12 +82,20 @@ class Method(Protocol):
 
     frozen: ClassVar[bool]  # all stages but the last, whose input is then computed only once
 
+    def variants(self, encoder: Encoder) -> "Sequence[Method]":
+        """The methods among which cross-validation shall choose; often this one alone."""
+        ...
+
     def prepare(self, encoder: Encoder) -> Encoder:
         """A copy that can learn; the encoder given stays as it is."""
         ...
 
-    def groups(self, encoder: Encoder) -> list[ParameterGroup]:
-        """The parameters that learn, from shallow to deep; all others are frozen."""
+    def groups(self, encoder: Encoder, shots: int) -> list[ParameterGroup]:
+        """The parameters that learn, from shallow to deep; all others are frozen.
+
+        Args:
+            shots: images of the class that has the fewest.
+        """
         ...
 
 
@@ -89,32 +108,73 @@ class Finetuning(NamedTuple):
     encoder: Encoder  # what learns
     training: Training
 
+    def averaged(self) -> Encoder:
+        """A copy of the encoder, with averaged weights where the recipe has an average."""
+        learned: dict[int, Tensor] = {}
+        given, averaged = self.training.objective, self.training.averaged
+        for one, other in zip(given.body.parameters(), averaged.body.parameters(), strict=True):
+            learned[id(one)] = other
+        copied = copy.deepcopy(self.encoder)
+        with torch.no_grad():
+            for one, new in zip(self.encoder.parameters(), copied.parameters(), strict=True):
+                new.copy_(learned.get(id(one), one))
+        return copied
+
 
 def start(
     method: Method,
     encoder: Encoder,
-    images: UInt8[Tensor, "M 3 S S"],
+    images: Images,
     targets: Int[Tensor, " M"],
     recipe: Recipe,
     *,
     policy: Sequence[Augmentation] = (),
+    embeddings: Float[Tensor, "M D"] | None = None,
+    fold: Fold | None = None,
 ) -> Finetuning:
     """Begin to fine-tune a copy of an encoder to labeled images.
 
     Args:
+        images: decoded, as the encoder wants them.
         targets: the class of each image, from 0; each class occurs.
         policy: augmentations; a frozen encoder sees each image once and so none of them.
+        embeddings: those of the encoder, where they are known.
+        fold: which images to learn from, and with which to judge after each epoch; all of them
+            and none when not given.
     """
+    if embeddings is None:
+        embeddings = embed_all(encoder, images)
+    everything = torch.arange(len(targets))
+    train, test = fold or Fold(everything, everything[:0])
+    centroids = class_centroids(embeddings[train], targets[train]).to(encoder.mean.device)
     learner = method.prepare(encoder)
-    embeddings = embed_all(encoder, images)
-    centroids = class_centroids(embeddings, targets)
-    groups = method.groups(learner)
-    if method.frozen:
-        body = nn.Sequential(learner.stages[-1], Unit())
-        objective = Classifier(body, groups, centroids)
-        return Finetuning(learner, Training(objective, embeddings, targets, recipe))
-    objective = Classifier(learner, groups, centroids)
-    return Finetuning(learner, Training(objective, images, targets, recipe, policy=policy))
+    groups = method.groups(learner, int(torch.bincount(targets[train]).min()))
+    body = nn.Sequential(learner.stages[-1], Unit()) if method.frozen else learner
+    objective = Classifier(body, groups, centroids)
+    seen: Images = embeddings if method.frozen else images
+    training = Training(
+        objective,
+        Part(seen, train),
+        targets[train],
+        recipe,
+        policy=() if method.frozen else policy,
+        judge=(lambda: objective.accuracy(Part(seen, test), targets[test])) if len(test) else None,
+    )
+    return Finetuning(learner, training)
+
+
+class Part:
+    """Some of the images."""
+
+    def __init__(self, images: Images, positions: Int[Tensor, " K"]) -> None:
+        self._images = images
+        self._positions = positions
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    def __getitem__(self, positions: Tensor, /) -> Tensor:
+        return self._images[self._positions[positions]]
 
 
 class Unit(nn.Module):
@@ -165,6 +225,7 @@ def interpolate(before: Encoder, after: Encoder, share: float) -> Encoder:
     return mixed
 
 
-def embed_all(encoder: Encoder, images: UInt8[Tensor, "M 3 S S"]) -> Float[Tensor, "M D"]:
+def embed_all(encoder: Encoder, images: Images) -> Float[Tensor, "M D"]:
     """Embeddings of decoded images, by the batch."""
-    return torch.cat([encoder.embed(part) for part in torch.split(images, EMBED_BATCH)]).clone()
+    batches = torch.split(torch.arange(len(images)), EMBED_BATCH)
+    return torch.cat([encoder.embed(images[positions]) for positions in batches]).clone()

@@ -1,11 +1,12 @@
 """Feature extraction: the encoder is frozen, a projection of its features learns."""
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from models.encoders import Encoder
-from models.finetuning import methods, split_decay
+from models.finetuning import Method, methods, split_decay
 from models.projection import project
 from models.training import ParameterGroup
 
@@ -20,8 +21,11 @@ class FeatureExtraction:
 
     frozen: ClassVar[bool] = True
 
+    def variants(self, encoder: Encoder) -> Sequence[Method]:
+        return [self]
+
     def prepare(self, encoder: Encoder) -> Encoder:
         return project(copy.deepcopy(encoder).requires_grad_(False))
 
-    def groups(self, encoder: Encoder) -> list[ParameterGroup]:
+    def groups(self, encoder: Encoder, shots: int) -> list[ParameterGroup]:
         return split_decay("projection", encoder.stages[-1].requires_grad_(True), 1.0)

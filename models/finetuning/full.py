@@ -1,10 +1,11 @@
 """Fine-tuning of all layers at one rate."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from models.encoders import Encoder
-from models.finetuning import learning_copy, methods, split_decay
+from models.finetuning import Method, learning_copy, methods, split_decay
 from models.training import ParameterGroup
 
 
@@ -18,8 +19,11 @@ class Full:
 
     frozen: ClassVar[bool] = False
 
+    def variants(self, encoder: Encoder) -> Sequence[Method]:
+        return [self]
+
     def prepare(self, encoder: Encoder) -> Encoder:
         return learning_copy(encoder)
 
-    def groups(self, encoder: Encoder) -> list[ParameterGroup]:
+    def groups(self, encoder: Encoder, shots: int) -> list[ParameterGroup]:
         return split_decay("encoder", encoder, 1.0)

@@ -13,5 +13,5 @@ def test_only_a_projection_learns_and_it_is_added_once():
 
     assert isinstance(once.stages[-1], Projection)
     assert len(twice.stages) == len(once.stages)
-    (group,) = method.groups(twice)
+    (group,) = method.groups(twice, 5)
     assert group.parameters == [twice.stages[-1].difference]

@@ -73,7 +73,7 @@ def test_running_statistics_stay_and_what_learns_moves(method):
     for name, tensor in before.state_dict().items():
         if "running" in name or method.frozen:
             assert torch.equal(tuned.state_dict()[name], tensor), name
-    learning = {id(p) for group in method.groups(tuned) for p in group.parameters}
+    learning = {id(p) for group in method.groups(tuned, 10) for p in group.parameters}
     assert learning
     assert learning == {id(p) for p in tuned.parameters() if p.requires_grad}
 

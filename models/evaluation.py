@@ -1,0 +1,101 @@
+"""How good an encoder is, judged on images that it never saw."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Generator, Tensor
+
+RESAMPLES = 2000  # of a bootstrap: an error of 0.01 in a probability
+RECALL_LOSS = 0.10  # at most, of any class
+
+
+class Fold(NamedTuple):
+    """Positions of the images to learn from, and of those to judge with."""
+
+    train: Int[Tensor, " K"]
+    test: Int[Tensor, " Q"]
+
+
+class Verdict(NamedTuple):
+    """Whether a candidate is better than what it would replace."""
+
+    better: bool
+    probability: float  # that its accuracy is higher, by the bootstrap
+    accuracy: float  # of the candidate, 0..1
+    before: float  # of what it would replace
+    worst_recall_loss: float  # of any class; negative when all gained
+    reason: str
+
+
+def stratified_folds(targets: Int[Tensor, " M"], count: int, seed: int = 0) -> list[Fold]:
+    """Folds in which each class has its share; every image is judged once.
+
+    Raises:
+        ValueError: a class has fewer images than there are folds.
+    """
+    fewest = int(torch.bincount(targets).min())
+    if fewest < count:
+        raise ValueError(f"{count} folds need {count} images of each class; one has {fewest}")
+    chance = Generator().manual_seed(seed)
+    fold_of = torch.empty_like(targets)
+    offset = 0
+    for one in range(int(targets.max()) + 1):
+        members = (targets == one).nonzero().squeeze(1)
+        shuffled = members[torch.randperm(len(members), generator=chance)]
+        # Classes go on where the one before ended, so that folds are of one size.
+        fold_of[shuffled] = (torch.arange(len(members)) + offset) % count
+        offset += len(members)
+    return [
+        Fold((fold_of != n).nonzero().squeeze(1), (fold_of == n).nonzero().squeeze(1))
+        for n in range(count)
+    ]
+
+
+def compare(
+    candidate: Float[Tensor, " M"],
+    before: Float[Tensor, " M"],
+    targets: Int[Tensor, " M"],
+    *,
+    confidence: float = 0.9,
+    seed: int = 0,
+) -> Verdict:
+    """Judge a candidate by which of the same images each got right.
+
+    By a paired bootstrap (Koehn, 2004, https://aclanthology.org/W04-3250): the images are drawn
+    again with replacement, and what is counted is how often the candidate is ahead; draws that end
+    level count half. No class may lose more than `RECALL_LOSS` of its recall.
+
+    Args:
+        candidate: how often each image was classified right, 0..1, by a model that never saw it.
+        before: the same, of what the candidate would replace.
+        confidence: the least probability that makes it better.
+    """
+    gains = candidate - before
+    chance = Generator().manual_seed(seed)
+    totals = torch.stack(
+        [
+            gains[torch.randint(len(gains), gains.shape, generator=chance)].sum()
+            for _ in range(RESAMPLES)
+        ]
+    )
+    probability = float((totals > 0).float().mean() + (totals == 0).float().mean() / 2)
+    counts = torch.bincount(targets).clamp_min(1)
+    losses = -torch.zeros(len(counts)).index_add_(0, targets, gains) / counts
+    worst = float(losses.max())
+    if probability < confidence:
+        reason = (
+            f"the candidate is better with a probability of {probability:.2f}, not {confidence}"
+        )
+    elif worst > RECALL_LOSS + 1e-6:
+        reason = f"a class would lose {100 * worst:.0f} points of its recall"
+    else:
+        reason = f"the candidate is better with a probability of {probability:.2f}"
+    return Verdict(
+        probability >= confidence and worst <= RECALL_LOSS + 1e-6,
+        probability,
+        float(candidate.mean()),
+        float(before.mean()),
+        worst,
+        reason,
+    )
