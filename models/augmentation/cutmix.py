@@ -20,8 +20,9 @@ class Cutmix:
     alpha: float = 1.0  # the share that is kept is drawn from Beta(alpha, alpha)
 
     def __post_init__(self) -> None:
-        if not 0 < self.alpha <= 1:
-            raise ValueError(f"alpha must be above 0 and at most 1, got {self.alpha}")
+        # Below, Jöhnk's method hardly ever accepts what it draws in float32.
+        if not 0.01 <= self.alpha <= 1:
+            raise ValueError(f"alpha must be from 0.01 to 1, got {self.alpha}")
 
     def __call__(
         self,
