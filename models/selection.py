@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from models.augmentation import Augmentation
 from models.encoders import Encoder
 from models.evaluation import Fold, stratified_folds
-from models.finetuning import Finetuning, Method, embed_all, interpolate, start
+from models.finetuning import Finetuning, Method, embed_all, interpolate, settle, start
 from models.heads import Head
 from models.lora import merge
 from models.training import Epoch, Images, Recipe
@@ -89,7 +89,7 @@ class Selection(Iterator[Progress]):
         self._images = images
         self._targets = targets
         self._methods = [variant for method in methods for variant in method.variants(encoder)]
-        self._recipe = recipe
+        self._recipe = settle(recipe, encoder, len(targets))
         self._head = head
         self._policy = policy
         self._folds = [stratified_folds(targets, folds, seed) for seed in range(repeats)]

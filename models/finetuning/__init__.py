@@ -1,7 +1,9 @@
 """Fine-tuning: adapting a pretrained encoder to the labels of a project."""
 
 import copy
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -16,6 +18,9 @@ from models.registry import Registry
 from models.training import Batch, Images, ParameterGroup, Recipe, Training, as_values
 
 EMBED_BATCH = 32
+STEPS = 100  # that a training takes when its recipe says nothing, within these bounds of epochs
+FEWEST_EPOCHS, MOST_EPOCHS = 3, 30
+RATE, TRANSFORMER_RATE = 1e-3, 1e-4
 HEAD_RATE = 10.0  # of the class weights, as a factor of the encoder's; they are few and start close
 
 
@@ -150,7 +155,8 @@ def start(
     learner = method.prepare(encoder)
     groups = method.groups(learner, int(torch.bincount(targets[train]).min()))
     body = nn.Sequential(learner.stages[-1], Unit()) if method.frozen else learner
-    objective = Classifier(body, groups, centroids)
+    recipe = settle(recipe, encoder, len(targets))
+    objective = Classifier(body, groups, centroids, label_smoothing=recipe.label_smoothing)
     seen: Images = embeddings if method.frozen else images
     training = Training(
         objective,
@@ -161,6 +167,28 @@ def start(
         judge=(lambda: objective.accuracy(Part(seen, test), targets[test])) if len(test) else None,
     )
     return Finetuning(learner, training)
+
+
+def settle(recipe: Recipe, encoder: Encoder, images: int) -> Recipe:
+    """The recipe with the epochs and the rate that it leaves open.
+
+    Few images are seen often and many seldom; transformers want a tenth of the rate.
+
+    Args:
+        images: how many there are in all; folds of them take as many epochs.
+    """
+    epochs = math.ceil(STEPS / math.ceil(images / recipe.batch_size))
+    rate = TRANSFORMER_RATE if is_transformer(encoder) else RATE
+    return replace(
+        recipe,
+        epochs=recipe.epochs or min(max(epochs, FEWEST_EPOCHS), MOST_EPOCHS),
+        rate=recipe.rate or rate,
+    )
+
+
+def is_transformer(encoder: Encoder) -> bool:
+    """Whether an encoder attends."""
+    return any("Attention" in type(module).__name__ for module in encoder.modules())
 
 
 class Part:
@@ -186,7 +214,8 @@ class Unit(nn.Module):
 
 def learning_copy(encoder: Encoder) -> Encoder:
     """A copy of which all parameters can learn."""
-    return copy.deepcopy(encoder).requires_grad_(True).eval()
+    learner = copy.deepcopy(encoder).requires_grad_(True).eval()
+    return learner.to(memory_format=torch.channels_last)  # faster to convolve, as in `embed`
 
 
 def split_decay(name: str, module: nn.Module, rate: float) -> list[ParameterGroup]:

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from torch import nn
 
 from models.encoders import Encoder
-from models.finetuning import Method, learning_copy, methods, split_decay
+from models.finetuning import Method, is_transformer, learning_copy, methods, split_decay
 from models.lora import adapt
 from models.training import ParameterGroup
 
@@ -57,7 +57,7 @@ class Discriminative:
         """
         learner = learning_copy(encoder)
         if self.lora_rank:
-            if not _is_transformer(encoder):
+            if not is_transformer(encoder):
                 raise ValueError("lora_rank is for transformers, which this encoder is not: use 0")
             adapt(learner, self.lora_rank)
         return learner
@@ -83,11 +83,7 @@ class Discriminative:
 
 def family_decay(encoder: Encoder) -> float:
     """The decay that suits a family of networks: see `Discriminative`."""
-    if _is_transformer(encoder):
+    if is_transformer(encoder):
         return 0.7
     norms_layers = any(isinstance(module, nn.LayerNorm) for module in encoder.modules())
     return 0.75 if norms_layers else 0.9
-
-
-def _is_transformer(encoder: Encoder) -> bool:
-    return any("Attention" in type(module).__name__ for module in encoder.modules())

@@ -166,7 +166,7 @@ def test_the_average_lags_behind():
 
 
 def test_features_are_trained_on_as_they_are():
-    run = Training(Linear(), torch.randn(24, 192), TARGETS, Recipe(epochs=1))
+    run = Training(Linear(), torch.randn(24, 192), TARGETS, Recipe(epochs=1, rate=0.01))
     next(run)
 
     assert run.objective.seen[0].views[0].min() < 0
@@ -174,9 +174,15 @@ def test_features_are_trained_on_as_they_are():
 
 @pytest.mark.parametrize(
     "options",
-    [{"epochs": 0}, {"batch_size": 0}, {"rate": 0.0}, {"rate": math.inf}, {"ema_decay": 1.0},
-     {"clip_norm": -1.0}, {"weight_decay": math.nan}],
+    [{"epochs": -1}, {"batch_size": 0}, {"rate": -0.1}, {"rate": math.inf}, {"ema_decay": 1.0},
+     {"clip_norm": -1.0}, {"weight_decay": math.nan}, {"label_smoothing": 1.0}],
 )  # fmt: skip
 def test_an_impossible_recipe_is_refused(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         Recipe(**options)
+
+
+@pytest.mark.parametrize("options", [{"epochs": 1}, {"rate": 0.01}])
+def test_a_training_needs_what_a_recipe_may_leave_open(options):
+    with pytest.raises(ValueError, match="epochs and a rate"):
+        Training(Linear(), IMAGES, TARGETS, Recipe(**options))

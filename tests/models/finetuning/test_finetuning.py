@@ -7,7 +7,7 @@ import torch
 
 from models.augmentation.colour import Colour
 from models.encoders import Encoder, parse
-from models.finetuning import class_centroids, embed_all, interpolate, methods, start
+from models.finetuning import class_centroids, embed_all, interpolate, methods, settle, start
 from models.training import Recipe
 
 TARGETS = torch.arange(20) % 2
@@ -110,3 +110,18 @@ def test_interpolation_goes_from_one_training_to_the_other():
         assert torch.equal(ends[1].state_dict()[name], after.state_dict()[name])
         if tensor.is_floating_point():
             assert torch.allclose(middle[name], (tensor + after.state_dict()[name]) / 2)
+
+
+@pytest.mark.parametrize(("images", "epochs"), [(20, 30), (200, 15), (1000, 4), (100_000, 3)])
+def test_few_images_are_seen_often_and_many_seldom_unless_the_recipe_says(images, epochs):
+    assert settle(Recipe(), encoder(), images).epochs == epochs
+    assert settle(Recipe(epochs=7), encoder(), images).epochs == 7
+
+
+def test_transformers_learn_at_a_tenth_of_the_rate_unless_the_recipe_says():
+    transformer = parse("timm:vit_tiny_patch16_224")[1].build(pretrained=False)
+
+    rates = [settle(Recipe(), one, 20).rate for one in (encoder(), transformer)]
+
+    assert rates == [1e-3, 1e-4]
+    assert settle(Recipe(rate=0.5), transformer, 20).rate == 0.5
