@@ -20,11 +20,12 @@ from rich.table import Table
 from sqlalchemy.exc import SQLAlchemyError
 
 from app import demo as demonstration
-from app import importing
+from app import importing, watching
 from app.client import Client, RequestRefused, ServiceUnreachable, project_path
 from app.db import SchemaOutOfDate, UnsafeSQLite, migrate
 from app.main import StartRefused, create_app, sweep
 from app.settings import Settings
+from app.worker import beside, work
 from models.encoders import EncoderUnavailable
 
 EXPECTED = (
@@ -45,6 +46,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+jobs = typer.Typer(help="Jobs in the background.", no_args_is_help=True)
+app.add_typer(jobs, name="jobs")
 
 Project = Annotated[str, typer.Option(help="Name or id of the project.")]
 Url = Annotated[
@@ -74,9 +78,12 @@ def serve(
         str | None, typer.Option(help="Address to listen on instead of HANDFUL_HOST.")
     ] = None,
     port: Port = None,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Workers for jobs, instead of HANDFUL_WORKERS.")
+    ] = None,
 ) -> None:
-    """Start the service."""
-    given = {"host": host, "port": port}
+    """Start the service, and a worker beside it for its jobs."""
+    given = {"host": host, "port": port, "workers": workers}
     settings = Settings(**{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
     listener = _listen(settings)
     server = _server(settings)
@@ -86,8 +93,17 @@ def serve(
         highlight=False,
         soft_wrap=True,
     )
-    with suppress(KeyboardInterrupt):  # Ctrl-C has stopped the server, in order
+    # Ctrl-C has stopped the server, in order.
+    with beside(settings), suppress(KeyboardInterrupt):
         server.run(sockets=[listener])
+
+
+@app.command("worker")
+def worker_(
+    until_idle: Annotated[bool, typer.Option(help="Stop when no job waits.")] = False,
+) -> None:
+    """Work on jobs, beside a service or on another machine with the same database and files."""
+    work(Settings(), until_idle=until_idle)
 
 
 @app.command("migrate")
@@ -153,6 +169,41 @@ def classify(
                 typer.echo(f"{batch[one['position']]}: {one['problem']['detail']}", err=True)
     if failed:
         raise typer.Exit(1)
+
+
+@jobs.command("list")
+def list_jobs(project: Project, url: Url = "") -> None:
+    """List the newest jobs of a project."""
+    with _client(url) as client:
+        found = client.get(project_path(project, "jobs"))["items"]
+    Console().print(watching.listing(found))
+
+
+@jobs.command("watch")
+def watch_job(
+    job: Annotated[str, typer.Argument(help="Id of the job.")],
+    project: Project,
+    url: Url = "",
+) -> None:
+    """Follow a job until it ends; fails if it does."""
+    with _client(url) as client:
+        ended = watching.watch(client, project, job, Console())
+    if ended != "succeeded":
+        raise typer.Exit(1)
+
+
+@jobs.command("cancel")
+def cancel_job(
+    job: Annotated[str, typer.Argument(help="Id of the job.")],
+    project: Project,
+    url: Url = "",
+) -> None:
+    """Cancel a job."""
+    with _client(url) as client:
+        found = client.post(project_path(project, "jobs", job, "cancel"), None)
+    typer.echo(
+        f"{found['state']}, to be cancelled" if found["state"] != "cancelled" else "cancelled"
+    )
 
 
 @app.command()
@@ -234,15 +285,18 @@ def _setting_complaint(error: Any) -> str:
 
 
 def _server(settings: Settings) -> uvicorn.Server:
-    return uvicorn.Server(
+    service = create_app(settings)
+    server = uvicorn.Server(
         uvicorn.Config(
-            create_app(settings),
+            service,
             log_config=None,
             access_log=False,
             server_header=False,
             timeout_keep_alive=KEEP_ALIVE_S,
         )
     )
+    service.state.stopping = lambda: server.should_exit  # ends what would stream for ever
+    return server
 
 
 def _listen(settings: Settings, *, or_any: bool = False) -> socket.socket:

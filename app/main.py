@@ -27,6 +27,8 @@ from app.logs import configure
 from app.middleware import DOCS_ASSETS, BodyLimit, Guard, HttpMetrics, Idempotency, RequestLog
 from app.prediction import ProjectHeads
 from app.projects import Projects
+from app.promotion import Promotions
+from app.queue import Queue
 from app.schemas import ProblemRead
 from app.settings import Settings
 from app.storage import Blobs
@@ -38,7 +40,17 @@ from models.folding import fold
 
 DESCRIPTION = """A handful of labels is enough: register a few support images per class, classify
 queries by nearest centroid, and ask which unlabeled images are most worth labeling."""
-TAGS = ("projects", "labels", "images", "pool", "classify", "service")  # as /docs shows them
+TAGS = (
+    "projects",
+    "labels",
+    "images",
+    "pool",
+    "classify",
+    "jobs",
+    "augmentations",
+    "encoders",
+    "service",
+)  # as /docs shows them
 
 
 class StartRefused(RuntimeError):
@@ -105,6 +117,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.health_limiter = CapacityLimiter(2)
     app.state.readiness = lambda: _readiness(db, blobs, embedder, settings.min_free_bytes)
     app.state.projects = Projects(db, encoder_id)
+    app.state.queue = Queue(db, settings.lease_seconds, settings.job_attempts)
+    app.state.versions = versions
+    app.state.promotions = Promotions(db, blobs, settings.max_pixels)
+    app.state.stopping = lambda: False
     vectors = Vectors(db, settings.vector_cache_bytes)
     app.state.labeling = Labeling(
         db, embedder, blobs, vectors, ProjectHeads(db, vectors), settings.max_pixels

@@ -155,6 +155,22 @@ class TooFewLabels(Problem):
     status = HTTPStatus.CONFLICT
 
 
+class TooFewImages(Problem):
+    """Training needs at least two labels with at least two images each."""
+
+    status = HTTPStatus.CONFLICT
+
+
+class VersionNotFound(NotFound):
+    """The encoder version does not exist."""
+
+
+class WeightsRefused(Problem):
+    """The weights are not those of the architecture."""
+
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
+
+
 class InferenceFailed(Problem):
     """The encoder could not embed the image."""
 
@@ -215,6 +231,8 @@ def as_problem(error: BaseException) -> Problem:
     """The problem to answer with when an error reached the outermost layer."""
     if isinstance(error, Problem):
         return error
+    if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
+        return InvalidRequest(f"{error.object[:80]!r} is no Unicode text: half of a pair is missing")
     known = from_database(error) if isinstance(error, SQLAlchemyError) else None
     return known or InternalError("an unexpected error; the log has its cause")
 

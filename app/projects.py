@@ -5,13 +5,22 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import Select, func, select, update
+from sqlalchemy import Select, delete, func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app.db import Database
 from app.problems import AlreadyExists, InvalidRequest, LabelNotFound, ProjectNotFound, Stale
-from app.tables import NAME_LENGTH, Annotation, EncoderVersion, Image, Label, Project, now
+from app.tables import (
+    NAME_LENGTH,
+    Annotation,
+    EncoderVersion,
+    Image,
+    Label,
+    Project,
+    ProjectVersion,
+    now,
+)
 
 
 class ProjectView(NamedTuple):
@@ -118,8 +127,12 @@ class Projects:
             project = find_project(session, key, lock=True)
             _check_edition(project.edition, edition)
             # Images refer to labels without a cascade, so they go first.
-            session.execute(Image.__table__.delete().where(Image.project_id == project.id))  # type: ignore[attr-defined]
+            session.execute(delete(Image).where(Image.project_id == project.id))
+            owned = select(ProjectVersion.encoder_id).where(ProjectVersion.project_id == project.id)
+            versions = list(session.scalars(owned))
             session.delete(project)
+            session.flush()
+            session.execute(delete(EncoderVersion).where(EncoderVersion.id.in_(versions)))
 
     def create_label(self, key: str, name: str) -> LabelView:
         """Make a label without support images."""

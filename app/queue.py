@@ -7,17 +7,18 @@ only seemed dead changes nothing.
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal, NamedTuple
 from uuid import UUID, uuid4
 
-from sqlalchemy import func, or_, select
+from sqlalchemy import ColumnElement, func, or_, select
 from sqlalchemy.orm import Session
 
 from app.db import Database
-from app.problems import JobEnded, JobNotFound, SameJobUnfinished
+from app.problems import JobEnded, JobNotFound, ProjectNotFound, SameJobUnfinished
 from app.projects import find_project
 from app.tables import Job, JobEvent, JobState, now
 
@@ -87,32 +88,24 @@ class Queue:
         """Take the oldest job that waits, or whose worker was lost; None when there is none."""
         with self.db.writing() as session:
             clock = self._clock(session)
-            lost = (Job.state.in_(HELD)) & (Job.lease_until < clock)
-            job = session.scalar(
-                select(Job)
-                .where(or_(Job.state.in_(WAITING), lost))
-                .order_by(Job.id)
-                .limit(1)
-                .with_for_update(skip_locked=True)
-            )
-            if job is None:
-                return None
-            if job.state in HELD and not self._interrupt(session, job):
-                return None
-            job.attempt += 1
-            job.token = uuid4()
-            job.lease_until = clock + timedelta(seconds=self.lease_s)
-            job.started_at = job.started_at or now()
-            _enter(session, job, JobState.PREPARING, attempt=job.attempt)
-            return Claim(
-                job.id,
-                job.project_id,
-                job.kind,
-                job.options,
-                job.token,
-                job.attempt,
-                job.checkpoint,
-            )
+            while (job := self._oldest(session, clock)) is not None:
+                if job.state in HELD and not self._interrupt(session, job, "its worker was lost"):
+                    continue  # it has ended by that
+                job.attempt += 1
+                job.token = uuid4()
+                job.lease_until = clock + timedelta(seconds=self.lease_s)
+                job.started_at = job.started_at or now()
+                _enter(session, job, JobState.PREPARING, attempt=job.attempt)
+                return Claim(
+                    job.id,
+                    job.project_id,
+                    job.kind,
+                    job.options,
+                    job.token,
+                    job.attempt,
+                    job.checkpoint,
+                )
+            return None
 
     def renew(self, claim: Claim) -> bool:
         """Keep a claim for another lease; whether the job should be cancelled.
@@ -124,6 +117,19 @@ class Queue:
             job = _held(session, claim)
             job.lease_until = self._clock(session) + timedelta(seconds=self.lease_s)
             return job.cancel_requested
+
+    def cancel_requested(self, claim: Claim) -> bool:
+        """Whether the job should be cancelled; reads only.
+
+        Raises:
+            LeaseLost: as for every write of a worker.
+        """
+        with self.db.reading() as session:
+            query = select(Job.cancel_requested).where(Job.id == claim.job_id, _ours(claim))
+            asked = session.scalar(query)
+        if asked is None:
+            raise LeaseLost(f"job {claim.job_id} is no longer ours")
+        return asked
 
     def run(self, claim: Claim) -> None:
         """Say that the job is prepared and computes from now on."""
@@ -137,15 +143,37 @@ class Queue:
         with self.db.writing() as session:
             _append(session, _held(session, claim), kind, data)
 
-    def keep_checkpoint(self, claim: Claim, digest: str, metrics: dict[str, Any]) -> None:
-        """Go on from this file after an interruption; its metrics are an event of the same commit.
+    def keep_checkpoint(self, claim: Claim, digest: str) -> str | None:
+        """Go on from this file after an interruption; the file that it replaces, if any."""
+        with self.db.writing() as session:
+            job = _held(session, claim)
+            replaced, job.checkpoint = job.checkpoint, digest
+            return replaced
 
-        So an epoch is told exactly once, however often a worker is lost.
+    @contextmanager
+    def holding(self, claim: Claim) -> Iterator[Session]:
+        """A transaction in which the job is ours; it commits at the end, or not at all.
+
+        It locks the project first and then the job, as everybody else does.
+        """
+        with self.db.writing() as session:
+            try:
+                find_project(session, str(claim.project_id), lock=True)
+            except ProjectNotFound as error:
+                raise LeaseLost("the project was deleted") from error
+            _held(session, claim)
+            yield session
+
+    def interrupt(self, claim: Claim, reason: str, *, counts: bool = True) -> None:
+        """Give a job back whose process was lost, for another attempt while there are any left.
+
+        Args:
+            counts: whether the attempt that ended counts.
         """
         with self.db.writing() as session:
             job = _held(session, claim)
-            job.checkpoint = digest
-            _append(session, job, "metrics", metrics)
+            job.attempt -= not counts
+            self._interrupt(session, job, reason)
 
     def finish(
         self,
@@ -212,15 +240,37 @@ class Queue:
                 .limit(limit)
             ).all()
 
-    def _interrupt(self, session: Session, job: Job) -> bool:
-        """Note that a worker was lost; False when that has happened too often."""
+    def last_metrics(self, claim: Claim) -> dict[str, Any] | None:
+        """The last metrics that were told of a job."""
+        with self.db.reading() as session:
+            return session.scalar(
+                select(JobEvent.data)
+                .where(JobEvent.job_id == claim.job_id, JobEvent.kind == "metrics")
+                .order_by(JobEvent.number.desc())
+                .limit(1)
+            )
+
+    def _oldest(self, session: Session, clock: datetime) -> Job | None:
+        """The oldest job that waits, or whose lease has run out; locked."""
+        lost = (Job.state.in_(HELD)) & (Job.lease_until < clock)
+        return session.scalar(
+            select(Job)
+            .where(or_(Job.state.in_(WAITING), lost))
+            .order_by(Job.id)
+            .limit(1)
+            .with_for_update(skip_locked=True)
+        )
+
+    def _interrupt(self, session: Session, job: Job, reason: str) -> bool:
+        """Note that a job was interrupted; False when that has happened too often."""
         if job.cancel_requested:
             _end(session, job, JobState.CANCELLED)
         elif job.attempt >= self.max_attempts:
-            error = f"the worker was lost {job.attempt} times; see the log of the service"
+            error = f"interrupted {job.attempt} times, at last because {reason}; see the log"
             _end(session, job, JobState.FAILED, error=error)
         else:
-            _enter(session, job, JobState.INTERRUPTED)
+            job.token, job.lease_until = None, None
+            _enter(session, job, JobState.INTERRUPTED, reason=reason)
         return job.state == JobState.INTERRUPTED
 
     def _clock(self, session: Session) -> datetime:
@@ -240,8 +290,12 @@ def _find(session: Session, project_key: str, job_id: UUID, *, lock: bool = Fals
     return job
 
 
+def _ours(claim: Claim) -> ColumnElement[bool]:
+    return (Job.token == claim.token) & Job.state.in_(HELD)
+
+
 def _held(session: Session, claim: Claim) -> Job:
-    query = select(Job).where(Job.id == claim.job_id, Job.token == claim.token, Job.state.in_(HELD))
+    query = select(Job).where(Job.id == claim.job_id, _ours(claim))
     job = session.scalar(query.with_for_update())
     if job is None:
         raise LeaseLost(f"job {claim.job_id} is no longer ours")
@@ -263,6 +317,8 @@ def _end(
 ) -> None:
     job.result, job.error = result, error
     job.token, job.lease_until, job.finished_at = None, None, now()
+    if state == JobState.SUCCEEDED:
+        job.checkpoint = None  # there is nothing to go on with
     _enter(session, job, state, **({"error": error} if error else {}))
 
 

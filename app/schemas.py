@@ -1,12 +1,13 @@
 """What several resources of the API send and receive."""
 
 from datetime import datetime
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.labeling import Failed, ImageView, Stored
+from app.tables import Job, JobState
 
 Item = TypeVar("Item")
 
@@ -102,3 +103,23 @@ class ImageRead(BaseModel):
             created_at=image.created_at,
             labeled_at=image.labeled_at,
         )
+
+
+class JobRead(BaseModel):
+    """A task in the background."""
+
+    id: UUID
+    kind: str
+    options: dict[str, Any]
+    state: JobState
+    attempt: int = Field(description="How often a worker took it.")
+    cancel_requested: bool
+    result: dict[str, Any] | None = Field(description="What came out, once it has succeeded.")
+    error: str | None = Field(description="Why it failed, and what would help.")
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+    @classmethod
+    def of(cls, job: Job) -> "JobRead":
+        return cls.model_validate(job, from_attributes=True)

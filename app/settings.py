@@ -66,6 +66,26 @@ class Settings(BaseSettings):
     vector_cache_bytes: int = Field(
         4 * 1024 * MIB, ge=0, description="Memory for the embedding matrices of projects."
     )
+    workers: int = Field(
+        1, ge=0, le=64, description="Workers that `handful serve` starts beside it, for jobs."
+    )
+    lease_seconds: float = Field(
+        30.0, ge=1, description="A job whose worker is silent for longer is given to another."
+    )
+    job_attempts: int = Field(
+        5,
+        ge=1,
+        description="How often a job whose worker was lost is taken up, the first included.",
+    )
+    checkpoint_seconds: float = Field(
+        15.0, ge=0, description="Time between two checkpoints of a job."
+    )
+    training_threads: int = Field(
+        0, ge=0, le=256, description="Threads that a job computes with; 0: all cores but one."
+    )
+    training_cache_bytes: int = Field(
+        2 * 1024 * MIB, ge=0, description="Memory of a job for decoded images."
+    )
     stall_seconds: float = Field(
         120.0, gt=0, description="A thread busy with one task for longer fails `/livez`."
     )

@@ -7,7 +7,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,11 @@ class Blobs:
         """
         content: bytes = self._fs.cat_file(self._path(digest))
         return content
+
+    def remove(self, digest: str) -> None:
+        """Remove a file that nothing refers to any more, if it is there."""
+        with suppress(FileNotFoundError):
+            self._fs.rm_file(self._path(digest))
 
     def sweep(self, in_use: Callable[[str], bool], *, grace_s: float = GRACE_S) -> int:
         """Remove files that nothing refers to and return how many.

@@ -74,6 +74,7 @@ class Table(DeclarativeBase):
         Tensor: Vector,
         datetime: Moment,
         dict[str, Any]: JSON,
+        list[str]: JSON,
         UUID: Uuid,
     }
 
@@ -253,3 +254,32 @@ class JobEvent(Table):
     kind: Mapped[str] = mapped_column(String(20))  # "state", "metrics" or "message"
     data: Mapped[dict[str, Any]]
     created_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class ProjectVersion(Table):
+    """An encoder version that belongs to a project: one that a job made, or that was uploaded."""
+
+    __tablename__ = "project_versions"
+    __table_args__ = (UniqueConstraint("job_id"), Index(None, "project_id", "encoder_id"))
+
+    encoder_id: Mapped[UUID] = mapped_column(
+        ForeignKey("encoder_versions.id", ondelete="CASCADE"), primary_key=True
+    )
+    project_id: Mapped[UUID] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"))
+    job_id: Mapped[UUID | None] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    metrics: Mapped[dict[str, Any]]  # how it was judged; empty for an upload
+
+
+class TrainingImage(Table):
+    """A labeled image that a version learned from, as it was then."""
+
+    __tablename__ = "training_images"
+
+    encoder_id: Mapped[UUID] = mapped_column(
+        ForeignKey("encoder_versions.id", ondelete="CASCADE"), primary_key=True
+    )
+    image_id: Mapped[UUID] = mapped_column(primary_key=True)  # which may be deleted since
+    label_id: Mapped[UUID]
+    label: Mapped[str] = mapped_column(String(NAME_LENGTH))
+    # Ids of labels: what models of the same kind that never saw the image made of it.
+    predicted: Mapped[list[str]]

@@ -4,14 +4,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from uuid import UUID
 
+import safetensors
 import safetensors.torch
 import torch
 from sqlalchemy import select
+from sqlalchemy.orm import Session
+from torch import Tensor
 
 from app.db import Database
+from app.problems import UnsupportedMediaType, WeightsRefused
 from app.storage import Blobs
-from app.tables import EncoderVersion, Image, Job
-from models.encoders import Architecture, Encoder, EncoderUnavailable, architectures
+from app.tables import EncoderVersion, Image, Job, ProjectVersion, TrainingImage
+from models.encoders import Architecture, Encoder, EncoderUnavailable, architectures, spec
+
+MAX_HEADER_BYTES = 4 << 20  # of a safetensors file; that of a large network has 100 KiB
+DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64"}
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,40 @@ class Versions:
             session.add(version)
         return version.id
 
+    def store(self, encoder: Encoder) -> str:
+        """Store the weights of an encoder; the SHA-256 of their file."""
+        state = {name: t.detach().cpu().contiguous() for name, t in encoder.state_dict().items()}
+        return self.blobs.put(safetensors.torch.save(state))
+
+    def upload(self, project_id: UUID, like: UUID, content: bytes) -> UUID:
+        """Add a version with weights that a client brought.
+
+        Args:
+            like: the version whose architecture the weights are for; it becomes the parent.
+
+        Raises:
+            UnsupportedMediaType: the file is not safetensors.
+            WeightsRefused: the tensors are not those of the architecture.
+        """
+        with self.db.reading() as session:
+            parent = session.get_one(EncoderVersion, like)
+        _check_weights(content, _build(parent).state_dict())
+        weights = self.blobs.put(content)
+        with self.db.writing() as session:
+            version = child(parent, weights)
+            session.add(version)
+            session.flush()
+            session.add(ProjectVersion(encoder_id=version.id, project_id=project_id, metrics={}))
+        return version.id
+
+    def base(self, version_id: UUID) -> UUID:
+        """The nearest version, this one or an ancestor, that learned from no labels."""
+        with self.db.reading() as session:
+            version = session.get_one(EncoderVersion, version_id)
+            while version.parent_id is not None and _has_learned(session, version.id):
+                version = session.get_one(EncoderVersion, version.parent_id)
+            return version.id
+
     def load(self, version_id: UUID) -> Encoder:
         """Rebuild the encoder with its weights, on the device.
 
@@ -58,13 +99,7 @@ class Versions:
         """
         with self.db.reading() as session:
             version = session.get_one(EncoderVersion, version_id)
-        plugin = architectures.get(version.architecture)
-        if plugin is None:
-            raise EncoderUnavailable(
-                f"version {version_id} needs the encoder {version.architecture!r}, which this "
-                "installation does not have"
-            )
-        encoder = plugin(**version.options).build(pretrained=False)
+        encoder = _build(version)
         try:
             weights = self.blobs.get(version.weights)
         except FileNotFoundError as error:
@@ -92,6 +127,73 @@ class Versions:
                 .order_by(EncoderVersion.id.desc())
             )
             return [version for version in versions if version.options == options]
+
+
+def child(parent: EncoderVersion, weights: str, *, projected: bool = False) -> EncoderVersion:
+    """A new version of the same architecture, or of one with a projection behind it."""
+    architecture, options = parent.architecture, parent.options
+    if projected and architecture != "projected":
+        base = spec(architectures[architecture](**options), architecture)
+        architecture, options = "projected", {"base": base}
+    return EncoderVersion(
+        architecture=architecture,
+        options=options,
+        weights=weights,
+        embedding_dim=parent.embedding_dim,
+        parent_id=parent.id,
+    )
+
+
+def _build(version: EncoderVersion) -> Encoder:
+    """The architecture of a version, its weights still to come."""
+    plugin = architectures.get(version.architecture)
+    if plugin is None:
+        raise EncoderUnavailable(
+            f"version {version.id} needs the encoder {version.architecture!r}, which this "
+            "installation does not have"
+        )
+    return plugin(**version.options).build(pretrained=False)
+
+
+def _has_learned(session: Session, version_id: UUID) -> bool:
+    query = select(TrainingImage.image_id).where(TrainingImage.encoder_id == version_id).limit(1)
+    return session.scalar(query) is not None
+
+
+def _check_weights(content: bytes, wanted: dict[str, Tensor]) -> None:
+    """Refuse what is not safetensors with exactly these tensors, all of finite numbers."""
+    if content[:2] == b"PK" or content[:1] == b"\x80":
+        raise UnsupportedMediaType(
+            "this looks like a pickle of PyTorch, which can run code and is never read: "
+            "save the state_dict with safetensors.torch.save_file"
+        )
+    header = int.from_bytes(content[:8], "little")
+    if len(content) < 8 or header > min(MAX_HEADER_BYTES, len(content) - 8):
+        raise UnsupportedMediaType(
+            f"this is not a safetensors file: its header would have {header} of {len(content)} "
+            "bytes; save the state_dict with safetensors.torch.save_file"
+        )
+    try:
+        found = dict(safetensors.deserialize(content))  # type: ignore[no-untyped-call]
+    except safetensors.SafetensorError as error:
+        raise UnsupportedMediaType(f"this is not a safetensors file: {error}") from error
+    missing = sorted(wanted.keys() - found.keys())
+    unknown = sorted(found.keys() - wanted.keys())
+    if missing or unknown:
+        raise WeightsRefused(
+            f"{len(missing)} tensors are missing and {len(unknown)} are not of this "
+            f"architecture, such as {(missing + unknown)[0][:100]!r}"
+        )
+    for name, tensor in wanted.items():
+        shape, dtype = list(tensor.shape), DTYPES[tensor.dtype]
+        if (found[name]["shape"], found[name]["dtype"]) != (shape, dtype):
+            raise WeightsRefused(
+                f"tensor {name!r} is {found[name]['dtype']} {found[name]['shape']}, "
+                f"not {dtype} {shape}"
+            )
+    for name, tensor in safetensors.torch.load(content).items():
+        if not bool(tensor.isfinite().all()):
+            raise WeightsRefused(f"tensor {name!r} has values that are not finite")
 
 
 def _portable(architecture: Architecture) -> dict[str, object]:

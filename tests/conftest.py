@@ -15,13 +15,16 @@ import httpx
 import pytest
 import torch
 import uvicorn
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from PIL import Image
 
 from app.db import Database, migrate
+from app.jobs import Work
 from app.main import create_app
 from app.settings import Settings
 from app.tables import EncoderVersion
+from app.worker import perform
 
 torch.set_num_threads(1)  # tiny tensors: threads cost four times what they save
 
@@ -92,14 +95,20 @@ def birds(service) -> TestClient:
 
 
 @pytest.fixture
-def live_url(settings) -> Iterator[str]:
+def live_url(live_service) -> str:
     """The address of a service behind a real socket."""
+    return live_service[0]
+
+
+@pytest.fixture
+def live_service(settings) -> Iterator[tuple[str, FastAPI]]:
+    """A service behind a real socket: its address, and the application."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    server = uvicorn.Server(
-        uvicorn.Config(create_app(settings), port=port, log_config=None, access_log=False)
-    )
+    app = create_app(settings)
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None, access_log=False))
+    app.state.stopping = lambda: server.should_exit
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     url = f"http://127.0.0.1:{port}"
@@ -110,7 +119,7 @@ def live_url(settings) -> Iterator[str]:
         except httpx.TransportError:
             pass
         time.sleep(0.05)
-    yield url
+    yield url, app
     server.should_exit = True
     thread.join(timeout=10)
 
@@ -143,3 +152,56 @@ def limited(settings) -> Iterator[TestClient]:
     with TestClient(create_app(small), base_url="http://localhost") as client:
         client.post("/v1/projects", json={"name": "birds"})
         yield client
+
+
+@pytest.fixture(scope="session")
+def stripes() -> Callable[..., bytes]:
+    """Bytes of a picture of noise with faint stripes, upright or level."""
+
+    def make(way: str, seed: int, strength: float = 0.1) -> bytes:
+        generator = torch.Generator().manual_seed(2 * seed + (way == "upright"))
+        wave = strength * torch.sin(torch.arange(84) * 1.5)
+        noise = torch.rand(84, 84, 3, generator=generator)
+        pixels = noise + (wave.view(1, -1, 1) if way == "upright" else wave.view(-1, 1, 1))
+        buffer = io.BytesIO()
+        Image.fromarray((pixels.clamp(0, 1) * 255).byte().numpy()).save(buffer, "PNG")
+        return buffer.getvalue()
+
+    return make
+
+
+@pytest.fixture
+def striped(birds, stripes) -> TestClient:
+    """A service whose project `birds` has 16 images of each way of stripes, and 4 in the pool."""
+    for way in ("level", "upright"):
+        files = [("files", stripes(way, seed)) for seed in range(16)]
+        birds.post(f"/v1/projects/birds/labels/{way}/support", files=files)
+    pool = [("files", stripes(way, 50 + n)) for n in range(2) for way in ("level", "upright")]
+    birds.post("/v1/projects/birds/pool", files=pool)
+    return birds
+
+
+@pytest.fixture
+def do(settings) -> Callable[..., Work]:
+    """Does the oldest job of a service in this process; the work as it was."""
+
+    def make(service: TestClient, **changes: object) -> Work:
+        state = service.app.state
+        claim = state.queue.claim()
+        given = {
+            "claim": claim,
+            "queue": state.queue,
+            "db": state.queue.db,
+            "blobs": state.promotions.blobs,
+            "versions": state.versions,
+            "promotions": state.promotions,
+            "max_pixels": settings.max_pixels,
+            "cache_bytes": 1 << 28,
+            "decode_threads": 1,
+            "checkpoint_s": 0.0,
+        }
+        work = Work(**(given | changes))
+        perform(work)
+        return work
+
+    return make

@@ -7,17 +7,18 @@ import importlib
 import pkgutil
 import re
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Literal, TypeVar, Union
+from typing import Annotated, Any, TypeVar
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Header, Query, Request
-from pydantic import ConfigDict, Field, create_model
+from pydantic import Field
 
 from app.labeling import Failed, Labeling
 from app.problems import InvalidRequest, NothingStored, Stale
 from app.projects import Projects
+from app.promotion import Promotions
+from app.queue import Queue
 from app.schemas import FailedRead, Page
-from models.registry import Registry
 
 Row = TypeVar("Row")
 Item = TypeVar("Item")
@@ -33,6 +34,18 @@ def _projects(request: Request) -> Projects:
     return service
 
 
+def _queue(request: Request) -> Queue:
+    service: Queue = request.app.state.queue
+    return service
+
+
+def _promotions(request: Request) -> Promotions:
+    service: Promotions = request.app.state.promotions
+    return service
+
+
+JobQueue = Annotated[Queue, Depends(_queue)]
+PromotionService = Annotated[Promotions, Depends(_promotions)]
 LabelingService = Annotated[Labeling, Depends(_labeling)]
 ProjectService = Annotated[Projects, Depends(_projects)]
 
@@ -156,29 +169,3 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
         }
         for status in statuses
     }
-
-
-def choice(registry: Registry[Any]) -> Any:
-    """A request field that accepts any plug-in by name, with its own options.
-
-    The OpenAPI document lists every plug-in and its defaults, and a new file adds itself.
-    """
-    variants = tuple(
-        create_model(
-            f"{plugin.__name__}Choice",
-            __config__=ConfigDict(extra="forbid"),
-            __doc__=(plugin.__doc__ or "").partition("\n")[0],
-            name=(Literal[name], name),  # type: ignore[arg-type]
-            options=(_strict(plugin), Field(default_factory=plugin)),
-        )
-        for name, plugin in registry.items()
-    )
-    if len(variants) == 1:
-        return variants[0]
-    return Annotated[Union[variants], Field(discriminator="name")]  # noqa: UP007
-
-
-def _strict(plugin: Any) -> Any:
-    """The options dataclass, refusing fields that it does not have."""
-    plugin.__pydantic_config__ = ConfigDict(extra="forbid")
-    return plugin

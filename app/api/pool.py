@@ -6,7 +6,8 @@ from uuid import UUID
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
-from app.api import LabelingService, ProjectKey, choice, problems, refuse_if_all_failed
+from app.api import LabelingService, ProjectKey, problems, refuse_if_all_failed
+from app.choices import choice
 from app.schemas import FailedRead, Schema, StoredRead
 from app.uploads import OPENAPI_BODY, Uploads
 from models.acquisition import strategies

@@ -15,11 +15,11 @@ from app.api import (
     ProjectKey,
     ProjectService,
     after,
-    choice,
     etag,
     page,
     problems,
 )
+from app.choices import choice
 from app.projects import ProjectView
 from app.schemas import Page, Schema
 from models.heads import heads

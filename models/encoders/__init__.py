@@ -99,6 +99,14 @@ def parse(spec: str) -> tuple[str, Architecture]:
         raise EncoderUnavailable(f"encoder {spec!r} cannot be used: {error}") from error
 
 
+def spec(architecture: Architecture, name: str) -> str:
+    """The setting that names an architecture: the inverse of `parse`."""
+    first, *_ = fields(architecture)  # type: ignore[arg-type]
+    argument = f":{getattr(architecture, first.name)}"
+    weights = getattr(architecture, "weights", None)
+    return name + argument + (f"@{weights}" if weights else "")
+
+
 def pick_device(setting: str) -> torch.device:
     """The device that a setting names; `auto` prefers CUDA, then MPS, then the CPU.
 

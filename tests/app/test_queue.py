@@ -85,7 +85,7 @@ def test_a_lost_worker_can_write_nothing_and_another_goes_on(queue):
     job = queue.enqueue("a", "finetune", {}, "")
     lost = queue.claim()
     queue.run(lost)
-    queue.keep_checkpoint(lost, "c" * 64, {"epoch": 1})
+    assert queue.keep_checkpoint(lost, "c" * 64) is None
     lose(queue, job)
 
     found = queue.claim()
@@ -94,7 +94,7 @@ def test_a_lost_worker_can_write_nothing_and_another_goes_on(queue):
     for write in (
         lambda: queue.renew(lost),
         lambda: queue.record(lost, "message", {}),
-        lambda: queue.keep_checkpoint(lost, "d" * 64, {}),
+        lambda: queue.keep_checkpoint(lost, "d" * 64),
         lambda: queue.finish(lost, JobState.SUCCEEDED),
     ):
         with pytest.raises(LeaseLost):
@@ -120,7 +120,58 @@ def test_a_job_whose_worker_is_lost_again_and_again_fails(queue):
 
     assert queue.claim() is None
     assert queue.read("a", job.id).state == "failed"
-    assert "lost 3 times" in queue.read("a", job.id).error
+    assert (
+        "interrupted 3 times, at last because its worker was lost" in queue.read("a", job.id).error
+    )
+
+
+def test_a_lost_job_that_has_no_attempts_left_does_not_hide_those_that_wait(queue):
+    lost, waiting = (queue.enqueue("a", "finetune", {"n": n}, "") for n in range(2))
+    for _ in range(3):
+        assert queue.claim().job_id == lost.id
+        lose(queue, lost)
+
+    claim = queue.claim()
+
+    assert claim is not None
+    assert claim.job_id == waiting.id
+    assert queue.read("a", lost.id).state == "failed"
+
+
+def test_a_job_whose_process_was_lost_is_given_back_at_once(queue):
+    job = queue.enqueue("a", "finetune", {}, "")
+    claim = queue.claim()
+
+    queue.interrupt(claim, "its process was killed")
+
+    assert told(queue, job)[-1] == "interrupted"
+    with pytest.raises(LeaseLost):
+        queue.renew(claim)
+    assert queue.claim().attempt == 2
+
+
+def test_what_is_written_while_holding_is_written_only_if_the_job_is_ours(queue):
+    job = queue.enqueue("a", "finetune", {}, "")
+    claim = queue.claim()
+    lose(queue, job)
+    queue.claim()
+
+    with pytest.raises(LeaseLost), queue.holding(claim) as session:
+        session.get_one(Project, job.project_id).description = "a zombie was here"
+
+    with queue.db.reading() as session:
+        assert session.get_one(Project, job.project_id).description == ""
+
+
+def test_a_checkpoint_replaces_the_one_before_and_success_needs_none(queue):
+    job = queue.enqueue("a", "finetune", {}, "")
+    claim = queue.claim()
+
+    replaced = [queue.keep_checkpoint(claim, digit * 64) for digit in "ab"]
+    queue.finish(claim, JobState.SUCCEEDED)
+
+    assert replaced == [None, "a" * 64]
+    assert queue.read("a", job.id).checkpoint is None
 
 
 def test_cancelling_ends_what_waits_and_asks_what_runs(queue):
@@ -151,7 +202,7 @@ def test_a_job_that_was_to_be_cancelled_ends_so_when_its_worker_is_lost(queue):
 def test_what_failed_can_be_tried_again_from_its_checkpoint(queue):
     job = queue.enqueue("a", "finetune", {}, "")
     claim = queue.claim()
-    queue.keep_checkpoint(claim, "c" * 64, {})
+    queue.keep_checkpoint(claim, "c" * 64)
     with pytest.raises(JobEnded, match="preparing"):
         queue.retry("a", job.id)
     queue.finish(claim, JobState.FAILED, error="the disk is full")

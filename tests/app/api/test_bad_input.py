@@ -390,3 +390,15 @@ def test_unknown_addresses_and_methods(birds):
     assert (missing.status_code, wrong.status_code) == (404, 405)
     assert missing.headers["content-type"] == wrong.headers["content-type"]
     assert "/v2/nothing" in missing.json()["detail"]
+
+
+def test_half_a_surrogate_pair_is_refused(birds, png):
+    image = send(birds, png("red")).json()["images"][0]["id"]
+
+    answer = birds.put(
+        f"/v1/projects/birds/images/{image}/label",
+        content=rb'{"label": "\ud800"}',
+        headers={"Content-Type": "application/json"},
+    )
+
+    assert "half of a pair" in problem(answer, 422, "invalid-request")["detail"]

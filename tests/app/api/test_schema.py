@@ -35,6 +35,7 @@ def fuzzed(tmp_path_factory):
             Image.new("RGB", (9 + n, 9), colour).save(buffer, "PNG")
             path = f"labels/{colour}/support" if label else "pool"
             client.post(f"/v1/projects/birds/{path}", files={"files": buffer.getvalue()})
+        client.post("/v1/projects/birds/jobs", json={"kind": "finetune"})
         yield client
 
 
@@ -61,7 +62,15 @@ def test_nothing_makes_the_service_fail(case, fuzzed):
     # Mostly at something that is there, so that more than the lookup is tried.
     if (chance := zlib.crc32(repr(case.query).encode()) % 4) and case.path_parameters:
         image = fuzzed.get("/v1/projects/birds/images?limit=1").json().get("items")
-        known = {"project": "birds", "label": "red", "image": image[0]["id"] if image else ""}
+        encoder = fuzzed.get("/v1/projects/birds").json().get("encoder", {"id": ""})["id"]
+        job = fuzzed.get("/v1/projects/birds/jobs?limit=1").json().get("items")
+        known = {
+            "project": "birds",
+            "label": "red",
+            "image": image[0]["id"] if image else "",
+            "version": encoder,
+            "job": job[0]["id"] if job else "",
+        }
         for name in list(case.path_parameters)[:chance]:
             case.path_parameters[name] = known[name]
     request = case.as_transport_kwargs(base_url="http://localhost")

@@ -1,0 +1,54 @@
+"""Augmentations: look at what a policy makes of an image before training with it."""
+
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Response
+from pydantic import Field
+
+from app.api import LabelingService, ProjectKey, problems
+from app.augmenting import DEFAULT, PerLabel, Policy, preview
+from app.schemas import Schema
+
+router = APIRouter(prefix="/v1/projects/{project}/augmentations", tags=["augmentations"])
+
+MEDIA_TYPE = "image/png"
+
+
+class PreviewRequest(Schema):
+    """What to look at; `augmentation` and `per_class` are as in the job `finetune`."""
+
+    image: UUID = Field(description="Of the project; where images mix, with others of it.")
+    augmentation: Policy = Field(default=DEFAULT, validate_default=True)
+    per_class: PerLabel = Field(default_factory=dict)
+    count: int = Field(default=15, ge=1, le=35, description="Views, after the image itself.")
+    side: Annotated[int, Field(ge=16, le=512)] | None = Field(
+        default=None,
+        description="Pixels of each view; null: as the encoder sees it, but at most 224.",
+    )
+    seed: int = Field(default=0, ge=0, le=2**31 - 1, description="Another one, other views.")
+
+
+@router.post(
+    "/preview",
+    response_class=Response,
+    responses={
+        200: {"content": {MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}}},
+        **problems(404, 422),
+    },
+)
+def preview_augmentations(
+    project: ProjectKey, body: PreviewRequest, labeling: LabelingService
+) -> Response:
+    """A picture of an image as the encoder sees it, first, and of random views of it."""
+    sheet = preview(
+        labeling,
+        project,
+        body.image,
+        body.augmentation,
+        body.per_class,
+        count=body.count,
+        side=body.side,
+        seed=body.seed,
+    )
+    return Response(sheet, media_type=MEDIA_TYPE)

@@ -1,0 +1,153 @@
+"""Jobs: start, watch, cancel, try again."""
+
+import json
+from collections.abc import AsyncIterator
+from datetime import datetime
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+import anyio
+import anyio.to_thread
+from fastapi import APIRouter, Body, Header, Query, Request, Response
+from fastapi.encoders import jsonable_encoder
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, Field
+
+from app.api import Cursor, JobQueue, Limit, ProjectKey, after, page, problems
+from app.choices import choice
+from app.jobs import kinds, submit
+from app.queue import FINAL, Queue
+from app.schemas import JobRead, Page
+from app.tables import JobEvent, JobState
+
+router = APIRouter(prefix="/v1/projects/{project}/jobs", tags=["jobs"])
+
+JobKey = Annotated[UUID, Field(description="Id of the job.")]
+JobWrite: Any = Annotated[choice(kinds, "kind"), Body()]
+
+POLL_S = 0.25  # between two looks for new events
+KEEP_ALIVE_S = 15.0  # between two signs of life, so that proxies do not close a quiet stream
+EVENT_STREAM = "text/event-stream"
+
+
+class EventRead(BaseModel):
+    """Something that happened to a job."""
+
+    number: int = Field(description="From 1, without gaps.")
+    kind: Literal["state", "metrics", "message"]
+    data: dict[str, Any]
+    created_at: datetime
+
+    @classmethod
+    def of(cls, event: JobEvent) -> "EventRead":
+        return cls.model_validate(event, from_attributes=True)
+
+
+class EventsRead(BaseModel):
+    """Events of a job, oldest first."""
+
+    state: JobState = Field(description="Of the job, when the events were read.")
+    items: list[EventRead]
+
+
+@router.post("", status_code=202, responses=problems(404, 409, 422))
+def start_job(
+    project: ProjectKey,
+    body: JobWrite,
+    queue: JobQueue,
+    response: Response,
+) -> JobRead:
+    """Start a job in the background; `Location` is where to look after it."""
+    job = submit(queue, project, body.options)
+    response.headers["Location"] = f"/v1/projects/{job.project_id}/jobs/{job.id}"
+    return JobRead.of(job)
+
+
+@router.get("", responses=problems(404, 422))
+def list_jobs(
+    project: ProjectKey, queue: JobQueue, limit: Limit = 100, cursor: Cursor = None
+) -> Page[JobRead]:
+    """List jobs, newest first."""
+    rows = queue.page(project, after(cursor), limit + 1)
+    return page(rows, limit, lambda job: job.id, JobRead.of)
+
+
+@router.get("/{job}", responses=problems(404, 422))
+def read_job(project: ProjectKey, job: JobKey, queue: JobQueue) -> JobRead:
+    """Read where a job stands."""
+    return JobRead.of(queue.read(project, job))
+
+
+@router.post("/{job}/cancel", responses=problems(404, 409, 422))
+def cancel_job(project: ProjectKey, job: JobKey, queue: JobQueue) -> JobRead:
+    """Cancel a job: at once when it waits, within a second when it runs."""
+    return JobRead.of(queue.cancel(project, job))
+
+
+@router.post("/{job}/retry", responses=problems(404, 409, 422))
+def retry_job(project: ProjectKey, job: JobKey, queue: JobQueue) -> JobRead:
+    """Try a job again that failed or was cancelled; it goes on from its last checkpoint."""
+    return JobRead.of(queue.retry(project, job))
+
+
+@router.get(
+    "/{job}/events",
+    response_model=EventsRead,
+    responses={
+        200: {"content": {EVENT_STREAM: {"schema": {"type": "string"}}}},
+        204: {"description": "The stream has nothing more to tell: do not connect again."},
+        **problems(404, 422),
+    },
+)
+async def read_events(
+    project: ProjectKey,
+    job: JobKey,
+    queue: JobQueue,
+    request: Request,
+    after: Annotated[int, Query(ge=0, le=2**31 - 1, description="Number of the last one.")] = 0,
+    limit: Limit = 1000,
+    last_event_id: Annotated[
+        int | None, Header(ge=0, le=2**31 - 1, description="As `after`, of a stream.")
+    ] = None,
+) -> Any:
+    """The events of a job after a number; `Accept: text/event-stream` keeps telling new ones."""
+    last = after if last_event_id is None else last_event_id
+    if EVENT_STREAM not in request.headers.get("accept", ""):
+        return await anyio.to_thread.run_sync(_read, queue, project, job, last, limit)
+    first = await anyio.to_thread.run_sync(_read, queue, project, job, last, 1)
+    if first.state in FINAL and not first.items:
+        return Response(status_code=204)
+    return StreamingResponse(
+        _stream(request, queue, project, job, last),
+        media_type=EVENT_STREAM,
+        headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+    )
+
+
+def _read(queue: Queue, project: str, job: UUID, last: int, limit: int) -> EventsRead:
+    # The state first: when it is final, the events that follow are all there will be.
+    state = queue.read(project, job).state
+    return EventsRead(
+        state=state, items=[EventRead.of(event) for event in queue.events(job, last, limit)]
+    )
+
+
+async def _stream(
+    request: Request, queue: Queue, project: str, job: UUID, last: int
+) -> AsyncIterator[str]:
+    """Events as they come, until the job has ended or the service stops."""
+    quiet = 0.0
+    while not request.app.state.stopping():
+        found = await anyio.to_thread.run_sync(_read, queue, project, job, last, 1000)
+        for event in found.items:
+            last, quiet = event.number, 0.0
+            data = json.dumps(jsonable_encoder(event))
+            yield f"id: {event.number}\nevent: {event.kind}\ndata: {data}\n\n"
+        if found.state in FINAL and not found.items:
+            return
+        if not found.items:
+            await anyio.sleep(POLL_S)
+            quiet += POLL_S
+        if quiet >= KEEP_ALIVE_S:
+            quiet = 0.0
+            yield ": still here\n\n"

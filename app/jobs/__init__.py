@@ -1,0 +1,198 @@
+"""Jobs: one module per kind, each with its options and what it does in the background."""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
+from uuid import UUID
+
+from pydantic import TypeAdapter
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from app.db import Database
+from app.problems import DatabaseUnavailable, StorageFull, from_database
+from app.projects import find_project
+from app.promotion import Promotions
+from app.queue import Claim, Queue
+from app.storage import Blobs
+from app.tables import Job, Project
+from app.versions import Versions
+from models.checkpoint import pack, unpack
+from models.registry import Registry
+
+OUTAGE_S = 300.0  # for how long a job waits for its database
+PATIENCE_S = 1.0  # between two tries
+
+log = logging.getLogger("handful.jobs")
+Result = TypeVar("Result")
+
+
+class JobFailed(Exception):
+    """The job cannot end well; the message says why and what would help."""
+
+
+@dataclass
+class Work:
+    """A claimed job, and all that it works with. Every write carries the claim's token."""
+
+    claim: Claim
+    queue: Queue
+    db: Database
+    blobs: Blobs
+    versions: Versions
+    promotions: Promotions
+    max_pixels: int
+    cache_bytes: int  # for decoded images
+    decode_threads: int
+    checkpoint_s: float  # seconds between two checkpoints
+    _kept_at: float = field(default=-float("inf"), init=False)
+
+    @property
+    def project_id(self) -> UUID:
+        return self.claim.project_id
+
+    def say(self, text: str, **data: Any) -> None:
+        """Append a message to the job's events."""
+        self.patiently(lambda: self.queue.record(self.claim, "message", {"text": text} | data))
+
+    def tell(self, metrics: dict[str, Any]) -> None:
+        """Append metrics to the job's events."""
+        self.patiently(lambda: self.queue.record(self.claim, "metrics", metrics))
+
+    def running(self) -> None:
+        """Say that all is prepared."""
+        self.patiently(lambda: self.queue.run(self.claim))
+
+    def keep(self, state: Callable[[], dict[str, Any]]) -> None:
+        """Keep a checkpoint, if the last one is old enough.
+
+        Raises:
+            JobFailed: the disk is full.
+        """
+        if time.monotonic() - self._kept_at < self.checkpoint_s:
+            return
+        try:
+            digest = self.blobs.put(pack(state()))
+        except StorageFull as error:
+            raise JobFailed(
+                "the disk is full, so no checkpoint can be written: free some space and retry the "
+                "job, which goes on from its last checkpoint"
+            ) from error
+        replaced = self.patiently(lambda: self.queue.keep_checkpoint(self.claim, digest))
+        stale = None if replaced == digest else replaced
+        if stale is not None and not self.patiently(partial(self.versions.blob_in_use, stale)):
+            self.blobs.remove(stale)
+        self._kept_at = time.monotonic()
+
+    def checkpoint(self) -> dict[str, Any] | None:
+        """The state to go on from, if there is one that can be read."""
+        if self.claim.checkpoint is None:
+            return None
+        try:
+            return unpack(self.blobs.get(self.claim.checkpoint))
+        except (FileNotFoundError, ValueError):
+            self.say("the checkpoint cannot be read: starting over")
+            return None
+
+    def promote(self, version: UUID, *, instead_of: UUID | None = None) -> bool:
+        """Embed all images with a version, telling how far it is, and let it serve the project.
+
+        Args:
+            instead_of: only if this version serves the project; False when another does.
+        """
+        encoder = self.patiently(lambda: self.versions.load(version))
+        unreadable: set[UUID] = set()
+        while True:
+            embedding = self.promotions.embed_missing(self.project_id, version, encoder, unreadable)
+            # An outage ends the iterator; what is missing then is embedded in the next round.
+            while (step := self.patiently(partial(next, embedding, None))) is not None:
+                self.tell({"stage": "embedding", "done": step[0], "left": step[1]})
+            moved, serves = self.patiently(lambda: self._move(version, unreadable, instead_of))
+            if moved or (instead_of is not None and serves != instead_of):
+                break
+        if unreadable:
+            self.say(f"{len(unreadable)} images cannot be read any more and have no embedding")
+        return moved
+
+    def _move(
+        self, version: UUID, unreadable: set[UUID], instead_of: UUID | None
+    ) -> tuple[bool, UUID]:
+        """Whether the version serves the project now, and which one does."""
+        with self.queue.holding(self.claim) as session:
+            moved = self.promotions.move(
+                session, self.project_id, version, unreadable, instead_of=instead_of
+            )
+            return moved, session.get_one(Project, self.project_id).encoder_id
+
+    def patiently(self, use: Callable[[], Result]) -> Result:
+        """Use the database, waiting while it is away."""
+        started = time.monotonic()
+        while True:
+            try:
+                return use()
+            except SQLAlchemyError as error:
+                if not is_outage(error) or time.monotonic() - started > OUTAGE_S:
+                    raise
+                log.warning("the database is away: %s", type(error).__name__)
+                time.sleep(PATIENCE_S)
+
+
+def is_outage(error: SQLAlchemyError) -> bool:
+    """Whether the database may be back later."""
+    if isinstance(error, DBAPIError) and error.connection_invalidated:
+        return True
+    return isinstance(from_database(error), DatabaseUnavailable)
+
+
+@runtime_checkable
+class Kind(Protocol):
+    """The options of one kind of job."""
+
+    def check(self, session: Session, project: Project) -> "Checked":
+        """Whether the project is ready for it.
+
+        Raises:
+            Problem: the project is not ready for it.
+        """
+        ...
+
+    def run(self, work: Work) -> dict[str, Any]:
+        """Do it, and return the job's result.
+
+        Raises:
+            JobFailed: it cannot end well.
+            LeaseLost: another worker has it now.
+        """
+        ...
+
+
+class Checked(NamedTuple):
+    """A job that a project is ready for."""
+
+    options: Kind  # to store: what was given as names may be ids now
+    given: str  # what it depends on besides; two jobs of which both are equal do the same
+
+
+kinds: Registry[type[Kind]] = Registry(__name__)
+
+
+def build(kind: str, options: dict[str, Any]) -> Kind:
+    """The options of a job as they were stored."""
+    made: Kind = TypeAdapter(kinds[kind]).validate_python(options)
+    return made
+
+
+def submit(queue: Queue, project_key: str, options: Kind) -> Job:
+    """Queue a job.
+
+    Raises:
+        Problem: the project is not ready for it, or has the same job in work.
+    """
+    kind = type(options).__module__.rpartition(".")[2]
+    with queue.db.reading() as session:
+        checked = options.check(session, find_project(session, project_key))
+    stored = TypeAdapter(type(options)).dump_python(checked.options, mode="json")
+    return queue.enqueue(project_key, kind, stored, checked.given)

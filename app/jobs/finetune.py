@@ -1,0 +1,421 @@
+"""Fine-tuning: adapt the encoder to the labels, and promote the result only if it is better."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Annotated, Any, Literal, NamedTuple
+from uuid import UUID
+
+import torch
+from pydantic import Field
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.augmenting import DEFAULT, AugmentationChoice, PerLabel, Policy, by_label, combine
+from app.choices import choice, many, strict
+from app.jobs import Checked, JobFailed, Work, kinds
+from app.tables import EncoderVersion, Project, ProjectVersion, TrainingImage
+from app.training_data import FEWEST, DecodedImages, Example, check_enough, examples, snapshot
+from app.versions import child
+from models.encoders import Encoder
+from models.evaluation import Verdict, compare
+from models.finetuning import Method, embed_all, methods, settle, start
+from models.heads import Head, heads
+from models.range_test import find_rate
+from models.selection import Progress, Selected, Selection
+from models.training import Diverged, Recipe
+
+MethodChoice: Any = choice(methods)
+RATE_IMAGES = 2000  # at most, that a learning-rate range test looks at
+METHODS = [{"name": "discriminative"}]
+
+
+@kinds.register
+@dataclass(frozen=True, kw_only=True)
+class Finetune:
+    """Train the encoder on the project's labels, judge the result on folds, promote what is better.
+
+    With several methods, cross-validation chooses among them.
+    """
+
+    methods: Annotated[
+        list[MethodChoice],
+        Field(
+            min_length=1,
+            max_length=10,
+            description="Ways to train; cross-validation chooses among several.",
+            json_schema_extra={"default": METHODS},
+        ),
+    ] = field(default_factory=lambda: many(MethodChoice, METHODS))
+    recipe: Annotated[
+        strict(Recipe),  # type: ignore[valid-type]
+        Field(description="How to train, whatever the method."),
+    ] = field(default_factory=Recipe)
+    find_rate: Annotated[
+        bool, Field(description="By a learning-rate range test, instead of the recipe's rate.")
+    ] = False
+    augmentation: Annotated[
+        Policy,
+        Field(
+            description="What is done to each image, one after the other, whenever it is seen.",
+            json_schema_extra={"default": DEFAULT},
+        ),
+    ] = field(default_factory=lambda: many(AugmentationChoice, DEFAULT))
+    per_class: PerLabel = field(default_factory=dict)
+    folds: Annotated[
+        int,
+        Field(
+            ge=2,
+            le=20,
+            description="Parts of the labeled images, each judged by a training on the others; "
+            "fewer where a label has fewer images.",
+        ),
+    ] = 3
+    repeats: Annotated[
+        int, Field(ge=1, le=20, description="Of the cross-validation, with other folds.")
+    ] = 1
+    promote: Annotated[
+        Literal["auto", "never", "always"],
+        Field(description="Whether the result then serves the project; auto: if it is better."),
+    ] = "auto"
+
+    def check(self, session: Session, project: Project) -> Checked:
+        check_enough(session, project)
+        # Ids from here on: a label may be renamed before the job starts.
+        policies = by_label(session, project, self.per_class)
+        settled = replace(self, per_class={str(i): policy for i, policy in policies.items()})
+        return Checked(settled, snapshot(session, project))
+
+    def run(self, work: Work) -> dict[str, Any]:
+        made = work.patiently(lambda: _made(work))
+        if made is None:
+            made = self._train(work)
+        version, champion, verdict = made
+        wanted = self.promote == "always" or (self.promote == "auto" and verdict["better"])
+        instead_of = champion if self.promote == "auto" else None
+        promoted = wanted and work.promote(version, instead_of=instead_of)
+        if wanted and not promoted:
+            work.say("another version was promoted meanwhile, so this one was not")
+        return {"version": str(version), "promoted": promoted, "verdict": verdict}
+
+    def _train(self, work: Work) -> "_Made":
+        checkpoint = work.checkpoint()
+        data = work.patiently(lambda: _gather(work, checkpoint))
+        encoder = work.versions.load(data.base)
+        images = _decode(work, data, encoder)
+        if isinstance(images, _Fewer):
+            data, images, checkpoint = images.data, images.images, None
+        recipe = self.recipe
+        batch_size = checkpoint["batch_size"] if checkpoint else recipe.batch_size
+        while True:
+            try:
+                return self._train_with(
+                    work, data, encoder, images, checkpoint, replace(recipe, batch_size=batch_size)
+                )
+            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                if not _out_of_memory(error):
+                    raise
+                if batch_size < recipe.batch_size or batch_size == 1:
+                    raise JobFailed(
+                        f"out of memory even with batches of {batch_size}: use a smaller "
+                        "batch_size, fewer methods, or a smaller encoder"
+                    ) from error
+                batch_size //= 2
+                checkpoint = None
+                work.say(f"out of memory: starting over with batches of {batch_size}")
+
+    def _train_with(
+        self,
+        work: Work,
+        data: "_Data",
+        encoder: Encoder,
+        images: DecodedImages,
+        checkpoint: dict[str, Any] | None,
+        recipe: Recipe,
+    ) -> "_Made":
+        chosen = [one.options for one in self.methods]
+        policy = combine(self.augmentation, self.per_class, data.labels)
+        folds = min(self.folds, int(torch.bincount(data.targets).min()))
+        recipe = settle(recipe, encoder, len(data.targets))
+        try:
+            if self.find_rate:
+                rate = (
+                    checkpoint["rate"]
+                    if checkpoint
+                    else _range_test(chosen[0], encoder, images, data, recipe)
+                )
+                recipe = replace(recipe, rate=rate)
+                work.say(f"the learning rate is {rate:.2g}", rate=rate)
+            selection = Selection(
+                encoder,
+                images,
+                data.targets,
+                chosen,
+                recipe,
+                data.head,
+                policy=policy,
+                folds=folds,
+                repeats=self.repeats,
+            )
+        except ValueError as error:
+            raise JobFailed(str(error)) from error
+        if checkpoint is not None:
+            selection.load(checkpoint["selection"])
+        told = work.patiently(lambda: work.queue.last_metrics(work.claim)) if checkpoint else None
+        work.running()
+        seconds: list[float] = []
+        try:
+            for progress in selection:
+                seconds.append(progress.epoch.seconds)
+                position = [progress.run, progress.epoch.number]
+                if told is None or position > [told.get("run", 0), told.get("epoch", 0)]:
+                    work.tell(_metrics(progress, recipe, seconds))
+                work.keep(
+                    lambda: {
+                        "selection": selection.state(),
+                        "batch_size": recipe.batch_size,
+                        "rate": recipe.rate,
+                        "data": data.pack(),
+                    }
+                )
+        except Diverged as error:
+            raise JobFailed(
+                f"{error}; try a lower rate than {recipe.rate:g}, or find_rate"
+            ) from error
+        selected = selection.result()
+        verdict = _judge(work, data, images, selection, selected)
+        return _save(work, data, selected, verdict)
+
+
+class _Data(NamedTuple):
+    """What a job learns from, fixed when it first started."""
+
+    examples: list[Example]
+    champion: UUID  # the version that served the project
+    base: UUID  # the version from which training starts; it has not seen the labels
+    head: Head
+    head_choice: dict[str, Any]
+
+    @property
+    def labels(self) -> list[UUID]:
+        return sorted({example.label_id for example in self.examples})
+
+    @property
+    def targets(self) -> torch.Tensor:
+        position = {label: n for n, label in enumerate(self.labels)}
+        return torch.tensor([position[example.label_id] for example in self.examples])
+
+    def pack(self) -> dict[str, Any]:
+        return {
+            "examples": [
+                [str(e.image_id), e.sha256, str(e.label_id), e.label] for e in self.examples
+            ],
+            "champion": str(self.champion),
+            "base": str(self.base),
+            "head": self.head_choice,
+        }
+
+    @classmethod
+    def unpack(cls, packed: dict[str, Any]) -> "_Data":
+        return cls(
+            [
+                Example(UUID(i), sha, UUID(label), name)
+                for i, sha, label, name in packed["examples"]
+            ],
+            UUID(packed["champion"]),
+            UUID(packed["base"]),
+            heads[packed["head"]["name"]](**packed["head"]["options"]),
+            packed["head"],
+        )
+
+
+class _Fewer(NamedTuple):
+    """What is left when some images cannot be read."""
+
+    data: _Data
+    images: DecodedImages
+
+
+class _Made(NamedTuple):
+    """The version that the job made."""
+
+    version: UUID
+    champion: UUID
+    verdict: dict[str, Any]
+
+
+def _gather(work: Work, checkpoint: dict[str, Any] | None) -> _Data:
+    if checkpoint is not None:
+        return _Data.unpack(checkpoint["data"])
+    with work.db.reading() as session:
+        project = session.get_one(Project, work.project_id)
+        head = heads[project.head["name"]](**project.head["options"])
+        found = examples(session, project.id)
+        champion, named = project.encoder_id, project.head
+    return _Data(found, champion, work.versions.base(champion), head, named)
+
+
+def _decode(work: Work, data: _Data, encoder: Encoder) -> "DecodedImages | _Fewer":
+    images = DecodedImages(
+        work.blobs,
+        [example.sha256 for example in data.examples],
+        encoder.preprocessing,
+        max_pixels=work.max_pixels,
+        cache_bytes=work.cache_bytes,
+        threads=work.decode_threads,
+    )
+    unreadable = set(images.unreadable())
+    if unreadable:
+        work.say(
+            f"{len(unreadable)} images cannot be read any more and are left out",
+            skipped=len(unreadable),
+        )
+        kept = [n for n in range(len(data.examples)) if n not in unreadable]
+        data = data._replace(examples=[data.examples[n] for n in kept])
+        images = images.only(kept)
+    shots = torch.bincount(data.targets) if data.examples else torch.zeros(0)
+    if len(shots) < FEWEST or int(shots.min()) < FEWEST:
+        raise JobFailed(
+            f"too few images can be read: at least {FEWEST} labels with {FEWEST} images each are "
+            "needed; upload the missing ones again"
+        )
+    return _Fewer(data, images) if unreadable else images
+
+
+def _range_test(
+    method: Method, encoder: Encoder, images: DecodedImages, data: _Data, recipe: Recipe
+) -> float:
+    chance = torch.Generator().manual_seed(recipe.seed)
+    some = torch.randperm(len(images), generator=chance)[:RATE_IMAGES].tolist()
+    few, targets = images.only(some), data.targets[some]
+    return find_rate(
+        lambda rising: start(method, encoder, few, targets, rising).training, len(few), recipe
+    )
+
+
+def _metrics(progress: Progress, recipe: Recipe, seconds: Sequence[float]) -> dict[str, Any]:
+    epoch = progress.epoch
+    left = (progress.runs - progress.run + 1) * recipe.epochs - epoch.number
+    return {
+        "stage": "training",
+        "method": progress.method,
+        "run": progress.run,
+        "runs": progress.runs,
+        "fold": progress.fold,
+        "epoch": epoch.number,
+        "epochs": epoch.of,
+        "loss": epoch.loss,
+        "accuracy": epoch.accuracy,
+        "rates": epoch.rates,
+        "images_per_s": round(epoch.images / max(epoch.seconds, 1e-9), 1),
+        "seconds_left": round(left * sum(seconds) / len(seconds), 1),
+    }
+
+
+def _judge(
+    work: Work, data: _Data, images: DecodedImages, selection: Selection, selected: Selected
+) -> dict[str, Any]:
+    """Compare with the plain prototypes, and with the version that serves the project now."""
+    targets = data.targets
+    candidate = _rightness(selected.predicted, targets)
+    rivals = {"prototypes": _rightness(selection.predict(selection.embeddings), targets)}
+    if data.champion != data.base:
+        rivals["champion"] = _champion(work, data, images, selection)
+    verdicts = {name: compare(candidate, right, targets) for name, right in rivals.items()}
+    worst = min(verdicts.values(), key=lambda verdict: (verdict.better, verdict.probability))
+    nothing = "nothing that was learned helped with images that were held out"
+    return {
+        "better": all(verdict.better for verdict in verdicts.values()),
+        "reason": worst.reason if selected.share else nothing,
+        "images": len(targets),
+        "against": {name: _shown(verdict) for name, verdict in verdicts.items()},
+        "method": _named(selected.method),
+        "share": selected.share,
+        "candidates": [
+            {"method": _named(c.method), "share": c.share, "accuracy": round(c.accuracy, 4)}
+            for c in selected.candidates
+        ],
+    }
+
+
+def _champion(work: Work, data: _Data, images: DecodedImages, selection: Selection) -> torch.Tensor:
+    """How often the serving version is right on images that it, or models like it, never saw.
+
+    What it learned from is judged by the predictions of its own cross-validation, kept when it was
+    made; what was labeled since, by the version itself.
+    """
+    predicted = selection.predict(embed_all(work.versions.load(data.champion), images))
+    right = _rightness(predicted, data.targets)
+    with work.db.reading() as session:
+        query = select(TrainingImage).where(TrainingImage.encoder_id == data.champion)
+        seen = {image.image_id: image for image in session.scalars(query)}
+    for n, example in enumerate(data.examples):
+        image = seen.get(example.image_id)
+        if image is not None and image.predicted:
+            hits = sum(label == str(example.label_id) for label in image.predicted)
+            right[n] = hits / len(image.predicted)
+    return right
+
+
+def _save(work: Work, data: _Data, selected: Selected, verdict: dict[str, Any]) -> _Made:
+    """Store the version, once however often the job is interrupted."""
+    weights = work.versions.store(selected.encoder)
+    labels = data.labels
+
+    def write() -> UUID:
+        with work.queue.holding(work.claim) as session:
+            base = session.get_one(EncoderVersion, data.base)
+            version = child(base, weights, projected=selected.method.frozen)
+            session.add(version)
+            session.flush()
+            session.add(
+                ProjectVersion(
+                    encoder_id=version.id,
+                    project_id=work.project_id,
+                    job_id=work.claim.job_id,
+                    metrics={"champion": str(data.champion), **verdict},
+                )
+            )
+            session.add_all(
+                TrainingImage(
+                    encoder_id=version.id,
+                    image_id=example.image_id,
+                    label_id=example.label_id,
+                    label=example.label,
+                    predicted=[str(labels[p]) for p in selected.predicted[:, n].tolist()],
+                )
+                for n, example in enumerate(data.examples)
+            )
+            return version.id
+
+    return _Made(work.patiently(write), data.champion, verdict)
+
+
+def _made(work: Work) -> _Made | None:
+    """The version that an earlier attempt of this job has made."""
+    with work.db.reading() as session:
+        query = select(ProjectVersion).where(ProjectVersion.job_id == work.claim.job_id)
+        made = session.scalar(query)
+    if made is None:
+        return None
+    verdict = dict(made.metrics)
+    return _Made(made.encoder_id, UUID(verdict.pop("champion")), verdict)
+
+
+def _rightness(predicted: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """How often each image was classified right, 0..1, over the repetitions."""
+    return (predicted == targets).float().mean(dim=0)
+
+
+def _shown(verdict: Verdict) -> dict[str, Any]:
+    return {k: round(v, 4) if isinstance(v, float) else v for k, v in verdict._asdict().items()}
+
+
+def _named(method: Method) -> dict[str, Any]:
+    name = type(method).__module__.rpartition(".")[2]
+    return {"name": name, "options": asdict(method)}  # type: ignore[call-overload]
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out; on the CPU torch says so with a plain RuntimeError."""
+    plain = "can't allocate memory" in str(error) or "not enough memory" in str(error)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or plain

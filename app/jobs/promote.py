@@ -1,0 +1,28 @@
+"""Promotion: let an encoder version serve the project, after embedding what it has not seen."""
+
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy.orm import Session
+
+from app.jobs import Checked, Work, kinds
+from app.promotion import find_version
+from app.tables import Project
+
+
+@kinds.register
+@dataclass(frozen=True, kw_only=True)
+class Promote:
+    """Embed all images with a version while the old one serves, then switch."""
+
+    version: UUID
+
+    def check(self, session: Session, project: Project) -> Checked:
+        find_version(session, project, self.version)
+        return Checked(self, "")
+
+    def run(self, work: Work) -> dict[str, Any]:
+        work.running()
+        work.promote(self.version)
+        return {"version": str(self.version), "promoted": True}

@@ -1,0 +1,144 @@
+"""The labeled images of a project, decoded for training."""
+
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
+from typing import NamedTuple
+from uuid import UUID
+
+import torch
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+from torch import Tensor
+
+from app.problems import TooFewImages
+from app.storage import Blobs
+from app.tables import Image, Label, Project
+from models.images import Preprocessing, UnreadableImage, decode
+
+FEWEST = 2  # labels, and images of each: one to learn from and one to judge with
+
+
+class Example(NamedTuple):
+    """An image and its label, as they were when a job started."""
+
+    image_id: UUID
+    sha256: str
+    label_id: UUID
+    label: str
+
+
+def examples(session: Session, project_id: UUID) -> list[Example]:
+    """The labeled images of a project, in the order in which they came."""
+    rows = session.execute(
+        select(Image.id, Image.sha256, Label.id, Label.name)
+        .join(Label, Label.id == Image.label_id)
+        .where(Image.project_id == project_id)
+        .order_by(Image.id)
+    )
+    return [Example(*row) for row in rows]
+
+
+def snapshot(session: Session, project: Project) -> str:
+    """What a training on the project's labels depends on; the same while none of it changes."""
+    known = sha256(str(project.encoder_id).encode())
+    for example in examples(session, project.id):
+        known.update(example.image_id.bytes + example.label_id.bytes)
+    return known.hexdigest()
+
+
+def check_enough(session: Session, project: Project) -> None:
+    """Refuse a project that has too few labels or images to learn from and to judge with.
+
+    Raises:
+        TooFewImages: says how many are missing.
+    """
+    rows = session.execute(
+        select(Label.name, func.count(Image.id))
+        .outerjoin(Image, Image.label_id == Label.id)
+        .where(Label.project_id == project.id)
+        .group_by(Label.id, Label.name)
+        .order_by(Label.name)
+    )
+    shots: dict[str, int] = {row[0]: row[1] for row in rows}
+    short = {name: FEWEST - count for name, count in shots.items() if count < FEWEST}
+    missing_labels = max(0, FEWEST - len(shots))
+    if not missing_labels and not short:
+        return
+    parts = [f"{missing_labels} more label(s)"] if missing_labels else []
+    parts += [f"{count} more image(s) of {name!r}" for name, count in list(short.items())[:5]]
+    if len(short) > 5:
+        parts.append(f"and images of {len(short) - 5} other labels")
+    raise TooFewImages(
+        f"training needs {', '.join(parts)}: at least {FEWEST} labels with {FEWEST} images each",
+        missing_labels=missing_labels,
+        missing_images=short,
+    )
+
+
+class DecodedImages:
+    """Images by position, decoded by threads; as many stay decoded as fit into memory.
+
+    Pillow lets other threads run while it decodes, so threads do what processes would, without
+    copying pixels between them.
+    """
+
+    def __init__(
+        self,
+        blobs: Blobs,
+        digests: Iterable[str],
+        preprocessing: Preprocessing,
+        *,
+        max_pixels: int,
+        cache_bytes: int,
+        threads: int = 0,
+    ) -> None:
+        self._blobs = blobs
+        self._digests = list(digests)
+        self._preprocessing = preprocessing
+        self._max_pixels = max_pixels
+        self._room = cache_bytes // (3 * preprocessing.crop**2)  # images
+        self._kept: dict[int, Tensor] = {}
+        self._pool = ThreadPoolExecutor(threads or os.cpu_count() or 1, "training-decode")
+
+    def __len__(self) -> int:
+        return len(self._digests)
+
+    def __getitem__(self, positions: Tensor, /) -> Tensor:
+        return torch.stack(list(self._pool.map(self._one, positions.tolist())))
+
+    def unreadable(self) -> list[int]:
+        """The positions of images that cannot be decoded any more."""
+        return [
+            n for n, fine in enumerate(self._pool.map(self._reads, range(len(self)))) if not fine
+        ]
+
+    def only(self, positions: list[int]) -> "DecodedImages":
+        """These images alone, with what is decoded already."""
+        digests = [self._digests[n] for n in positions]
+        part = DecodedImages(
+            self._blobs,
+            digests,
+            self._preprocessing,
+            max_pixels=self._max_pixels,
+            cache_bytes=self._room * 3 * self._preprocessing.crop**2,
+        )
+        part._kept = {new: self._kept[n] for new, n in enumerate(positions) if n in self._kept}
+        return part
+
+    def _reads(self, position: int) -> bool:
+        try:
+            self._one(position)
+        except (UnreadableImage, FileNotFoundError):
+            return False
+        return True
+
+    def _one(self, position: int) -> Tensor:
+        if position in self._kept:
+            return self._kept[position]
+        content = self._blobs.get(self._digests[position])
+        pixels = decode(content, self._preprocessing, max_pixels=self._max_pixels).pixels
+        if len(self._kept) < self._room:
+            self._kept[position] = pixels
+        return pixels

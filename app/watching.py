@@ -1,0 +1,115 @@
+"""Jobs seen from a terminal."""
+
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from app.client import Client, project_path
+
+POLL_S = 0.5
+FINAL = {"succeeded", "failed", "cancelled"}
+
+
+def watch(client: Client, project: str, job: str, console: Console) -> str:
+    """Show what happens to a job until it ends; the state in which it did."""
+    path = project_path(project, "jobs", job)
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+    )
+    last = 0
+    with bar:
+        task = bar.add_task("queued", total=1.0, note="")
+        while True:
+            found = client.get(f"{path}/events", after=last)
+            for event in found["items"]:
+                last = event["number"]
+                _show(bar, task, event)
+            if found["state"] in FINAL and not found["items"]:
+                break
+            if not found["items"]:
+                time.sleep(POLL_S)
+    ended = client.get(path)
+    console.print(_outcome(ended), highlight=False)
+    return str(ended["state"])
+
+
+def listing(jobs: list[dict[str, Any]]) -> Table:
+    """Jobs as a table, as they came."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("job", "kind", "state", "created", "outcome"):
+        table.add_column(column, overflow="fold")
+    for job in jobs:
+        created = job["created_at"][:19].replace("T", " ")
+        table.add_row(job["id"], job["kind"], job["state"], created, _short(job))
+    return table
+
+
+def _show(bar: Progress, task: TaskID, event: dict[str, Any]) -> None:
+    data = event["data"]
+    if event["kind"] == "state":
+        reason = data.get("reason") or data.get("error")
+        bar.update(task, description=data["state"])
+        if reason:
+            bar.console.print(f"{data['state']}: {reason}", highlight=False)
+    elif event["kind"] == "message":
+        bar.console.print(data["text"], highlight=False)
+    elif data.get("stage") == "training":
+        share = (data["run"] - 1 + data["epoch"] / data["epochs"]) / data["runs"]
+        where = f"fold {data['fold']}" if data["fold"] else "all images"
+        accuracy = "" if data["accuracy"] is None else f", held-out {100 * data['accuracy']:.1f} %"
+        bar.update(
+            task,
+            completed=share,
+            description=f"{data['method']}, {where}",
+            note=f"loss {data['loss']:.3f}{accuracy}, about {data['seconds_left']:.0f} s left",
+        )
+    elif data.get("stage") == "search":
+        bar.update(
+            task,
+            completed=data["trial"] / data["trials"],
+            description=f"trial {data['trial']} of {data['trials']}",
+            note=f"score {data['score']:.3f}, held-out {100 * data['accuracy']:.1f} %, "
+            f"about {data['seconds_left']:.0f} s left",
+        )
+    elif data.get("stage") == "embedding":
+        total = data["done"] + data["left"]
+        bar.update(
+            task,
+            completed=data["done"] / max(1, total),
+            description="embedding",
+            note=f"{data['done']} of {total} images",
+        )
+
+
+def _outcome(job: dict[str, Any]) -> str:
+    if job["state"] != "succeeded":
+        return f"{job['state']}: {job['error']}" if job["error"] else str(job["state"])
+    return f"succeeded: {_short(job)}"
+
+
+def _short(job: dict[str, Any]) -> str:
+    """What came out, in a line."""
+    result = job["result"] or {}
+    if job["error"]:
+        return str(job["error"])
+    if "augmentation" in result:
+        return _augmentation(result)
+    if "promoted" not in result:
+        return ""
+    done = "promoted" if result["promoted"] else "not promoted"
+    verdict = result.get("verdict")
+    return f"version {result['version']} {done}" + (f"; {verdict['reason']}" if verdict else "")
+
+
+def _augmentation(result: dict[str, Any]) -> str:
+    names = " and ".join(one["name"] for one in result["augmentation"])
+    own = f", of their own for {', '.join(result['per_class'])}" if result["per_class"] else ""
+    return f"{names}{own}; {result['verdict']['reason']}"
