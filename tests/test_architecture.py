@@ -10,6 +10,7 @@ import pytest
 import models
 from models.acquisition import strategies
 from models.augmentation import augmentations
+from models.augmentation_search import searches
 from models.encoders import architectures
 from models.finetuning import methods
 from models.heads import heads
@@ -20,6 +21,7 @@ PLUG_INS = [
     for kind, registry in {
         "acquisition": strategies,
         "augmentation": augmentations,
+        "augmentation_search": searches,
         "encoders": architectures,
         "finetuning": methods,
         "heads": heads,

@@ -1,0 +1,241 @@
+"""Search for an augmentation: on embeddings of the labeled images, without training an encoder."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import torch
+from sqlalchemy.orm import Session
+
+from app.choices import choice, many
+from app.jobs import Checked, JobFailed, Work, kinds
+from app.tables import Project
+from app.training_data import FEWEST, DecodedImages, Example, check_enough, examples, snapshot
+from models.augmentation import augmentations
+from models.augmentation_search import (
+    NOTHING,
+    Candidate,
+    Found,
+    Judged,
+    Proxy,
+    Trial,
+    balanced,
+    documents,
+    searches,
+)
+from models.encoders import Encoder
+from models.evaluation import Verdict, compare
+
+SearchChoice: Any = choice(searches)
+
+SEARCH = {"name": "grid"}
+
+
+@kinds.register
+@dataclass(frozen=True, kw_only=True)
+class AugmentationSearch:
+    """Find an augmentation for the project's labels, for `augmentation` of a `finetune` job.
+
+    The encoder stays frozen: it embeds augmented images, and linear heads on these show what
+    helps. That takes seconds a trial, and is a hint of what fine-tuning would make of it.
+    """
+
+    search: SearchChoice = field(default_factory=lambda: many(SearchChoice, [SEARCH])[0])
+    images: int = 500  # at most, of each label as many as of any other where there are
+    views: int = 2  # augmented copies of each image
+    folds: int = 3  # fewer where a label has fewer images
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 2 * FEWEST <= self.images <= 100_000:
+            raise ValueError(f"images must be from {2 * FEWEST} to 100000, got {self.images}")
+        if not 1 <= self.views <= 20:
+            raise ValueError(f"views must be from 1 to 20, got {self.views}")
+        if not 2 <= self.folds <= 20:
+            raise ValueError(f"folds must be from 2 to 20, got {self.folds}")
+        if not 0 <= self.seed < 2**31:
+            raise ValueError(f"seed must be from 0 to 2^31 - 1, got {self.seed}")
+
+    def check(self, session: Session, project: Project) -> Checked:
+        check_enough(session, project)
+        return Checked(self, snapshot(session, project))
+
+    def run(self, work: Work) -> dict[str, Any]:
+        checkpoint = work.checkpoint()
+        data = work.patiently(lambda: self._gather(work, checkpoint))
+        encoder = work.versions.load(data.base)
+        images = _decoded(work, data, encoder)
+        lost = set(images.unreadable())
+        if lost:
+            kept = [n for n in range(len(images)) if n not in lost]
+            data, images, checkpoint = _only(work, data, kept), images.only(kept), None
+        try:
+            proxy = self._proxy(encoder, images, data)
+            proxy.load(checkpoint["judged"] if checkpoint else {})
+            work.running()
+            trials = self._try(work, proxy, data)
+            return _result(self.search.options.choose(proxy, trials), proxy, data, len(trials))
+        except ValueError as error:
+            raise JobFailed(str(error)) from error
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            raise JobFailed(
+                f"out of memory: use fewer images than {self.images}, fewer views, or a smaller "
+                "encoder"
+            ) from error
+
+    def _gather(self, work: Work, checkpoint: dict[str, Any] | None) -> "_Data":
+        """The images to judge with, fixed when the job first started."""
+        if checkpoint is not None:
+            return _Data.unpack(checkpoint["data"])
+        with work.db.reading() as session:
+            found = examples(session, work.project_id)
+            champion = session.get_one(Project, work.project_id).encoder_id
+        data = _Data(found, work.versions.base(champion))
+        chosen = balanced(data.targets, self.images, self.seed).tolist()
+        return data._replace(examples=[found[n] for n in chosen])
+
+    def _proxy(self, encoder: Encoder, images: DecodedImages, data: "_Data") -> Proxy:
+        return Proxy(
+            encoder,
+            images,
+            data.targets,
+            limit=self.images,
+            views=self.views,
+            folds=self.folds,
+            seed=self.seed,
+        )
+
+    def _try(self, work: Work, proxy: Proxy, data: "_Data") -> list[Trial]:
+        """All trials; those that an earlier attempt judged are gone through at once."""
+        told = work.patiently(lambda: work.queue.last_metrics(work.claim)) or {}
+        proxy.judge(NOTHING)
+        trials: list[Trial] = []
+        seconds: list[float] = []
+        started = time.monotonic()
+        for trial in self.search.options.search(proxy):
+            trials.append(trial)
+            if trial.number > told.get("trial", 0):
+                seconds.append(time.monotonic() - started)
+                work.tell(_metrics(trial, data, seconds))
+                work.keep(lambda: {"judged": proxy.state(), "data": data.pack()})
+            started = time.monotonic()
+        return trials
+
+
+class _Data(NamedTuple):
+    """What a job judges with."""
+
+    examples: list[Example]
+    base: UUID  # the version that has not seen the labels
+
+    @property
+    def labels(self) -> list[UUID]:
+        return sorted({example.label_id for example in self.examples})
+
+    @property
+    def names(self) -> list[str]:
+        """Of the labels."""
+        known = {example.label_id: example.label for example in self.examples}
+        return [known[label] for label in self.labels]
+
+    @property
+    def targets(self) -> torch.Tensor:
+        position = {label: n for n, label in enumerate(self.labels)}
+        return torch.tensor([position[example.label_id] for example in self.examples])
+
+    def pack(self) -> dict[str, Any]:
+        return {
+            "examples": [
+                [str(e.image_id), e.sha256, str(e.label_id), e.label] for e in self.examples
+            ],
+            "base": str(self.base),
+        }
+
+    @classmethod
+    def unpack(cls, packed: dict[str, Any]) -> "_Data":
+        found = [
+            Example(UUID(image), sha, UUID(label), name)
+            for image, sha, label, name in packed["examples"]
+        ]
+        return cls(found, UUID(packed["base"]))
+
+
+def _decoded(work: Work, data: _Data, encoder: Encoder) -> DecodedImages:
+    return DecodedImages(
+        work.blobs,
+        [example.sha256 for example in data.examples],
+        encoder.preprocessing,
+        max_pixels=work.max_pixels,
+        cache_bytes=work.cache_bytes,
+        threads=work.decode_threads,
+    )
+
+
+def _only(work: Work, data: _Data, kept: list[int]) -> _Data:
+    """What can be read.
+
+    Raises:
+        JobFailed: it is not enough.
+    """
+    skipped = len(data.examples) - len(kept)
+    work.say(f"{skipped} images cannot be read any more and are left out", skipped=skipped)
+    data = data._replace(examples=[data.examples[n] for n in kept])
+    shots = torch.bincount(data.targets) if kept else torch.zeros(0)
+    if len(shots) < FEWEST or int(shots.min()) < FEWEST:
+        raise JobFailed(
+            f"too few images can be read: at least {FEWEST} labels with {FEWEST} images each are "
+            "needed; upload the missing ones again"
+        )
+    return data
+
+
+def _metrics(trial: Trial, data: _Data, seconds: Sequence[float]) -> dict[str, Any]:
+    left = (trial.of - trial.number) * sum(seconds) / len(seconds)
+    return {
+        "stage": "search",
+        "trial": trial.number,
+        "trials": trial.of,
+        "policy": _policy(trial.candidate, data),
+        **_rated(trial.judged),
+        "seconds_left": round(left, 1),
+    }
+
+
+def _result(found: Found, proxy: Proxy, data: _Data, trials: int) -> dict[str, Any]:
+    """What to fine-tune with, and how it did against what there is without a search."""
+    trivial = proxy.judge(Candidate((augmentations["trivialaugment"](),)))
+    against = {
+        found.against: found.verdict,
+        "trivialaugment": compare(found.right, trivial.right, proxy.targets),
+    }
+    return {
+        **_policy(found.candidate, data),
+        **_rated(found.judged),
+        "baseline": _rated(proxy.judge(NOTHING)),
+        "accepted": found.verdict.better,
+        "verdict": {
+            "better": found.verdict.better,
+            "reason": found.verdict.reason,
+            "images": len(proxy.targets),
+            "against": {name: _shown(verdict) for name, verdict in against.items()},
+        },
+        "trials": trials,
+    }
+
+
+def _policy(candidate: Candidate, data: _Data) -> dict[str, Any]:
+    """As a `finetune` job takes it."""
+    return {
+        "augmentation": documents(candidate.policy),
+        "per_class": {data.names[n]: documents(policy) for n, policy in candidate.per_class},
+    }
+
+
+def _rated(judged: Judged) -> dict[str, float]:
+    return {"score": round(judged.score, 4), "accuracy": round(judged.accuracy, 4)}
+
+
+def _shown(verdict: Verdict) -> dict[str, Any]:
+    return {k: round(v, 4) if isinstance(v, float) else v for k, v in verdict._asdict().items()}

@@ -1,0 +1,351 @@
+"""Searches for augmentations, judged on a cheap proxy of fine-tuning.
+
+The proxy trains no encoder. The frozen encoder embeds clean and augmented images, a linear head is
+fitted to both, and clean images that it has not seen tell how good the augmentation was.
+"""
+
+import json
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from functools import cached_property
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Generator, Tensor
+from torch.nn import functional as F
+
+from models.augmentation import Augmentation, apply
+from models.encoders import Encoder
+from models.evaluation import Verdict, compare, stratified_folds
+from models.registry import Registry
+from models.training import Images
+
+EMBED_BATCH = 32
+DIMENSIONS = 256  # of the embeddings that a head is fitted to, at most
+NEWTON_STEPS = 25  # the loss is then within a thousandth of its least
+PRIOR_VARIANCE = 10.0  # of each weight of the head
+ROWS_KEPT = 200_000  # embeddings of augmented images that are remembered, of a kilobyte each
+
+Policy = tuple[Augmentation, ...]
+
+
+class Candidate(NamedTuple):
+    """What to augment with."""
+
+    policy: Policy = ()  # of all classes
+    per_class: tuple[tuple[int, Policy], ...] = ()  # of these classes instead
+
+
+NOTHING = Candidate()
+
+
+class Judged(NamedTuple):
+    """What heads made of images that they had not seen."""
+
+    predicted: Int[Tensor, " M"]
+    right: Float[Tensor, " M"]  # 1 where the prediction is
+    likelihood: Float[Tensor, " M"]  # logarithm of the probability of the right class
+
+    @property
+    def score(self) -> float:
+        """The mean log-likelihood: smoother than the accuracy, so it ranks with fewer images."""
+        return float(self.likelihood.mean())
+
+    @property
+    def accuracy(self) -> float:
+        return float(self.right.mean())
+
+
+class Trial(NamedTuple):
+    """One candidate that was tried."""
+
+    number: int  # from 1
+    of: int
+    candidate: Candidate
+    judged: Judged
+
+
+class Found(NamedTuple):
+    """What a search ended with."""
+
+    candidate: Candidate
+    judged: Judged
+    right: Float[Tensor, " M"]  # as judged by candidates that were chosen without each image
+    verdict: Verdict  # of that, against what the candidate would replace
+    against: str  # which is this
+
+
+@runtime_checkable
+class Chained(Protocol):
+    """An augmentation that can say beforehand what it will do to each image."""
+
+    def draw(self, count: int, generator: Generator) -> Sequence[Hashable]: ...
+
+    def perform(
+        self, images: Float[Tensor, "B 3 S S"], chains: Sequence[Any]
+    ) -> Float[Tensor, "B 3 S S"]: ...
+
+
+class Proxy:
+    """Judges augmentations on labeled images, the same images, folds and luck for all of them.
+
+    Nothing is embedded twice, and no candidate is judged twice. `state()` holds all judgements, so
+    a search that is run again from it takes the same way, at once, up to where it was interrupted.
+
+    Args:
+        encoder: frozen; it must not have seen the labels.
+        limit: at most this many images, of each class as many as of any other where there are.
+        views: augmented copies of each image.
+        folds: fewer where a class has fewer images.
+
+    Raises:
+        ValueError: a class has fewer than two images within the limit.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        images: Images,
+        targets: Int[Tensor, " N"],
+        *,
+        limit: int = 500,
+        views: int = 2,
+        folds: int = 3,
+        seed: int = 0,
+    ) -> None:
+        self._encoder = encoder
+        self._images = images
+        self._views = views
+        self._seed = seed
+        self._positions = balanced(targets, limit, seed)
+        self.targets = targets[self._positions]
+        shots = torch.bincount(self.targets)
+        if int(shots.min()) < 2:
+            raise ValueError(
+                f"{limit} images are too few for two of each of {len(shots)} classes: "
+                f"use at least {2 * len(shots)}, and two labels of each class"
+            )
+        self.folds = stratified_folds(self.targets, min(folds, int(shots.min())), seed)
+        self._wholes: dict[tuple[str, int], Tensor] = {}  # by policy and view
+        self._rows: dict[tuple[int, Hashable], Tensor] = {}  # by image and operations
+        self._judged: dict[str, Judged] = {}
+
+    @property
+    def classes(self) -> int:
+        return int(self.targets.max()) + 1
+
+    def judge(self, candidate: Candidate) -> Judged:
+        """What heads, fitted to clean and augmented images, make of the clean held-out ones."""
+        name = describe(candidate)
+        if name not in self._judged:
+            self._judged[name] = self._judge(candidate)
+        return self._judged[name]
+
+    def state(self) -> dict[str, Any]:
+        """All judgements."""
+        return {
+            name: {"predicted": judged.predicted, "likelihood": judged.likelihood}
+            for name, judged in self._judged.items()
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Remember the judgements of a proxy of the same encoder, images and options."""
+        for name, kept in state.items():
+            predicted = kept["predicted"]
+            right = (predicted == self.targets).float()
+            self._judged[name] = Judged(predicted, right, kept["likelihood"])
+
+    def _judge(self, candidate: Candidate) -> Judged:
+        copies = [self.clean, *self._augmented(candidate)]  # each (M, D)
+        predicted = torch.zeros_like(self.targets)
+        likelihood = torch.zeros(len(self.targets))
+        for fold in self.folds:
+            rows = torch.cat([copy[fold.train] for copy in copies])
+            targets = self.targets[fold.train].repeat(len(copies))
+            logits = fit(rows, targets, self.classes, share=1 / len(copies))
+            chances = logits(self.clean[fold.test]).log_softmax(dim=1)
+            predicted[fold.test] = chances.argmax(dim=1)
+            of_truth = chances.gather(1, self.targets[fold.test].unsqueeze(1)).squeeze(1)
+            likelihood[fold.test] = of_truth
+        return Judged(predicted, (predicted == self.targets).float(), likelihood)
+
+    @cached_property
+    def clean(self) -> Float[Tensor, "M D"]:
+        """Embeddings of the images as they are, on their principal axes."""
+        return self._reduce(self._raw)
+
+    @cached_property
+    def _raw(self) -> Float[Tensor, "M D"]:
+        parts = _batches(len(self.targets))
+        embeddings = torch.cat([self._embed(self._values(part)) for part in parts])
+        if not bool(embeddings.isfinite().all()):
+            raise ValueError("the encoder's embeddings are not finite: promote another version")
+        return embeddings
+
+    @cached_property
+    def _axes(self) -> tuple[Float[Tensor, " D"], Float[Tensor, "D K"]]:
+        """The mean of the clean embeddings, and the axes along which they vary most."""
+        middle = self._raw.mean(dim=0)
+        _, _, axes = torch.linalg.svd(self._raw - middle, full_matrices=False)
+        return middle, axes[:DIMENSIONS].T.contiguous()
+
+    def _reduce(self, embeddings: Float[Tensor, "M D"]) -> Float[Tensor, "M K"]:
+        middle, axes = self._axes
+        return (embeddings - middle) @ axes
+
+    def _augmented(self, candidate: Candidate) -> list[Tensor]:
+        """The augmented copies of all images, (M, D) each, every class by its policy."""
+        copies = [copy.clone() for copy in self._copies(candidate.policy)]
+        for label, policy in candidate.per_class:
+            members = self.targets == label
+            for copy, own in zip(copies, self._copies(policy), strict=True):
+                copy[members] = own[members]
+        return copies
+
+    def _copies(self, policy: Policy) -> list[Tensor]:
+        if not policy:
+            return [self.clean] * self._views
+        of = self._chained if len(policy) == 1 and isinstance(policy[0], Chained) else self._whole
+        return [of(policy, view) for view in range(self._views)]
+
+    def _whole(self, policy: Policy, view: int) -> Float[Tensor, "M D"]:
+        """A copy of all images, remembered by the policy that made it."""
+        key = (describe(Candidate(policy)), view)
+        if key not in self._wholes:
+            chance = self._chance(view)
+            shares = F.one_hot(self.targets).float()
+            changed = [
+                self._embed(apply(policy, self._values(part), shares[part], chance)[0])
+                for part in _batches(len(self.targets))
+            ]
+            self._wholes[key] = self._reduce(torch.cat(changed))
+        return self._wholes[key]
+
+    def _chained(self, policy: Policy, view: int) -> Float[Tensor, "M D"]:
+        """A copy of all images, each remembered by the operations that made it."""
+        (augmentation,) = policy
+        assert isinstance(augmentation, Chained)
+        chains = augmentation.draw(len(self.targets), self._chance(view))
+        rows = {n: self._known(n, chain) for n, chain in enumerate(chains)}
+        missing = torch.tensor([n for n, row in rows.items() if row is None], dtype=torch.long)
+        for part in (missing[batch] for batch in _batches(len(missing))):
+            numbers = part.tolist()
+            changed = augmentation.perform(self._values(part), [chains[n] for n in numbers])
+            rows |= dict(zip(numbers, self._reduce(self._embed(changed)), strict=True))
+            if len(self._rows) < ROWS_KEPT:
+                self._rows |= {(n, chains[n]): rows[n] for n in numbers}
+        return torch.stack([row for row in rows.values() if row is not None])
+
+    def _known(self, image: int, chain: Hashable) -> Tensor | None:
+        return self.clean[image] if chain == () else self._rows.get((image, chain))
+
+    def _values(self, part: Int[Tensor, " B"]) -> Float[Tensor, "B 3 S S"]:
+        return self._images[self._positions[part]].float() / 255
+
+    def _embed(self, values: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B D"]:
+        return self._encoder.embed((values * 255).round().to(torch.uint8)).clone()
+
+    def _chance(self, view: int) -> Generator:
+        """The luck of a view: the same for all candidates, so that they differ by nothing else."""
+        return Generator().manual_seed(1000 * self._seed + view)
+
+
+@runtime_checkable
+class Search(Protocol):
+    """The options of one search."""
+
+    def search(self, proxy: Proxy) -> Iterator[Trial]:
+        """Try one candidate after the other; what comes next depends on the judgements alone."""
+        ...
+
+    def choose(self, proxy: Proxy, trials: Sequence[Trial]) -> Found:
+        """What came out, once all are tried."""
+        ...
+
+
+searches: Registry[type[Search]] = Registry(__name__)
+
+
+def best(proxy: Proxy, trials: Sequence[Trial]) -> Found:
+    """The trial with the best score, against no augmentation.
+
+    What is compared is honest: the images of each fold are judged by the trial that did best on the
+    other folds, so that the accuracy is not flattered by the choice.
+    """
+    found = max(trials, key=lambda trial: trial.judged.score)
+    right = torch.zeros(len(proxy.targets))
+    for fold in proxy.folds:
+        other = max(trials, key=lambda trial: float(trial.judged.likelihood[fold.train].mean()))
+        right[fold.test] = other.judged.right[fold.test]
+    verdict = compare(right, proxy.judge(NOTHING).right, proxy.targets)
+    return Found(found.candidate, found.judged, right, verdict, "nothing")
+
+
+def documents(policy: Policy) -> list[dict[str, Any]]:
+    """A policy as plain JSON: the augmentations by name, with their options."""
+    plain: list[dict[str, Any]] = json.loads(
+        json.dumps(
+            [
+                {
+                    "name": type(augmentation).__module__.rpartition(".")[2],
+                    "options": asdict(augmentation),  # type: ignore[call-overload]
+                }
+                for augmentation in policy
+            ]
+        )
+    )
+    return plain
+
+
+def describe(candidate: Candidate) -> str:
+    """A text that only equal candidates share."""
+    per_class = {str(label): documents(policy) for label, policy in candidate.per_class}
+    return json.dumps([documents(candidate.policy), per_class], sort_keys=True)
+
+
+def balanced(targets: Int[Tensor, " N"], limit: int, seed: int = 0) -> Int[Tensor, " M"]:
+    """Positions of at most `limit` images, drawn from the classes in turn."""
+    chance = Generator().manual_seed(seed)
+    turn = torch.zeros_like(targets)
+    for label in range(int(targets.max()) + 1):
+        members = (targets == label).nonzero().squeeze(1)
+        turn[members] = torch.randperm(len(members), generator=chance)
+    return turn.argsort(stable=True)[:limit].sort().values
+
+
+class Linear(NamedTuple):
+    """A linear head with a bias."""
+
+    weights: Float[Tensor, "D C"]
+    bias: Float[Tensor, " C"]
+
+    def __call__(self, rows: Float[Tensor, "Q D"]) -> Float[Tensor, "Q C"]:
+        return rows @ self.weights + self.bias
+
+
+def fit(
+    rows: Float[Tensor, "M D"], targets: Int[Tensor, " M"], classes: int, *, share: float = 1.0
+) -> Linear:
+    """Logistic regression with normal priors, by Newton steps with a bound (Böhning, 1992).
+
+    The Hessian of the softmax is at most half the second moment of the rows, whatever the weights:
+    inverted once, it gives steps that never overshoot. https://doi.org/10.1007/BF00048682
+
+    Args:
+        share: how much a row counts, where an image has several.
+    """
+    inputs = F.pad(rows, (0, 1), value=1.0)  # (M, D + 1)
+    truth = F.one_hot(targets, classes).float()
+    prior = 1 / PRIOR_VARIANCE
+    bound = share * inputs.T @ inputs / 2 + prior * torch.eye(inputs.shape[1])
+    inverse = torch.linalg.inv(bound)
+    weights = torch.zeros(inputs.shape[1], classes)
+    for _ in range(NEWTON_STEPS):
+        error = truth - (inputs @ weights).softmax(dim=1)
+        weights = weights + inverse @ (share * inputs.T @ error - prior * weights)
+    return Linear(weights[:-1], weights[-1])
+
+
+def _batches(count: int) -> tuple[Int[Tensor, " B"], ...]:
+    return torch.split(torch.arange(count), EMBED_BATCH)
