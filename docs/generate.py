@@ -13,12 +13,25 @@ from app.main import create_app
 from app.problems import Problem
 from app.settings import Settings
 from models.acquisition import strategies
+from models.augmentation import augmentations
+from models.augmentation_search import searches
 from models.encoders import architectures
+from models.finetuning import methods
 from models.heads import heads
 from models.registry import Registry
 
 GENERATED = "<!-- Written by `python -m docs.generate`; edit the code instead. -->"
-SECTIONS = ("projects", "labels", "images", "pool", "classify", "service")
+SECTIONS = (
+    "projects",
+    "labels",
+    "images",
+    "pool",
+    "classify",
+    "jobs",
+    "augmentations",
+    "encoders",
+    "service",
+)
 
 SETTINGS = """# Settings
 
@@ -169,6 +182,9 @@ def _plugins() -> Iterator[str]:
         ("Strategies", "models/acquisition", strategies),
         ("Heads", "models/heads", heads),
         ("Encoders", "models/encoders", architectures),
+        ("Ways to fine-tune", "models/finetuning", methods),
+        ("Augmentations", "models/augmentation", augmentations),
+        ("Searches for augmentations", "models/augmentation_search", searches),
     )
     for title, folder, registry in kinds:
         yield f"### {title}"
