@@ -87,18 +87,22 @@ def load(folder: Path) -> tuple[list[Photo], list[Photo]]:
 
 
 def draw(train: Sequence[Photo], shots: Sequence[int], repeats: int) -> list[Draw]:
-    """Support sets: `shots` images of each label, or all that it has."""
-    labels = sorted({photo.label for photo in train})
-    draws = []
-    for n in shots:
-        for seed in range(min(repeats, 3) if n >= 100 else repeats):
-            chance = np.random.default_rng(seed)
-            support: list[int] = []
-            for label in labels:
-                members = [i for i, photo in enumerate(train) if photo.label == label]
-                support += chance.choice(members, min(n, len(members)), replace=False).tolist()
-            draws.append(Draw(n, support))
-    return draws
+    """Support sets for the seeds from 0 on."""
+    return [
+        draw_one(train, n, seed)
+        for n in shots
+        for seed in range(min(repeats, 3) if n >= 100 else repeats)
+    ]
+
+
+def draw_one(train: Sequence[Photo], shots: int, seed: int) -> Draw:
+    """A support set: `shots` images of each label, or all that it has."""
+    chance = np.random.default_rng(seed)
+    support: list[int] = []
+    for label in sorted({photo.label for photo in train}):
+        members = [i for i, photo in enumerate(train) if photo.label == label]
+        support += chance.choice(members, min(shots, len(members)), replace=False).tolist()
+    return Draw(shots, support)
 
 
 def _options() -> argparse.Namespace:
