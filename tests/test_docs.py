@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import subprocess
+import threading
 from pathlib import Path
 
 import httpx
@@ -14,6 +15,7 @@ import yaml
 
 from app import cli, demo
 from app.settings import Settings
+from app.worker import Worker
 from docs import generate
 
 ROOT = Path(__file__).parent.parent
@@ -143,6 +145,36 @@ def test_the_loop_of_the_readme_works_as_it_is_written(live_url, tmp_path):
     assert httpx.get(f"{live_url}/v1/projects/digits").json()["support"] == 10
     assert '"strategy"' in done.stdout
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
+def test_labels_become_a_promoted_version_as_the_how_to_says(live_service, settings, tmp_path):
+    url, app = live_service
+    script = "".join(code for page, code in blocks("bash") if page.stem == "fine-tune")
+    demo.write_digits(tmp_path / "handful-data/demo/digits")
+    worker = Worker(settings, app.state.queue.db)
+    thread = threading.Thread(target=worker.run)
+    thread.start()
+
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail"],
+        input=script.replace("http://127.0.0.1:8000", url).replace(
+            "curl ", "curl --fail-with-body --no-progress-meter "
+        ),
+        cwd=tmp_path,
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+
+    worker.stop.set()
+    thread.join()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert '"state": "succeeded"' in done.stdout
+    assert '"promoted":true' in done.stdout  # back and forth
+    assert (tmp_path / "views.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "tuned.safetensors").stat().st_size > 1000
 
 
 def test_commands_of_handful_exist():

@@ -18,7 +18,7 @@ from models.registry import Registry
 from models.training import Batch, Images, ParameterGroup, Recipe, Training, as_values
 
 EMBED_BATCH = 32
-STEPS = 100  # that a training takes when its recipe says nothing, within these bounds of epochs
+STEPS = 80  # that a training takes when its recipe says nothing, within these bounds of epochs
 FEWEST_EPOCHS, MOST_EPOCHS = 3, 30
 RATE, TRANSFORMER_RATE = 1e-3, 1e-4
 HEAD_RATE = 10.0  # of the class weights, as a factor of the encoder's; they are few and start close

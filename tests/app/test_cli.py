@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from app import cli, demo, importing
 from app.client import Client, RequestRefused, ServiceUnreachable, project_path
 from app.settings import Settings
+from app.worker import Worker
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -342,3 +343,34 @@ def test_a_client_hands_on_what_the_service_objects_to(live_url):
 
 def test_a_project_name_is_quoted_in_its_path():
     assert project_path("a/b ?", "pool") == "/v1/projects/a%2Fb%20%3F/pool"
+
+
+def started(url, photos) -> str:
+    """The id of a job that waits in a project `p`."""
+    imported(url, photos, "--project", "p")
+    options = {"methods": [{"name": "full"}], "recipe": {"epochs": 2}, "folds": 2}
+    answer = httpx.post(f"{url}/v1/projects/p/jobs", json={"kind": "finetune", "options": options})
+    return answer.raise_for_status().json()["id"]
+
+
+@pytest.mark.slow
+def test_a_job_is_watched_until_it_ends_and_then_listed(live_service, photos, settings):
+    url, app = live_service
+    job = started(url, photos)
+    Worker(settings, app.state.queue.db).run(until_idle=True)
+
+    watched = run("jobs", "watch", job, "--project", "p", "--url", url).stdout
+    listed = run("jobs", "list", "--project", "p", "--url", url).stdout
+
+    assert "succeeded: version" in watched
+    assert all(word in " ".join(listed.split()) for word in ("finetune", "succeeded", "version"))
+
+
+def test_a_job_that_was_cancelled_ends_its_watch_with_an_error(live_url, photos):
+    job = started(live_url, photos)
+
+    cancelled = run("jobs", "cancel", job, "--project", "p", "--url", live_url).stdout
+    watched = run("jobs", "watch", job, "--project", "p", "--url", live_url, code=1).stdout
+
+    assert cancelled.strip() == "cancelled"
+    assert "cancelled" in watched

@@ -5,7 +5,9 @@ from uuid import UUID
 import pytest
 import torch
 from sqlalchemy import delete, select
+from sqlalchemy.exc import OperationalError
 
+from app import jobs
 from app.jobs import finetune as module
 from app.problems import StorageFull
 from app.queue import LeaseLost
@@ -469,3 +471,24 @@ def test_labels_that_do_not_exist_are_named_when_the_job_is_submitted(striped):
     assert "'n9' and 5 more" in refused({f"n{n}": [] for n in range(15)})
     assert "two spellings" in refused({"level": [], label_id: NOISY})
     assert not striped.get(JOBS).json()["items"]
+
+
+def test_a_job_waits_while_the_database_is_away(striped, do, monkeypatch):
+    location = submit(striped)
+    queue = type(striped.app.state.queue)
+    record, losses = queue.record, iter(range(3))
+
+    def away(self, *arguments):
+        if next(losses, None) is not None:
+            raise OperationalError("INSERT", {}, Exception("connection refused"))
+        return record(self, *arguments)
+
+    monkeypatch.setattr(queue, "record", away)
+    monkeypatch.setattr(jobs, "PATIENCE_S", 0.01)
+
+    do(striped)
+
+    assert next(losses, None) is None
+    assert striped.get(location).json()["state"] == "succeeded"
+    told = [(data["run"], data["epoch"]) for data in events(striped, location)[:8]]
+    assert told == [(1, epoch) for epoch in range(1, 9)]

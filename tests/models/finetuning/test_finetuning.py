@@ -112,7 +112,7 @@ def test_interpolation_goes_from_one_training_to_the_other():
             assert torch.allclose(middle[name], (tensor + after.state_dict()[name]) / 2)
 
 
-@pytest.mark.parametrize(("images", "epochs"), [(20, 30), (200, 15), (1000, 4), (100_000, 3)])
+@pytest.mark.parametrize(("images", "epochs"), [(20, 30), (200, 12), (600, 5), (100_000, 3)])
 def test_few_images_are_seen_often_and_many_seldom_unless_the_recipe_says(images, epochs):
     assert settle(Recipe(), encoder(), images).epochs == epochs
     assert settle(Recipe(epochs=7), encoder(), images).epochs == 7
