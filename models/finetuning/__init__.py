@@ -21,7 +21,6 @@ EMBED_BATCH = 32
 STEPS = 80  # that a training takes when its recipe says nothing, within these bounds of epochs
 FEWEST_EPOCHS, MOST_EPOCHS = 3, 30
 RATE, TRANSFORMER_RATE = 1e-3, 1e-4
-HEAD_RATE = 10.0  # of the class weights, as a factor of the encoder's; they are few and start close
 
 
 class Classifier(nn.Module):
@@ -77,8 +76,12 @@ class Classifier(nn.Module):
         return right / len(targets)
 
     def groups(self) -> list[ParameterGroup]:
-        """What learns in the body, and the class weights."""
-        return [*self._groups, ParameterGroup("head", [self.weights], HEAD_RATE, decays=False)]
+        """What learns in the body, and the class weights.
+
+        Those are of unit length, some 0.03 in each component, and start where they should: at ten
+        times the rate the first steps would throw them away, and the features would follow.
+        """
+        return [*self._groups, ParameterGroup("head", [self.weights], 1.0, decays=False)]
 
 
 @runtime_checkable
