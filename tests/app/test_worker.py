@@ -18,7 +18,7 @@ from app.promotion import Promotions
 from app.queue import Queue
 from app.worker import Worker, run_job
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 OPTIONS = {
     "methods": [{"name": "full"}],
@@ -28,7 +28,7 @@ OPTIONS = {
     "promote": "never",
 }
 LONG = OPTIONS | {"recipe": OPTIONS["recipe"] | {"epochs": 100_000}}
-PATIENCE_S = 60  # until something has happened that takes a few seconds
+PATIENCE_S = 100  # until something has happened that takes a few seconds on an idle machine
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -90,7 +90,7 @@ def job_process() -> int:
 def child_of(parent: int) -> int | None:
     """A process that `multiprocessing` started below another."""
     children = subprocess.run(
-        ["ps", "-o", "pid=,args=", "--ppid", str(parent)],
+        ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(parent)],
         capture_output=True,
         text=True,
         check=False,

@@ -280,6 +280,24 @@ def test_an_interrupted_job_goes_on_and_ends_as_if_it_had_not_been(striped, do, 
     assert weights[0] == weights[1]
 
 
+def test_an_epoch_told_before_the_first_checkpoint_is_told_once(striped, do, monkeypatch):
+    location = submit(striped, promote="never")
+    monkeypatch.setattr(module.Work, "keep", lambda *_: (_ for _ in ()).throw(Killed))
+    with pytest.raises(Killed):
+        do(striped)
+    monkeypatch.undo()
+    queue = striped.app.state.queue
+    with queue.db.writing() as session:
+        job = queue.read("birds", UUID(location.rpartition("/")[2]))
+        session.merge(job).lease_until = job.created_at
+
+    do(striped)
+
+    told = [(data["run"], data["epoch"]) for data in events(striped, location)]
+    assert told[:3] == [(1, 1), (1, 2), (1, 3)]
+    assert len(told) == len(set(told))
+
+
 def test_a_job_interrupted_after_its_version_was_made_makes_no_second_one(striped, do, monkeypatch):
     location = submit(striped, promote="always")
     monkeypatch.setattr(module.Work, "promote", lambda *_, **__: (_ for _ in ()).throw(Killed))
