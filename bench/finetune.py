@@ -334,20 +334,19 @@ def _place(outcome: Outcome) -> tuple[str, int, int]:
     return outcome.task.images.resolve().name, outcome.task.one.shots, outcome.task.seed
 
 
-def _mean(values: Sequence[float]) -> tuple[float, float]:
-    """The mean and half of its 95 % interval, by Student's t."""
+def _mean(values: Sequence[float]) -> tuple[float, float | None]:
+    """The mean and half of its 95 % interval, by Student's t; one value has none."""
     array = np.array(values)
     if len(array) < 2:
-        return round(float(array.mean()), 2), math.inf
+        return round(float(array.mean()), 2), None
     half = stats.t.ppf(0.975, len(array) - 1) * array.std(ddof=1) / math.sqrt(len(array))
     return round(float(array.mean()), 2), round(float(half), 2)
 
 
-def _gain(outcomes: Sequence[Outcome], one: str, other: str) -> tuple[float, float]:
+def _gain(outcomes: Sequence[Outcome], one: str, other: str) -> tuple[float, float | None]:
     """How much better one way is than another, from 20 shots on."""
     return _mean(
-        [o.accuracy[one] - o.accuracy[other] for o in outcomes if o.task.one.shots >= 20]
-        or [math.nan]
+        [o.accuracy[one] - o.accuracy[other] for o in outcomes if o.task.one.shots >= 20] or [0.0]
     )
 
 
@@ -373,11 +372,11 @@ def _groups(outcomes: Sequence[Outcome]) -> dict[tuple[str, int], list[Outcome]]
 
 def _table(
     title: str, outcomes: Sequence[Outcome], field: str
-) -> dict[str, dict[str, tuple[float, float]]]:
+) -> dict[str, dict[str, tuple[float, float | None]]]:
     """Print and return means by data and shots (columns) and way (rows)."""
     groups = _groups(outcomes)
     print(f"\n{title:<28}" + "".join(f"{f'{name} {n}':>18}" for name, n in groups))
-    table: dict[str, dict[str, tuple[float, float]]] = {}
+    table: dict[str, dict[str, tuple[float, float | None]]] = {}
     for way in getattr(outcomes[0], field):
         table[way] = {}
         for (name, shots), group in groups.items():
@@ -387,8 +386,8 @@ def _table(
     return table
 
 
-def _shown(mean: tuple[float, float]) -> str:
-    return f"{mean[0]:.1f} ± {mean[1]:.1f}"
+def _shown(mean: tuple[float, float | None]) -> str:
+    return f"{mean[0]:.1f}" + ("" if mean[1] is None else f" ± {mean[1]:.1f}")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from app import importing
 from app.client import Client
 from bench.harness import Server, arguments, children, finish
-from bench.serving import Request, _load, _media_type, _photos
+from bench.serving import Request, load, media_type, photos
 
 CLIENTS = 4
 GOAL = 1.5  # p99 while training, as a factor of p99 without
@@ -71,7 +71,7 @@ def main() -> None:
 
 def _measure(options: argparse.Namespace, **settings: str) -> dict[str, list[Round]]:
     rounds, requests = (3, 100) if options.quick else (8, 400)
-    bodies = [Request(_media_type(p), p, 1) for p in _photos(options.images, requests)]
+    bodies = [Request(media_type(p), p, 1) for p in photos(options.images, requests)]
     bodies = (bodies * (requests // len(bodies) + 1))[:requests]
     measured: dict[str, list[Round]] = {"idle": [], "training": []}
     with (
@@ -124,7 +124,7 @@ def _round(server: Server, bodies: Sequence[Request], job: int, *, stopped: bool
     os.kill(job, signal.SIGSTOP if stopped else signal.SIGCONT)
     time.sleep(SETTLE_S)
     worked, started = _processor_s(job), time.perf_counter()
-    run = _load(server.port, bodies, CLIENTS)
+    run = load(server.port, bodies, CLIENTS)
     cores = (_processor_s(job) - worked) / (time.perf_counter() - started)
     return Round(run.images_per_s, run.latencies_ms, cores)
 

@@ -58,19 +58,19 @@ def main() -> None:
     parser.add_argument("--images", type=Path, help="folder of photos instead of scikit-learn's")
     parser.add_argument("--encoder", default="efficientnet_lite:0")
     options = parser.parse_args()
-    photos = _photos(options.images, 64 if options.quick else 512)
+    bodies = photos(options.images, 64 if options.quick else 512)
     shapes: dict[str, list[Request]] = {
-        "raw, 1 image": [Request(_media_type(photo), photo, 1) for photo in photos],
+        "raw, 1 image": [Request(media_type(photo), photo, 1) for photo in bodies],
         "multipart, 16 images": [
-            _multipart(photos[i : i + BATCH]) for i in range(0, len(photos), BATCH)
+            _multipart(bodies[i : i + BATCH]) for i in range(0, len(bodies), BATCH)
         ],
     }
     with (
         tempfile.TemporaryDirectory() as folder,
         Server(Path(folder), encoder=options.encoder, max_queue_images="4096") as server,
     ):
-        _register(server.url, photos)
-        loop = _loop(options.encoder, photos)
+        _register(server.url, bodies)
+        loop = _loop(options.encoder, bodies)
         measured = _measure(loop, shapes, server.port, repeats=2 if options.quick else 5)
     _report(options, measured)
 
@@ -82,7 +82,7 @@ def _measure(
     for repeat in range(repeats + 1):
         runs = {"in-process loop": loop()}
         for (name, requests), clients in itertools.product(shapes.items(), CONCURRENCY):
-            runs[f"{name}, {clients} at a time"] = _load(port, requests, clients)
+            runs[f"{name}, {clients} at a time"] = load(port, requests, clients)
         for name, run in runs.items():
             if repeat:  # the first round warms up
                 measured.setdefault(name, []).append(run)
@@ -126,7 +126,7 @@ def _decoded(
         ]
 
 
-def _load(port: int, requests: Sequence[Request], clients: int) -> Run:
+def load(port: int, requests: Sequence[Request], clients: int) -> Run:
     """Send every request once, `clients` at a time, each on a connection of its own."""
     todo = iter(requests)
     lock = threading.Lock()
@@ -190,7 +190,7 @@ def _report(options: argparse.Namespace, measured: dict[str, list[Run]]) -> None
     finish(options, {"runs": rows}, headline, kept=raw["ratio"] >= 0.8 and many["ratio"] >= 0.8)
 
 
-def _photos(folder: Path | None, count: int) -> list[bytes]:
+def photos(folder: Path | None, count: int) -> list[bytes]:
     """Distinct JPEG files of photos."""
     if folder is not None:
         paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
@@ -200,14 +200,14 @@ def _photos(folder: Path | None, count: int) -> list[bytes]:
         return [path.read_bytes() for path in paths[:count]]
     chance = random.Random(0)
     pictures = [Image.fromarray(picture) for picture in load_sample_images().images]
-    photos = []
+    found = []
     for n in range(count):
         left, top = chance.randrange(200), chance.randrange(100)
         buffer = io.BytesIO()
         picture = pictures[n % len(pictures)].crop((left, top, left + 400, top + 300))
         picture.save(buffer, "JPEG", quality=90)
-        photos.append(buffer.getvalue())
-    return photos
+        found.append(buffer.getvalue())
+    return found
 
 
 def _register(url: str, photos: Sequence[bytes]) -> None:
@@ -222,7 +222,7 @@ def _register(url: str, photos: Sequence[bytes]) -> None:
 def _multipart(photos: Sequence[bytes]) -> Request:
     parts = [
         f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="files"; filename="{n}.jpg"\r\n'
-        f"Content-Type: {_media_type(photo)}\r\n\r\n".encode()
+        f"Content-Type: {media_type(photo)}\r\n\r\n".encode()
         + photo
         + b"\r\n"
         for n, photo in enumerate(photos)
@@ -231,7 +231,8 @@ def _multipart(photos: Sequence[bytes]) -> Request:
     return Request(f"multipart/form-data; boundary={BOUNDARY}", body, len(photos))
 
 
-def _media_type(photo: bytes) -> str:
+def media_type(photo: bytes) -> str:
+    """Of a photo that is a PNG or a JPEG."""
     return "image/png" if photo.startswith(b"\x89PNG") else "image/jpeg"
 
 
