@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from models.augmentation import Augmentation
@@ -16,6 +16,7 @@ from models.heads import Head
 from models.lora import merge
 from models.training import Epoch, Images, Recipe
 
+DRAWS = 200  # of images, to choose on
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the fine-tuned weights (Wortsman et al., 2022)
 
 
@@ -249,14 +250,27 @@ class Selection(Iterator[Progress]):
         return int(accuracy[:, share].argmax()), share
 
     def _honest(self) -> Int[Tensor, "R M"]:
-        """Of each image the class by the method and share that did best on the other folds."""
-        right = self._right()
-        honest = torch.full(self._predicted.shape[2:], -1)
-        for repeat, folds in enumerate(self._folds):
-            for fold in folds:
-                best, share = self._best(right[:, :, repeat, fold.train].mean(dim=2))
-                honest[repeat, fold.test] = self._predicted[best, share, repeat, fold.test]
-        return honest
+        """Of each image the class by the method and share that did best on other images.
+
+        Images are drawn with replacement, the best is chosen on those drawn and speaks for the
+        others (Tsamardinos et al., 2018, https://doi.org/10.1007/s10994-018-5714-4). Choosing on
+        all folds but one would favour what happens to fail on that one.
+        """
+        classes, count = int(self._targets.max()) + 1, len(self._targets)
+        chance = Generator().manual_seed(self._recipe.seed)
+        honest = []
+        for repeat in range(len(self._folds)):
+            # Shares first: among equals the first, and so the smallest, is the best.
+            predicted = self._predicted[:, :, repeat].transpose(0, 1).flatten(0, 1)  # (H G, M)
+            drawn = torch.randint(count, (DRAWS, count), generator=chance)
+            times = torch.zeros(DRAWS, count).scatter_add_(1, drawn, torch.ones(DRAWS, count))
+            best = ((predicted == self._targets).float() @ times.T).argmax(dim=0)  # of each draw
+            votes = torch.zeros(count, classes)
+            for one in best.unique().tolist():  # type: ignore[no-untyped-call]
+                left_out = (times[best == one] == 0).sum(dim=0)
+                votes += left_out.unsqueeze(1) * F.one_hot(predicted[one], classes)
+            honest.append(votes.argmax(dim=1))
+        return torch.stack(honest)
 
 
 def _name(method: Method) -> str:

@@ -172,13 +172,14 @@ class Finetune:
         if checkpoint is not None or (work.claim.checkpoint is None and first):
             told = work.patiently(lambda: work.queue.last_metrics(work.claim))
         work.running()
-        seconds: list[float] = []
+        seconds: dict[str, list[float]] = {}  # of the epochs of each method
         try:
             for progress in selection:
-                seconds.append(progress.epoch.seconds)
+                taken = seconds.setdefault(progress.method, [])
+                taken.append(progress.epoch.seconds)
                 position = [progress.run, progress.epoch.number]
                 if told is None or position > [told.get("run", 0), told.get("epoch", 0)]:
-                    work.tell(_metrics(progress, recipe, seconds))
+                    work.tell(_metrics(progress, recipe, taken))
                 work.keep(
                     lambda: {
                         "selection": selection.state(),
@@ -303,6 +304,11 @@ def _range_test(
 
 
 def _metrics(progress: Progress, recipe: Recipe, seconds: Sequence[float]) -> dict[str, Any]:
+    """What an epoch tells.
+
+    Args:
+        seconds: of the epochs of its method so far; one method may take a hundred times another's.
+    """
     epoch = progress.epoch
     left = (progress.runs - progress.run + 1) * recipe.epochs - epoch.number
     return {

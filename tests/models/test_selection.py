@@ -75,6 +75,23 @@ def test_labels_without_a_pattern_leave_the_encoder_nearly_always_as_good_as_it_
     assert abs(int((predicted == TARGETS).sum()) - 12) <= 7
 
 
+def test_a_fold_that_fails_differently_does_not_spoil_the_choice():
+    selection = select()
+    state = selection.state() | {"at": 2}
+    test = selection.folds[0][0].test
+    shares = state["predicted"][0, :, 0]  # (shares, images)
+    shares[:] = 1 - TARGETS
+    shares[2] = shares[3] = TARGETS
+    shares[2, test[:6]] = 1 - TARGETS[test[:6]]  # wrong six times, all in one fold
+    shares[3, ::8] = 1 - TARGETS[::8]  # wrong three times, here and there
+    selection.load(state)
+
+    predicted = selection.result().predicted
+
+    # Chosen on the other fold, the first speaks for the one where it fails: eight are wrong then.
+    assert int((predicted != TARGETS).sum()) == 3
+
+
 def test_a_choice_that_keeps_nothing_gives_the_encoder_as_it_was():
     selection = select(rate=1e-12, epochs=1)
 
