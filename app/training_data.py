@@ -1,6 +1,7 @@
 """The labeled images of a project, decoded for training."""
 
 import os
+from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
@@ -29,7 +30,54 @@ class Example(NamedTuple):
     label: str
 
 
-def examples(session: Session, project_id: UUID) -> list[Example]:
+class Labeled(NamedTuple):
+    """Labeled images, fixed when a job first started."""
+
+    examples: list[Example]
+
+    @property
+    def labels(self) -> list[UUID]:
+        """Those that occur, in the order of the classes."""
+        return sorted({example.label_id for example in self.examples})
+
+    @property
+    def names(self) -> list[str]:
+        """Of the labels."""
+        known = {example.label_id: example.label for example in self.examples}
+        return [known[label] for label in self.labels]
+
+    @property
+    def targets(self) -> Tensor:
+        """The class of each image: (M,)."""
+        position = {label: n for n, label in enumerate(self.labels)}
+        return torch.tensor([position[example.label_id] for example in self.examples])
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether there are labels and images enough to learn from and to judge with."""
+        shots = Counter(example.label_id for example in self.examples)
+        return len(shots) >= FEWEST and min(shots.values()) >= FEWEST
+
+    def only(self, positions: Iterable[int]) -> "Labeled":
+        """These images alone."""
+        return Labeled([self.examples[n] for n in positions])
+
+    def pack(self) -> list[list[str]]:
+        """Plain values, for a checkpoint."""
+        return [[str(e.image_id), e.sha256, str(e.label_id), e.label] for e in self.examples]
+
+    @classmethod
+    def unpack(cls, packed: list[list[str]]) -> "Labeled":
+        """What was packed."""
+        return cls(
+            [
+                Example(UUID(image), sha256, UUID(label), name)
+                for image, sha256, label, name in packed
+            ]
+        )
+
+
+def labeled_images(session: Session, project_id: UUID) -> Labeled:
     """The labeled images of a project, in the order in which they came."""
     rows = session.execute(
         select(Image.id, Image.sha256, Label.id, Label.name)
@@ -37,13 +85,13 @@ def examples(session: Session, project_id: UUID) -> list[Example]:
         .where(Image.project_id == project_id)
         .order_by(Image.id)
     )
-    return [Example(*row) for row in rows]
+    return Labeled([Example(*row) for row in rows])
 
 
 def snapshot(session: Session, project: Project) -> str:
     """What a training on the project's labels depends on; the same while none of it changes."""
     known = sha256(str(project.encoder_id).encode())
-    for example in examples(session, project.id):
+    for example in labeled_images(session, project.id).examples:
         known.update(example.image_id.bytes + example.label_id.bytes)
     return known.hexdigest()
 

@@ -19,8 +19,10 @@ from app.promotion import Promotions
 from app.queue import Claim, Queue
 from app.storage import Blobs
 from app.tables import Job, Project
+from app.training_data import FEWEST, DecodedImages, Labeled
 from app.versions import Versions
 from models.checkpoint import pack, unpack
+from models.encoders import Encoder
 from models.registry import Registry
 
 OUTAGE_S = 300.0  # for how long a job waits for its database
@@ -96,6 +98,33 @@ class Work:
         except (FileNotFoundError, ValueError):
             self.say("the checkpoint cannot be read: starting over")
             return None
+
+    def decode(self, labeled: Labeled, encoder: Encoder) -> tuple[Labeled, DecodedImages]:
+        """The images that can still be read, decoded as an encoder wants them.
+
+        Raises:
+            JobFailed: they are too few.
+        """
+        images = DecodedImages(
+            self.blobs,
+            [example.sha256 for example in labeled.examples],
+            encoder.preprocessing,
+            max_pixels=self.max_pixels,
+            cache_bytes=self.cache_bytes,
+            threads=self.decode_threads,
+        )
+        lost = set(images.unreadable())
+        if not lost:
+            return labeled, images
+        self.say(f"{len(lost)} images cannot be read any more and are left out", skipped=len(lost))
+        kept = [n for n in range(len(images)) if n not in lost]
+        labeled = labeled.only(kept)
+        if not labeled.is_enough:
+            raise JobFailed(
+                f"too few images can be read: at least {FEWEST} labels with {FEWEST} images each "
+                "are needed; upload the missing ones again"
+            )
+        return labeled, images.only(kept)
 
     def promote(self, version: UUID, *, instead_of: UUID | None = None) -> bool:
         """Embed all images with a version, telling how far it is, and let it serve the project.

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from app.choices import choice, many
 from app.jobs import Checked, JobFailed, Work, kinds
 from app.tables import Project
-from app.training_data import FEWEST, DecodedImages, Example, check_enough, examples, snapshot
+from app.training_data import FEWEST, DecodedImages, Labeled, check_enough, labeled_images, snapshot
 from models.augmentation import augmentations
 from models.augmentation_search import (
     NOTHING,
@@ -65,12 +65,10 @@ class AugmentationSearch:
     def run(self, work: Work) -> dict[str, Any]:
         checkpoint = work.checkpoint()
         data = work.patiently(lambda: self._gather(work, checkpoint))
-        encoder = work.versions.load(data.base)
-        images = _decoded(work, data, encoder)
-        lost = set(images.unreadable())
-        if lost:
-            kept = [n for n in range(len(images)) if n not in lost]
-            data, images, checkpoint = _only(work, data, kept), images.only(kept), None
+        encoder = work.patiently(lambda: work.versions.load(data.base))
+        readable, images = work.decode(data.labeled, encoder)
+        if readable != data.labeled:
+            data, checkpoint = data._replace(labeled=readable), None
         try:
             proxy = self._proxy(encoder, images, data)
             proxy.load(checkpoint["judged"] if checkpoint else {})
@@ -90,17 +88,16 @@ class AugmentationSearch:
         if checkpoint is not None:
             return _Data.unpack(checkpoint["data"])
         with work.db.reading() as session:
-            found = examples(session, work.project_id)
+            found = labeled_images(session, work.project_id)
             champion = session.get_one(Project, work.project_id).encoder_id
-        data = _Data(found, work.versions.base(champion))
-        chosen = balanced(data.targets, self.images, self.seed).tolist()
-        return data._replace(examples=[found[n] for n in chosen])
+        chosen = balanced(found.targets, self.images, self.seed).tolist()
+        return _Data(found.only(chosen), work.versions.base(champion))
 
     def _proxy(self, encoder: Encoder, images: DecodedImages, data: "_Data") -> Proxy:
         return Proxy(
             encoder,
             images,
-            data.targets,
+            data.labeled.targets,
             limit=self.images,
             views=self.views,
             folds=self.folds,
@@ -127,68 +124,15 @@ class AugmentationSearch:
 class _Data(NamedTuple):
     """What a job judges with."""
 
-    examples: list[Example]
+    labeled: Labeled
     base: UUID  # the version that has not seen the labels
 
-    @property
-    def labels(self) -> list[UUID]:
-        return sorted({example.label_id for example in self.examples})
-
-    @property
-    def names(self) -> list[str]:
-        """Of the labels."""
-        known = {example.label_id: example.label for example in self.examples}
-        return [known[label] for label in self.labels]
-
-    @property
-    def targets(self) -> torch.Tensor:
-        position = {label: n for n, label in enumerate(self.labels)}
-        return torch.tensor([position[example.label_id] for example in self.examples])
-
     def pack(self) -> dict[str, Any]:
-        return {
-            "examples": [
-                [str(e.image_id), e.sha256, str(e.label_id), e.label] for e in self.examples
-            ],
-            "base": str(self.base),
-        }
+        return {"examples": self.labeled.pack(), "base": str(self.base)}
 
     @classmethod
     def unpack(cls, packed: dict[str, Any]) -> "_Data":
-        found = [
-            Example(UUID(image), sha, UUID(label), name)
-            for image, sha, label, name in packed["examples"]
-        ]
-        return cls(found, UUID(packed["base"]))
-
-
-def _decoded(work: Work, data: _Data, encoder: Encoder) -> DecodedImages:
-    return DecodedImages(
-        work.blobs,
-        [example.sha256 for example in data.examples],
-        encoder.preprocessing,
-        max_pixels=work.max_pixels,
-        cache_bytes=work.cache_bytes,
-        threads=work.decode_threads,
-    )
-
-
-def _only(work: Work, data: _Data, kept: list[int]) -> _Data:
-    """What can be read.
-
-    Raises:
-        JobFailed: it is not enough.
-    """
-    skipped = len(data.examples) - len(kept)
-    work.say(f"{skipped} images cannot be read any more and are left out", skipped=skipped)
-    data = data._replace(examples=[data.examples[n] for n in kept])
-    shots = torch.bincount(data.targets) if kept else torch.zeros(0)
-    if len(shots) < FEWEST or int(shots.min()) < FEWEST:
-        raise JobFailed(
-            f"too few images can be read: at least {FEWEST} labels with {FEWEST} images each are "
-            "needed; upload the missing ones again"
-        )
-    return data
+        return cls(Labeled.unpack(packed["examples"]), UUID(packed["base"]))
 
 
 def _metrics(trial: Trial, data: _Data, seconds: Sequence[float]) -> dict[str, Any]:
@@ -229,7 +173,9 @@ def _policy(candidate: Candidate, data: _Data) -> dict[str, Any]:
     """As a `finetune` job takes it."""
     return {
         "augmentation": documents(candidate.policy),
-        "per_class": {data.names[n]: documents(policy) for n, policy in candidate.per_class},
+        "per_class": {
+            data.labeled.names[n]: documents(policy) for n, policy in candidate.per_class
+        },
     }
 
 

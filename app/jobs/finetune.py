@@ -14,7 +14,7 @@ from app.augmenting import DEFAULT, AugmentationChoice, PerLabel, Policy, by_lab
 from app.choices import choice, many, strict
 from app.jobs import Checked, JobFailed, Work, kinds
 from app.tables import EncoderVersion, Project, ProjectVersion, TrainingImage
-from app.training_data import FEWEST, DecodedImages, Example, check_enough, examples, snapshot
+from app.training_data import DecodedImages, Labeled, check_enough, labeled_images, snapshot
 from app.versions import child
 from models.encoders import Encoder
 from models.evaluation import Verdict, compare
@@ -101,9 +101,9 @@ class Finetune:
         checkpoint = work.checkpoint()
         data = work.patiently(lambda: _gather(work, checkpoint))
         encoder = work.patiently(lambda: work.versions.load(data.base))
-        images = _decode(work, data, encoder)
-        if isinstance(images, _Fewer):
-            data, images, checkpoint = images.data, images.images, None
+        readable, images = work.decode(data.labeled, encoder)
+        if readable != data.labeled:
+            data, checkpoint = data._replace(labeled=readable), None
         recipe = self.recipe
         batch_size = checkpoint["batch_size"] if checkpoint else recipe.batch_size
         while True:
@@ -141,9 +141,9 @@ class Finetune:
         first: bool,
     ) -> "_Made":
         chosen = [one.options for one in self.methods]
-        policy = combine(self.augmentation, self.per_class, data.labels)
-        folds = min(self.folds, int(torch.bincount(data.targets).min()))
-        recipe = settle(recipe, encoder, len(data.targets))
+        policy = combine(self.augmentation, self.per_class, data.labeled.labels)
+        folds = min(self.folds, int(torch.bincount(data.labeled.targets).min()))
+        recipe = settle(recipe, encoder, len(data.labeled.targets))
         try:
             if self.find_rate:
                 rate = (
@@ -156,7 +156,7 @@ class Finetune:
             selection = Selection(
                 encoder,
                 images,
-                data.targets,
+                data.labeled.targets,
                 chosen,
                 recipe,
                 data.head,
@@ -200,26 +200,15 @@ class Finetune:
 class _Data(NamedTuple):
     """What a job learns from, fixed when it first started."""
 
-    examples: list[Example]
+    labeled: Labeled
     champion: UUID  # the version that served the project
     base: UUID  # the version from which training starts; it has not seen the labels
     head: Head
     head_choice: dict[str, Any]
 
-    @property
-    def labels(self) -> list[UUID]:
-        return sorted({example.label_id for example in self.examples})
-
-    @property
-    def targets(self) -> torch.Tensor:
-        position = {label: n for n, label in enumerate(self.labels)}
-        return torch.tensor([position[example.label_id] for example in self.examples])
-
     def pack(self) -> dict[str, Any]:
         return {
-            "examples": [
-                [str(e.image_id), e.sha256, str(e.label_id), e.label] for e in self.examples
-            ],
+            "examples": self.labeled.pack(),
             "champion": str(self.champion),
             "base": str(self.base),
             "head": self.head_choice,
@@ -228,22 +217,12 @@ class _Data(NamedTuple):
     @classmethod
     def unpack(cls, packed: dict[str, Any]) -> "_Data":
         return cls(
-            [
-                Example(UUID(i), sha, UUID(label), name)
-                for i, sha, label, name in packed["examples"]
-            ],
+            Labeled.unpack(packed["examples"]),
             UUID(packed["champion"]),
             UUID(packed["base"]),
             heads[packed["head"]["name"]](**packed["head"]["options"]),
             packed["head"],
         )
-
-
-class _Fewer(NamedTuple):
-    """What is left when some images cannot be read."""
-
-    data: _Data
-    images: DecodedImages
 
 
 class _Made(NamedTuple):
@@ -260,36 +239,9 @@ def _gather(work: Work, checkpoint: dict[str, Any] | None) -> _Data:
     with work.db.reading() as session:
         project = session.get_one(Project, work.project_id)
         head = heads[project.head["name"]](**project.head["options"])
-        found = examples(session, project.id)
+        found = labeled_images(session, project.id)
         champion, named = project.encoder_id, project.head
     return _Data(found, champion, work.versions.base(champion), head, named)
-
-
-def _decode(work: Work, data: _Data, encoder: Encoder) -> "DecodedImages | _Fewer":
-    images = DecodedImages(
-        work.blobs,
-        [example.sha256 for example in data.examples],
-        encoder.preprocessing,
-        max_pixels=work.max_pixels,
-        cache_bytes=work.cache_bytes,
-        threads=work.decode_threads,
-    )
-    unreadable = set(images.unreadable())
-    if unreadable:
-        work.say(
-            f"{len(unreadable)} images cannot be read any more and are left out",
-            skipped=len(unreadable),
-        )
-        kept = [n for n in range(len(data.examples)) if n not in unreadable]
-        data = data._replace(examples=[data.examples[n] for n in kept])
-        images = images.only(kept)
-    shots = torch.bincount(data.targets) if data.examples else torch.zeros(0)
-    if len(shots) < FEWEST or int(shots.min()) < FEWEST:
-        raise JobFailed(
-            f"too few images can be read: at least {FEWEST} labels with {FEWEST} images each are "
-            "needed; upload the missing ones again"
-        )
-    return _Fewer(data, images) if unreadable else images
 
 
 def _range_test(
@@ -297,7 +249,7 @@ def _range_test(
 ) -> float:
     chance = torch.Generator().manual_seed(recipe.seed)
     some = torch.randperm(len(images), generator=chance)[:RATE_IMAGES].tolist()
-    few, targets = images.only(some), data.targets[some]
+    few, targets = images.only(some), data.labeled.targets[some]
     return find_rate(
         lambda rising: start(method, encoder, few, targets, rising).training, len(few), recipe
     )
@@ -331,7 +283,7 @@ def _judge(
     work: Work, data: _Data, images: DecodedImages, selection: Selection, selected: Selected
 ) -> dict[str, Any]:
     """Compare with the plain prototypes, and with the version that serves the project now."""
-    targets = data.targets
+    targets = data.labeled.targets
     candidate = _rightness(selected.predicted, targets)
     rivals = {"prototypes": _rightness(selection.predict(selection.embeddings), targets)}
     if data.champion != data.base:
@@ -361,11 +313,11 @@ def _champion(work: Work, data: _Data, images: DecodedImages, selection: Selecti
     """
     champion = work.patiently(lambda: work.versions.load(data.champion))
     predicted = selection.predict(embed_all(champion, images))
-    right = _rightness(predicted, data.targets)
+    right = _rightness(predicted, data.labeled.targets)
     with work.db.reading() as session:
         query = select(TrainingImage).where(TrainingImage.encoder_id == data.champion)
         seen = {image.image_id: image for image in session.scalars(query)}
-    for n, example in enumerate(data.examples):
+    for n, example in enumerate(data.labeled.examples):
         image = seen.get(example.image_id)
         if image is not None and image.predicted:
             hits = sum(label == str(example.label_id) for label in image.predicted)
@@ -376,7 +328,7 @@ def _champion(work: Work, data: _Data, images: DecodedImages, selection: Selecti
 def _save(work: Work, data: _Data, selected: Selected, verdict: dict[str, Any]) -> _Made:
     """Store the version, once however often the job is interrupted."""
     weights = work.versions.store(selected.encoder)
-    labels = data.labels
+    labels = data.labeled.labels
 
     def write() -> UUID:
         with work.queue.holding(work.claim) as session:
@@ -400,7 +352,7 @@ def _save(work: Work, data: _Data, selected: Selected, verdict: dict[str, Any]) 
                     label=example.label,
                     predicted=[str(labels[p]) for p in selected.predicted[:, n].tolist()],
                 )
-                for n, example in enumerate(data.examples)
+                for n, example in enumerate(data.labeled.examples)
             )
             return version.id
 
