@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from app.main import create_app
+from app.main import TAGS, create_app
 from app.problems import Problem
 from app.settings import Settings
 from models.acquisition import strategies
@@ -21,17 +21,6 @@ from models.heads import heads
 from models.registry import Registry
 
 GENERATED = "<!-- Written by `python -m docs.generate`; edit the code instead. -->"
-SECTIONS = (
-    "projects",
-    "labels",
-    "images",
-    "pool",
-    "classify",
-    "jobs",
-    "augmentations",
-    "encoders",
-    "service",
-)
 
 SETTINGS = """# Settings
 
@@ -97,7 +86,7 @@ def settings_page() -> Iterator[str]:
 def api_page(document: Mapping[str, Any]) -> Iterator[str]:
     """The page of every address, object, plug-in and problem."""
     yield API
-    for section in SECTIONS:
+    for section in TAGS:
         yield f"## {section.capitalize()}"
         for path, operations in document["paths"].items():
             for method, operation in operations.items():
