@@ -86,4 +86,4 @@ def family_decay(encoder: Encoder) -> float:
     if is_transformer(encoder):
         return 0.7
     norms_layers = any(isinstance(module, nn.LayerNorm) for module in encoder.modules())
-    return 0.75 if norms_layers else 0.9
+    return 0.75 if norms_layers else 0.95

@@ -79,8 +79,8 @@ def test_decays_to_compare_include_one_of_all_layers_alike():
 @pytest.mark.parametrize(
     ("spec", "decay"),
     [
-        ("efficientnet_lite:0", 0.9),
-        ("timm:resnet18.a1_in1k", 0.9),
+        ("efficientnet_lite:0", 0.95),
+        ("timm:resnet18.a1_in1k", 0.95),
         ("timm:convnext_atto", 0.75),
         ("timm:vit_tiny_patch16_224", 0.7),
     ],
