@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -11,8 +12,6 @@ from jaxtyping import Float, Int
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-
-from models.augmentation import Augmentation, apply
 
 WARM_UP = 0.25  # share of the steps in which the rates rise, of one cycle
 COSINE_WARM_UP = 0.05
@@ -49,17 +48,37 @@ class ParameterGroup(NamedTuple):
     starts: float = 0.0  # share of the training before which the group is frozen
 
 
-@runtime_checkable
-class Objective(Protocol):
-    """A loss with what it must learn or remember; also an `nn.Module`, whose state is all of it."""
+class Objective(nn.Module):
+    """A loss with what it must learn or remember; its state is all of it."""
 
-    views: int  # of each image
+    def see(
+        self, images: Tensor, shares: Float[Tensor, "B C"], chance: Generator
+    ) -> tuple[list[Tensor], Float[Tensor, "B C"]]:
+        """The views of some images, and their targets.
 
-    def loss(self, batch: Batch) -> Float[Tensor, ""]: ...
+        Args:
+            images: values in 0..1, (B, 3, S, S); or features of them, (B, D).
+            shares: of the classes; none, (B, 0), where images have no labels.
+        """
+        return [images], shares
+
+    def loss(self, batch: Batch) -> Float[Tensor, ""]:
+        """What a step lowers."""
+        raise NotImplementedError
 
     def groups(self) -> list[ParameterGroup]:
         """What learns, and how fast."""
-        ...
+        raise NotImplementedError
+
+    def before_epoch(self, images: "Images") -> None:
+        """Look at all images once more, before each pass over them."""
+
+    def after_step(self, progress: float) -> None:
+        """Follow what was learned.
+
+        Args:
+            progress: share of all steps, 0..1.
+        """
 
 
 @runtime_checkable
@@ -146,8 +165,7 @@ class Training(Iterator[Epoch]):
 
     Args:
         objective: what learns; it stays on the device on which it is.
-        targets: the class of each image.
-        policy: augmentations, applied to each view anew.
+        targets: the class of each image; None: they have no labels, and are drawn evenly.
         judge: held-out accuracy, 0..1, after each epoch.
 
     Raises:
@@ -156,22 +174,21 @@ class Training(Iterator[Epoch]):
 
     def __init__(
         self,
-        objective: Any,
+        objective: Objective,
         images: Images,
-        targets: Int[Tensor, " N"],
+        targets: Int[Tensor, " N"] | None,
         recipe: Recipe,
         *,
-        policy: Sequence[Augmentation] = (),
         judge: Callable[[], float] | None = None,
     ) -> None:
         if not (recipe.epochs and recipe.rate):
             raise ValueError("a training needs a number of epochs and a rate")
-        self.objective = objective
+        self.objective: Any = objective
         self._images = images
         self._targets = targets
-        self._shares = F.one_hot(targets).float()  # (N, C)
+        none = torch.zeros(len(images), 0)
+        self._shares = none if targets is None else F.one_hot(targets).float()  # (N, C)
         self._recipe = recipe
-        self._policy = policy
         self._judge = judge
         self._groups: Sequence[ParameterGroup] = objective.groups()
         self._optimizer = _optimizer(self._groups, recipe)
@@ -221,12 +238,26 @@ class Training(Iterator[Epoch]):
             self.epoch += 1
 
     def _epoch(self) -> Iterator[tuple[float, float]]:
-        for positions in torch.split(self._order(), self._recipe.batch_size):
-            with torch.random.fork_rng(devices=[]):
-                torch.set_rng_state(self._dropout)
+        with self._own_chance():
+            self.objective.before_epoch(self._images)
+        for positions in self._batches(self._order()):
+            with self._own_chance():
                 loss = self._train(positions)
-                self._dropout = torch.get_rng_state()
             yield max(self.rates.values()), loss
+
+    @contextmanager
+    def _own_chance(self) -> Iterator[None]:
+        """The global generator of torch is that of this training, and nobody else's."""
+        with torch.random.fork_rng(devices=[]):
+            torch.set_rng_state(self._dropout)
+            yield
+            self._dropout = torch.get_rng_state()
+
+    def _batches(self, order: Int[Tensor, " N"]) -> Sequence[Int[Tensor, " B"]]:
+        """Without labels a rest of an epoch is left out: its images are no contrast."""
+        batches = torch.split(order, self._recipe.batch_size)
+        left_out = self._targets is None and len(batches[-1]) < self._recipe.batch_size
+        return batches[:-1] if left_out and len(batches) > 1 else batches
 
     @property
     def rates(self) -> dict[str, float]:
@@ -266,7 +297,7 @@ class Training(Iterator[Epoch]):
     def _order(self) -> Int[Tensor, " N"]:
         """The positions of an epoch: all once, or as many with every class equally often."""
         count = len(self._images)
-        if not self._recipe.balanced:
+        if self._targets is None or not self._recipe.balanced:
             return torch.randperm(count, generator=self._chance)
         classes = torch.bincount(self._targets)
         weights = 1 / classes[self._targets].double()
@@ -277,10 +308,8 @@ class Training(Iterator[Epoch]):
         device = next(self.objective.parameters()).device
         images, shares = self._images[positions], self._shares[positions]
         images = as_values(images)
-        views = [self._view(images, shares) for _ in range(self.objective.views)]
-        batch = Batch(
-            [_moved(view, device) for view, _ in views], positions, views[0][1].to(device)
-        )
+        views, shares = self.objective.see(images, shares, self._chance)
+        batch = Batch([_moved(view, device) for view in views], positions, shares.to(device))
         self._set_rates()
         self._optimizer.zero_grad(set_to_none=True)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
@@ -296,16 +325,16 @@ class Training(Iterator[Epoch]):
         if self._average is not None:
             self._average.update_parameters(self.objective)
         self._step += 1
+        self.objective.after_step(self._progress())
         return value
 
-    def _view(self, images: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
-        if not self._policy:
-            return images, shares
-        return apply(self._policy, images, shares, self._chance)
+    def _progress(self) -> float:
+        """The share of all steps that are done, 0..1 at the last one."""
+        steps = self._recipe.epochs * len(self._batches(torch.arange(len(self._images))))
+        return min(1.0, self._step / max(1, steps - 1))
 
     def _set_rates(self) -> None:
-        steps = self._recipe.epochs * math.ceil(len(self._images) / self._recipe.batch_size)
-        progress = self._step / max(1, steps - 1)
+        progress = self._progress()
         factor = rate_at(self._recipe.schedule, progress)
         for group, held in zip(self._groups, self._optimizer.param_groups, strict=True):
             learns = progress >= group.starts
@@ -324,6 +353,16 @@ def _moved(view: Tensor, device: torch.device) -> Tensor:
 def as_values(images: Tensor) -> Tensor:
     """Decoded images with values in 0..1; features as they are."""
     return images.float() / 255 if images.dtype == torch.uint8 else images
+
+
+def split_decay(name: str, module: nn.Module, rate: float) -> list[ParameterGroup]:
+    """A module's parameters, those that are no matrices apart: they do not decay."""
+    learning = [p for p in module.parameters() if p.requires_grad]
+    groups = [
+        ParameterGroup(name, [p for p in learning if p.ndim > 1], rate),
+        ParameterGroup(f"{name}.vectors", [p for p in learning if p.ndim <= 1], rate, decays=False),
+    ]
+    return [group for group in groups if group.parameters]
 
 
 def _optimizer(groups: Sequence[ParameterGroup], recipe: Recipe) -> torch.optim.Optimizer:

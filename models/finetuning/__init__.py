@@ -8,14 +8,22 @@ from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from models.augmentation import Augmentation
+from models.augmentation import Augmentation, apply
 from models.encoders import Encoder
 from models.evaluation import Fold
 from models.registry import Registry
-from models.training import Batch, Images, ParameterGroup, Recipe, Training, as_values
+from models.training import (
+    Batch,
+    Images,
+    Objective,
+    ParameterGroup,
+    Recipe,
+    Training,
+    as_values,
+)
 
 EMBED_BATCH = 32
 STEPS = 80  # that a training takes when its recipe says nothing, within these bounds of epochs
@@ -23,7 +31,7 @@ FEWEST_EPOCHS, MOST_EPOCHS = 3, 30
 RATE, TRANSFORMER_RATE = 1e-3, 1e-4
 
 
-class Classifier(nn.Module):
+class Classifier(Objective):
     """An encoder under a cosine classifier: an objective that learns what serving will compare.
 
     A class weight is compared as a centroid is, so nearest centroids agree with what was trained
@@ -33,9 +41,8 @@ class Classifier(nn.Module):
 
     Args:
         body: images, or features of them, to embeddings (B, D) of unit length.
+        policy: augmentations, drawn anew whenever an image is seen.
     """
-
-    views = 1
 
     def __init__(
         self,
@@ -45,6 +52,7 @@ class Classifier(nn.Module):
         *,
         temperature: float = 0.05,
         label_smoothing: float = 0.1,
+        policy: Sequence[Augmentation] = (),
     ) -> None:
         super().__init__()
         self.body = body
@@ -52,8 +60,17 @@ class Classifier(nn.Module):
         self._groups = groups
         self._temperature = temperature
         self._label_smoothing = label_smoothing
+        self._policy = policy
         # Running statistics stay those of pretraining: a handful of images has none worth having.
         self.eval()
+
+    def see(
+        self, images: Tensor, shares: Float[Tensor, "B C"], chance: Generator
+    ) -> tuple[list[Tensor], Float[Tensor, "B C"]]:
+        """One view, where there is a policy."""
+        if self._policy:
+            images, shares = apply(self._policy, images, shares, chance)
+        return [images], shares
 
     def loss(self, batch: Batch) -> Float[Tensor, ""]:
         """Cross entropy with smoothed targets."""
@@ -159,14 +176,19 @@ def start(
     groups = method.groups(learner, int(torch.bincount(targets[train]).min()))
     body = nn.Sequential(learner.stages[-1], Unit()) if method.frozen else learner
     recipe = settle(recipe, encoder, len(targets))
-    objective = Classifier(body, groups, centroids, label_smoothing=recipe.label_smoothing)
+    objective = Classifier(
+        body,
+        groups,
+        centroids,
+        label_smoothing=recipe.label_smoothing,
+        policy=() if method.frozen else policy,
+    )
     seen: Images = embeddings if method.frozen else images
     training = Training(
         objective,
         Part(seen, train),
         targets[train],
         recipe,
-        policy=() if method.frozen else policy,
         judge=(lambda: objective.accuracy(Part(seen, test), targets[test])) if len(test) else None,
     )
     return Finetuning(learner, training)
@@ -219,16 +241,6 @@ def learning_copy(encoder: Encoder) -> Encoder:
     """A copy of which all parameters can learn."""
     learner = copy.deepcopy(encoder).requires_grad_(True).eval()
     return learner.to(memory_format=torch.channels_last)  # faster to convolve, as in `embed`
-
-
-def split_decay(name: str, module: nn.Module, rate: float) -> list[ParameterGroup]:
-    """A module's parameters, those that are no matrices apart: they do not decay."""
-    learning = [p for p in module.parameters() if p.requires_grad]
-    groups = [
-        ParameterGroup(name, [p for p in learning if p.ndim > 1], rate),
-        ParameterGroup(f"{name}.vectors", [p for p in learning if p.ndim <= 1], rate, decays=False),
-    ]
-    return [group for group in groups if group.parameters]
 
 
 def class_centroids(

@@ -7,9 +7,9 @@ from typing import ClassVar, Literal
 from torch import nn
 
 from models.encoders import Encoder
-from models.finetuning import Method, is_transformer, learning_copy, methods, split_decay
+from models.finetuning import Method, is_transformer, learning_copy, methods
 from models.lora import adapt
-from models.training import ParameterGroup
+from models.training import ParameterGroup, split_decay
 
 FEW_SHOTS = 20  # below, layers are unfrozen one after the other
 UNFROZEN = 0.5  # share of the training at which the last layer joins

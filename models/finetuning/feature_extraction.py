@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from models.encoders import Encoder
-from models.finetuning import Method, methods, split_decay
+from models.finetuning import Method, methods
 from models.projection import project
-from models.training import ParameterGroup
+from models.training import ParameterGroup, split_decay
 
 
 @methods.register

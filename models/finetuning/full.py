@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from models.encoders import Encoder
-from models.finetuning import Method, learning_copy, methods, split_decay
-from models.training import ParameterGroup
+from models.finetuning import Method, learning_copy, methods
+from models.training import ParameterGroup, split_decay
 
 
 @methods.register

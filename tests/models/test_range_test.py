@@ -5,13 +5,11 @@ import torch
 from torch import Tensor, nn
 
 from models.range_test import find_rate
-from models.training import Batch, ParameterGroup, Recipe, Training
+from models.training import Batch, Objective, ParameterGroup, Recipe, Training
 
 
-class Bowl(nn.Module):
+class Bowl(Objective):
     """A quadratic loss, on which gradient descent diverges at a rate above 2 / curvature."""
-
-    views = 1
 
     def __init__(self, curvature: float) -> None:
         super().__init__()

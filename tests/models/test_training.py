@@ -9,7 +9,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.augmentation.noise import Noise
-from models.training import Batch, Diverged, ParameterGroup, Recipe, Training, rate_at
+from models.training import (
+    Batch,
+    Diverged,
+    Objective,
+    ParameterGroup,
+    Recipe,
+    Training,
+    rate_at,
+)
 
 IMAGES = torch.randint(
     0, 256, (24, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
@@ -17,10 +25,8 @@ IMAGES = torch.randint(
 TARGETS = torch.arange(24) % 4 // 2 * (torch.arange(24) < 20)  # 14 of class 0, 10 of class 1
 
 
-class Linear(nn.Module):
+class Linear(Objective):
     """A linear classifier of pixels in two groups, with dropout; remembers what it saw."""
-
-    views = 1
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,6 +37,11 @@ class Linear(nn.Module):
                 parameter.copy_(torch.linspace(-0.1, 0.1 + n / 100, parameter.numel()).view_as(
                     parameter))  # fmt: skip
         self.seen: list[Batch] = []
+
+    def see(self, images, shares, chance):
+        if images.ndim == 4:
+            images, shares = Noise()(images, shares, chance)
+        return [images], shares
 
     def loss(self, batch: Batch) -> Tensor:
         self.seen.append(batch)
@@ -46,7 +57,7 @@ class Linear(nn.Module):
 
 def training(**options) -> Training:
     recipe = Recipe(**({"epochs": 4, "batch_size": 8, "rate": 0.01} | options))
-    return Training(Linear(), IMAGES, TARGETS, recipe, policy=[Noise()])
+    return Training(Linear(), IMAGES, TARGETS, recipe)
 
 
 def weights(run: Training) -> list[Tensor]:
@@ -186,3 +197,47 @@ def test_an_impossible_recipe_is_refused(options):
 def test_a_training_needs_what_a_recipe_may_leave_open(options):
     with pytest.raises(ValueError, match="epochs and a rate"):
         Training(Linear(), IMAGES, TARGETS, Recipe(**options))
+
+
+class Unlabeled(Linear):
+    """Sees two views; remembers what it was told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[tuple[int, float] | float] = []
+
+    def see(self, images, shares, chance):
+        return [images, images.flip(3)], shares
+
+    def loss(self, batch: Batch) -> Tensor:
+        self.seen.append(batch)
+        first, second = (self.first(view.flatten(1)) for view in batch.views)
+        return (first - second + torch.rand(())).square().mean()
+
+    def before_epoch(self, images) -> None:
+        self.told.append((len(images), float(torch.rand(()))))
+
+    def after_step(self, progress: float) -> None:
+        self.told.append(progress)
+
+
+def test_without_labels_an_objective_sees_its_views_and_no_rest_of_an_epoch():
+    objective = Unlabeled()
+
+    epochs = list(Training(objective, IMAGES, None, Recipe(epochs=2, batch_size=9, rate=1e-3)))
+
+    assert [epoch.images for epoch in epochs] == [24, 24]
+    assert [len(batch.positions) for batch in objective.seen] == [9, 9] * 2
+    assert {batch.targets.shape for batch in objective.seen} == {(9, 0)}
+    assert torch.equal(objective.seen[0].views[0], objective.seen[0].views[1].flip(3))
+
+
+def test_an_objective_hears_of_every_epoch_and_step():
+    objective = Unlabeled()
+
+    list(Training(objective, IMAGES, None, Recipe(epochs=2, batch_size=8, rate=1e-3)))
+
+    steps = [told for told in objective.told if isinstance(told, float)]
+    assert [told[0] for told in objective.told if isinstance(told, tuple)] == [24, 24]
+    assert isinstance(objective.told[0], tuple)
+    assert steps == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
