@@ -6,6 +6,9 @@ Nothing here knows about HTTP or SQL. Axis names used in every signature:
     N  images in the pool     C  classes                 S  image side, pixels
     M  all images, or the labeled ones                   K  images chosen
     G  methods compared       H  shares compared         R  repetitions
+    P  projected features     J  negatives               T  side of a view, pixels
+    L  parts of an image          X  values of such a part
+    F  tokens, those of no part among them
 
 Images are RGB, uint8 in 0..255 as decoded and float32 in 0..1 inside encoders; embeddings have
 unit length.

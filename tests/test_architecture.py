@@ -14,6 +14,7 @@ from models.augmentation_search import searches
 from models.encoders import architectures
 from models.finetuning import methods
 from models.heads import heads
+from models.pretraining import methods as pretexts
 
 ROOT = Path(__file__).parent.parent
 PLUG_INS = [
@@ -25,6 +26,7 @@ PLUG_INS = [
         "encoders": architectures,
         "finetuning": methods,
         "heads": heads,
+        "pretraining": pretexts,
     }.items()
     for name, plugin in registry.items()
 ]

@@ -69,13 +69,16 @@ def beta(count: int, alpha: float, generator: Generator) -> Float[Tensor, " B"]:
 
 
 def warp(
-    images: Float[Tensor, "B 3 S S"], transforms: Float[Tensor, "B 3 3"]
-) -> Float[Tensor, "B 3 S S"]:
+    images: Float[Tensor, "B 3 S S"], transforms: Float[Tensor, "B 3 3"], side: int | None = None
+) -> Float[Tensor, "B 3 T T"]:
     """Look up each output pixel where a homography of its coordinates, -1..1, leads.
 
     What lies outside is mirrored at the border.
+
+    Args:
+        side: of the output, pixels; as the input's when not given.
     """
-    batch, _, side, _ = images.shape
+    batch, side = len(images), side or images.shape[-1]
     line = (torch.arange(side, dtype=torch.float32) * 2 + 1) / side - 1
     y, x = torch.meshgrid(line, line, indexing="ij")
     places = torch.stack([x, y, torch.ones_like(x)], dim=-1).view(1, -1, 3)  # (1, SS, 3)

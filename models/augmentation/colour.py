@@ -1,4 +1,4 @@
-"""Brightness, contrast, saturation and hue."""
+"""Brightness, contrast, saturation and hue; grey and negative images."""
 
 import math
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from models.augmentation import augmentations, uniform
+from models.augmentation import augmentations, chosen, uniform
 
 LUMA = torch.tensor([0.299, 0.587, 0.114])  # ITU-R BT.601
 DIAGONAL = torch.tensor([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]]) / math.sqrt(3)
@@ -25,9 +25,12 @@ class Colour:
     contrast: float = 0.2
     saturation: float = 0.2
     hue: float = 0.0  # greatest turn, as a share of the circle
+    probability: float = 1.0  # of the above
+    grey: float = 0.0  # probability to lose all colour
+    solarize: float = 0.0  # probability to invert what is brighter than half
 
     def __post_init__(self) -> None:
-        for name in ("brightness", "contrast", "saturation"):
+        for name in ("brightness", "contrast", "saturation", "probability", "grey", "solarize"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be from 0 to 1, got {getattr(self, name)}")
         if not 0 <= self.hue <= 0.5:
@@ -45,10 +48,19 @@ class Colour:
             for most in (self.brightness, self.contrast, self.saturation)
         )
         turn = uniform(count, -self.hue, self.hue, generator) * 2 * math.pi
+        if self.probability < 1:
+            still = ~chosen(count, self.probability, generator)
+            brightness[still], contrast[still], saturation[still], turn[still] = 1, 1, 1, 0
+        if self.grey:
+            saturation[chosen(count, self.grey, generator)] = 0.0
         matrices = _saturate(saturation) @ _turn(turn) * brightness.view(-1, 1, 1)  # (B, 3, 3)
         coloured = torch.einsum("bij,bjhw->bihw", matrices, images)
         grey = torch.einsum("j,bjhw->bhw", LUMA, coloured).mean(dim=(1, 2)).view(-1, 1, 1, 1)
-        return (grey + (coloured - grey) * contrast.view(-1, 1, 1, 1)).clamp(0, 1), targets
+        changed = (grey + (coloured - grey) * contrast.view(-1, 1, 1, 1)).clamp(0, 1)
+        if self.solarize:
+            negative = chosen(count, self.solarize, generator).view(-1, 1, 1, 1)
+            changed = torch.where(negative & (changed >= 0.5), 1 - changed, changed)
+        return changed, targets
 
 
 def _saturate(factor: Float[Tensor, " B"]) -> Float[Tensor, "B 3 3"]:

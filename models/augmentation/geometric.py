@@ -41,9 +41,10 @@ class Geometric:
         targets: Float[Tensor, "B C"],
         generator: Generator,
     ) -> tuple[Float[Tensor, "B 3 S S"], Float[Tensor, "B C"]]:
-        return warp(images, self._transforms(len(images), generator)), targets
+        return warp(images, self.transforms(len(images), generator)), targets
 
-    def _transforms(self, count: int, generator: Generator) -> Float[Tensor, "B 3 3"]:
+    def transforms(self, count: int, generator: Generator) -> Float[Tensor, "B 3 3"]:
+        """Where each pixel of `count` changed images comes from."""
         area = uniform(count, self.crop, 1.0, generator)
         stretch = uniform(count, -1.0, 1.0, generator).mul(math.log(self.ratio) / 2).exp()
         width = (area.sqrt() * stretch).clamp_max(1)

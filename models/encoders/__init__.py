@@ -39,10 +39,18 @@ class Encoder(nn.Module):
 
     def forward(self, images: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B D"]:
         """Embed images with values in 0..1."""
-        features = (images - self.mean) / self.std
+        return F.normalize(self.features(images), dim=1)
+
+    def features(self, images: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B D"]:
+        """What embeddings are before they are scaled to unit length."""
+        features = self.normalised(images)
         for stage in self.stages:
             features = stage(features)
-        return F.normalize(features.flatten(1), dim=1)
+        return features.flatten(1)
+
+    def normalised(self, images: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B 3 S S"]:
+        """What the first stage gets: channels of the mean and deviation it was trained with."""
+        return (images - self.mean) / self.std
 
     @torch.inference_mode()
     def embed(self, pixels: UInt8[Tensor, "B 3 S S"]) -> Float[Tensor, "B D"]:
@@ -54,6 +62,11 @@ class Encoder(nn.Module):
         with torch.autocast("cuda", dtype=half, enabled=on_cuda):
             embeddings = self(images)
         return F.normalize(embeddings.float(), dim=1).cpu()
+
+
+def is_transformer(encoder: Encoder) -> bool:
+    """Whether an encoder attends."""
+    return any("Attention" in type(module).__name__ for module in encoder.modules())
 
 
 @runtime_checkable

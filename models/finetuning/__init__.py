@@ -12,7 +12,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from models.augmentation import Augmentation, apply
-from models.encoders import Encoder
+from models.encoders import Encoder, is_transformer
 from models.evaluation import Fold
 from models.registry import Registry
 from models.training import (
@@ -209,11 +209,6 @@ def settle(recipe: Recipe, encoder: Encoder, images: int) -> Recipe:
         epochs=recipe.epochs or min(max(epochs, FEWEST_EPOCHS), MOST_EPOCHS),
         rate=recipe.rate or rate,
     )
-
-
-def is_transformer(encoder: Encoder) -> bool:
-    """Whether an encoder attends."""
-    return any("Attention" in type(module).__name__ for module in encoder.modules())
 
 
 class Part:

@@ -6,8 +6,8 @@ from typing import ClassVar, Literal
 
 from torch import nn
 
-from models.encoders import Encoder
-from models.finetuning import Method, is_transformer, learning_copy, methods
+from models.encoders import Encoder, is_transformer
+from models.finetuning import Method, learning_copy, methods
 from models.lora import adapt
 from models.training import ParameterGroup, split_decay
 

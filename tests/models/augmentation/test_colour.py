@@ -55,3 +55,29 @@ def test_grey_has_no_hue(monkeypatch):
 def test_what_is_out_of_range_is_refused(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         Colour(**options)
+
+
+def test_some_images_keep_their_colours():
+    many = IMAGES[:1].expand(400, 3, 8, 8)
+
+    changed, _ = Colour(brightness=0.5, probability=0.25)(
+        many, torch.ones(400, 1), Generator().manual_seed(0)
+    )
+
+    kept = (changed - many).abs().amax(dim=(1, 2, 3)) < 1e-6
+    assert 0.7 < kept.float().mean() < 0.8
+
+
+def test_some_images_lose_their_colours():
+    images = torch.rand(100, 3, 8, 8, generator=Generator().manual_seed(1))
+
+    changed, _ = Colour(**NONE, grey=0.5)(images, torch.ones(100, 1), Generator().manual_seed(0))
+
+    grey = (changed - changed.mean(dim=1, keepdim=True)).abs().amax(dim=(1, 2, 3)) < 1e-5
+    assert 30 < grey.sum() < 70
+
+
+def test_solarizing_inverts_what_is_bright():
+    changed, _ = Colour(**NONE, solarize=1.0)(IMAGES, TARGETS, Generator().manual_seed(0))
+
+    assert torch.allclose(changed, torch.where(IMAGES >= 0.5, 1 - IMAGES, IMAGES), atol=1e-5)

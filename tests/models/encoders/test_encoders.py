@@ -7,15 +7,19 @@ from torch import nn
 from models.encoders import Encoder, EncoderUnavailable, architectures, parse, pick_device
 from models.encoders.conv4 import Conv4
 from models.encoders.efficientnet_lite import EfficientNetLite
+from models.encoders.pooled_rotations import PooledRotations
 from models.encoders.projected import Projected
 from models.encoders.timm import Timm
+from models.encoders.vit import ViT
 
 # One small instance of each architecture, built without pretrained weights.
 SMALL = {
     "conv4": Conv4(width=8, image_side=32),
     "efficientnet_lite": EfficientNetLite(),
+    "pooled_rotations": PooledRotations(base="conv4:8"),
     "projected": Projected(base="conv4:8"),
     "timm": Timm(model="convnext_atto"),
+    "vit": ViT(width=24, image_side=16, patch=4, depth=2),
 }
 
 
@@ -94,7 +98,7 @@ def test_a_setting_names_an_architecture(spec, expected):
 @pytest.mark.parametrize(
     ("spec", "sentence"),
     [
-        ("resnet18", "there is no encoder 'resnet18'; known are conv4, efficientnet_lite, proj"),
+        ("resnet18", "there is no encoder 'resnet18'; known are conv4, efficientnet_lite, pool"),
         ("", "there is no encoder ''"),
         ("efficientnet_lite:9", "variant"),
         ("efficientnet_lite:small", "invalid literal"),

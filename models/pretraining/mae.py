@@ -1,0 +1,76 @@
+"""MAE: masked autoencoder."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from jaxtyping import Float
+from torch import Generator, Tensor
+
+from models.encoders import Encoder, is_transformer
+from models.masking import PixelPainter, TokenPainter, is_masked_by_tokens, patches
+from models.pretraining import Family, Pretext, Seen, Unsuited, methods, within
+from models.training import Batch
+from models.views import Views
+
+
+@methods.register
+@dataclass(frozen=True, kw_only=True)
+class MAE:
+    """Paint the parts of an image that are hidden from the encoder.
+
+    He et al., 2022, for transformers, which see only the tokens that are left
+    (https://arxiv.org/abs/2111.06377). Convolutional encoders see grey there, and a linear layer
+    paints the pixels: SimMIM, Xie et al., 2022 (https://arxiv.org/abs/2111.09886).
+    """
+
+    family: ClassVar[Family] = "generative"
+    fewest: ClassVar[int] = 1000
+    unsuited: ClassVar[str] = (
+        "serving without fine-tuning: its features tell classes apart after it"
+    )
+
+    mask: float = 0.75  # share of the patches that is hidden
+    width: int = 96  # of the decoder
+    depth: int = 1  # blocks of the decoder
+    crop: float = 0.5  # least share of the area that a view shows
+
+    def __post_init__(self) -> None:
+        within(self, "mask", 0.05, 0.95)
+        within(self, "width", 8, 4096)
+        within(self, "depth", 1, 24)
+        within(self, "crop", 0.05, 1)
+        if self.width % 8:
+            raise ValueError(f"width must be a multiple of 8, got {self.width}")
+
+    def build(self, encoder: Encoder, images: int) -> Pretext:
+        in_one_piece = is_transformer(encoder) or len(encoder.stages) < 2
+        if in_one_piece and not is_masked_by_tokens(encoder):
+            raise Unsuited(
+                "mae needs a plain vision transformer or a convolutional encoder that comes in "
+                "stages, which this one is not: use rotation, simclr, moco, byol or swav"
+            )
+        return _Objective(encoder, self)
+
+
+class _Objective(Pretext):
+    chance = 1.0  # of patches whose pixels have a deviation of 1
+
+    def __init__(self, encoder: Encoder, options: MAE) -> None:
+        super().__init__(encoder)
+        by_tokens = is_masked_by_tokens(encoder)
+        self.painter = (
+            TokenPainter(encoder, options.mask, options.width, options.depth)
+            if by_tokens
+            else PixelPainter(encoder, options.mask)
+        )
+        self.look = Views(crop=options.crop, colour=0.0, grey=0.0, blur=0.0)
+
+    def see(
+        self, images: Tensor, shares: Float[Tensor, "B C"], chance: Generator
+    ) -> tuple[list[Tensor], Float[Tensor, "B C"]]:
+        return [self.look(images, chance, self.painter.side)], shares
+
+    def learn(self, batch: Batch) -> Seen:
+        painted, hidden, features = self.painter(self.encoder, batch.views[0])
+        wanted = patches(batch.views[0], painted.shape[1])
+        return Seen((painted - wanted).square().mean(dim=2)[hidden].mean(), [features])

@@ -1,0 +1,46 @@
+"""Triplets."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from models.encoders import Encoder
+from models.layers import projection_head
+from models.losses import Contrast, swapped
+from models.pretraining import Family, Joint, Pretext, Seen, methods, within
+from models.training import Batch
+from models.views import Views
+
+
+@methods.register
+@dataclass(frozen=True, kw_only=True)
+class Triplet:
+    """Bring views of an image nearer to each other than to the nearest other image, by a margin.
+
+    Wang & Gupta, 2015, with views instead of tracked patches. https://arxiv.org/abs/1505.00687
+    """
+
+    family: ClassVar[Family] = "contrastive"
+    fewest: ClassVar[int] = 500
+    unsuited: ClassVar[str] = "many images that are nearly alike: the nearest one teaches nonsense"
+
+    projection: int = 128  # features that are compared
+    contrast: Contrast = field(default_factory=lambda: Contrast(loss="triplet"))
+    views: Views = field(default_factory=Views)
+
+    def __post_init__(self) -> None:
+        within(self, "projection", 1, 8192)
+
+    def build(self, encoder: Encoder, images: int) -> Pretext:
+        return _Objective(encoder, self)
+
+
+class _Objective(Joint):
+    def __init__(self, encoder: Encoder, options: Triplet) -> None:
+        super().__init__(encoder, options.views)
+        self.options, width = options, encoder.embedding_dim
+        self.head = projection_head(width, width, options.projection)
+
+    def learn(self, batch: Batch) -> Seen:
+        first, second = (self.head(self.encoder.features(view)) for view in batch.views)
+        self.chance = self.options.contrast.chance(2 * len(first) - 2)
+        return Seen(swapped(self.options.contrast, first, second), [first, second])
