@@ -19,7 +19,7 @@ from app.tables import Image, Label, Project
 from models.augmentation import Augmentation, augmentations
 from models.augmentation.per_class import PerClass
 from models.contact_sheet import contact_sheet, draw_views
-from models.images import Preprocessing, UnreadableImage, decode
+from models.images import Preprocessing
 
 AugmentationChoice: Any = choice(augmentations)
 Policy: Any = Annotated[
@@ -129,7 +129,7 @@ def preview(
         policies = Policies(_plugins(augmentation), {i: _plugins(p) for i, p in own.items()})
         others = _others(session, image, policies, chance)
     wanted = labeling.embedder.encoder(project.encoder_id).preprocessing
-    images = [_decoded(labeling, image, wanted), *_readable(labeling, others, wanted)]
+    images = [labeling.decoded(image, wanted), *_readable(labeling, others, wanted)]
     pixels = torch.stack(images).float() / 255
     tiles = draw_views(pixels, policies.of(image.label_id), count=count, generator=chance)
     return contact_sheet(tiles, side=side or min(LARGEST_TILE, wanted.crop))
@@ -156,20 +156,12 @@ def _alike(image: Image, policies: Policies) -> ColumnElement[bool]:
     )
 
 
-def _decoded(labeling: Labeling, image: Image, wanted: Preprocessing) -> Tensor:
-    try:
-        content = labeling.content(image)
-        return decode(content, wanted, max_pixels=labeling.max_pixels).pixels
-    except UnreadableImage as error:
-        raise ImageNotDecodable(str(error)) from error
-
-
 def _readable(labeling: Labeling, images: Sequence[Image], wanted: Preprocessing) -> list[Tensor]:
     """Those that can be read, decoded; the picture does not need all of them."""
     decoded = []
     for image in images:
         try:
-            decoded.append(_decoded(labeling, image, wanted))
+            decoded.append(labeling.decoded(image, wanted))
         except (ImageNotFound, ImageNotDecodable):
             continue
     return decoded

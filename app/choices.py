@@ -1,7 +1,7 @@
 """Fields that accept a plug-in by name, with its own options."""
 
-from dataclasses import MISSING, fields
-from typing import Annotated, Any, Literal, Union
+from dataclasses import MISSING, fields, is_dataclass
+from typing import Annotated, Any, Literal, Union, get_type_hints
 
 from pydantic import ConfigDict, Field, TypeAdapter, create_model
 
@@ -46,6 +46,9 @@ def many(kind: Any, documents: list[dict[str, Any]]) -> list[Any]:
 
 
 def strict(plugin: Any) -> Any:
-    """The options dataclass, refusing fields that it does not have."""
+    """The options dataclass, and those within it, refusing fields that they do not have."""
     plugin.__pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
+    for kind in get_type_hints(plugin).values():
+        if is_dataclass(kind):
+            strict(kind)
     return plugin

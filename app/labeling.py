@@ -19,6 +19,7 @@ from app.db import Database
 from app.inference import Embedded, Embedder
 from app.prediction import Candidate, Neighbour, ProjectHeads
 from app.problems import (
+    ImageNotDecodable,
     ImageNotFound,
     NothingToUndo,
     Problem,
@@ -28,7 +29,7 @@ from app.storage import Blobs
 from app.tables import Annotation, Embedding, Image, Label, Project, Removal, now
 from app.vectors import Vectors
 from models.acquisition import AcquisitionStrategy, Pool
-from models.images import thumbnail
+from models.images import Preprocessing, UnreadableImage, decode, thumbnail
 
 CHUNK_IMAGES = 64  # images per transaction
 CHUNK_BYTES = 64 << 20
@@ -363,6 +364,18 @@ class Labeling:
             return self.blobs.get(image.sha256)
         except FileNotFoundError as error:
             raise ImageNotFound(f"the file of image {image.id} is gone") from error
+
+    def decoded(self, image: Image, wanted: Preprocessing) -> torch.Tensor:
+        """An image as an encoder wants it: uint8, (3, S, S).
+
+        Raises:
+            ImageNotFound: its file is gone.
+            ImageNotDecodable: its file cannot be read any more.
+        """
+        try:
+            return decode(self.content(image), wanted, max_pixels=self.max_pixels).pixels
+        except UnreadableImage as error:
+            raise ImageNotDecodable(str(error)) from error
 
     def thumbnail(self, image: Image, side: int) -> bytes:
         """The image upright within `side` x `side` pixels, as WebP."""

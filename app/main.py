@@ -48,6 +48,7 @@ TAGS = (
     "classify",
     "jobs",
     "augmentations",
+    "pretraining",
     "encoders",
     "service",
 )  # as /docs shows them

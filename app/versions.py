@@ -35,7 +35,7 @@ class Versions:
         Raises:
             EncoderUnavailable: its weights cannot be had here.
         """
-        options = _portable(architecture)
+        options = portable(architecture)
         known = self._find(name, options)
         file = getattr(architecture, "weights", None)
         may_have_changed = file is not None and Path(file).is_file()
@@ -196,7 +196,7 @@ def _check_weights(content: bytes, wanted: dict[str, Tensor]) -> None:
             raise WeightsRefused(f"tensor {name!r} has values that are not finite")
 
 
-def _portable(architecture: Architecture) -> dict[str, object]:
+def portable(architecture: Architecture) -> dict[str, object]:
     """Options as JSON data."""
     options: dict[str, object] = asdict(architecture)  # type: ignore[call-overload]
     return {k: str(v) if isinstance(v, Path) else v for k, v in options.items()}

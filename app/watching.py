@@ -71,6 +71,16 @@ def _show(bar: Progress, task: TaskID, event: dict[str, Any]) -> None:
             description=f"{data['method']}, {where}",
             note=f"loss {data['loss']:.3f}{accuracy}, about {data['seconds_left']:.0f} s left",
         )
+    elif data.get("stage") == "pretraining":
+        known = data["accuracy"]
+        accuracy = "" if known is None else f", neighbours tell {100 * known:.1f} %"
+        bar.update(
+            task,
+            completed=data["epoch"] / data["epochs"],
+            description=data["method"],
+            note=f"loss {data['loss']:.3f} of {data['chance']:.3f} by chance{accuracy}, "
+            f"rank {data['rank']:.0f}, about {data['seconds_left']:.0f} s left",
+        )
     elif data.get("stage") == "search":
         bar.update(
             task,

@@ -18,6 +18,7 @@ from models.augmentation_search import searches
 from models.encoders import architectures
 from models.finetuning import methods
 from models.heads import heads
+from models.pretraining import methods as pretexts
 from models.registry import Registry
 
 GENERATED = "<!-- Written by `python -m docs.generate`; edit the code instead. -->"
@@ -174,6 +175,7 @@ def _plugins() -> Iterator[str]:
         ("Ways to fine-tune", "models/finetuning", methods),
         ("Augmentations", "models/augmentation", augmentations),
         ("Searches for augmentations", "models/augmentation_search", searches),
+        ("Pretraining methods", "models/pretraining", pretexts),
     )
     for title, folder, registry in kinds:
         yield f"### {title}"

@@ -1,10 +1,13 @@
 """How good an encoder is, judged on images that it never saw."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
+
+from models.heads import Head
 
 RESAMPLES = 2000  # of a bootstrap: an error of 0.01 in a probability
 RECALL_LOSS = 0.10  # at most, of any class
@@ -50,6 +53,29 @@ def stratified_folds(targets: Int[Tensor, " M"], count: int, seed: int = 0) -> l
         Fold((fold_of != n).nonzero().squeeze(1), (fold_of == n).nonzero().squeeze(1))
         for n in range(count)
     ]
+
+
+def predict(
+    head: Head,
+    embeddings: Float[Tensor, "M D"],
+    targets: Int[Tensor, " M"],
+    repetitions: Sequence[Sequence[Fold]],
+) -> Int[Tensor, "R M"]:
+    """The class of each image in each repetition by the head, fitted to the other folds."""
+    predicted = torch.full((len(repetitions), len(targets)), -1)
+    for repeat, folds in enumerate(repetitions):
+        for fold in folds:
+            predicted[repeat, fold.test] = classify(head, embeddings, targets, fold)
+    return predicted
+
+
+def classify(
+    head: Head, embeddings: Float[Tensor, "M D"], targets: Int[Tensor, " M"], fold: Fold
+) -> Int[Tensor, " Q"]:
+    """The class of each image of a fold by the head, fitted to the others."""
+    mean, classes = embeddings.mean(dim=0), int(targets.max()) + 1
+    fitted = head.fit(embeddings[fold.train], targets[fold.train], classes, mean)
+    return fitted.probabilities(embeddings[fold.test]).argmax(dim=1)
 
 
 def compare(

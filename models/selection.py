@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from models.augmentation import Augmentation
 from models.encoders import Encoder
-from models.evaluation import Fold, stratified_folds
+from models.evaluation import Fold, classify, predict, stratified_folds
 from models.finetuning import Finetuning, Method, embed_all, interpolate, settle, start
 from models.heads import Head
 from models.lora import merge
@@ -141,11 +141,7 @@ class Selection(Iterator[Progress]):
 
     def predict(self, embeddings: Float[Tensor, "M D"]) -> Int[Tensor, "R M"]:
         """The class of each image in each repetition by the head, fitted to the other folds."""
-        predicted = torch.full((len(self._folds), len(self._targets)), -1)
-        for repeat, folds in enumerate(self._folds):
-            for fold in folds:
-                predicted[repeat, fold.test] = self._classify(embeddings, fold)
-        return predicted
+        return predict(self._head, embeddings, self._targets, self._folds)
 
     def result(self) -> Selected:
         """What came out, once all epochs are done."""
@@ -225,7 +221,7 @@ class Selection(Iterator[Progress]):
         for s, kept in enumerate(SHARES):
             mixed = interpolate(before, after, kept)
             embeddings = self._embeddings if kept == 0 else self._embed(method, mixed)
-            predicted = self._classify(embeddings, fold)
+            predicted = classify(self._head, embeddings, self._targets, fold)
             self._predicted[run.method, s, run.repeat, fold.test] = predicted
 
     def _embed(self, method: Method, encoder: Encoder) -> Float[Tensor, "M D"]:
@@ -234,12 +230,6 @@ class Selection(Iterator[Progress]):
         with torch.no_grad():
             last = encoder.stages[-1](self._embeddings.to(encoder.mean.device))
             return F.normalize(last.flatten(1), dim=1).cpu()
-
-    def _classify(self, embeddings: Float[Tensor, "M D"], fold: Fold) -> Int[Tensor, " Q"]:
-        classes = int(self._targets.max()) + 1
-        mean = embeddings.mean(dim=0)
-        head = self._head.fit(embeddings[fold.train], self._targets[fold.train], classes, mean)
-        return head.probabilities(embeddings[fold.test]).argmax(dim=1)
 
     def _right(self) -> Float[Tensor, "G H R M"]:
         return (self._predicted == self._targets).float()

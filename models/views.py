@@ -54,7 +54,12 @@ class Views:
     def _steps(self) -> tuple[Geometric, Colour, Blur]:
         strength = 0.8 * self.colour
         return (
-            Geometric(crop=self.crop, flip=self.flip, degrees=self.degrees),
+            Geometric(
+                crop=self.crop,
+                ratio=4 / 3 if self.crop < 1 else 1.0,
+                flip=self.flip,
+                degrees=self.degrees,
+            ),
             Colour(
                 brightness=strength,
                 contrast=strength,

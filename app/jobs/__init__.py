@@ -2,13 +2,15 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 from uuid import UUID
 
+import torch
 from pydantic import TypeAdapter
+from sqlalchemy import select
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
@@ -18,7 +20,7 @@ from app.projects import find_project
 from app.promotion import Promotions
 from app.queue import Claim, Queue
 from app.storage import Blobs
-from app.tables import Job, Project
+from app.tables import Job, Project, ProjectVersion
 from app.training_data import FEWEST, DecodedImages, Labeled
 from app.versions import Versions
 from models.checkpoint import pack, unpack
@@ -34,6 +36,14 @@ Result = TypeVar("Result")
 
 class JobFailed(Exception):
     """The job cannot end well; the message says why and what would help."""
+
+
+class Made(NamedTuple):
+    """The version that a job made."""
+
+    version: UUID
+    champion: UUID  # the version that served the project when the job started
+    verdict: dict[str, Any]
 
 
 @dataclass
@@ -105,26 +115,82 @@ class Work:
         Raises:
             JobFailed: they are too few.
         """
+        kept, images = self.readable([example.sha256 for example in labeled.examples], encoder)
+        labeled = labeled if len(kept) == len(labeled.examples) else labeled.only(kept)
+        if not labeled.is_enough:
+            raise JobFailed(
+                f"too few images can be read: at least {FEWEST} labels with {FEWEST} images each "
+                "are needed; upload the missing ones again"
+            )
+        return labeled, images
+
+    def readable(self, digests: Sequence[str], encoder: Encoder) -> tuple[list[int], DecodedImages]:
+        """The positions of the images that can still be read, and these, decoded for an encoder."""
         images = DecodedImages(
             self.blobs,
-            [example.sha256 for example in labeled.examples],
+            digests,
             encoder.preprocessing,
             max_pixels=self.max_pixels,
             cache_bytes=self.cache_bytes,
             threads=self.decode_threads,
         )
         lost = set(images.unreadable())
-        if not lost:
-            return labeled, images
-        self.say(f"{len(lost)} images cannot be read any more and are left out", skipped=len(lost))
         kept = [n for n in range(len(images)) if n not in lost]
-        labeled = labeled.only(kept)
-        if not labeled.is_enough:
-            raise JobFailed(
-                f"too few images can be read: at least {FEWEST} labels with {FEWEST} images each "
-                "are needed; upload the missing ones again"
-            )
-        return labeled, images.only(kept)
+        if not lost:
+            return kept, images
+        self.say(f"{len(lost)} images cannot be read any more and are left out", skipped=len(lost))
+        return kept, images.only(kept)
+
+    def fitting(
+        self, batch_size: int, attempt: Callable[[int, bool], Result], *, start: int
+    ) -> Result:
+        """Do what may take too much memory; once more with half the batch if it does.
+
+        Args:
+            batch_size: that was asked for.
+            start: the one to start with; less where the job was interrupted after it was halved.
+            attempt: is given the batch size, and whether it is the first attempt.
+
+        Raises:
+            JobFailed: half the batch is too much as well.
+        """
+        size = start
+        while True:
+            try:
+                return attempt(size, size == batch_size)
+            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                if not _out_of_memory(error):
+                    raise
+                if size < batch_size or size == 1:
+                    raise JobFailed(
+                        f"out of memory even with batches of {size}: use a smaller batch_size, "
+                        "fewer methods, or a smaller encoder"
+                    ) from error
+                size //= 2
+                self.say(f"out of memory: starting over with batches of {size}")
+
+    def made(self) -> "Made | None":
+        """The version that an earlier attempt of this job has made."""
+        query = select(ProjectVersion).where(ProjectVersion.job_id == self.claim.job_id)
+
+        def read() -> ProjectVersion | None:
+            with self.db.reading() as session:
+                return session.scalar(query)
+
+        version = self.patiently(read)
+        if version is None:
+            return None
+        verdict = dict(version.metrics)
+        return Made(version.encoder_id, UUID(verdict.pop("champion")), verdict)
+
+    def conclude(self, made: "Made", promote: Literal["auto", "never", "always"]) -> dict[str, Any]:
+        """Promote a version as its verdict says; the result of its job."""
+        wanted = promote == "always" or (promote == "auto" and made.verdict["better"])
+        instead_of = made.champion if promote == "auto" else None
+        promoted = wanted and self.promote(made.version, instead_of=instead_of)
+        if wanted and not promoted:
+            self.say("another version was promoted meanwhile, so this one was not")
+        return {"version": str(made.version), "promoted": promoted, "verdict": made.verdict}
 
     def promote(self, version: UUID, *, instead_of: UUID | None = None) -> bool:
         """Embed all images with a version, telling how far it is, and let it serve the project.
@@ -167,6 +233,12 @@ class Work:
                     raise
                 log.warning("the database is away: %s", type(error).__name__)
                 time.sleep(PATIENCE_S)
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out; on the CPU torch says so with a plain RuntimeError."""
+    plain = "can't allocate memory" in str(error) or "not enough memory" in str(error)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or plain
 
 
 def is_outage(error: SQLAlchemyError) -> bool:

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from app.choices import choice, many
 from app.jobs import Checked, JobFailed, Work, kinds
+from app.judging import shown
 from app.tables import Project
 from app.training_data import FEWEST, DecodedImages, Labeled, check_enough, labeled_images, snapshot
 from models.augmentation import augmentations
@@ -26,7 +27,7 @@ from models.augmentation_search import (
     searches,
 )
 from models.encoders import Encoder
-from models.evaluation import Verdict, compare
+from models.evaluation import compare
 
 SearchChoice: Any = choice(searches)
 
@@ -163,7 +164,7 @@ def _result(found: Found, proxy: Proxy, data: _Data, trials: int) -> dict[str, A
             "better": found.verdict.better,
             "reason": found.verdict.reason,
             "images": len(proxy.targets),
-            "against": {name: _shown(verdict) for name, verdict in against.items()},
+            "against": {name: shown(verdict) for name, verdict in against.items()},
         },
         "trials": trials,
     }
@@ -181,7 +182,3 @@ def _policy(candidate: Candidate, data: _Data) -> dict[str, Any]:
 
 def _rated(judged: Judged) -> dict[str, float]:
     return {"score": round(judged.score, 4), "accuracy": round(judged.accuracy, 4)}
-
-
-def _shown(verdict: Verdict) -> dict[str, Any]:
-    return {k: round(v, 4) if isinstance(v, float) else v for k, v in verdict._asdict().items()}

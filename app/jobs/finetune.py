@@ -7,17 +7,17 @@ from uuid import UUID
 
 import torch
 from pydantic import Field
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.augmenting import DEFAULT, AugmentationChoice, PerLabel, Policy, by_label, combine
 from app.choices import choice, many, strict
-from app.jobs import Checked, JobFailed, Work, kinds
+from app.jobs import Checked, JobFailed, Made, Work, kinds
+from app.judging import as_judged, rightness, shown
 from app.tables import EncoderVersion, Project, ProjectVersion, TrainingImage
 from app.training_data import DecodedImages, Labeled, check_enough, labeled_images, snapshot
 from app.versions import child
 from models.encoders import Encoder
-from models.evaluation import Verdict, compare
+from models.evaluation import compare
 from models.finetuning import Method, embed_all, methods, settle, start
 from models.heads import Head, heads
 from models.range_test import find_rate
@@ -86,48 +86,23 @@ class Finetune:
         return Checked(settled, snapshot(session, project))
 
     def run(self, work: Work) -> dict[str, Any]:
-        made = work.patiently(lambda: _made(work))
-        if made is None:
-            made = self._train(work)
-        version, champion, verdict = made
-        wanted = self.promote == "always" or (self.promote == "auto" and verdict["better"])
-        instead_of = champion if self.promote == "auto" else None
-        promoted = wanted and work.promote(version, instead_of=instead_of)
-        if wanted and not promoted:
-            work.say("another version was promoted meanwhile, so this one was not")
-        return {"version": str(version), "promoted": promoted, "verdict": verdict}
+        return work.conclude(work.made() or self._train(work), self.promote)
 
-    def _train(self, work: Work) -> "_Made":
+    def _train(self, work: Work) -> Made:
         checkpoint = work.checkpoint()
         data = work.patiently(lambda: _gather(work, checkpoint))
         encoder = work.patiently(lambda: work.versions.load(data.base))
         readable, images = work.decode(data.labeled, encoder)
         if readable != data.labeled:
             data, checkpoint = data._replace(labeled=readable), None
-        recipe = self.recipe
-        batch_size = checkpoint["batch_size"] if checkpoint else recipe.batch_size
-        while True:
-            try:
-                return self._train_with(
-                    work,
-                    data,
-                    encoder,
-                    images,
-                    checkpoint,
-                    replace(recipe, batch_size=batch_size),
-                    first=batch_size == recipe.batch_size,
-                )
-            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-                if not _out_of_memory(error):
-                    raise
-                if batch_size < recipe.batch_size or batch_size == 1:
-                    raise JobFailed(
-                        f"out of memory even with batches of {batch_size}: use a smaller "
-                        "batch_size, fewer methods, or a smaller encoder"
-                    ) from error
-                batch_size //= 2
-                checkpoint = None
-                work.say(f"out of memory: starting over with batches of {batch_size}")
+        kept = checkpoint["batch_size"] if checkpoint else self.recipe.batch_size
+
+        def attempt(batch_size: int, first: bool) -> Made:
+            recipe = replace(self.recipe, batch_size=batch_size)
+            begun = checkpoint if batch_size == kept else None
+            return self._train_with(work, data, encoder, images, begun, recipe, first=first)
+
+        return work.fitting(self.recipe.batch_size, attempt, start=kept)
 
     def _train_with(
         self,
@@ -139,7 +114,7 @@ class Finetune:
         recipe: Recipe,
         *,
         first: bool,
-    ) -> "_Made":
+    ) -> Made:
         chosen = [one.options for one in self.methods]
         policy = combine(self.augmentation, self.per_class, data.labeled.labels)
         folds = min(self.folds, int(torch.bincount(data.labeled.targets).min()))
@@ -225,14 +200,6 @@ class _Data(NamedTuple):
         )
 
 
-class _Made(NamedTuple):
-    """The version that the job made."""
-
-    version: UUID
-    champion: UUID
-    verdict: dict[str, Any]
-
-
 def _gather(work: Work, checkpoint: dict[str, Any] | None) -> _Data:
     if checkpoint is not None:
         return _Data.unpack(checkpoint["data"])
@@ -284,8 +251,8 @@ def _judge(
 ) -> dict[str, Any]:
     """Compare with the plain prototypes, and with the version that serves the project now."""
     targets = data.labeled.targets
-    candidate = _rightness(selected.predicted, targets)
-    rivals = {"prototypes": _rightness(selection.predict(selection.embeddings), targets)}
+    candidate = rightness(selected.predicted, targets)
+    rivals = {"prototypes": rightness(selection.predict(selection.embeddings), targets)}
     if data.champion != data.base:
         rivals["champion"] = _champion(work, data, images, selection)
     verdicts = {name: compare(candidate, right, targets) for name, right in rivals.items()}
@@ -295,7 +262,7 @@ def _judge(
         "better": all(verdict.better for verdict in verdicts.values()),
         "reason": worst.reason if selected.share else nothing,
         "images": len(targets),
-        "against": {name: _shown(verdict) for name, verdict in verdicts.items()},
+        "against": {name: shown(verdict) for name, verdict in verdicts.items()},
         "method": _named(selected.method),
         "share": selected.share,
         "candidates": [
@@ -313,19 +280,11 @@ def _champion(work: Work, data: _Data, images: DecodedImages, selection: Selecti
     """
     champion = work.patiently(lambda: work.versions.load(data.champion))
     predicted = selection.predict(embed_all(champion, images))
-    right = _rightness(predicted, data.labeled.targets)
-    with work.db.reading() as session:
-        query = select(TrainingImage).where(TrainingImage.encoder_id == data.champion)
-        seen = {image.image_id: image for image in session.scalars(query)}
-    for n, example in enumerate(data.labeled.examples):
-        image = seen.get(example.image_id)
-        if image is not None and image.predicted:
-            hits = sum(label == str(example.label_id) for label in image.predicted)
-            right[n] = hits / len(image.predicted)
-    return right
+    right = rightness(predicted, data.labeled.targets)
+    return work.patiently(lambda: as_judged(work.db, data.champion, data.labeled, right))
 
 
-def _save(work: Work, data: _Data, selected: Selected, verdict: dict[str, Any]) -> _Made:
+def _save(work: Work, data: _Data, selected: Selected, verdict: dict[str, Any]) -> Made:
     """Store the version, once however often the job is interrupted."""
     weights = work.versions.store(selected.encoder)
     labels = data.labeled.labels
@@ -356,35 +315,9 @@ def _save(work: Work, data: _Data, selected: Selected, verdict: dict[str, Any]) 
             )
             return version.id
 
-    return _Made(work.patiently(write), data.champion, verdict)
-
-
-def _made(work: Work) -> _Made | None:
-    """The version that an earlier attempt of this job has made."""
-    with work.db.reading() as session:
-        query = select(ProjectVersion).where(ProjectVersion.job_id == work.claim.job_id)
-        made = session.scalar(query)
-    if made is None:
-        return None
-    verdict = dict(made.metrics)
-    return _Made(made.encoder_id, UUID(verdict.pop("champion")), verdict)
-
-
-def _rightness(predicted: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """How often each image was classified right, 0..1, over the repetitions."""
-    return (predicted == targets).float().mean(dim=0)
-
-
-def _shown(verdict: Verdict) -> dict[str, Any]:
-    return {k: round(v, 4) if isinstance(v, float) else v for k, v in verdict._asdict().items()}
+    return Made(work.patiently(write), data.champion, verdict)
 
 
 def _named(method: Method) -> dict[str, Any]:
     name = type(method).__module__.rpartition(".")[2]
     return {"name": name, "options": asdict(method)}  # type: ignore[call-overload]
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out; on the CPU torch says so with a plain RuntimeError."""
-    plain = "can't allocate memory" in str(error) or "not enough memory" in str(error)
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or plain

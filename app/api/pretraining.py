@@ -1,0 +1,105 @@
+"""Pretraining: what methods need, and what they look at, before one is started."""
+
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from fastapi import APIRouter, Query, Response
+from pydantic import BaseModel, Field
+
+from app.api import LabelingService, ProjectKey, problems
+from app.choices import choice
+from app.pretraining import Suitability, preview, suitabilities
+from app.schemas import Page, Schema
+from models.pretraining import methods
+from models.training import Recipe
+
+router = APIRouter(prefix="/v1/projects/{project}", tags=["pretraining"])
+
+MEDIA_TYPE = "image/png"
+PretextChoice: Any = choice(methods)
+MIB = 1 << 20
+BATCH = 64  # as in the job `pretrain`
+
+
+class RecipeRead(BaseModel):
+    """A method of pretraining, and how it suits the project as it is now."""
+
+    name: str
+    family: Literal["discriminative", "generative", "contrastive", "cluster-based"]
+    summary: str
+    images: int = Field(description="Images below which it learns little.")
+    enough_images: bool = Field(description="Whether the project has as many.")
+    possible: bool = Field(description="Whether it can work with the project's encoder.")
+    reason: str | None = Field(description="Why it cannot.")
+    unsuited: str = Field(description="When not to use it.")
+    minutes: float | None = Field(
+        description="What a job with default options would take here; null: not measured."
+    )
+    memory_mib: float | None = Field(description="And how much memory, besides the images.")
+
+    @classmethod
+    def of(cls, found: Suitability) -> "RecipeRead":
+        trial = found.trial
+        return cls(
+            name=found.name,
+            family=found.method.family,
+            summary=(found.method.__doc__ or "").partition("\n")[0],
+            images=found.method.fewest,
+            enough_images=found.images >= found.method.fewest,
+            possible=found.refused is None,
+            reason=found.refused,
+            unsuited=found.method.unsuited,
+            minutes=round(trial.seconds / 60, 2) if trial else None,
+            memory_mib=round(trial.memory / MIB, 1) if trial else None,
+        )
+
+
+class PretrainingPreview(Schema):
+    """What to look at; `method` is as in the job `pretrain`."""
+
+    image: UUID = Field(description="Of the project.")
+    method: PretextChoice = Field(default={"name": "simclr"}, validate_default=True)
+    count: int = Field(default=6, ge=1, le=16, description="How often the views are drawn.")
+    side: Annotated[int, Field(ge=16, le=512)] | None = Field(
+        default=None, description="Pixels of each; null: as the encoder sees it, but at most 224."
+    )
+    seed: int = Field(default=0, ge=0, le=2**31 - 100, description="Another one, other views.")
+
+
+@router.get("/recipes", responses=problems(404, 422))
+def list_recipes(
+    project: ProjectKey,
+    labeling: LabelingService,
+    measure: Annotated[
+        list[Literal[tuple(methods)]],  # type: ignore[valid-type]
+        Query(description="Methods whose cost is measured by a few steps: seconds each."),
+    ] = [],  # noqa: B006
+) -> Page[RecipeRead]:
+    """List the methods of pretraining: what they need, what they cost, when not to use them."""
+    recipe = Recipe(batch_size=BATCH)
+    found = suitabilities(labeling, project, recipe, measured=measure)
+    return Page(items=[RecipeRead.of(one) for one in found], next_cursor=None)
+
+
+@router.post(
+    "/pretraining/preview",
+    response_class=Response,
+    responses={
+        200: {"content": {MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}}},
+        **problems(404, 422),
+    },
+)
+def preview_pretraining(
+    project: ProjectKey, body: PretrainingPreview, labeling: LabelingService
+) -> Response:
+    """A picture of an image as the encoder sees it, first, and of what a method makes of it."""
+    sheet = preview(
+        labeling,
+        project,
+        body.image,
+        body.method.options,
+        count=body.count,
+        side=body.side,
+        seed=body.seed,
+    )
+    return Response(sheet, media_type=MEDIA_TYPE)
