@@ -81,7 +81,7 @@ def preview(
     encoder = labeling.embedder.encoder(version)
     pixels = labeling.decoded(image, encoder.preprocessing).float().unsqueeze(0) / 255
     try:
-        drawn = [views_of(method, encoder, pixels, seed=seed + n) for n in range(count)]
+        drawn = views_of(method, encoder, pixels, count=count, seed=seed)
     except Unsuited as error:
         raise InvalidRequest(str(error)) from error
     tile = side or min(LARGEST_TILE, encoder.preprocessing.crop)

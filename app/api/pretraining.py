@@ -72,7 +72,7 @@ def list_recipes(
     labeling: LabelingService,
     measure: Annotated[
         list[Literal[tuple(methods)]],  # type: ignore[valid-type]
-        Query(description="Methods whose cost is measured by a few steps: seconds each."),
+        Query(max_length=3, description="Methods whose cost is measured by a few steps: seconds."),
     ] = [],  # noqa: B006
 ) -> Page[RecipeRead]:
     """List the methods of pretraining: what they need, what they cost, when not to use them."""

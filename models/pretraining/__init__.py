@@ -228,9 +228,13 @@ def within(options: Method, name: str, low: float | int, high: float | int) -> N
 
 
 def views_of(
-    method: Method, encoder: Encoder, images: Float[Tensor, "B 3 S S"], *, seed: int
-) -> list[Tensor]:
-    """What an objective of the method sees of some images: one tensor (B, 3, T, T) a view."""
+    method: Method, encoder: Encoder, images: Float[Tensor, "B 3 S S"], *, count: int, seed: int
+) -> list[list[Tensor]]:
+    """What an objective of the method sees of some images, drawn `count` times.
+
+    A view is one tensor, (B, 3, T, T), or (B, L, 3, T, T) where it is in parts.
+    """
     objective = method.build(encoder, max(len(images), method.fewest))
     chance = Generator().manual_seed(seed)
-    return objective.see(images, images.new_empty(len(images), 0), chance)[0]
+    none = images.new_empty(len(images), 0)
+    return [objective.see(images, none, chance)[0] for _ in range(count)]
