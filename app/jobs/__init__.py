@@ -116,7 +116,9 @@ class Work:
             JobFailed: they are too few.
         """
         kept, images = self.readable([example.sha256 for example in labeled.examples], encoder)
-        labeled = labeled if len(kept) == len(labeled.examples) else labeled.only(kept)
+        if len(kept) == len(labeled.examples):
+            return labeled, images
+        labeled = labeled.only(kept)
         if not labeled.is_enough:
             raise JobFailed(
                 f"too few images can be read: at least {FEWEST} labels with {FEWEST} images each "
