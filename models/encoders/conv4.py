@@ -22,8 +22,8 @@ class Conv4:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not (1 <= self.width <= 4096 and 16 <= self.image_side <= 2048):
-            raise ValueError("width must be 1..4096 and image_side 16..2048")
+        if not (1 <= self.width <= 1024 and 16 <= self.image_side <= 2048):
+            raise ValueError("width must be 1..1024 and image_side 16..2048")
 
     def build(self, *, pretrained: bool = True) -> Encoder:
         with torch.random.fork_rng(devices=[]):

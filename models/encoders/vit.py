@@ -26,10 +26,10 @@ class ViT:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not (1 <= self.width <= 4096 and 16 <= self.image_side <= 2048):
-            raise ValueError("width must be 1..4096 and image_side 16..2048")
-        if not 1 <= self.depth <= 100:
-            raise ValueError(f"depth must be from 1 to 100, got {self.depth}")
+        if not (1 <= self.width <= 768 and 16 <= self.image_side <= 2048):
+            raise ValueError("width must be 1..768 and image_side 16..2048")
+        if not 1 <= self.depth <= 12:
+            raise ValueError(f"depth must be from 1 to 12, got {self.depth}")
         if self.heads < 1 or self.width % self.heads:
             raise ValueError(f"width must be a multiple of heads, got {self.width}, {self.heads}")
         if self.patch < 1 or self.image_side % self.patch:

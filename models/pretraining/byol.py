@@ -36,8 +36,8 @@ class BYOL:
 
     def __post_init__(self) -> None:
         within(self, "momentum", 0, 1)
-        within(self, "projection", 1, 8192)
-        within(self, "hidden", 1, 8192)
+        within(self, "projection", 1, 2048)
+        within(self, "hidden", 1, 4096)
         within(self, "solarize", 0, 1)
 
     def build(self, encoder: Encoder, images: int) -> Pretext:

@@ -40,7 +40,7 @@ class DeepCluster:
         within(self, "clusters", 0, 100_000)
         within(self, "heads", 1, 10)
         within(self, "temperature", 1e-6, 100)
-        within(self, "projection", 1, 8192)
+        within(self, "projection", 1, 2048)
 
     def build(self, encoder: Encoder, images: int) -> Pretext:
         clusters = min(self.clusters or min(max(2, images // 20), 1000), images)

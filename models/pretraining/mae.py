@@ -36,8 +36,8 @@ class MAE:
 
     def __post_init__(self) -> None:
         within(self, "mask", 0.05, 0.95)
-        within(self, "width", 8, 4096)
-        within(self, "depth", 1, 24)
+        within(self, "width", 8, 512)
+        within(self, "depth", 1, 8)
         within(self, "crop", 0.05, 1)
         if self.width % 8:
             raise ValueError(f"width must be a multiple of 8, got {self.width}")

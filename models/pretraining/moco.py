@@ -41,7 +41,7 @@ class MoCo:
     def __post_init__(self) -> None:
         within(self, "momentum", 0, 1)
         within(self, "queue", 1, 1_000_000)
-        within(self, "projection", 1, 8192)
+        within(self, "projection", 1, 2048)
 
     def build(self, encoder: Encoder, images: int) -> Pretext:
         return _Objective(encoder, self, min(self.queue, 2 * images))

@@ -35,7 +35,7 @@ class NPID:
     def __post_init__(self) -> None:
         within(self, "momentum", 0, 1)
         within(self, "negatives", 1, 1_000_000)
-        within(self, "projection", 1, 8192)
+        within(self, "projection", 1, 2048)
 
     def build(self, encoder: Encoder, images: int) -> Pretext:
         return _Objective(encoder, self, images)

@@ -40,7 +40,7 @@ class PIRL:
         within(self, "share", 0, 1)
         within(self, "momentum", 0, 1)
         within(self, "negatives", 1, 1_000_000)
-        within(self, "projection", 1, 8192)
+        within(self, "projection", 1, 2048)
 
     def build(self, encoder: Encoder, images: int) -> Pretext:
         return _Objective(encoder, self, images, check_tiles(encoder, "pirl", self.grid))

@@ -42,12 +42,12 @@ class SwAV:
     views: Views = field(default_factory=Views)
 
     def __post_init__(self) -> None:
-        within(self, "prototypes", 0, 100_000)
+        within(self, "prototypes", 0, 10_000)
         within(self, "local", 0, 10)
         within(self, "temperature", 1e-6, 100)
         within(self, "epsilon", 1e-3, 10)
-        within(self, "queue", 0, 1_000_000)
-        within(self, "projection", 1, 8192)
+        within(self, "queue", 0, 20_000)
+        within(self, "projection", 1, 2048)
 
     def build(self, encoder: Encoder, images: int) -> Pretext:
         return _Objective(encoder, self, self.prototypes or min(max(2, images // 20), 1000))

@@ -28,7 +28,7 @@ class Triplet:
     views: Views = field(default_factory=Views)
 
     def __post_init__(self) -> None:
-        within(self, "projection", 1, 8192)
+        within(self, "projection", 1, 2048)
 
     def build(self, encoder: Encoder, images: int) -> Pretext:
         return _Objective(encoder, self)
