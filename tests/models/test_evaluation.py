@@ -75,6 +75,19 @@ def test_a_gain_that_costs_a_class_dearly_is_refused():
     assert "lose 100 points" in verdict.reason
 
 
+@pytest.mark.parametrize(("lost", "of", "refused"), [(1, 5, False), (4, 20, True)])
+def test_a_class_loses_only_what_its_images_prove(lost, of, refused):
+    targets = torch.tensor([0] * of + [1] * 100)
+    before = torch.tensor([1.0] * of + [0.0] * 100)
+    candidate = torch.tensor([0.0] * lost + [1.0] * (of - lost) + [1.0] * 100)
+
+    verdict = compare(candidate, before, targets)
+
+    assert verdict.worst_recall_loss == pytest.approx(0.2)
+    assert verdict.better is not refused
+    assert ("lose 20 points" in verdict.reason) is refused
+
+
 def test_the_probability_is_that_of_the_normal_approximation():
     # 12 images gained and 6 lost of 200: the mean is 6 and the variance 18 - 36 / 200.
     candidate, before = torch.zeros(200), torch.zeros(200)
