@@ -28,14 +28,15 @@ OPTIONS = {
     "promote": "never",
 }
 LONG = OPTIONS | {"recipe": OPTIONS["recipe"] | {"epochs": 100_000}}
-PATIENCE_S = 100  # until something has happened that takes a few seconds on an idle machine
+LEASE_S = 4.0  # long enough for a busy machine
+PATIENCE_S = 200  # until something has happened that takes a few seconds on an idle machine
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def settings(settings, request):
     """Short leases, a checkpoint after each epoch, on both databases."""
     settings = settings.model_copy(
-        update={"lease_seconds": 2.0, "checkpoint_seconds": 0.0, "training_threads": 1}
+        update={"lease_seconds": LEASE_S, "checkpoint_seconds": 0.0, "training_threads": 1}
     )
     if request.param == "sqlite":
         return settings
@@ -101,7 +102,7 @@ def child_of(parent: int) -> int | None:
 
 def start_slowly(*given):
     """As the process of a job that needs longer than a lease to import what it needs."""
-    time.sleep(3)
+    time.sleep(LEASE_S + 1)
     run_job(*given)
 
 
@@ -192,7 +193,7 @@ def test_the_process_of_a_job_dies_with_its_worker(striped, settings):
         "HANDFUL_DATA_DIR": str(settings.data_dir),
         "HANDFUL_DATABASE_URL": settings.database_url,
         "HANDFUL_DEVICE": "cpu",
-        "HANDFUL_LEASE_SECONDS": "2",
+        "HANDFUL_LEASE_SECONDS": str(LEASE_S),
         "HANDFUL_TRAINING_THREADS": "1",
     }
     process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
