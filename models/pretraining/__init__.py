@@ -29,9 +29,12 @@ FEWEST_EPOCHS, MOST_EPOCHS = 5, 200
 RATE, TRANSFORMER_RATE = 1e-3, 5e-4
 # Steps between two looks at whether a run still learns, and how many bad looks in a row end it.
 LOOK, STRIKES = 10, 5
-NARROW = 0.02  # spread below which all images look alike
+# Spread below which all images look alike; projections through batch norms are spread by 0.5 and
+# more while they learn (`python -m bench.collapse`), and fall long before encoders do.
+NARROW, NARROW_PROJECTION = 0.02, 0.15
 SAME = 0.9999  # cosine above which two views are one
-ABOVE_CHANCE = 1.5  # times the loss of knowing nothing: what is worse is no learning
+STILL = 0.5 / 255  # difference of pixels below which two views are one
+ABOVE_CHANCE = 4.0  # times the loss of knowing nothing: what is worse is no learning
 TRUSTED = 50  # steps in which a loss may be anything
 NORM_MOMENTUM = 0.1  # of statistics that start from nothing; some networks forget ten times slower
 
@@ -59,6 +62,7 @@ class Pretext(Objective):
     """
 
     chance: float
+    narrow = NARROW
     fixed = False  # whether batch norms of encoders keep the statistics that they have
     strikes: Tensor
     steps: Tensor
@@ -81,7 +85,7 @@ class Pretext(Objective):
         """
         seen = self.learn(batch)
         if self.training:
-            self._watch(seen)
+            self._watch(seen, batch.views)
         return seen.loss
 
     def groups(self) -> list[ParameterGroup]:
@@ -97,11 +101,11 @@ class Pretext(Objective):
         return self
 
     @torch.no_grad()
-    def _watch(self, seen: Seen) -> None:
+    def _watch(self, seen: Seen, views: Sequence[Tensor]) -> None:
         self.steps += 1
         if int(self.steps) % LOOK:
             return
-        reason = self._trouble(seen)
+        reason = self._trouble(seen) or _sameness(views)
         self.strikes = self.strikes + 1 if reason else torch.zeros_like(self.strikes)
         if int(self.strikes) >= STRIKES:
             raise Collapsed(f"after {int(self.steps)} steps {reason}")
@@ -109,7 +113,7 @@ class Pretext(Objective):
     def _trouble(self, seen: Seen) -> str:
         first, *rest = (features.detach() for features in seen.features)
         width = spread(first)
-        if width < NARROW:
+        if width < self.narrow:
             return (
                 f"all images look alike: their spread is {width:.3f} of 1; use a smaller rate, or "
                 "a larger batch"
@@ -138,6 +142,8 @@ class Joint(Pretext):
         second: how the second is made; as the first when not given.
     """
 
+    narrow = NARROW_PROJECTION
+
     def __init__(self, encoder: Encoder, first: Views, second: Views | None = None) -> None:
         super().__init__(encoder)
         self._views = first, second or first
@@ -146,6 +152,15 @@ class Joint(Pretext):
         self, images: Tensor, shares: Float[Tensor, "B C"], chance: Generator
     ) -> tuple[list[Tensor], Float[Tensor, "B C"]]:
         return [views(images, chance) for views in self._views], shares
+
+
+def _sameness(views: Sequence[Tensor]) -> str:
+    """Why there is nothing to learn from two views, if there is not."""
+    if len(views) < 2 or views[0].shape != views[1].shape:
+        return ""
+    if float((views[0] - views[1]).abs().mean()) > STILL:
+        return ""
+    return "two views of an image are one, pixel for pixel; use stronger changes in views"
 
 
 Family = Literal["discriminative", "generative", "contrastive", "cluster-based"]

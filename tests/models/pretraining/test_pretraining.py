@@ -293,7 +293,7 @@ def look_at(objective: Pretext) -> None:
     [
         (Forgetful(True), "all images look alike"),
         (Forgetful(False, alike=True), "two views of an image are one"),
-        (Forgetful(False, loss=2.0), "knowing nothing"),
+        (Forgetful(False, loss=5.0), "knowing nothing"),
     ],
 )
 def test_a_run_that_learns_nothing_is_ended_with_the_reason(objective, reason):

@@ -1,0 +1,238 @@
+"""lightly's methods on given images; runs in the peers' environment, prints JSON.
+
+Its transforms, heads and losses as its examples put them together, with widths, optimiser, rate and
+schedule of ours, so that what differs is the library. Blur is off at 32 px, as its manual advises.
+"""
+
+import copy
+import itertools
+import json
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightly import loss as losses
+from lightly import transforms
+from lightly.models import modules, utils
+from lightly.transforms.byol_transform import BYOLView1Transform, BYOLView2Transform
+from lightly.utils.scheduler import cosine_schedule
+from PIL import Image
+from torch import Tensor, nn
+
+from models.encoders.conv4 import Conv4
+from models.encoders.vit import ViT
+
+TRIAL_STEPS = 8
+RATES = {"conv4": 1e-3, "vit": 5e-4}
+BANK, PROTOTYPES, MASK = 4096, 500, 0.75
+
+
+def main() -> None:
+    """Train within the seconds, and write the weights of the encoder."""
+    warnings.simplefilter("ignore")
+    folder = Path(sys.argv[1])
+    task = json.loads((folder / "task.json").read_text())
+    torch.set_num_threads(1)
+    images = [Image.fromarray(one.transpose(1, 2, 0)) for one in np.load(folder / "images.npy")]
+    weights = torch.load(folder / "weights.pt")
+    per_step = _time(list(run(task, images, weights, 1000, TRIAL_STEPS)))
+    steps = max(1, round(task["seconds"] / per_step))
+    started = time.process_time()
+    *_, (_, encoder) = run(task, images, weights, steps, steps)
+    torch.save(encoder.state_dict(), folder / "learned.pt")
+    print(json.dumps({"seconds": time.process_time() - started, "steps": steps}))
+
+
+def _time(marks: list[tuple[float, Any]]) -> float:
+    times = [when for when, _ in marks]
+    return (times[-1] - times[1]) / (len(times) - 2)
+
+
+def run(
+    task: dict[str, Any], images: list[Any], weights: Any, total: int, steps: int
+) -> Iterator[tuple[float, Any]]:
+    """The CPU time and the encoder after each step."""
+    torch.manual_seed(task["seed"])
+    side = images[0].size[0]
+    encoder = _encoder(task["network"], side)
+    encoder.load_state_dict(weights)
+    encoder.train()
+    for module in encoder.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 0.1
+    method = METHODS[task["method"]](encoder, side)
+    learning = [p for p in method.parameters() if p.requires_grad]
+    rate = RATES[task["network"]]
+    optimizer = torch.optim.AdamW(learning, rate, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total, pct_start=0.25)
+    for number, positions in enumerate(
+        itertools.islice(_batches(len(images), task["batch"]), steps)
+    ):
+        views = [method.transform(images[n]) for n in positions]
+        loss = method([torch.stack(one) for one in zip(*views, strict=True)], number / total)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(learning, 1.0)
+        optimizer.step()
+        schedule.step()
+        yield time.process_time(), encoder
+
+
+def _encoder(name: str, side: int) -> Any:
+    if name == "conv4":
+        return Conv4(width=32, image_side=side).build()
+    return ViT(width=64, image_side=side, patch=side // 8, depth=3, heads=2).build()
+
+
+def _batches(count: int, size: int) -> Iterator[Any]:
+    while True:
+        order = torch.randperm(count)
+        yield from torch.split(order, size)[: count // size]
+
+
+class _Method(nn.Module):
+    transform: Callable[[Any], Any]
+
+    def __init__(self, encoder: Any, side: int) -> None:
+        super().__init__()
+        self.encoder, self.width = encoder, encoder.embedding_dim
+        self.blur = 0.0 if side <= 32 else 0.5
+
+    def forward(self, views: list[Tensor], progress: float) -> Any:
+        raise NotImplementedError
+
+
+class _SimCLR(_Method):
+    def __init__(self, encoder: Any, side: int) -> None:
+        super().__init__(encoder, side)
+        self.transform = transforms.SimCLRTransform(
+            input_size=side, gaussian_blur=self.blur, normalize=None
+        )
+        self.head = modules.SimCLRProjectionHead(self.width, self.width, 128)
+        self.loss = losses.NTXentLoss()
+
+    def forward(self, views: list[Tensor], progress: float) -> Any:
+        return self.loss(*(self.head(self.encoder.features(view)) for view in views[:2]))
+
+
+class _MoCo(_Method):
+    def __init__(self, encoder: Any, side: int) -> None:
+        super().__init__(encoder, side)
+        self.transform = transforms.MoCoV2Transform(
+            input_size=side, gaussian_blur=self.blur, normalize=None
+        )
+        self.head = modules.MoCoProjectionHead(self.width, self.width, 128)
+        self.slow: Any = copy.deepcopy(nn.ModuleList([encoder, self.head])).requires_grad_(False)
+        self.loss = losses.NTXentLoss(temperature=0.1, memory_bank_size=(BANK, 128))
+
+    def forward(self, views: list[Tensor], progress: float) -> Any:
+        utils.update_momentum(self.encoder, self.slow[0], 0.99)
+        utils.update_momentum(self.head, self.slow[1], 0.99)
+        queries = self.head(self.encoder.features(views[0]))
+        with torch.no_grad():
+            keys, order = utils.batch_shuffle(views[1])
+            keys = utils.batch_unshuffle(self.slow[1](self.slow[0].features(keys)), order)
+        return self.loss(queries, keys)
+
+
+class _BYOL(_Method):
+    def __init__(self, encoder: Any, side: int) -> None:
+        super().__init__(encoder, side)
+        self.transform = transforms.BYOLTransform(
+            BYOLView1Transform(input_size=side, gaussian_blur=self.blur, normalize=None),
+            BYOLView2Transform(input_size=side, gaussian_blur=self.blur, normalize=None),
+        )
+        self.head = modules.BYOLProjectionHead(self.width, 1024, 256)
+        self.predictor = modules.BYOLPredictionHead(256, 1024, 256)
+        self.slow: Any = copy.deepcopy(nn.ModuleList([encoder, self.head])).requires_grad_(False)
+        self.loss = losses.NegativeCosineSimilarity()
+
+    def forward(self, views: list[Tensor], progress: float) -> Any:
+        momentum = cosine_schedule(round(1e4 * progress), 10_000, 0.99, 1)
+        utils.update_momentum(self.encoder, self.slow[0], momentum)
+        utils.update_momentum(self.head, self.slow[1], momentum)
+        predicted = [self.predictor(self.head(self.encoder.features(view))) for view in views]
+        with torch.no_grad():
+            wanted = [self.slow[1](self.slow[0].features(view)) for view in views]
+        return (self.loss(predicted[0], wanted[1]) + self.loss(predicted[1], wanted[0])) / 2
+
+
+class _SwAV(_Method):
+    def __init__(self, encoder: Any, side: int) -> None:
+        super().__init__(encoder, side)
+        convolves = not hasattr(encoder.stages[0], "net")  # a transformer wants one size
+        self.transform = transforms.SwaVTransform(
+            crop_sizes=(side, side // 2 if convolves else side),
+            crop_counts=(2, 2 if convolves else 0),
+            gaussian_blur=self.blur,
+            normalize=None,
+        )
+        self.head = modules.SwaVProjectionHead(self.width, self.width, 128)
+        self.prototypes = modules.SwaVPrototypes(128, PROTOTYPES, 1)
+        self.loss = losses.SwaVLoss()
+
+    def forward(self, views: list[Tensor], progress: float) -> Any:
+        self.prototypes.normalize()
+        projected = [self.head(self.encoder.features(view)) for view in views]
+        logits = [self.prototypes(nn.functional.normalize(one, dim=1)) for one in projected]
+        return self.loss(logits[:2], logits[2:])
+
+
+class _MAE(_Method):
+    def __init__(self, encoder: Any, side: int) -> None:
+        super().__init__(encoder, side)
+        net = _whole(encoder)
+        self.transform = transforms.MAETransform(
+            input_size=side, normalize={"mean": [0.5] * 3, "std": [0.5] * 3}
+        )
+        self.patch = net.patch_embed.patch_size[0]
+        self.backbone = modules.MaskedVisionTransformerTIMM(net)
+        self.length = self.backbone.sequence_length
+        self.decoder = modules.MAEDecoderTIMM(
+            num_patches=net.patch_embed.num_patches,
+            patch_size=self.patch,
+            embed_dim=self.width,
+            decoder_embed_dim=96,
+            decoder_depth=1,
+            decoder_num_heads=3,
+        )
+
+    def forward(self, views: list[Tensor], progress: float) -> Any:
+        images = views[0]
+        size = len(images), self.length
+        keep, hidden = utils.random_token_mask(size, mask_ratio=MASK, device=images.device)
+        entered = self.decoder.embed(self.backbone.encode(images=images, idx_keep=keep))
+        tokens = utils.repeat_token(self.decoder.mask_token, size)
+        tokens = utils.set_at_index(tokens, keep, entered.type_as(tokens))
+        painted = self.decoder.predict(utils.get_at_index(self.decoder.decode(tokens), hidden))
+        wanted = utils.get_at_index(utils.patchify(images, self.patch), hidden - 1)
+        return nn.functional.mse_loss(painted, wanted)
+
+
+def _whole(encoder: Any) -> Any:
+    """The transformer that an encoder was split from; it shares its parameters."""
+    net = copy.copy(encoder.stages[0].net)
+    last = encoder.stages[-1].net
+    net._modules = dict(net._modules)
+    net._modules["blocks"] = nn.Sequential(*encoder.stages[1:-1])
+    for name in ("norm", "fc_norm", "head_drop", "head", "attn_pool"):
+        if name in last._modules:
+            net._modules[name] = last._modules[name]
+    return net
+
+
+METHODS: dict[str, Callable[[Any, int], _Method]] = {
+    "simclr": _SimCLR,
+    "moco": _MoCo,
+    "byol": _BYOL,
+    "swav": _SwAV,
+    "mae": _MAE,
+}
+
+if __name__ == "__main__":
+    main()
