@@ -173,7 +173,7 @@ class _SwAV(_Method):
             normalize=None,
         )
         self.head = modules.SwaVProjectionHead(self.width, self.width, 128)
-        self.prototypes = modules.SwaVPrototypes(128, PROTOTYPES, 1)
+        self.prototypes = modules.SwaVPrototypes(128, PROTOTYPES)
         self.loss = losses.SwaVLoss()
 
     def forward(self, views: list[Tensor], progress: float) -> Any:
