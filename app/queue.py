@@ -137,7 +137,7 @@ class Queue:
             _enter(session, _held(session, claim), JobState.RUNNING)
 
     def record(
-        self, claim: Claim, kind: Literal["metrics", "message"], data: dict[str, Any]
+        self, claim: Claim, kind: Literal["metrics", "message", "picture"], data: dict[str, Any]
     ) -> None:
         """Append an event."""
         with self.db.writing() as session:

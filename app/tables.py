@@ -251,7 +251,7 @@ class JobEvent(Table):
         ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True
     )
     number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
-    kind: Mapped[str] = mapped_column(String(20))  # "state", "metrics" or "message"
+    kind: Mapped[str] = mapped_column(String(20))  # "state", "metrics", "message" or "picture"
     data: Mapped[dict[str, Any]]
     created_at: Mapped[datetime] = mapped_column(default=now)
 

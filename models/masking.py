@@ -41,6 +41,22 @@ def patches(images: Float[Tensor, "B 3 S S"], count: int) -> Float[Tensor, "B L 
     return (pixels - mean) / (variance + 1e-6).sqrt()
 
 
+def reveal(
+    images: Float[Tensor, "B 3 S S"], painted: Float[Tensor, "B L X"], hidden: Bool[Tensor, "B L"]
+) -> Float[Tensor, "B 3 S S"]:
+    """Images with what was painted in place of hidden patches, in the light of the true ones.
+
+    Args:
+        painted: pixels with mean 0 and deviation 1, as `patches` gives them.
+    """
+    side = images.shape[-1] // math.isqrt(painted.shape[1])
+    pixels = nn.functional.unfold(images, side, stride=side).mT  # (B, L, 3 side side)
+    mean, variance = pixels.mean(dim=2, keepdim=True), pixels.var(dim=2, keepdim=True)
+    lit = painted * (variance + 1e-6).sqrt() + mean
+    shown = torch.where(hidden.unsqueeze(2), lit, pixels)
+    return nn.functional.fold(shown.mT, images.shape[-2:], side, stride=side)
+
+
 def hide(
     images: Float[Tensor, "B 3 S S"], hidden: Bool[Tensor, "B L"], instead: Tensor
 ) -> Float[Tensor, "B 3 S S"]:

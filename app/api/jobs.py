@@ -34,7 +34,7 @@ class EventRead(BaseModel):
     """Something that happened to a job."""
 
     number: int = Field(description="From 1, without gaps.")
-    kind: Literal["state", "metrics", "message"]
+    kind: Literal["state", "metrics", "message", "picture"]
     data: dict[str, Any]
     created_at: datetime
 

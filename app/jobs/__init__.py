@@ -2,6 +2,7 @@
 
 import logging
 import time
+from base64 import b64encode
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -73,6 +74,12 @@ class Work:
     def tell(self, metrics: dict[str, Any]) -> None:
         """Append metrics to the job's events."""
         self.patiently(lambda: self.queue.record(self.claim, "metrics", metrics))
+
+    def show(self, text: str, png: bytes, **data: Any) -> None:
+        """Append a picture to the job's events; `url` holds all of it, as a `data:` URL."""
+        url = f"data:image/png;base64,{b64encode(png).decode()}"
+        told = {"text": text, "url": url} | data
+        self.patiently(lambda: self.queue.record(self.claim, "picture", told))
 
     def running(self) -> None:
         """Say that all is prepared."""

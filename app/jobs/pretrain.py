@@ -18,13 +18,14 @@ from app.problems import InvalidRequest, TooFewImages
 from app.tables import EncoderVersion, Image, Project, ProjectVersion
 from app.training_data import DecodedImages, Labeled, labeled_images
 from app.versions import child, portable
+from models.contact_sheet import contact_sheet
 from models.encoders import Architecture, Encoder, EncoderUnavailable, architectures
 from models.evaluation import compare, predict, stratified_folds
 from models.finetuning import embed_all
 from models.heads import Head, heads
-from models.pretraining import Collapsed, Unsuited, methods, start
+from models.pretraining import Collapsed, Pretext, Unsuited, methods, start
 from models.representation import effective_rank, nearest_accuracy, spread
-from models.training import Diverged, Epoch, Recipe, Training
+from models.training import Diverged, Epoch, Recipe, Training, as_values
 
 PretextChoice: Any = choice(methods)
 EncoderChoice: Any = choice(architectures)
@@ -33,6 +34,8 @@ FEW = 5000  # images, below which a pretrained encoder is a better start than ch
 NEIGHBOURS_NEED = 3  # images of a label, for kNN accuracy
 WATCHED = 1000  # images at most that are embedded after each epoch, to see how it goes
 JUDGED_FOLDS, JUDGED_REPEATS = 5, 3
+SHEETS = 5  # pictures of what a method makes of images, where that can be seen, in all epochs
+SHOWN, SHOWN_SIDE = 3, 64  # images on a sheet, and pixels of each
 
 
 @kinds.register
@@ -182,6 +185,8 @@ class Pretrain:
                 if told is None or epoch.number > told.get("epoch", 0):
                     encoder, chance = training.objective.encoder, training.objective.chance
                     work.tell(_metrics(self.method.name, epoch, chance, watch(encoder), seconds))
+                    if epoch.number in _milestones(epoch.of):
+                        _show(work, training.objective, watch.shown, epoch.number)
                 work.keep(
                     lambda: {
                         "training": training.state(),
@@ -246,6 +251,7 @@ class _Watch:
         chance = torch.Generator().manual_seed(0)
         some = torch.randperm(len(images), generator=chance)[:WATCHED].tolist()
         self._some = images.only(some)
+        self.shown = images.only(some[:SHOWN])
         self._known = images.only([place[e.sha256] for e in known]) if len(labels) > 1 else None
         self._targets = torch.tensor([labels.index(e.label_id) for e in known])
 
@@ -274,6 +280,25 @@ def _gather(work: Work, checkpoint: dict[str, Any] | None) -> _Data:
         labeled = labeled_images(session, project.id)
         champion, head = project.encoder_id, project.head
     return _Data(digests, labeled, champion, work.versions.base(champion), head)
+
+
+def _milestones(epochs: int) -> set[int]:
+    """The first epoch, the last, and some between."""
+    return {round(1 + (epochs - 1) * n / (SHEETS - 1)) for n in range(SHEETS)}
+
+
+def _show(work: Work, objective: Pretext, images: DecodedImages, epoch: int) -> None:
+    """Tell what the method makes of some images, if that can be seen."""
+    was = objective.training
+    objective.eval()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # the same parts are hidden each time
+        values = as_values(images[torch.arange(len(images))])
+        pictures = objective.pictures(values.to(objective.encoder.mean.device))
+    objective.train(was)
+    if pictures is not None:
+        png = contact_sheet(pictures.float().cpu(), side=SHOWN_SIDE)
+        work.show(f"what it makes of images after epoch {epoch}", png, epoch=epoch)
 
 
 def _metrics(

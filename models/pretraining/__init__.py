@@ -77,6 +77,10 @@ class Pretext(Objective):
         """What this method makes of a batch."""
         raise NotImplementedError
 
+    def pictures(self, images: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "K 3 T T"] | None:
+        """What the method makes of images, for a person to look at, if that can be seen."""
+        return None
+
     def loss(self, batch: Batch) -> Float[Tensor, ""]:
         """What a step lowers.
 

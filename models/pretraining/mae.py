@@ -3,11 +3,20 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
+from torch.nn import functional as F
 
 from models.encoders import Encoder, is_transformer
-from models.masking import PixelPainter, TokenPainter, is_masked_by_tokens, patches
+from models.masking import (
+    PixelPainter,
+    TokenPainter,
+    hide,
+    is_masked_by_tokens,
+    patches,
+    reveal,
+)
 from models.pretraining import Family, Pretext, Seen, Unsuited, methods, within
 from models.training import Batch
 from models.views import Views
@@ -74,3 +83,12 @@ class _Objective(Pretext):
         painted, hidden, features = self.painter(self.encoder, batch.views[0])
         wanted = patches(batch.views[0], painted.shape[1])
         return Seen((painted - wanted).square().mean(dim=2)[hidden].mean(), [features])
+
+    @torch.no_grad()
+    def pictures(self, images: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "K 3 T T"]:
+        """Of each image itself, what is seen of it, and the same with the rest painted."""
+        side = self.painter.side
+        whole = F.interpolate(images, (side, side), mode="bilinear", antialias=True)
+        painted, hidden, _ = self.painter(self.encoder, whole)
+        seen = hide(whole, hidden, whole.new_full((3, 1, 1), 0.5))
+        return torch.stack([whole, seen, reveal(whole, painted, hidden)], dim=1).flatten(0, 1)

@@ -14,6 +14,7 @@ from models.masking import (
     hide,
     is_masked_by_tokens,
     patches,
+    reveal,
     shuffled,
 )
 from models.stages import split
@@ -202,3 +203,18 @@ def test_views_of_a_side_that_eight_does_not_divide_are_smaller():
 
     assert painter.side == 48
     assert painter(encoder, noise(2)).pixels.shape == (2, 64, 3 * 6 * 6)
+
+
+def test_what_was_painted_is_shown_where_patches_were_hidden_and_nowhere_else():
+    images, other = noise(2), noise(2, seed=1)
+    hidden = torch.zeros(2, 36, dtype=torch.bool)
+    hidden[:, 7] = True  # the second patch of the second row
+
+    right = reveal(images, patches(images, 36), hidden)
+    wrong = reveal(images, patches(other, 36), hidden)
+
+    assert torch.allclose(right, images, atol=1e-4)
+    changed = (wrong - images).abs().amax(dim=(0, 1)) > 1e-4
+    assert changed[8:16, 8:16].any()
+    changed[8:16, 8:16] = False
+    assert not changed.any()

@@ -1,9 +1,11 @@
 """The job that pretrains, done in this process."""
 
+import base64
 import io
 import math
 from uuid import UUID
 
+import PIL.Image
 import pytest
 from rich.console import Console
 from rich.progress import Progress, TextColumn
@@ -74,6 +76,21 @@ def test_every_epoch_tells_how_it_goes(striped, do):
     assert all(one["spread"] > 0 and one["images_per_s"] > 0 for one in told)
     assert told[0]["chance"] == pytest.approx(math.log(23), rel=1e-4)
     assert told[-1]["seconds_left"] == 0
+
+
+@pytest.mark.parametrize("encoder", [TINY, SMALL])
+def test_a_masked_autoencoder_shows_what_it_paints(striped, do, encoder):
+    location = submit(striped, method={"name": "mae"}, encoder=encoder, epochs=7)
+
+    do(striped)
+
+    told = events(striped, location, "picture")
+    assert [one["epoch"] for one in told] == [1, 2, 4, 6, 7]
+    head, _, content = told[-1]["url"].partition(",")
+    assert head == "data:image/png;base64"
+    sheet = PIL.Image.open(io.BytesIO(base64.b64decode(content)))
+    assert sheet.size == (208, 208)  # three images: whole, in part, and painted
+    assert len({one["url"] for one in told}) == 5  # it paints otherwise as it learns
 
 
 @pytest.mark.parametrize(
