@@ -171,6 +171,42 @@ def test_a_job_whose_process_dies_or_stands_still_goes_on_from_its_checkpoint(st
     assert told_epochs[:40] == list(range(1, 41))  # each epoch of the first fold once
 
 
+@pytest.mark.parametrize("method", ["moco", "deepcluster"])
+def test_a_pretraining_that_was_killed_ends_as_if_it_had_not_been(
+    striped, settings, worker, method
+):
+    if settings.database_url:
+        pytest.skip("what is told apart is the training, not the database")
+    options = {
+        "method": {"name": method},
+        "encoder": {"name": "conv4", "options": {"width": 8, "image_side": 16}},
+        "epochs": 15,
+        "batch_size": 12,
+        "promote": "never",
+    }
+
+    def run(kill: bool):
+        job = {"kind": "pretrain", "options": options}
+        location = striped.post("/v1/projects/birds/jobs", json=job).headers["Location"]
+        if kill:
+            wait_for(lambda: len(epochs(striped, location)) > 2)
+            os.kill(job_process(), signal.SIGKILL)
+        job = wait_until(striped, location, "succeeded", "failed")
+        assert job["state"] == "succeeded", job["error"]
+        items = striped.get(f"{location}/events?limit=1000").json()["items"]
+        curve = [(e["data"]["epoch"], e["data"]["loss"]) for e in items if e["kind"] == "metrics"]
+        version = f"/v1/projects/birds/encoders/{job['result']['version']}/weights"
+        return curve, striped.get(version).content, job["attempt"]
+
+    curve, weights, _ = run(kill=False)
+    assert len(curve) == 15
+
+    again, same, attempts = run(kill=True)
+    assert attempts == 2
+    assert again == curve
+    assert same == weights
+
+
 def test_a_stopped_worker_gives_its_job_back_and_the_attempt_does_not_count(striped, settings):
     first = Worker(settings, striped.app.state.queue.db)
     thread = threading.Thread(target=first.run)
