@@ -27,7 +27,7 @@ class Settings(BaseSettings):
     encoder: str = Field(
         "efficientnet_lite:0",
         description="Encoder of new projects: `efficientnet_lite:0`, `timm:NAME`, "
-        "`timm:NAME@weights.safetensors`, `conv4`.",
+        "`timm:NAME@weights.safetensors`, `conv4`; further options as `conv4:32,image_side=64`.",
     )
     device: str = Field("auto", description="`auto`, `cpu`, `cuda`, `cuda:1` or `mps`.")
     host: str = Field(

@@ -9,10 +9,11 @@ from models.encoders.projected import Projected
 
 def test_it_starts_as_its_base():
     base, projected = (
-        parse(spec)[1].build(pretrained=False).eval() for spec in ("conv4:8", "projected:conv4:8")
+        parse(spec)[1].build(pretrained=False).eval()
+        for spec in ("conv4:8,image_side=32", "projected:conv4:8,image_side=32")
     )
     projected.load_state_dict(base.state_dict(), strict=False)
-    images = torch.rand(2, 3, 84, 84)
+    images = torch.rand(2, 3, 32, 32)
 
     with torch.no_grad():
         assert torch.allclose(projected(images), base(images), atol=1e-6)
