@@ -1,0 +1,184 @@
+"""Our losses and lightly's on the same features, and who resumes; prints JSON.
+
+Runs in the peers' environment, with ours on the path.
+"""
+
+import copy
+import json
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from lightly import loss as losses
+from lightly.models import utils
+from PIL import Image
+from torch import Generator, Tensor
+from torch.nn import functional as F
+
+from bench.peers import lightly_pretraining
+from models.encoders.conv4 import Conv4
+from models.encoders.vit import ViT
+from models.masking import patches
+from models.pretraining import methods, start
+from models.training import Batch, Recipe
+
+SIDE, IMAGES, BATCH, STEPS = 32, 64, 16, 8
+
+
+def main() -> None:
+    """Compare."""
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    found = {
+        "losses": {name: compare() for name, compare in COMPARISONS.items()},
+        "resumed_off_by": {
+            "handful": _resume(),
+            "lightly": _resume_lightly(bank_too=False),
+            "lightly with its bank": _resume_lightly(bank_too=True),
+        },
+    }
+    print(json.dumps(found))
+
+
+def _objective(name: str, encoder: Any = None) -> tuple[Any, Batch]:
+    """A method's objective as it serves, and a batch of its views."""
+    torch.manual_seed(0)
+    encoder = encoder or Conv4(width=16, image_side=SIDE).build()
+    objective = methods[name]().build(encoder, IMAGES).eval()
+    positions = torch.arange(BATCH)
+    views, shares = objective.see(_values()[:BATCH], torch.zeros(BATCH, 0), Generator())
+    return objective, Batch(views, positions, shares)
+
+
+def _values() -> Tensor:
+    coarse = torch.rand(IMAGES, 3, 4, 4, generator=Generator().manual_seed(1))
+    return F.interpolate(coarse, (SIDE, SIDE), mode="bicubic").clamp(0, 1)
+
+
+def _projected(objective: Any, batch: Batch) -> list[Tensor]:
+    return [objective.head(objective.encoder.features(view)) for view in batch.views]
+
+
+@torch.no_grad()
+def _simclr() -> tuple[float, float]:
+    objective, batch = _objective("simclr")
+    theirs = losses.NTXentLoss(temperature=objective.options.contrast.temperature)
+    return float(objective.learn(batch).loss), float(theirs(*_projected(objective, batch)))
+
+
+@torch.no_grad()
+def _moco() -> tuple[float, float]:
+    objective, batch = _objective("moco")
+    length, width = objective.queue.features.shape
+    others = torch.arange(length) % (IMAGES - BATCH) + BATCH  # none of the batch
+    objective.queue.push(torch.randn(length, width), others)
+    theirs = losses.NTXentLoss(objective.options.contrast.temperature, (length, width))
+    theirs.memory_bank.bank = F.normalize(objective.queue.inside(), dim=1)
+    queries = objective.head(objective.encoder.features(batch.views[0]))
+    keys = objective.slow_head(objective.slow_encoder.features(batch.views[1]))
+    return float(objective.learn(batch).loss), float(theirs(queries, keys))
+
+
+@torch.no_grad()
+def _byol() -> tuple[float, float]:
+    objective, batch = _objective("byol")
+    predicted = [objective.predictor(one) for one in _projected(objective, batch)]
+    wanted = [objective.slow_head(objective.slow_encoder.features(v)) for v in batch.views]
+    theirs = losses.NegativeCosineSimilarity()
+    negative = (theirs(predicted[0], wanted[1]) + theirs(predicted[1], wanted[0])) / 2
+    return float(objective.learn(batch).loss), 2 + 2 * float(negative)
+
+
+@torch.no_grad()
+def _swav() -> tuple[float, float]:
+    objective, batch = _objective("swav")
+    prototypes = F.normalize(objective.prototypes, dim=1)
+    logits = [F.normalize(one, dim=1) @ prototypes.T for one in _projected(objective, batch)]
+    theirs = losses.SwaVLoss(objective.options.temperature, 3, objective.options.epsilon)
+    return float(objective.learn(batch).loss), float(theirs(logits[:2], logits[2:]))
+
+
+@torch.no_grad()
+def _mae() -> tuple[float, float]:
+    encoder = ViT(width=24, image_side=SIDE, patch=4, depth=2, heads=2).build()
+    objective, batch = _objective("mae", encoder)
+    torch.manual_seed(2)
+    painted, hidden, _ = objective.painter(objective.encoder, batch.views[0])
+    torch.manual_seed(2)  # the same parts are hidden
+    ours = float(objective.learn(batch).loss)
+    side = round(SIDE / painted.shape[1] ** 0.5)
+    wanted = utils.normalize_mean_var(utils.patchify(batch.views[0], side))
+    channels_last = painted.unflatten(2, (3, side * side)).mT.flatten(2)
+    assert wanted.shape == patches(batch.views[0], painted.shape[1]).shape
+    return ours, float(F.mse_loss(channels_last[hidden], wanted[hidden]))
+
+
+COMPARISONS: dict[str, Callable[[], tuple[float, float]]] = {
+    "simclr": _simclr,
+    "moco": _moco,
+    "byol": _byol,
+    "swav": _swav,
+    "mae": _mae,
+}
+
+
+def _apart(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
+    """The greatest difference of two encoders' weights."""
+    return max(float((one[key].double() - other[key].double()).abs().max()) for key in one)
+
+
+def _resume() -> float:
+    """How far a resumed MoCo of ours is from one that was not interrupted."""
+
+    def begin() -> Any:
+        images = (_values() * 255).to(torch.uint8)
+        recipe = Recipe(batch_size=BATCH, epochs=2 * STEPS * BATCH // IMAGES, schedule="cosine")
+        encoder = Conv4(width=16, image_side=SIDE).build()
+        return start(methods["moco"](), encoder, images, recipe, fresh=True)
+
+    whole, first, second = begin(), begin(), begin()
+    for _ in whole:
+        pass
+    for _ in range(STEPS * BATCH // IMAGES):
+        next(first)
+    second.load(copy.deepcopy(first.state()))
+    for _ in second:
+        pass
+    return _apart(whole.objective.encoder.state_dict(), second.objective.encoder.state_dict())
+
+
+def _resume_lightly(*, bank_too: bool) -> float:
+    """The same of lightly's: all chance, all that its state dict holds, and what it leaves out."""
+    images = [Image.fromarray((v * 255).byte().permute(1, 2, 0).numpy()) for v in _values()]
+
+    def begin() -> tuple[Any, Any]:
+        torch.manual_seed(0)
+        method = lightly_pretraining.METHODS["moco"](
+            Conv4(width=16, image_side=SIDE).build().train(), SIDE
+        )
+        return method, torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], 1e-3)
+
+    def train(method: Any, optimizer: Any, steps: range) -> None:
+        for step in steps:
+            torch.manual_seed(step)
+            positions = torch.randperm(IMAGES)[:BATCH].tolist()
+            pairs = [method.transform(images[n]) for n in positions]
+            loss = method([torch.stack(one) for one in zip(*pairs, strict=True)], 0.0)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+    whole, first, second = begin(), begin(), begin()
+    train(*whole, range(2 * STEPS))
+    train(*first, range(STEPS))
+    for one, other in zip(second, first, strict=True):
+        one.load_state_dict(copy.deepcopy(other.state_dict()))
+    if bank_too:
+        second[0].loss.memory_bank = copy.deepcopy(first[0].loss.memory_bank)
+    train(*second, range(STEPS, 2 * STEPS))
+    return _apart(whole[0].encoder.state_dict(), second[0].encoder.state_dict())
+
+
+if __name__ == "__main__":
+    main()
