@@ -354,11 +354,8 @@ def _victims(service: Service, what: str, chance: random.Random) -> list[int]:
 def _exhaust(service: Service, stream: Stream, tally: Tally) -> None:
     """Kill a job as often as it may be killed, and once more; then try it again."""
     with _client(service.strict) as client:
-        stream.train(client)
-        for attempt in range(1, ATTEMPTS + 1):
-            _wait(functools.partial(_computes, client, stream, attempt))
-            for worker in children(service.strict.pid or 0):
-                service.kill(*children(worker))
+        while not _is_hit_each_time(client, service, stream):
+            _judge(client, service.db, stream, _end(client, stream), tally)
         job = _end(client, stream)
         error = str(job["error"])
         clear = f"interrupted {ATTEMPTS} times" in error and "SIGKILL" in error
@@ -368,6 +365,20 @@ def _exhaust(service: Service, stream: Stream, tally: Tally) -> None:
         job = _end(client, stream)
         _judge(client, service.db, stream, job, tally, ends=("failed", "succeeded"))
         print(f"killed {ATTEMPTS} times with as many attempts: {error}", flush=True)
+
+
+def _is_hit_each_time(client: httpx.Client, service: Service, stream: Stream) -> bool:
+    """Start a job and kill each attempt; whether none ended before its blow."""
+    stream.train(client)
+    for attempt in range(1, ATTEMPTS + 1):
+        _wait(functools.partial(_computes, client, stream, attempt))
+        workers = children(service.strict.pid or 0)
+        victims = [pid for worker in workers for pid in children(worker)]
+        for pid in victims:
+            service.kill(pid)
+        if not victims or stream.read(client)["state"] == "succeeded":
+            return False
+    return True
 
 
 def _computes(client: httpx.Client, stream: Stream, attempt: int) -> bool:
