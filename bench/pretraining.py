@@ -34,8 +34,9 @@ from torch.nn import functional as F
 from bench.few_shot import PEERS, Photo, load
 from bench.harness import ROOT, arguments, finish
 from models.augmentation import augmentations
-from models.encoders import Encoder
+from models.encoders import Encoder, spec
 from models.encoders.conv4 import Conv4
+from models.encoders.pooled_rotations import PooledRotations
 from models.encoders.vit import ViT
 from models.finetuning import embed_all
 from models.finetuning import methods as ways
@@ -49,6 +50,7 @@ FASHION = Path("/usr/share/datasets/fashion-mnist")  # of Debian's dataset-fashi
 TRAIN, TEST = 10_000, 2_000  # images of it
 SIDES = {"fashion": 32}  # pixels; others have 64
 BATCH = 64
+NETWORKS = ("conv4", "rotations", "vit")
 PEER_METHODS = ("simclr", "moco", "byol", "swav", "mae")
 TRIAL_STEPS = 8  # that tell how long a step takes; the first two are not counted
 SHOTS, DRAWS, LABELS = 5, 20, 20
@@ -69,8 +71,8 @@ class Images(NamedTuple):
 class Task:
     """One run."""
 
-    data: str  # `fashion`, or a folder
-    network: str  # `conv4` or `vit`
+    data: str  # `fashion`, `turned` (the same in any quarter turn), or a folder
+    network: str  # `conv4`, `rotations` (the same in four quarter turns) or `vit`
     method: str  # of `methods`, `random` or `pixels`
     seed: int
     seconds: float
@@ -137,6 +139,9 @@ def images(name: str) -> Images:
     """A data set by its name or folder."""
     if name == "fashion":
         return Images(*_fashion("train", TRAIN), *_fashion("t10k", TEST))
+    if name == "turned":
+        upright = images("fashion")
+        return upright._replace(train=_turned(upright.train), test=_turned(upright.test))
     train, test = load(Path(name))
     labels = sorted({photo.label for photo in train})
     return Images(*_decode(train, labels), *_decode(test, labels))
@@ -144,15 +149,20 @@ def images(name: str) -> Images:
 
 def network(name: str, side: int, seed: int) -> Encoder:
     """A small encoder with random weights."""
+    conv4 = Conv4(width=32, image_side=side, seed=seed)
     if name == "conv4":
-        return Conv4(width=32, image_side=side, seed=seed).build()
+        return conv4.build()
+    if name == "rotations":
+        return PooledRotations(base=spec(conv4, "conv4")).build(pretrained=False)
     return ViT(width=64, image_side=side, patch=side // 8, depth=3, heads=2, seed=seed).build()
 
 
 def _options() -> argparse.Namespace:
     parser = arguments(__doc__)
-    parser.add_argument("--images", nargs="+", default=["fashion"], help="`fashion` or folders")
-    parser.add_argument("--networks", nargs="+", default=["conv4", "vit"])
+    parser.add_argument(
+        "--images", nargs="+", default=["fashion"], help="`fashion`, `turned` or folders"
+    )
+    parser.add_argument("--networks", nargs="+", default=["conv4", "vit"], choices=NETWORKS)
     parser.add_argument("--methods", nargs="+", default=sorted(methods))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=60.0, help="of CPU, for each run")
@@ -176,6 +186,7 @@ def _tasks(options: argparse.Namespace) -> Iterator[Task]:
                 options.peers.exists()
                 and method in PEER_METHODS
                 and (net, method) != ("conv4", "mae")
+                and net != "rotations"
             ):
                 yield Task(data, net, method, seed, options.seconds, lightly=True)
         yield Task(data, net, "random", seed, 0)
@@ -193,6 +204,12 @@ def _fashion(part: str, count: int) -> tuple[Tensor, Tensor]:
     grown = F.interpolate(torch.tensor(pixels).float(), (side, side), mode="bilinear")
     coloured = grown.round().to(torch.uint8).expand(-1, 3, -1, -1).contiguous()
     return coloured, torch.tensor(targets).long()
+
+
+def _turned(pixels: Tensor) -> Tensor:
+    """Each image by some quarter turns, as if it had no upright position."""
+    turns = torch.randint(4, (len(pixels),), generator=torch.Generator().manual_seed(0))
+    return torch.stack([one.rot90(int(n), (1, 2)) for one, n in zip(pixels, turns, strict=True)])
 
 
 def _decode(photos: Sequence[Photo], labels: list[str]) -> tuple[Tensor, Tensor]:
