@@ -90,7 +90,7 @@ def main() -> None:
         for n in sorted(shots, reverse=True)  # the longest first: no core idles at the end
         for folder in options.images
     ]
-    started, outcomes = time.monotonic(), list[Outcome]()
+    started, outcomes, kept = time.monotonic(), list[Outcome](), _read(options.resume, tasks)
     if not options.peers.exists():
         print(f"fastai: skipped, since {options.peers} is not there; make bench-peers")
     with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
@@ -98,12 +98,17 @@ def main() -> None:
             if time.monotonic() - started > 60 * options.minutes:
                 print(f"time is up: draws from seed {seed} on are left out")
                 break
-            found = []
-            for outcome in pool.imap_unordered(run, group):
+            wanted = list(group)
+            found = [kept[str(task)] for task in wanted if str(task) in kept]
+            for outcome in pool.imap_unordered(run, [t for t in wanted if str(t) not in kept]):
                 found.append(outcome)
+                _keep(options.resume, outcome)
                 _tell(outcome, len(outcomes) + len(found), len(tasks))
-            if options.peers.exists():
-                _add_fastai(options.peers, found, options.processes)
+            alone = [outcome for outcome in found if "fastai" not in outcome.accuracy]
+            if options.peers.exists() and alone:
+                _add_fastai(options.peers, alone, options.processes)
+                for outcome in alone:
+                    _keep(options.resume, outcome)
             outcomes += found
     _finish(options, outcomes)
 
@@ -173,6 +178,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--folds", type=int, default=3, help="at most, of each choice")
     parser.add_argument("--minutes", type=float, default=math.inf, help="begin no seed later")
+    parser.add_argument("--resume", type=Path, help="keep draws here, and go on from those there")
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     parser.add_argument("--peers", type=Path, default=PEERS, help="their Python")
     return parser.parse_args()
@@ -240,6 +246,27 @@ def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
     started = time.process_time()
     yield
     seconds[name] = time.process_time() - started
+
+
+def _keep(file: Path | None, outcome: Outcome) -> None:
+    """Write what came of a draw, for a run that goes on later."""
+    if file is not None:
+        told = {name: value for name, value in vars(outcome).items() if name != "task"}
+        with file.open("a") as lines:
+            lines.write(json.dumps({"key": str(outcome.task), **told}) + "\n")
+
+
+def _read(file: Path | None, tasks: Sequence[Task]) -> dict[str, Outcome]:
+    """What a run that was stopped has kept of these draws."""
+    known = {str(task): task for task in tasks}
+    lines = file.read_text().splitlines() if file is not None and file.exists() else []
+    kept = {}
+    for line in lines:
+        told = json.loads(line)
+        key = told.pop("key")
+        if key in known:
+            kept[key] = Outcome(known[key], **told)
+    return kept
 
 
 def _tell(outcome: Outcome, done: int, of: int) -> None:
