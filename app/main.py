@@ -29,6 +29,7 @@ from app.prediction import ProjectHeads
 from app.projects import Projects
 from app.promotion import Promotions
 from app.queue import Queue
+from app.report import Reports
 from app.schemas import ProblemRead
 from app.settings import Settings
 from app.storage import Blobs
@@ -46,6 +47,7 @@ TAGS = (
     "images",
     "pool",
     "classify",
+    "report",
     "jobs",
     "augmentations",
     "pretraining",
@@ -123,9 +125,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.promotions = Promotions(db, blobs, settings.max_pixels)
     app.state.stopping = lambda: False
     vectors = Vectors(db, settings.vector_cache_bytes)
-    app.state.labeling = Labeling(
-        db, embedder, blobs, vectors, ProjectHeads(db, vectors), settings.max_pixels
-    )
+    project_heads = ProjectHeads(db, vectors)
+    app.state.labeling = Labeling(db, embedder, blobs, vectors, project_heads, settings.max_pixels)
+    app.state.reports = Reports(db, vectors, project_heads)
     problems.install(app)
     for router in routers():
         app.include_router(router)

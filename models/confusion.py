@@ -41,7 +41,7 @@ def confused_pairs(matrix: Int[Tensor, "C C"], count: int) -> list[Pair]:
     given, predicted = order // len(matrix), order % len(matrix)
     shots = matrix.sum(dim=1)
     return [
-        Pair(i, j, int(matrix[i, j]), float(matrix[i, j] / shots[i]))
+        Pair(i, j, int(matrix[i, j]), int(matrix[i, j]) / int(shots[i]))
         for i, j in zip(given.tolist(), predicted.tolist(), strict=True)
         if i != j and matrix[i, j] > 0
     ]

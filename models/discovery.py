@@ -1,12 +1,14 @@
 """How likely the next image is of a class that no label names yet."""
 
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from models.accuracy import Interval, normal_quantile, wilson
 
 
-def unseen_mass(shots: Int[Tensor, " C"], *, confidence: float = 0.95) -> Interval:
+def unseen_mass(
+    shots: Int[Tensor, " C"], known: Bool[Tensor, " C"] | None = None, *, confidence: float = 0.95
+) -> Interval:
     """The share of images whose class has no label yet: classes seen once, over images seen.
 
     Good, 1953 (https://doi.org/10.1093/biomet/40.3-4.237), who credits Turing. It holds for labels
@@ -14,13 +16,17 @@ def unseen_mass(shots: Int[Tensor, " C"], *, confidence: float = 0.95) -> Interv
     Esty's (1983, https://doi.org/10.1214/aos/1176346256), whose upper end is at least Wilson's for
     the share of singletons: without any, Esty's would have no width.
 
+    Args:
+        known: classes that had a label before any of these images came: their only one found none.
+
     Raises:
         ValueError: no image has a label.
     """
     images = int(shots.sum())
     if not images:
         raise ValueError("no image has a label")
-    once, twice = int((shots == 1).sum()), int((shots == 2).sum())
+    found = shots if known is None else shots[~known]
+    once, twice = int((found == 1).sum()), int((found == 2).sum())
     mass = once / images
     variance = (once * (1 - mass) + 2 * twice) / images**2
     reach = normal_quantile((1 + confidence) / 2) * variance**0.5

@@ -1,11 +1,24 @@
 """What the cosine head says of each support image when it is fitted to all the others."""
 
+from typing import Protocol, runtime_checkable
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
 ROWS_PER_BLOCK = 4096
+
+
+@runtime_checkable
+class CosineHead(Protocol):
+    """A fitted head that compares with class means by cosine."""
+
+    @property
+    def temperature(self) -> float: ...
+
+    @property
+    def mean(self) -> Float[Tensor, " D"] | None: ...
 
 
 def leave_one_out(

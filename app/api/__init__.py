@@ -18,6 +18,7 @@ from app.problems import InvalidRequest, NothingStored, Stale
 from app.projects import Projects
 from app.promotion import Promotions
 from app.queue import Queue
+from app.report import Reports
 from app.schemas import FailedRead, Page
 
 Row = TypeVar("Row")
@@ -39,6 +40,11 @@ def _queue(request: Request) -> Queue:
     return service
 
 
+def _reports(request: Request) -> Reports:
+    service: Reports = request.app.state.reports
+    return service
+
+
 def _promotions(request: Request) -> Promotions:
     service: Promotions = request.app.state.promotions
     return service
@@ -46,6 +52,7 @@ def _promotions(request: Request) -> Promotions:
 
 JobQueue = Annotated[Queue, Depends(_queue)]
 PromotionService = Annotated[Promotions, Depends(_promotions)]
+ReportService = Annotated[Reports, Depends(_reports)]
 LabelingService = Annotated[Labeling, Depends(_labeling)]
 ProjectService = Annotated[Projects, Depends(_projects)]
 

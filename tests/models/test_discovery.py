@@ -15,6 +15,12 @@ def test_it_is_the_share_of_images_that_are_alone_in_their_class():
     assert found.low <= 0.2 < found.high
 
 
+def test_the_only_image_of_a_class_that_was_known_found_none():
+    found = unseen_mass(torch.tensor([1, 1, 2, 6]), torch.tensor([True, False, False, True]))
+
+    assert found.value == pytest.approx(0.1)
+
+
 def test_none_alone_leaves_room_for_what_chance_hid():
     few, many = unseen_mass(torch.tensor([5, 5])), unseen_mass(torch.tensor([500, 500]))
 

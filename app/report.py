@@ -1,0 +1,434 @@
+"""Use cases: how good a project is, which labels are wrong, what more of them would bring."""
+
+import threading
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import torch
+from jaxtyping import Float, Int
+from sqlalchemy import case, func, select
+from sqlalchemy.orm import Session
+from torch import Tensor
+
+from app.db import Database
+from app.prediction import ProjectHead, ProjectHeads
+from app.problems import TooFewLabels
+from app.projects import find_project
+from app.tables import Annotation, Image, Label, Project
+from app.vectors import Snapshot, Vectors
+from models import confusion
+from models.accuracy import Interval, wilson
+from models.discovery import unseen_mass
+from models.duplicates import contradicting_twins
+from models.forecast import (
+    Forecast,
+    LearningCurve,
+    TooFewToForecast,
+    Verdict,
+    enough,
+    forecast,
+    learning_curve,
+)
+from models.heads import Head, heads
+from models.label_errors import label_errors
+from models.leave_one_out import CosineHead, leave_one_out
+from models.principal import principal_components
+from models.reliability import Reliability, reliability_curve
+
+FEWEST_JUDGED = 10  # images, for figures that a word can rest on
+MOST_PAIRS, EXAMPLES = 20, 4  # confusions, and images of each
+MOST_ERRORS, MOST_TWINS = 100, 100
+ALIKE = 0.98  # cosine from which images are near-duplicates
+MOST_COMPARED = 10_000  # support images, the latest: comparing all pairs grows with the square
+MOST_DRAWN = 3000  # images of the map
+CURVE_HEAD = "cosine"  # cheap enough to fit some two hundred times
+ANALYSES_KEPT = 16
+
+
+class LabelFigures(NamedTuple):
+    """A label, and how well it is told from the others; None where nothing was judged."""
+
+    label: str
+    shots: int
+    recall: Interval | None = None
+    precision: Interval | None = None
+
+
+class Confusion(NamedTuple):
+    """Images with one label that the head takes for another, when it has not seen them."""
+
+    label: str
+    taken_for: str
+    images: int
+    share: float  # of the judged images with the label
+    examples: list[UUID]
+
+
+class LabelError(NamedTuple):
+    """An image whose label is probably wrong."""
+
+    image_id: UUID
+    label: str
+    suggested: str
+    probability: float
+
+
+class Contradiction(NamedTuple):
+    """Two images that look the same and have different labels."""
+
+    images: tuple[UUID, UUID]
+    labels: tuple[str, str]
+    cosine: float
+
+
+class CurvePoint(NamedTuple):
+    """Accuracy with fewer labels than there are."""
+
+    labels: int
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What leave-one-out and parts of the support say; empty while there are too few labels."""
+
+    support: int = 0
+    judged: int = 0
+    accuracy: Interval | None = None
+    figures: dict[str, tuple[Interval | None, Interval | None]] = field(default_factory=dict)
+    matrix: Tensor | None = None  # (C, C), judged images by label and prediction
+    names: list[str] = field(default_factory=list)
+    confusions: list[Confusion] = field(default_factory=list)
+    calibration: Reliability | None = None
+    errors: list[LabelError] = field(default_factory=list)
+    contradictions: list[Contradiction] = field(default_factory=list)
+    compared: int = 0
+    curve: list[CurvePoint] = field(default_factory=list)
+    forecast: Forecast | None = None
+    missing: list[str] = field(default_factory=list)
+
+
+class Report(NamedTuple):
+    """How good a project is."""
+
+    encoder_id: UUID
+    head: dict[str, Any]
+    support: int
+    pool: int
+    labels: list[LabelFigures]
+    unseen: Interval | None
+    analysis: Analysis
+    verdict: Verdict
+
+
+class MapPoint(NamedTuple):
+    """An image in two dimensions."""
+
+    x: float
+    y: float
+    label: str | None  # its own, or the likeliest
+    doubt: float | None  # 1 - probability of the likeliest; None for a support image
+
+
+class Map(NamedTuple):
+    """Pool and support in two dimensions."""
+
+    points: list[MapPoint]
+    explained: tuple[float, float]  # share of the variance along each axis
+    images: int  # that there are; a random part is drawn of more than `MOST_DRAWN`
+
+
+@dataclass(frozen=True)
+class Reports:
+    """What can be asked of a project's labels."""
+
+    db: Database
+    vectors: Vectors
+    heads: ProjectHeads
+    _kept: list[tuple[ProjectHead, Analysis]] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def report(self, project_key: str, target: float | None = None) -> Report:
+        """All figures; those that too few labels allow no answer to are None, and named.
+
+        Args:
+            target: the accuracy that is wanted.
+        """
+        with self.db.reading() as session:
+            project = find_project(session, project_key)
+            shots = _shots(session, project.id)
+            pool = session.scalar(
+                select(func.count()).where(Image.project_id == project.id, Image.label_id.is_(None))
+            )
+        analysis = self.analysis(project)
+        unseen = _unseen(shots)
+        verdict = (
+            enough(analysis.accuracy, analysis.forecast, unseen, target=target)
+            if analysis.accuracy
+            else Verdict(None, f"it cannot be told yet: {analysis.missing[0]}")
+        )
+        return Report(
+            project.encoder_id,
+            project.head,
+            sum(one.total for one in shots),
+            pool or 0,
+            [
+                LabelFigures(one.name, one.total, *analysis.figures.get(one.name, (None, None)))
+                for one in shots
+            ],
+            unseen,
+            analysis,
+            verdict,
+        )
+
+    def find_analysis(self, project_key: str) -> Analysis:
+        """The analysis of a project by id or name."""
+        with self.db.reading() as session:
+            project = find_project(session, project_key)
+        return self.analysis(project)
+
+    def analysis(self, project: Project) -> Analysis:
+        """What the labels say of themselves; computed again when they or the head have changed."""
+        try:
+            fitted = self.heads.fitted(project)
+        except TooFewLabels as problem:
+            return Analysis(missing=[problem.detail])
+        with self._lock:
+            for known, analysis in self._kept:
+                if known is fitted:
+                    return analysis
+        analysis = _analyse(heads[project.head["name"]](**project.head["options"]), fitted)
+        with self._lock:
+            self._kept.append((fitted, analysis))
+            del self._kept[:-ANALYSES_KEPT]
+        return analysis
+
+    def map(self, project_key: str, seed: int = 0) -> Map:
+        """Where images lie, along the two directions in which their embeddings vary most."""
+        with self.db.reading() as session:
+            project = find_project(session, project_key)
+            query = select(Label.id, Label.name).where(Label.project_id == project.id)
+            names = {row[0]: row[1] for row in session.execute(query)}
+        everything = self.vectors.everything(project.id, project.encoder_id)
+        try:
+            fitted = self.heads.fitted(project)
+        except TooFewLabels:
+            fitted = None
+        rows = torch.cat([everything.rows(labeled=True), everything.rows(labeled=False)])
+        chance = torch.Generator().manual_seed(seed)
+        drawn = rows[torch.randperm(len(rows), generator=chance)[:MOST_DRAWN]].sort().values
+        if len(drawn) < 2:
+            return Map([], (0.0, 0.0), len(rows))
+        vectors = everything.vectors[drawn].float()
+        places, explained = principal_components(vectors, 2)
+        points = [
+            MapPoint(x, y, label, doubt)
+            for (x, y), (label, doubt) in zip(
+                places.tolist(), _guesses(everything, drawn, vectors, names, fitted), strict=True
+            )
+        ]
+        return Map(points, (float(explained[0]), float(explained[1])), len(rows))
+
+
+class _Shots(NamedTuple):
+    name: str
+    total: int
+    from_pool: int  # labeled one by one, not uploaded as support of the label
+
+
+def _shots(session: Session, project_id: UUID) -> list[_Shots]:
+    """How many images each label has, by name."""
+    uploaded = select(Annotation.id).where(
+        Annotation.image_id == Image.id, Annotation.source == "support"
+    )
+    from_pool = func.sum(case((Image.id.is_(None), 0), (uploaded.exists(), 0), else_=1))
+    rows = session.execute(
+        select(Label.name, func.count(Image.id), from_pool)
+        .outerjoin(Image, Image.label_id == Label.id)
+        .where(Label.project_id == project_id)
+        .group_by(Label.id, Label.name)
+        .order_by(Label.name)
+    )
+    return [_Shots(name, total, int(drawn)) for name, total, drawn in rows]
+
+
+def _unseen(shots: list[_Shots]) -> Interval | None:
+    """The share of images of labels that do not exist yet, from images labeled out of the pool."""
+    drawn = torch.tensor([one.from_pool for one in shots], dtype=torch.int64)
+    known = torch.tensor([one.total > one.from_pool for one in shots], dtype=torch.bool)
+    return unseen_mass(drawn, known) if int(drawn.sum()) >= FEWEST_JUDGED else None
+
+
+def _analyse(options: Head, fitted: ProjectHead) -> Analysis:
+    targets, names = fitted.targets, fitted.names
+    vectors = fitted.support.vectors[fitted.rows].float()
+    shots = torch.bincount(targets, minlength=len(names))
+    contradictions, compared = _contradictions(fitted, vectors)
+    judged = shots[targets] > 1
+    if int(judged.sum()) < FEWEST_JUDGED:
+        return Analysis(
+            support=len(targets),
+            contradictions=contradictions,
+            compared=compared,
+            missing=[
+                f"{int(judged.sum())} images can be judged by the others with their label; "
+                f"label at least {FEWEST_JUDGED}, two or more of each label"
+            ],
+        )
+    probabilities = _leave_one_out(fitted, vectors)
+    confidence, predicted = probabilities.max(dim=1)
+    right = predicted == targets
+    matrix = confusion.confusion_matrix(targets[judged], predicted[judged], len(names))
+    curve = learning_curve(
+        options if isinstance(options, heads[CURVE_HEAD]) else heads[CURVE_HEAD](),
+        vectors,
+        targets,
+        mean=fitted.head.mean if isinstance(fitted.head, CosineHead) else None,
+        leave_one_out=right,
+    )
+    missing = [
+        f"label {name!r} has one image, which no other can judge"
+        for name, count in zip(names, shots.tolist(), strict=True)
+        if count == 1
+    ]
+    try:
+        ahead = forecast(curve, 2 * len(targets))
+    except TooFewToForecast as error:
+        ahead, missing = None, [*missing, str(error)]
+    return Analysis(
+        support=len(targets),
+        judged=int(judged.sum()),
+        accuracy=wilson(float(right[judged].double().mean()), float(judged.sum())),
+        figures=_figures(matrix, names),
+        matrix=matrix,
+        names=names,
+        confusions=_confusions(fitted, matrix, judged, predicted, confidence),
+        calibration=reliability_curve(confidence[judged], right[judged]),
+        errors=_errors(fitted, probabilities, judged),
+        contradictions=contradictions,
+        compared=compared,
+        curve=_points(curve),
+        forecast=ahead,
+        missing=missing,
+    )
+
+
+def _leave_one_out(fitted: ProjectHead, vectors: Float[Tensor, "M D"]) -> Float[Tensor, "M C"]:
+    if not isinstance(fitted.head, CosineHead):
+        raise TypeError(f"there is no leave-one-out of {type(fitted.head).__name__}")
+    return leave_one_out(
+        vectors,
+        fitted.targets,
+        len(fitted.names),
+        temperature=fitted.head.temperature,
+        mean=fitted.head.mean,
+    )
+
+
+def _figures(
+    matrix: Int[Tensor, "C C"], names: list[str]
+) -> dict[str, tuple[Interval | None, Interval | None]]:
+    """Recall and precision of each label."""
+    given, said = matrix.sum(dim=1).tolist(), matrix.sum(dim=0).tolist()
+    hits = matrix.diagonal().tolist()
+    return {
+        name: (
+            wilson(hits[c] / given[c], float(given[c])) if given[c] else None,
+            wilson(hits[c] / said[c], float(said[c])) if said[c] else None,
+        )
+        for c, name in enumerate(names)
+    }
+
+
+def _confusions(
+    fitted: ProjectHead,
+    matrix: Int[Tensor, "C C"],
+    judged: Tensor,
+    predicted: Int[Tensor, " M"],
+    confidence: Float[Tensor, " M"],
+) -> list[Confusion]:
+    """The most frequent confusions, each with the images that are taken for it most surely."""
+    found = []
+    for pair in confusion.confused_pairs(matrix, MOST_PAIRS):
+        meant = judged & (fitted.targets == pair.given) & (predicted == pair.predicted)
+        members = meant.nonzero().squeeze(1)
+        surest = members[confidence[members].argsort(descending=True, stable=True)[:EXAMPLES]]
+        found.append(
+            Confusion(
+                fitted.names[pair.given],
+                fitted.names[pair.predicted],
+                pair.images,
+                pair.share,
+                [_image(fitted, m) for m in surest.tolist()],
+            )
+        )
+    return found
+
+
+def _errors(
+    fitted: ProjectHead, probabilities: Float[Tensor, "M C"], judged: Tensor
+) -> list[LabelError]:
+    """Likely label errors; an image alone with its label cannot be doubted by the others."""
+    rows = judged.nonzero().squeeze(1)
+    found = label_errors(probabilities[rows], fitted.targets[rows])
+    return [
+        LabelError(
+            _image(fitted, m), fitted.names[int(fitted.targets[m])], fitted.names[suggested], p
+        )
+        for m, suggested, p in zip(
+            rows[found.rows[:MOST_ERRORS]].tolist(),
+            found.suggested[:MOST_ERRORS].tolist(),
+            found.probability[:MOST_ERRORS].tolist(),
+            strict=True,
+        )
+    ]
+
+
+def _contradictions(
+    fitted: ProjectHead, vectors: Float[Tensor, "M D"]
+) -> tuple[list[Contradiction], int]:
+    kept = slice(-MOST_COMPARED, None)
+    start = max(len(vectors) - MOST_COMPARED, 0)
+    targets = fitted.targets[kept]
+    twins = contradicting_twins(vectors[kept], targets, above=ALIKE, most=MOST_TWINS)
+    return [
+        Contradiction(
+            (_image(fitted, start + i), _image(fitted, start + j)),
+            (fitted.names[int(targets[i])], fitted.names[int(targets[j])]),
+            min(cosine, 1.0),
+        )
+        for i, j, cosine in zip(*(part.tolist() for part in twins), strict=True)
+    ], len(targets)
+
+
+def _image(fitted: ProjectHead, position: int) -> UUID:
+    return fitted.support.image_id(int(fitted.rows[position]))
+
+
+def _points(curve: LearningCurve) -> list[CurvePoint]:
+    return [
+        CurvePoint(size, accuracy)
+        for size, accuracy in zip(curve.sizes.tolist(), curve.accuracy.tolist(), strict=True)
+    ]
+
+
+def _guesses(
+    everything: Snapshot,
+    rows: Int[Tensor, " K"],
+    vectors: Float[Tensor, "K D"],
+    names: dict[UUID, str],
+    fitted: ProjectHead | None,
+) -> list[tuple[str | None, float | None]]:
+    """Of each image its label, or the likeliest one and the doubt about it."""
+    own = [
+        names.get(everything.label_ids[code]) if code >= 0 else None
+        for code in everything.codes[rows.numpy()].tolist()
+    ]
+    if fitted is None:
+        return [(label, None) for label in own]
+    confidence, likeliest = fitted.head.probabilities(vectors).max(dim=1)
+    return [
+        (label, None) if label is not None else (fitted.names[c], 1 - p)
+        for label, c, p in zip(own, likeliest.tolist(), confidence.tolist(), strict=True)
+    ]
