@@ -298,7 +298,7 @@ class Labeling:
             rows=rows,
             probabilities=fitted.head.probabilities if fitted else None,
         )
-        indices, scores = strategy.rank(pool, budget)
+        indices, scores, _ = strategy.rank(pool, budget)
         return project.encoder_id, [
             Ranked(everything.image_id(int(row)), score)
             for row, score in zip(rows[indices].tolist(), scores.tolist(), strict=True)

@@ -8,7 +8,9 @@ Nothing here knows about HTTP or SQL. Axis names used in every signature:
     G  methods compared       H  shares compared         R  repetitions
     P  projected features     J  negatives               T  side of a view, pixels
     L  parts of an image          X  values of such a part
-    F  tokens, those of no part among them        V  values on a grid
+    F  tokens, those of no part among them        E  eigenvectors
+    A  landmarks, which stand for all images      U  labeled images, where M are all
+    V  images picked or handed out already        W  values on a grid
 
 Images are RGB, uint8 in 0..255 as decoded and float32 in 0..1 inside encoders; embeddings have
 unit length.

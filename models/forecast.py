@@ -252,7 +252,7 @@ def _redrawn(curve: LearningCurve, chance: Generator) -> Float[Tensor, "R H"]:
 
 def _fits(
     curve: LearningCurve, accuracy: Float[Tensor, "R H"], labels: int
-) -> tuple[Float[Tensor, "R V"], Float[Tensor, "R V"], Float[Tensor, "R V"]]:
+) -> tuple[Float[Tensor, "R W"], Float[Tensor, "R W"], Float[Tensor, "R W"]]:
     """By each exponent: accuracy now and with `labels`, and how likely the exponent is.
 
     Weighted least squares in closed form; where it leaves the bounds, the best on them.

@@ -10,9 +10,9 @@ from torch import Tensor
 class Reliability(NamedTuple):
     """Predictions in bins of their probability; bins without any are left out."""
 
-    probability: Float[Tensor, " V"]  # mean, as claimed
-    accuracy: Float[Tensor, " V"]  # share that is right
-    counts: Int[Tensor, " V"]
+    probability: Float[Tensor, " W"]  # mean, as claimed
+    accuracy: Float[Tensor, " W"]  # share that is right
+    counts: Int[Tensor, " W"]
 
     @property
     def error(self) -> float:

@@ -1,56 +1,115 @@
 """Acquisition strategies: which unlabeled images to label next."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Generator, Tensor
+from torch.nn import functional as F
 
 from models.registry import Registry
 
 BLOCK_ROWS = 4096  # rows upcast at a time: the block stays in the processor's cache
 
 
+class NoClasses(ValueError):
+    """A strategy needs class probabilities, and fewer than two classes have support."""
+
+
+def _no_rows() -> Int[Tensor, " V"]:
+    return torch.empty(0, dtype=torch.long)
+
+
 @dataclass(frozen=True)
 class Pool:
-    """What a strategy may look at."""
+    """What a strategy may look at. Positions count the pool, from 0 to N - 1; rows all images."""
 
     embeddings: Float[Tensor, "M D"]  # of all images, float16 or float32
     rows: Int[Tensor, " N"]  # which of them are unlabeled
     # From float32 embeddings (B, D) to class probabilities (B, C); None without two classes.
     probabilities: Callable[[Tensor], Tensor] | None
+    labeled: Int[Tensor, " U"] = field(default_factory=_no_rows)  # which of them have a label
+    targets: Int[Tensor, " U"] = field(default_factory=_no_rows)  # and which one, 0 to C - 1
+    taken: Int[Tensor, " V"] = field(default_factory=_no_rows)  # which will soon have one
+    names: tuple[str, ...] = ()  # of the classes
+    skill: float | None = None  # leave-one-out accuracy beyond chance, 0..1, where it is known
+    seed: int = 0
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def covered(self) -> Int[Tensor, " V"]:
+        """Rows of the images that have a label or will soon have one."""
+        return torch.cat([self.labeled, self.taken])
+
+    def generator(self) -> Generator:
+        """Chance that is the same each time."""
+        return Generator().manual_seed(self.seed)
+
+    def vectors(self, rows: Int[Tensor, " B"]) -> Float[Tensor, "B D"]:
+        """Embeddings in float32, of unit length beyond what float16 keeps."""
+        return F.normalize(self.embeddings[rows].float(), dim=1)
+
+    def sample(self, size: int) -> Int[Tensor, " A"]:
+        """Positions of the whole pool up to `size` images, of a uniform sample beyond."""
+        if len(self) <= size:
+            return torch.arange(len(self))
+        return torch.randperm(len(self), generator=self.generator())[:size].sort().values
+
+    def part(self, positions: Int[Tensor, " K"]) -> "Pool":
+        """The pool reduced to some of its images."""
+        return replace(self, rows=self.rows[positions])
 
     def score(self, uncertainty: Callable[[Tensor], Tensor]) -> Float[Tensor, " N"]:
         """Apply a function of class probabilities, (B, C) to (B,), to the pool block by block.
 
         Raises:
-            ValueError: there are fewer than two classes.
+            NoClasses: there are fewer than two classes.
         """
-        if self.probabilities is None:
-            raise ValueError("this strategy needs at least two classes with support")
+        classify = self.classify()
+        return self.map(lambda embeddings: uncertainty(classify(embeddings)))
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Float[Tensor, " N"]:
+        """Apply a function of float32 embeddings, (B, D) to (B,), to the pool block by block."""
+        if not len(self):
+            return torch.empty(0)
         return torch.cat(
             [
-                uncertainty(self.probabilities(self.embeddings[block].float()))
+                function(self.embeddings[block].float())
                 for block in torch.split(self.rows, BLOCK_ROWS)
             ]
         )
 
+    def classify(self) -> Callable[[Tensor], Tensor]:
+        """The function of class probabilities.
+
+        Raises:
+            NoClasses: there are fewer than two classes.
+        """
+        if self.probabilities is None:
+            raise NoClasses("this strategy needs at least two classes with support")
+        return self.probabilities
+
 
 class Ranking(NamedTuple):
-    """The chosen images, most useful first, and how useful each is."""
+    """The chosen images in the order in which to label them."""
 
     indices: Int[Tensor, " K"]  # into the pool, from 0 to N - 1
-    scores: Float[Tensor, " K"]
+    scores: Float[Tensor, " K"]  # what made the strategy choose each
+    # With which probability each was drawn at random; 0 for what the strategy chose. None: all 0.
+    propensities: Float[Tensor, " K"] | None = None
 
 
 @runtime_checkable
 class AcquisitionStrategy(Protocol):
-    """The options of one strategy; `rank` picks at most `budget` images."""
+    """The options of one strategy; `rank` picks at most `budget` images.
+
+    One that scores images one by one returns the highest, another a batch that makes sense
+    as a whole. Either looks at the pool only, so the same pool gives the same ranking.
+    """
 
     needs_classes: ClassVar[bool]
 
@@ -58,6 +117,17 @@ class AcquisitionStrategy(Protocol):
 
 
 strategies: Registry[type[AcquisitionStrategy]] = Registry(__name__)
+
+
+def within(options: AcquisitionStrategy, name: str, low: float | int, high: float | int) -> None:
+    """Refuse an option that is out of its bounds.
+
+    Raises:
+        ValueError: it is.
+    """
+    value = getattr(options, name)
+    if not low <= value <= high:
+        raise ValueError(f"{name} must be from {low:g} to {high:g}, got {value}")
 
 
 def top(scores: Float[Tensor, " N"], budget: int) -> Ranking:
@@ -79,3 +149,9 @@ def doubt(probabilities: Float[Tensor, "B C"]) -> Float[Tensor, " B"]:
     The difference would round to 0 for all images that are nearly certain, and so lose their order.
     """
     return probabilities.scatter(1, probabilities.argmax(dim=1, keepdim=True), 0).sum(dim=1)
+
+
+def closeness(probabilities: Float[Tensor, "B C"]) -> Float[Tensor, " B"]:
+    """1 - the margin between the two largest probabilities."""
+    second = probabilities.topk(2, dim=1).values[:, 1]
+    return doubt(probabilities) + second  # 1 - (first - second)

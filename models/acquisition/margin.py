@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor
-
-from models.acquisition import Pool, Ranking, doubt, strategies, top
+from models.acquisition import Pool, Ranking, closeness, strategies, top
 
 
 @strategies.register
@@ -19,9 +17,4 @@ class Margin:
     needs_classes: ClassVar[bool] = True
 
     def rank(self, pool: Pool, budget: int) -> Ranking:
-        return top(pool.score(_closeness), budget)
-
-
-def _closeness(probabilities: Tensor) -> Tensor:
-    second = probabilities.topk(2, dim=1).values[:, 1]
-    return doubt(probabilities) + second  # 1 - (first - second)
+        return top(pool.score(closeness), budget)

@@ -10,7 +10,7 @@ def test_only_the_likeliest_class_counts():
     probabilities = torch.tensor([[0.6, 0.4, 0.0], [0.5, 0.25, 0.25]])
     pool = Pool(torch.eye(2), torch.arange(2), lambda embeddings: embeddings @ probabilities)
 
-    indices, scores = LeastConfidence().rank(pool, 2)
+    indices, scores, _ = LeastConfidence().rank(pool, 2)
 
     assert indices.tolist() == [1, 0]
     assert torch.allclose(scores, torch.tensor([0.5, 0.4]))

@@ -1,14 +1,17 @@
 """What every acquisition strategy promises."""
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
 
-from models.acquisition import BLOCK_ROWS, Pool, strategies, top
+from models.acquisition import BLOCK_ROWS, NoClasses, Pool, strategies, top
 from models.acquisition.margin import Margin
 
 CENTROIDS = torch.eye(4)
+SCORED = ["entropy", "least_confidence", "margin", "random"]  # one by one
+WHOLE = ["adaptive", "cluster_margin", "dropquery", "refine", "typiclust"]  # by the budget
 
 
 def classify(embeddings: torch.Tensor, temperature: float = 0.1) -> torch.Tensor:
@@ -16,9 +19,12 @@ def classify(embeddings: torch.Tensor, temperature: float = 0.1) -> torch.Tensor
 
 
 def make_pool(images: int = 50, *, dtype: torch.dtype = torch.float32) -> Pool:
+    """A pool, and eight labeled images behind it."""
     generator = torch.Generator().manual_seed(0)
-    embeddings = torch.nn.functional.normalize(torch.randn(images, 4, generator=generator), dim=1)
-    return Pool(embeddings.to(dtype), torch.arange(images), classify)
+    points = torch.randn(images + 8, 4, generator=generator)
+    embeddings = torch.nn.functional.normalize(points, dim=1).to(dtype)
+    labeled = torch.arange(images, images + 8)
+    return Pool(embeddings, torch.arange(images), classify, labeled, labeled % 4)
 
 
 @pytest.fixture(params=strategies)
@@ -28,12 +34,16 @@ def strategy(request):
 
 @pytest.mark.parametrize("budget", [1, 7, 50, 80])
 def test_ranks_distinct_images_within_the_budget_best_first(strategy, budget):
-    indices, scores = strategy.rank(make_pool(), budget)
+    indices, scores, _ = strategy.rank(make_pool(), budget)
 
     assert len(indices) == len(scores) == min(budget, 50)
     assert len(set(indices.tolist())) == len(indices)
     assert scores.isfinite().all()
-    assert (scores.diff() <= 0).all()
+
+
+@pytest.mark.parametrize("name", SCORED)
+def test_scored_images_come_highest_first(name):
+    assert (strategies[name]().rank(make_pool(), 50).scores.diff() <= 0).all()
 
 
 def test_the_same_pool_is_ranked_alike_again(strategy):
@@ -42,7 +52,10 @@ def test_the_same_pool_is_ranked_alike_again(strategy):
     assert first.indices.tolist() == second.indices.tolist()
 
 
-def test_a_smaller_budget_is_the_start_of_a_larger_one(strategy):
+@pytest.mark.parametrize("name", [name for name in strategies if name not in WHOLE])
+def test_a_smaller_budget_is_the_start_of_a_larger_one(name):
+    strategy = strategies[name]()
+
     few, many = strategy.rank(make_pool(), 5), strategy.rank(make_pool(), 20)
 
     assert many.indices[:5].tolist() == few.indices.tolist()
@@ -50,15 +63,16 @@ def test_a_smaller_budget_is_the_start_of_a_larger_one(strategy):
 
 def test_only_the_pool_is_ranked(strategy):
     whole = make_pool()
-    rows = torch.tensor([40, 3, 17])
-    part = Pool(whole.embeddings, rows, classify)
+    part = replace(whole, rows=torch.tensor([40, 3, 17]))
 
-    indices, _ = strategy.rank(part, 10)
+    indices, _, _ = strategy.rank(part, 10)
 
     assert sorted(indices.tolist()) == [0, 1, 2]
 
 
-def test_half_precision_embeddings_rank_nearly_alike(strategy):
+@pytest.mark.parametrize("name", SCORED)
+def test_half_precision_embeddings_rank_nearly_alike(name):
+    strategy = strategies[name]()
     exact = strategy.rank(make_pool(), 50)
     half = strategy.rank(make_pool(dtype=torch.float16), 50)
 
@@ -93,16 +107,68 @@ def test_what_needs_classes_says_so_when_there_are_none(strategy):
         assert len(strategy.rank(pool, 2).indices) == 2
 
 
+def test_one_and_two_threads_choose_alike(strategy):
+    pool = make_pool(1500)
+    one = strategy.rank(pool, 30)
+
+    torch.set_num_threads(2)
+    two = strategy.rank(pool, 30)
+    torch.set_num_threads(1)
+
+    assert one.indices.tolist() == two.indices.tolist()
+    assert torch.allclose(one.scores, two.scores, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("budget", [3, 100])
+def test_identical_images_are_chosen_once_each(strategy, budget):
+    same = torch.nn.functional.normalize(torch.ones(68, 4), dim=1).half()
+    labeled = torch.arange(60, 68)
+    pool = Pool(same, torch.arange(60), classify, labeled, labeled % 4)
+
+    indices, scores, _ = strategy.rank(pool, budget)
+
+    assert len(indices) == len(set(indices.tolist())) == min(budget, 60)
+    assert scores.isfinite().all()
+
+
+def test_a_pool_without_embeddings_gives_nothing(strategy):
+    whole = make_pool()
+    none = replace(whole, rows=whole.rows[:0])
+
+    indices, scores, _ = strategy.rank(none, 5)
+
+    assert len(indices) == len(scores) == 0
+
+
+def test_labels_of_one_class_are_enough_for_what_needs_no_classes(strategy):
+    one = replace(make_pool(), targets=torch.zeros(8, dtype=torch.long), probabilities=None)
+
+    if strategy.needs_classes:
+        with pytest.raises(NoClasses):
+            strategy.rank(one, 5)
+    else:
+        assert len(strategy.rank(one, 5).indices) == 5
+
+
+def test_more_labeled_images_than_pool(strategy):
+    whole = make_pool(200)
+    pool = replace(
+        whole, rows=torch.arange(3), labeled=torch.arange(3, 200), targets=torch.arange(197) % 4
+    )
+
+    assert sorted(strategy.rank(pool, 5).indices.tolist()) == [0, 1, 2]
+
+
 def test_blocks_change_nothing():
     pool = make_pool(2 * BLOCK_ROWS + 3)
 
-    indices, scores = Margin().rank(pool, len(pool))
+    indices, scores, _ = Margin().rank(pool, len(pool))
 
-    first, second = classify(pool.embeddings).topk(2, dim=1).values.unbind(dim=1)
+    first, second = classify(pool.embeddings[:-8]).topk(2, dim=1).values.unbind(dim=1)
     assert torch.allclose(scores, (1 - first + second)[indices], atol=1e-6)
 
 
 def test_ties_keep_the_order_of_the_pool():
-    indices, _ = top(torch.tensor([1.0, 2.0, 1.0, 2.0, 1.0]), 4)
+    indices, _, _ = top(torch.tensor([1.0, 2.0, 1.0, 2.0, 1.0]), 4)
 
     assert indices.tolist() == [1, 3, 0, 2]

@@ -1,0 +1,35 @@
+"""MaxHerding: cover the pool with few images."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from models.acquisition import Pool, Ranking, strategies, within
+from models.coverage import LANDMARKS, Herding, gaussian, greedy
+
+
+@strategies.register
+@dataclass(frozen=True, kw_only=True)
+class MaxHerding:
+    """Pick the images that raise the pool's mean similarity to its nearest pick most.
+
+    Greedy generalized coverage with a Gaussian kernel (Bae et al., 2024, equation 3 and
+    algorithm 1). https://arxiv.org/abs/2407.12212
+
+    Exact up to `landmarks` images in the pool. Beyond, the mean is over a uniform sample of that
+    size; every image remains a candidate.
+    """
+
+    needs_classes: ClassVar[bool] = False
+
+    sigma: float = 1.0  # width of the kernel exp(-||x - y||^2 / sigma^2)
+    landmarks: int = LANDMARKS
+
+    def __post_init__(self) -> None:
+        within(self, "sigma", 0.01, 100)
+        within(self, "landmarks", 1, 20_000)
+
+    def rank(self, pool: Pool, budget: int) -> Ranking:
+        herding = Herding(pool, pool.sample(self.landmarks), gaussian(self.sigma))
+        return greedy(herding, torch.arange(len(pool)), budget)

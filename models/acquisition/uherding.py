@@ -1,0 +1,51 @@
+"""UHerding: cover what is uncertain."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from models.acquisition import Pool, Ranking, closeness, strategies, within
+from models.coverage import LANDMARKS, Herding, gaussian, greedy, width
+
+
+@strategies.register
+@dataclass(frozen=True, kw_only=True)
+class UHerding:
+    """Pick the images that cover most of the pool's uncertainty (Bae et al., 2025, equation 4).
+
+    https://arxiv.org/abs/2412.20644
+
+    Uncertainty is 1 - margin of the probabilities at `temperature`: 1 takes them as the head gives
+    them, which calibrates by leave-one-out where the paper splits the labels. The kernel narrows
+    as labels come: its width is the smallest distance of two labeled images, never below 0.05.
+
+    Exact up to `landmarks` images in the pool. Beyond, the mean is over a uniform sample of that
+    size; every image remains a candidate.
+    """
+
+    needs_classes: ClassVar[bool] = True
+
+    temperature: float = 1.0  # probabilities are raised to 1 / temperature
+    sigma: float | None = None  # width of the kernel; by the labeled images where it is not given
+    landmarks: int = LANDMARKS
+
+    def __post_init__(self) -> None:
+        within(self, "temperature", 0.01, 100)
+        if self.sigma is not None:
+            within(self, "sigma", 0.01, 100)
+        within(self, "landmarks", 1, 20_000)
+
+    def rank(self, pool: Pool, budget: int) -> Ranking:
+        landmarks = pool.sample(self.landmarks)
+        weights = pool.part(landmarks).score(self._uncertainty)
+        kernel = gaussian(self.sigma or width(pool))
+        return greedy(Herding(pool, landmarks, kernel, weights), torch.arange(len(pool)), budget)
+
+    def _uncertainty(self, probabilities: Float[Tensor, "B C"]) -> Float[Tensor, " B"]:
+        if self.temperature == 1:
+            return closeness(probabilities)
+        tiny = torch.finfo(torch.float32).tiny
+        return closeness((probabilities.clamp_min(tiny).log() / self.temperature).softmax(dim=1))
