@@ -34,6 +34,7 @@ class Pool:
     targets: Int[Tensor, " U"] = field(default_factory=_no_rows)  # and which one, 0 to C - 1
     taken: Int[Tensor, " V"] = field(default_factory=_no_rows)  # which will soon have one
     names: tuple[str, ...] = ()  # of the classes
+    unseen: int = 0  # classes that are known by name and have no image yet
     skill: float | None = None  # leave-one-out accuracy beyond chance, 0..1, where it is known
     seed: int = 0
 
@@ -155,3 +156,11 @@ def closeness(probabilities: Float[Tensor, "B C"]) -> Float[Tensor, " B"]:
     """1 - the margin between the two largest probabilities."""
     second = probabilities.topk(2, dim=1).values[:, 1]
     return doubt(probabilities) + second  # 1 - (first - second)
+
+
+def sharpen(probabilities: Float[Tensor, "B C"], temperature: float) -> Float[Tensor, "B C"]:
+    """Probabilities raised to 1 / temperature; 1 leaves them as they are."""
+    if temperature == 1:
+        return probabilities
+    tiny = torch.finfo(torch.float32).tiny
+    return (probabilities.clamp_min(tiny).log() / temperature).softmax(dim=1)

@@ -4,10 +4,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
-from models.acquisition import Pool, Ranking, closeness, strategies, within
+from models.acquisition import Pool, Ranking, closeness, sharpen, strategies, within
 from models.coverage import LANDMARKS, Herding, gaussian, greedy, width
 
 
@@ -40,12 +38,6 @@ class UHerding:
 
     def rank(self, pool: Pool, budget: int) -> Ranking:
         landmarks = pool.sample(self.landmarks)
-        weights = pool.part(landmarks).score(self._uncertainty)
+        weights = pool.part(landmarks).score(lambda p: closeness(sharpen(p, self.temperature)))
         kernel = gaussian(self.sigma or width(pool))
         return greedy(Herding(pool, landmarks, kernel, weights), torch.arange(len(pool)), budget)
-
-    def _uncertainty(self, probabilities: Float[Tensor, "B C"]) -> Float[Tensor, " B"]:
-        if self.temperature == 1:
-            return closeness(probabilities)
-        tiny = torch.finfo(torch.float32).tiny
-        return closeness((probabilities.clamp_min(tiny).log() / self.temperature).softmax(dim=1))

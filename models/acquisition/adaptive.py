@@ -1,0 +1,132 @@
+"""Adaptive: coverage first, then what is uncertain, then what would change the head most."""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Generator, Tensor
+
+from models.acquisition import Pool, Ranking, closeness, sharpen, strategies, top, within
+from models.coverage import LANDMARKS, Herding, gaussian, greedy, width
+from models.gradients import gradients, spread
+
+FILTER = 10  # images that margin keeps for each that BADGE picks
+SHOTS = 10  # labels per class by which half of a batch is left to BADGE
+
+
+@strategies.register
+@dataclass(frozen=True, kw_only=True)
+class Adaptive:
+    """Cover the pool while classes are unseen; then cover what is uncertain; then take BADGE.
+
+    The first is MaxHerding (Bae et al., 2024, https://arxiv.org/abs/2407.12212), the second
+    UHerding (Bae et al., 2025, https://arxiv.org/abs/2412.20644), the third BADGE (Ash et al.,
+    2020, https://arxiv.org/abs/1906.03671) on the ten images of the smallest margin for each pick.
+    The last two share a batch: BADGE's part is the head's leave-one-out skill where that is known,
+    else n / (n + 10) with n labels per class.
+
+    A share of `uniform` is drawn from the whole pool at random, whatever the other images are, and
+    told apart by its propensities: labels chosen because they are hard say nothing of how good the
+    head is on images as they come. They lie at random places, since not every batch is finished.
+
+    Exact up to `candidates` images in the pool, and coverage up to `landmarks`. Of a larger pool,
+    half as many candidates have the smallest margin and the others are a uniform sample; coverage
+    is measured on a uniform sample of as many images as landmarks.
+    """
+
+    needs_classes: ClassVar[bool] = False
+
+    uniform: float = 0.05  # share of the batch that is drawn at random
+    temperature: float = 1.0  # probabilities are raised to 1 / temperature
+    candidates: int = 10_000
+    landmarks: int = LANDMARKS
+
+    def __post_init__(self) -> None:
+        within(self, "uniform", 0, 1)
+        within(self, "temperature", 0.01, 100)
+        within(self, "candidates", 1, 100_000)
+        within(self, "landmarks", 1, 20_000)
+
+    def rank(self, pool: Pool, budget: int) -> Ranking:
+        budget, chance = min(budget, len(pool)), pool.generator()
+        drawn, places = self._draw(len(pool), budget, chance)
+        rest = torch.ones(len(pool), dtype=torch.bool)
+        rest[drawn] = False
+        others = rest.nonzero().squeeze(1)
+        left = replace(pool.part(others), taken=torch.cat([pool.taken, pool.rows[drawn]]))
+        picks, scores, _ = self._choose(left, budget - len(drawn), chance)
+        indices, values = torch.empty(budget, dtype=torch.long), torch.zeros(budget)
+        propensities = torch.zeros(budget)
+        at_random = torch.zeros(budget, dtype=torch.bool)
+        at_random[places] = True
+        indices[at_random], indices[~at_random] = drawn, others[picks]
+        values[~at_random] = scores
+        propensities[at_random] = len(drawn) / max(len(pool), 1)
+        return Ranking(indices, values, propensities)
+
+    def _draw(
+        self, images: int, budget: int, chance: Generator
+    ) -> tuple[Int[Tensor, " K"], Int[Tensor, " K"]]:
+        """Images at random, and their places in the batch; of part of an image, sometimes one."""
+        share = self.uniform * budget
+        count = int(share) + int(float(torch.rand((), generator=chance)) < share - int(share))
+        drawn = torch.randperm(images, generator=chance)[:count]
+        return drawn, torch.randperm(budget, generator=chance)[:count]
+
+    def _choose(self, pool: Pool, budget: int, chance: Generator) -> Ranking:
+        if pool.probabilities is None or pool.unseen:
+            candidates = pool.sample(self.candidates)
+            return self._cover(pool, candidates, budget, certain=True)
+        doubts = pool.score(lambda p: closeness(sharpen(p, self.temperature)))
+        candidates = self._shortlist(pool, doubts, budget)
+        by_gradient = round(_competence(pool) * budget)
+        first = self._cover(pool, candidates, budget - by_gradient, certain=False)
+        if not by_gradient:
+            return first
+        free = torch.ones(len(pool), dtype=torch.bool)
+        free[first.indices] = False
+        doubtful = top(doubts.where(free, -1.0), FILTER * by_gradient).indices
+        doubtful = doubtful[free[doubtful]].sort().values
+        picks, scores = spread(gradients(pool.part(doubtful)), by_gradient, chance)
+        return _joined(first, Ranking(doubtful[picks], scores))
+
+    def _shortlist(self, pool: Pool, doubts: Float[Tensor, " N"], budget: int) -> Int[Tensor, " K"]:
+        size = max(self.candidates, 2 * budget)
+        if len(pool) <= size:
+            return torch.arange(len(pool))
+        kept = torch.zeros(len(pool), dtype=torch.bool)
+        kept[top(doubts, size // 2).indices] = True
+        kept[pool.sample(size - size // 2)] = True
+        return kept.nonzero().squeeze(1)
+
+    def _cover(
+        self, pool: Pool, candidates: Int[Tensor, " K"], budget: int, *, certain: bool
+    ) -> Ranking:
+        """MaxHerding, or where the head has something to say, UHerding."""
+        landmarks = pool.sample(self.landmarks)
+        weights = None
+        if not certain:
+            stands = pool.part(landmarks)
+            weights = stands.score(lambda p: closeness(sharpen(p, self.temperature)))
+        kernel = gaussian(1.0 if certain else width(pool))
+        return greedy(Herding(pool, landmarks, kernel, weights), candidates, budget)
+
+
+def _competence(pool: Pool) -> float:
+    """How much of a batch BADGE picks: from 0, when labels are few, towards 1."""
+    if pool.skill is not None:
+        return min(max(pool.skill, 0.0), 1.0)
+    classes = int((torch.bincount(pool.targets) > 0).sum())
+    shots = len(pool.targets) / max(classes, 1)
+    return shots / (shots + SHOTS)
+
+
+def _joined(first: Ranking, second: Ranking) -> Ranking:
+    """Two rankings by turns, each in its order."""
+    order = torch.cat([torch.arange(len(r.indices)) / len(r.indices) for r in (first, second)])
+    turns = order.argsort(stable=True)
+    return Ranking(
+        torch.cat([first.indices, second.indices])[turns],
+        torch.cat([first.scores, second.scores])[turns],
+    )

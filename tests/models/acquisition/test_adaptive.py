@@ -1,0 +1,105 @@
+"""The adaptive strategy."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from models.acquisition import Pool
+from models.acquisition.adaptive import Adaptive
+from models.acquisition.maxherding import MaxHerding
+from models.acquisition.uherding import UHerding
+from tests.models.acquisition.naive import classify, margins, unit
+
+ALONE = Adaptive(uniform=0.0)
+
+
+def make_pool(images: int = 300) -> Pool:
+    points = unit(images + 8, 8)
+    labeled = torch.arange(images, images + 8)
+    return Pool(points, torch.arange(images), classify, labeled, labeled % 4)
+
+
+def test_without_classes_it_covers_the_pool():
+    pool = replace(make_pool(), probabilities=None)
+
+    picks, scores, _ = ALONE.rank(pool, 20)
+
+    expected = MaxHerding().rank(pool, 20)
+    assert picks.tolist() == expected.indices.tolist()
+    assert torch.equal(scores, expected.scores)
+
+
+def test_while_a_class_is_unseen_it_covers_the_pool():
+    pool = replace(make_pool(), unseen=1)
+
+    assert ALONE.rank(pool, 20).indices.tolist() == MaxHerding().rank(pool, 20).indices.tolist()
+
+
+def test_without_skill_it_covers_what_is_uncertain():
+    pool = replace(make_pool(), skill=0.0)
+
+    assert ALONE.rank(pool, 20).indices.tolist() == UHerding().rank(pool, 20).indices.tolist()
+
+
+def test_with_full_skill_it_picks_from_the_smallest_margins():
+    pool = replace(make_pool(), skill=1.0)
+
+    picks, _, _ = ALONE.rank(pool, 5)
+
+    doubtful = margins(classify(pool.embeddings[:300])).topk(50).indices
+    assert len(picks) == 5
+    assert set(picks.tolist()) <= set(doubtful.tolist())
+
+
+def test_more_labels_leave_more_of_a_batch_to_the_gradients():
+    few = make_pool()
+    points = unit(700, 8)
+    labeled = torch.arange(300, 700)
+    many = Pool(points, torch.arange(300), classify, labeled, labeled % 4)
+
+    def of_uherding(pool: Pool) -> int:
+        own = set(UHerding().rank(pool, 20).indices.tolist())
+        return len(own & set(ALONE.rank(pool, 20).indices.tolist()))
+
+    assert of_uherding(few) > of_uherding(many)
+
+
+def test_the_uniform_share_is_drawn_alike_from_the_whole_pool_and_says_how_likely():
+    pool, strategy = make_pool(10), Adaptive(uniform=0.1)
+    counts, expected = torch.zeros(10), 0.0
+    for seed in range(200):
+        indices, _, propensities = strategy.rank(replace(pool, seed=seed, skill=0.0), 5)
+        drawn = indices[propensities > 0]
+        counts[drawn] += 1
+        expected += float(propensities.max())
+        assert len(drawn) in (0, 1)  # half an image on average
+
+    # 200 draws of 1 / 20: a standard deviation of 3.1.
+    assert abs(expected - 10) < 2
+    assert (counts - 10).abs().max() < 13
+    assert abs(float(counts.sum()) - 100) < 30
+
+
+def test_uniform_images_lie_anywhere_in_the_batch():
+    pool, strategy = replace(make_pool(30), skill=0.0), Adaptive(uniform=0.1)
+
+    places = {
+        int(place)
+        for seed in range(60)
+        for place in strategy.rank(replace(pool, seed=seed), 10).propensities.nonzero()
+    }
+
+    assert places == set(range(10))
+
+
+@pytest.mark.parametrize("uniform", [-0.1, 1.1])
+def test_a_share_beyond_one_is_refused(uniform):
+    with pytest.raises(ValueError, match="uniform must be from 0 to 1"):
+        Adaptive(uniform=uniform)
+
+
+def test_a_shortlist_stands_for_a_large_pool():
+    picks, _, _ = Adaptive(candidates=50, landmarks=40).rank(make_pool(), 10)
+
+    assert len(set(picks.tolist())) == 10
