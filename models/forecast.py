@@ -259,16 +259,16 @@ def _fits(
     """
     sizes = curve.sizes.double()
     weights = sizes / sizes.sum()
-    falls = (sizes / sizes[-1]) ** -EXPONENTS[:, None]  # (V, H)
-    mean_fall, mean = falls @ weights, accuracy @ weights  # (V,), (R,)
+    falls = (sizes / sizes[-1]) ** -EXPONENTS[:, None]  # (W, H)
+    mean_fall, mean = falls @ weights, accuracy @ weights  # (W,), (R,)
     varied = (falls - mean_fall[:, None]).square() @ weights
     together = (accuracy - mean[:, None]) @ ((falls - mean_fall[:, None]) * weights).T
-    b = (-together / varied).clamp_min(0)  # (R, V)
+    b = (-together / varied).clamp_min(0)  # (R, W)
     a = mean[:, None] + b * mean_fall
     at_most = a > 1  # accuracy = 1 - b n^-c then
     bounded = (1 - accuracy) @ (falls * weights).T / (falls.square() @ weights)
     a, b = a.clamp_max(1), torch.where(at_most, bounded, b)
-    errors = accuracy[:, None] - (a[..., None] - b[..., None] * falls)  # (R, V, H)
+    errors = accuracy[:, None] - (a[..., None] - b[..., None] * falls)  # (R, W, H)
     squared = errors.square() @ weights
     # The noise about the curve is unknown: its likelihood is the one with the variance profiled
     # out, of an error of a tenth of a point at least.

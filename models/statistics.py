@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+ROWS_PER_BLOCK = 4096
+
 
 @dataclass(frozen=True)
 class Statistics:
@@ -35,7 +37,8 @@ class Statistics:
     ) -> "Statistics":
         """Of a labeled set."""
         statistics = cls.empty(classes, embeddings.shape[1])
-        statistics.add(embeddings, targets)
+        for rows in torch.split(torch.arange(len(targets)), ROWS_PER_BLOCK):
+            statistics.add(embeddings[rows], targets[rows])
         return statistics
 
     def add(self, embeddings: Float[Tensor, "M D"], targets: Int[Tensor, " M"]) -> None:

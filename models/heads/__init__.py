@@ -1,32 +1,27 @@
 """Heads: from the embeddings of support images to the classes of queries."""
 
-from typing import Protocol, runtime_checkable
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn import functional as F
 
+from models.calibration import fit_temperature
 from models.registry import Registry
 
-
-@runtime_checkable
-class FittedHead(Protocol):
-    """A head that knows its classes."""
-
-    @property
-    def centroids(self) -> Float[Tensor, "C D"]: ...
-
-    def similarities(self, queries: Float[Tensor, "Q D"]) -> Float[Tensor, "Q C"]:
-        """Cosine of each query to each centroid."""
-        ...
-
-    def probabilities(self, queries: Float[Tensor, "Q D"]) -> Float[Tensor, "Q C"]:
-        """Probability of each class; rows sum to 1."""
-        ...
+CALIBRATION_ROWS = 2048  # support images, at most, that choose a temperature or a strength
+ROWS_PER_BLOCK = 4096
 
 
 @runtime_checkable
 class Head(Protocol):
-    """The options of one head."""
+    """The options of one head. What is None is chosen by `fit`, by leave-one-out."""
+
+    @property
+    def temperature(self) -> float | None: ...
 
     @property
     def uses_mean(self) -> bool:
@@ -39,7 +34,7 @@ class Head(Protocol):
         targets: Int[Tensor, " M"],
         classes: int,
         mean: Float[Tensor, " D"] | None = None,
-    ) -> FittedHead:
+    ) -> "FittedHead":
         """Learn from labeled embeddings.
 
         Args:
@@ -51,4 +46,143 @@ class Head(Protocol):
         ...
 
 
+@dataclass(frozen=True, kw_only=True)
+class FittedHead(ABC):
+    """A head that knows its classes.
+
+    It computes in float64 where it is given float64, and otherwise in float32.
+    """
+
+    options: Head  # with all that was chosen: another fit with them chooses nothing
+    temperature: float
+    mean: Float[Tensor, " D"] | None  # subtracted first; None: not centred
+    centroids: Float[Tensor, "C D"]  # directions of the class means, of unit length
+
+    @abstractmethod
+    def scores(self, queries: Float[Tensor, "Q D"]) -> Float[Tensor, "Q C"]:
+        """How well each class suits; differences within a row, by the temperature, are log odds."""
+
+    @abstractmethod
+    def scores_without(
+        self, embeddings: Float[Tensor, "M D"], targets: Int[Tensor, " M"]
+    ) -> Float[Tensor, "M C"]:
+        """`scores` of support images, each by a head that was fitted without it; in float64."""
+
+    def similarities(self, queries: Float[Tensor, "Q D"]) -> Float[Tensor, "Q C"]:
+        """Cosine of each query to each centroid."""
+        placed = F.normalize(place(queries, self.mean), dim=1)
+        return (placed @ self.centroids.to(placed.dtype).T).clamp(-1, 1)
+
+    def probabilities(self, queries: Float[Tensor, "Q D"]) -> Float[Tensor, "Q C"]:
+        """Probability of each class; rows sum to 1."""
+        return (self.scores(queries) / self.temperature).softmax(dim=1)
+
+    def leave_one_out(
+        self, embeddings: Float[Tensor, "M D"], targets: Int[Tensor, " M"]
+    ) -> Float[Tensor, "M C"]:
+        """Log odds of support images, each by a head that was fitted without it.
+
+        Their softmax is what `probabilities` would say; shrinkage, temperature and whatever else
+        `options` holds stay. A class with one shot is lost with it: in that row the image's own
+        class has minus infinity, and the other classes what a head without it says.
+
+        Args:
+            embeddings: of what the head was fitted to, all or some.
+            targets: their classes, as in `fit`.
+        """
+        blocks = torch.split(torch.arange(len(targets)), ROWS_PER_BLOCK)
+        return torch.cat([self.scores_without(embeddings[b], targets[b]) for b in blocks]).div(
+            self.temperature
+        )
+
+
+Fitted = TypeVar("Fitted", bound=FittedHead)
+
 heads: Registry[type[Head]] = Registry(__name__)
+
+
+def place(
+    embeddings: Float[Tensor, "M D"], mean: Float[Tensor, " D"] | None
+) -> Float[Tensor, "M D"]:
+    """Embeddings as heads see them: centred and again of unit length, if there is a mean."""
+    values = embeddings if embeddings.dtype == torch.float64 else embeddings.float()
+    return values if mean is None else F.normalize(values - mean, dim=1)
+
+
+def count_shots(targets: Int[Tensor, " M"], classes: int) -> Int[Tensor, " C"]:
+    """How many shots each class has.
+
+    Raises:
+        ValueError: one has none, or a target is none of them.
+    """
+    shots = torch.bincount(targets, minlength=classes)
+    if len(shots) > classes or not bool(shots.all()):
+        raise ValueError(f"each of the {classes} classes needs a shot, got {shots.tolist()}")
+    return shots
+
+
+def origin(centered: bool, mean: Float[Tensor, " D"] | None) -> Float[Tensor, " D"] | None:
+    """What a head subtracts.
+
+    Raises:
+        ValueError: it is centred, and the mean is not given.
+    """
+    if centered and mean is None:
+        raise ValueError("a centred head needs the mean embedding of all images")
+    return mean if centered else None
+
+
+def class_means(
+    placed: Float[Tensor, "M D"], targets: Int[Tensor, " M"], shots: Int[Tensor, " C"]
+) -> Float[Tensor, "C D"]:
+    """The mean of each class, in float64.
+
+    Stored embeddings are float16, so they are multiples of 2^-24 and their float64 sum is exact:
+    unless it is centred, a mean does not depend on the order in which shots came and went.
+    """
+    sums = torch.zeros(len(shots), placed.shape[1], dtype=torch.float64)
+    for rows in torch.split(torch.arange(len(targets)), ROWS_PER_BLOCK):
+        sums.index_add_(0, targets[rows], placed[rows].double())
+    return sums / shots[:, None]
+
+
+def calibrated(
+    fitted: Fitted, embeddings: Float[Tensor, "M D"], targets: Int[Tensor, " M"], expected: float
+) -> Fitted:
+    """The head with the temperature of its options, or else with that of its leave-one-out scores.
+
+    Args:
+        fitted: with a temperature of 1.
+        expected: the temperature where there is nothing to fit it on.
+    """
+    temperature = fitted.options.temperature
+    if temperature is None:
+        rows = sample(targets)
+        scores = fitted.leave_one_out(embeddings[rows], targets[rows])
+        temperature = fit_temperature(scores, targets[rows], expected)
+    options: Any = fitted.options
+    return replace(
+        fitted, options=replace(options, temperature=temperature), temperature=temperature
+    )
+
+
+def sample(targets: Int[Tensor, " M"]) -> Int[Tensor, " K"]:
+    """Rows that choose a temperature: all, or `CALIBRATION_ROWS` of them evenly over the classes.
+
+    Which rows these are does not depend on the order of rows but within a class.
+    """
+    if len(targets) <= CALIBRATION_ROWS:
+        return torch.arange(len(targets))
+    by_class = targets.argsort(stable=True)
+    evenly = torch.linspace(0, len(targets) - 1, CALIBRATION_ROWS, dtype=torch.float64)
+    return by_class[evenly.long()]
+
+
+def check(name: str, value: float | int | None, least: float | int, most: float | int) -> None:
+    """Refuse an option out of bounds; None is left to `fit`.
+
+    Raises:
+        ValueError: it is out of bounds, or not a number.
+    """
+    if value is not None and not least <= value <= most:
+        raise ValueError(f"{name} must be from {least:g} to {most:g}, got {value}")

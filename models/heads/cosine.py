@@ -1,6 +1,5 @@
 """Nearest class centroid by cosine."""
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -8,7 +7,20 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.heads import heads
+from models.heads import (
+    FittedHead,
+    calibrated,
+    check,
+    class_means,
+    count_shots,
+    heads,
+    origin,
+    place,
+)
+
+# Measured with EfficientNet-Lite0 on photos of clothes, on hands and on digits, 1 and 2 shots:
+EXPECTED_TEMPERATURE = 0.06
+EXPECTED_CENTERED = 0.135  # the logarithm of both varies by 0.3
 
 
 @heads.register
@@ -19,12 +31,11 @@ class Cosine:
     https://arxiv.org/abs/1703.05175 https://arxiv.org/abs/1911.04623
     """
 
-    temperature: float = 0.03  # probabilities are the softmax of cosine / temperature
+    temperature: float | None = None  # divides cosines before the softmax; None: fitted
     centered: bool = False  # subtract the mean embedding of all images of the project first
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.temperature) and 1e-3 <= self.temperature <= 100):
-            raise ValueError(f"temperature must be from 0.001 to 100, got {self.temperature}")
+        check("temperature", self.temperature, 1e-3, 100)
 
     @property
     def uses_mean(self) -> bool:
@@ -37,42 +48,42 @@ class Cosine:
         classes: int,
         mean: Float[Tensor, " D"] | None = None,
     ) -> "FittedCosine":
-        """Average the shots of each class.
+        """Average the shots of each class."""
+        shots = count_shots(targets, classes)
+        mean = origin(self.centered, mean)
+        placed = place(embeddings, mean)
+        means = class_means(placed, targets, shots)
+        fitted = FittedCosine(
+            options=self,
+            temperature=1.0,
+            mean=mean,
+            centroids=F.normalize(means, dim=1).to(placed.dtype),
+            sums=means * shots[:, None],
+            shots=shots,
+        )
+        expected = EXPECTED_CENTERED if self.centered else EXPECTED_TEMPERATURE
+        return calibrated(fitted, embeddings, targets, expected)
 
-        Stored embeddings are float16, so they are multiples of 2^-24 and their float64 sum is
-        exact: a centroid does not depend on the order in which shots came and went.
-        """
-        shots = torch.bincount(targets, minlength=classes)  # (C,)
-        if len(shots) > classes or not bool(shots.all()):
-            raise ValueError(f"each of the {classes} classes needs a shot, got {shots.tolist()}")
-        if self.centered and mean is None:
-            raise ValueError("a centred head needs the mean embedding of all images")
-        origin = mean if self.centered else None
-        sums = torch.zeros(classes, embeddings.shape[1], dtype=torch.float64)
-        sums.index_add_(0, targets, _centre(embeddings, origin).double())
-        means = (sums / shots[:, None]).float()
-        return FittedCosine(F.normalize(means, dim=1), self.temperature, origin)
 
-
-@dataclass(frozen=True)
-class FittedCosine:
+@dataclass(frozen=True, kw_only=True)
+class FittedCosine(FittedHead):
     """Class centroids, of unit length."""
 
-    centroids: Float[Tensor, "C D"]
-    temperature: float
-    mean: Float[Tensor, " D"] | None
+    sums: Float[Tensor, "C D"]
+    shots: Int[Tensor, " C"]
 
-    def similarities(self, queries: Float[Tensor, "Q D"]) -> Float[Tensor, "Q C"]:
-        """Cosine of each query to each centroid."""
-        centred = F.normalize(_centre(queries, self.mean).float(), dim=1)
-        return (centred @ self.centroids.T).clamp(-1, 1)
+    def scores(self, queries: Float[Tensor, "Q D"]) -> Float[Tensor, "Q C"]:
+        """Cosines; their softmax is equation 2 of Snell et al. (2017)."""
+        return self.similarities(queries)
 
-    def probabilities(self, queries: Float[Tensor, "Q D"]) -> Float[Tensor, "Q C"]:
-        """Softmax of cosine over temperature (Snell et al., 2017, equation 2)."""
-        return (self.similarities(queries) / self.temperature).softmax(dim=1)
-
-
-def _centre(
-    embeddings: Float[Tensor, "M D"], mean: Float[Tensor, " D"] | None
-) -> Float[Tensor, "M D"]:
-    return embeddings if mean is None else F.normalize(embeddings.float() - mean, dim=1)
+    def scores_without(
+        self, embeddings: Float[Tensor, "M D"], targets: Int[Tensor, " M"]
+    ) -> Float[Tensor, "M C"]:
+        """Only the centroid of the own class changes: it is the sum of the other shots."""
+        placed = place(embeddings, self.mean).double()
+        units = F.normalize(placed, dim=1)
+        cosines = units @ F.normalize(self.sums, dim=1).T
+        others = F.normalize(self.sums[targets] - placed, dim=1)
+        own = (units * others).sum(dim=1)
+        own = own.masked_fill(self.shots[targets] == 1, -torch.inf)
+        return cosines.scatter(1, targets[:, None], own[:, None])

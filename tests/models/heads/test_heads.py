@@ -2,13 +2,25 @@
 
 import pytest
 import torch
+from torch.nn import functional as F
 
+from models import heads as package
 from models.heads import heads
+
+MEAN = 0.3 * F.normalize(torch.ones(16), dim=0)
 
 
 def unit(rows: int, seed: int, dim: int = 16) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return torch.nn.functional.normalize(torch.randn(rows, dim, generator=generator), dim=1)
+    return F.normalize(torch.randn(rows, dim, generator=generator), dim=1)
+
+
+def clusters(shots, seed=0, dim=16):
+    """Embeddings in float64 around a centre for each class, with as many shots as told."""
+    targets = torch.repeat_interleave(torch.arange(len(shots)), torch.tensor(shots))
+    centres = unit(len(shots), seed, dim)
+    noise = unit(len(targets), seed + 1, dim)
+    return F.normalize((centres[targets] + 1.5 * noise).double(), dim=1), targets
 
 
 @pytest.fixture(params=heads)
@@ -19,7 +31,7 @@ def head(request):
 @pytest.fixture
 def fitted(head):
     targets = torch.arange(30) % 3
-    return head.fit(unit(30, seed=0), targets, 3, unit(1, seed=9)[0])
+    return head.fit(unit(30, seed=0), targets, 3, MEAN)
 
 
 def test_probabilities_are_positive_and_sum_to_one(fitted):
@@ -42,21 +54,101 @@ def test_the_order_of_the_shots_does_not_matter(head):
     embeddings, targets = unit(30, seed=0), torch.arange(30) % 3
     order = torch.randperm(30, generator=torch.Generator().manual_seed(1))
 
-    one = head.fit(embeddings, targets, 3)
-    two = head.fit(embeddings[order], targets[order], 3)
+    one = head.fit(embeddings, targets, 3, MEAN)
+    two = head.fit(embeddings[order], targets[order], 3, MEAN)
 
     queries = unit(7, seed=1)
-    assert torch.allclose(one.probabilities(queries), two.probabilities(queries))
+    assert torch.allclose(one.probabilities(queries), two.probabilities(queries), atol=1e-5)
 
 
 def test_a_class_without_a_shot_is_refused(head):
     with pytest.raises(ValueError, match="needs a shot"):
-        head.fit(unit(4, seed=0), torch.tensor([0, 0, 2, 2]), 3)
+        head.fit(unit(4, seed=0), torch.tensor([0, 0, 2, 2]), 3, MEAN)
 
 
 def test_one_shot_of_each_class_is_enough(head):
     shots = unit(5, seed=0)
 
-    fitted = head.fit(shots, torch.arange(5), 5)
+    fitted = head.fit(shots, torch.arange(5), 5, MEAN)
 
     assert fitted.probabilities(shots).argmax(1).tolist() == list(range(5))
+
+
+def test_identical_images_are_no_reason_to_fail(head):
+    embeddings = unit(1, seed=0).expand(6, -1)
+
+    probabilities = head.fit(embeddings, torch.arange(6) % 2, 2, MEAN).probabilities(embeddings)
+
+    assert torch.allclose(probabilities, torch.full((6, 2), 0.5), atol=1e-4)
+
+
+def test_half_precision_shots_serve_single_precision_queries(head):
+    embeddings, targets = clusters([5, 5, 5])
+
+    half = head.fit(embeddings.half(), targets, 3, MEAN).probabilities(embeddings.float())
+    single = head.fit(embeddings.half().float(), targets, 3, MEAN).probabilities(embeddings.float())
+
+    assert half.dtype == torch.float32
+    assert torch.allclose(half, single, atol=1e-4)
+
+
+def test_what_was_chosen_can_be_pinned(head):
+    embeddings, targets = clusters([2, 5, 9])
+
+    chosen = head.fit(embeddings, targets, 3, MEAN.double())
+    pinned = chosen.options.fit(embeddings, targets, 3, MEAN.double())
+
+    assert pinned.options == chosen.options
+    assert torch.equal(pinned.probabilities(embeddings), chosen.probabilities(embeddings))
+
+
+@pytest.mark.parametrize(
+    ("shots", "dim"),
+    [([4, 5, 6], 16), ([2, 3, 10], 48), ([30, 40, 20], 16), ([2, 1, 1], 16), ([3, 1, 6, 1], 16)],
+    ids=["few", "fewer-than-dimensions", "many", "a-single-pair", "single-shots"],
+)
+def test_leave_one_out_equals_fitting_again(head, shots, dim):
+    embeddings, targets = clusters(shots, dim=dim)
+    mean = 0.3 * unit(1, seed=5, dim=dim)[0].double()
+    fitted = head.fit(embeddings, targets, len(shots), mean)
+
+    found = fitted.leave_one_out(embeddings, targets).log_softmax(1)
+
+    for i, own in enumerate(targets.tolist()):
+        others = torch.arange(len(targets)) != i
+        left = targets[others]
+        classes = left.unique()
+        renumbered = torch.searchsorted(classes, left)
+        again = fitted.options.fit(embeddings[others], renumbered, len(classes), mean)
+        said = (again.scores(embeddings[i : i + 1]) / again.temperature).log_softmax(1)[0]
+        assert torch.allclose(found[i, classes], said, rtol=0, atol=1e-8)
+        if own not in classes:
+            assert found[i, own] == -torch.inf
+
+
+def test_leave_one_out_of_some_is_that_of_all(head, monkeypatch):
+    monkeypatch.setattr(package, "ROWS_PER_BLOCK", 4)
+    embeddings, targets = clusters([4, 5, 6])
+    fitted = head.fit(embeddings, targets, 3, MEAN.double())
+
+    everything = fitted.leave_one_out(embeddings, targets)
+    some = fitted.leave_one_out(embeddings[5:9], targets[5:9])
+
+    assert torch.allclose(some, everything[5:9], rtol=0, atol=1e-12)
+
+
+def test_probabilities_are_honest_about_noise(head):
+    """Classes that cannot be told apart get even odds."""
+    embeddings = unit(60, seed=0)
+    generator = torch.Generator().manual_seed(2)
+
+    fitted = head.fit(embeddings, torch.randint(3, (60,), generator=generator), 3, MEAN)
+
+    confidence = fitted.probabilities(unit(100, seed=1)).amax(1)
+    assert confidence.mean() < 0.6
+
+
+@pytest.mark.parametrize("name", [name for name in heads if heads[name]().uses_mean])
+def test_centring_needs_the_mean(name):
+    with pytest.raises(ValueError, match="needs the mean"):
+        heads[name]().fit(torch.eye(2), torch.tensor([0, 1]), 2)
