@@ -30,9 +30,8 @@ from models.forecast import (
     forecast,
     learning_curve,
 )
-from models.heads import Head, heads
+from models.heads.cosine import Cosine
 from models.label_errors import label_errors
-from models.leave_one_out import CosineHead, leave_one_out
 from models.principal import principal_components
 from models.reliability import Reliability, reliability_curve
 
@@ -42,7 +41,6 @@ MOST_ERRORS, MOST_TWINS = 100, 100
 ALIKE = 0.98  # cosine from which images are near-duplicates
 MOST_COMPARED = 10_000  # support images, the latest: comparing all pairs grows with the square
 MOST_DRAWN = 3000  # images of the map
-CURVE_HEAD = "cosine"  # cheap enough to fit some two hundred times
 ANALYSES_KEPT = 16
 
 
@@ -198,7 +196,7 @@ class Reports:
             for known, analysis in self._kept:
                 if known is fitted:
                     return analysis
-        analysis = _analyse(heads[project.head["name"]](**project.head["options"]), fitted)
+        analysis = _analyse(fitted)
         with self._lock:
             self._kept.append((fitted, analysis))
             del self._kept[:-ANALYSES_KEPT]
@@ -260,7 +258,7 @@ def _unseen(shots: list[_Shots]) -> Interval | None:
     return unseen_mass(drawn, known) if int(drawn.sum()) >= FEWEST_JUDGED else None
 
 
-def _analyse(options: Head, fitted: ProjectHead) -> Analysis:
+def _analyse(fitted: ProjectHead) -> Analysis:
     targets, names = fitted.targets, fitted.names
     vectors = fitted.support.vectors[fitted.rows].float()
     shots = torch.bincount(targets, minlength=len(names))
@@ -276,15 +274,15 @@ def _analyse(options: Head, fitted: ProjectHead) -> Analysis:
                 f"label at least {FEWEST_JUDGED}, two or more of each label"
             ],
         )
-    probabilities = _leave_one_out(fitted, vectors)
+    probabilities = fitted.head.leave_one_out(vectors, targets).softmax(dim=1)
     confidence, predicted = probabilities.max(dim=1)
     right = predicted == targets
     matrix = confusion.confusion_matrix(targets[judged], predicted[judged], len(names))
     curve = learning_curve(
-        options if isinstance(options, heads[CURVE_HEAD]) else heads[CURVE_HEAD](),
+        Cosine(temperature=1.0, centered=fitted.head.mean is not None),
         vectors,
         targets,
-        mean=fitted.head.mean if isinstance(fitted.head, CosineHead) else None,
+        mean=fitted.head.mean,
         leave_one_out=right,
     )
     missing = [
@@ -311,18 +309,6 @@ def _analyse(options: Head, fitted: ProjectHead) -> Analysis:
         curve=_points(curve),
         forecast=ahead,
         missing=missing,
-    )
-
-
-def _leave_one_out(fitted: ProjectHead, vectors: Float[Tensor, "M D"]) -> Float[Tensor, "M C"]:
-    if not isinstance(fitted.head, CosineHead):
-        raise TypeError(f"there is no leave-one-out of {type(fitted.head).__name__}")
-    return leave_one_out(
-        vectors,
-        fitted.targets,
-        len(fitted.names),
-        temperature=fitted.head.temperature,
-        mean=fitted.head.mean,
     )
 
 
