@@ -2,17 +2,16 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.calibration import log_loss
+from models.calibration import fit_temperature, log_loss
 from models.heads import (
     FittedHead,
-    calibrated,
     check,
     class_means,
     count_shots,
@@ -73,46 +72,41 @@ class Mahalanobis:
         mean = origin(self.centered, mean)
         placed = place(embeddings, mean)
         scatter = _scatter(placed, targets, shots)
-        rows = sample(targets)
-        some, of = embeddings[rows], targets[rows]
-        fitted = [
-            self._fit(strength, scatter, placed.dtype, mean, some, of)
-            for strength in self._strengths(shots)
-        ]
-        if len(fitted) == 1:
-            return fitted[0]
-        return min(fitted, key=lambda one: log_loss(one.leave_one_out(some, of), of))
+        some = sample(targets)
+        rows = scatter.rows(placed[some], targets[some])
+        chosen = min(
+            (self._choice(scatter, rows, strength) for strength in self._strengths(shots)),
+            key=lambda choice: choice.loss,
+        ).options
+        weights = scatter.weights(chosen.shrinkage)
+        return FittedMahalanobis(
+            options=chosen,
+            temperature=chosen.temperature,
+            mean=mean,
+            centroids=F.normalize(scatter.means, dim=1).to(placed.dtype),
+            shrinkage=chosen.shrinkage,
+            spread=chosen.spread,
+            scatter=scatter,
+            weights=weights.to(placed.dtype),
+            lengths=(weights * scatter.means).sum(dim=1).to(placed.dtype),
+        )
 
     def _strengths(self, shots: Int[Tensor, " C"]) -> tuple[float, ...]:
         if self.shrinkage is not None:
             return (self.shrinkage,)
         return STRENGTHS if bool((shots > 1).any()) else (STRENGTH,)
 
-    def _fit(
-        self,
-        strength: float,
-        scatter: "_Scatter",
-        dtype: torch.dtype,
-        mean: Float[Tensor, " D"] | None,
-        some: Float[Tensor, "M D"],
-        of: Int[Tensor, " M"],
-    ) -> "FittedMahalanobis":
-        weights = scatter.weights(strength)
-        fitted = FittedMahalanobis(
-            options=replace(self, shrinkage=strength),
-            temperature=1.0,
-            mean=mean,
-            centroids=F.normalize(scatter.means, dim=1).to(dtype),
-            shrinkage=strength,
-            spread=0.0,
-            scatter=scatter,
-            weights=weights.to(dtype),
-            lengths=(weights * scatter.means).sum(dim=1).to(dtype),
-        )
-        spread = fitted.measured_spread(some, of) if self.spread is None else self.spread
-        options = replace(self, shrinkage=strength, spread=spread)
-        fitted = replace(fitted, options=options, spread=spread)
-        return calibrated(fitted, some, of, scatter.expected_temperature(strength))
+    def _choice(self, scatter: "_Scatter", rows: "_Rows", strength: float) -> "_Choice":
+        """The other options for this strength, and the log loss with them."""
+        left = scatter.without(rows, strength)
+        spread = scatter.spread(left, rows) if self.spread is None else self.spread
+        scores = scatter.scores(left, rows, spread)
+        temperature = self.temperature
+        if temperature is None:
+            expected = scatter.expected_temperature(strength)
+            temperature = fit_temperature(scores, rows.targets, expected)
+        options = replace(self, shrinkage=strength, spread=spread, temperature=temperature)
+        return _Choice(log_loss(scores / temperature, rows.targets), options)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,60 +128,25 @@ class FittedMahalanobis(FittedHead):
     def scores_without(
         self, embeddings: Float[Tensor, "M D"], targets: Int[Tensor, " M"]
     ) -> Float[Tensor, "M C"]:
-        """By downdating W by the image's part in it (Sherman and Morrison, 1950)."""
-        left = self._left(embeddings, targets)
-        shots = self.scatter.shots.double()
-        remaining = shots[targets] - 1
-        own = (left.length - left.own + self.spread / remaining) / 2
-        own = own.masked_fill(remaining == 0, -torch.inf)
-        return (left.scores + self.spread / shots / 2).scatter(1, targets[:, None], own[:, None])
+        """By taking the image's part out of the inverse covariance (Sherman and Morrison, 1950)."""
+        rows = self.scatter.rows(place(embeddings, self.mean), targets)
+        return self.scatter.scores(self.scatter.without(rows, self.shrinkage), rows, self.spread)
 
-    def measured_spread(
-        self, embeddings: Float[Tensor, "M D"], targets: Int[Tensor, " M"]
-    ) -> float:
-        """The mean squared distance of images to the true mean of their class.
 
-        That to the mean of the other shots is too large by a share of 1 / their number.
-        """
-        shots = self.scatter.shots[targets].double()
-        able = shots > 1
-        found = self._left(embeddings, targets).own * (shots - 1) / shots
-        return float(found[able].mean()) if bool(able.any()) else 0.0
+class _Choice(NamedTuple):
+    """Options, all of them told, and how well they do."""
 
-    def _left(self, embeddings: Float[Tensor, "M D"], targets: Int[Tensor, " M"]) -> "_Left":
-        """Scores without the spread, and squared distances, by fits without each image.
+    loss: float
+    options: Any
 
-        With r the image less the mean of its n shots, W loses a r r' where a = n / (n - 1), and the
-        image lies a r from the mean of the others.
-        """
-        scatter, placed = self.scatter, place(embeddings, self.mean).double()
-        shots = scatter.shots[targets].double()
-        alone = shots == 1
-        a = torch.where(alone, 0, shots / (shots - 1).clamp_min(1))
-        z = placed @ scatter.basis  # (M, E)
-        r = z - scatter.inside[targets]
-        images = int(scatter.shots.sum()) - 1
-        freedom = images - len(scatter.shots) + alone.long()  # a lone image takes its class along
-        trace = scatter.eigenvalues.sum() - a * r.square().sum(dim=1)
-        weight, added = _covariance(trace, freedom, images, self.shrinkage)  # (M,)
-        inverse = 1 / (weight[:, None] * scatter.eigenvalues + added[:, None])  # (M, E), of W
-        means = scatter.inside.T  # (E, C)
-        dots = (z * inverse) @ means  # image by W^-1 by mean
-        squares = inverse @ means.square()
-        length = (z.square() * inverse).sum(dim=1)
-        if scatter.outside is not None:
-            beyond = placed - z @ scatter.basis.T
-            dots += beyond @ scatter.outside.T / added[:, None]
-            squares += scatter.outside.square().sum(dim=1) / added[:, None]
-            length += beyond.square().sum(dim=1) / added
-        turned = r * inverse
-        g = (r * turned).sum(dim=1)
-        gain = a * weight / (1 - a * weight * g)
-        with_image, with_means = (turned * z).sum(dim=1), turned @ means
-        dots += (gain * with_image)[:, None] * with_means
-        squares += gain[:, None] * with_means.square()
-        length += gain * with_image.square()
-        return _Left(dots - squares / 2, a.square() * (g + gain * g.square()), length)
+
+class _Rows(NamedTuple):
+    """Support images beside the eigenvectors of W."""
+
+    targets: Int[Tensor, " M"]
+    inside: Float[Tensor, "M E"]
+    dots: Tensor  # (M, C), with the means, of what the eigenvectors leave of both; 0 if nothing
+    lengths: Tensor  # (M,), squared, of what they leave; 0 if nothing
 
 
 class _Left(NamedTuple):
@@ -225,6 +184,63 @@ class _Scatter(NamedTuple):
         weight, added = self.covariance(strength)
         found = (self.inside / (weight * self.eigenvalues + added)) @ self.basis.T
         return found if self.outside is None else found + self.outside / added
+
+    def rows(self, placed: Float[Tensor, "M D"], targets: Int[Tensor, " M"]) -> _Rows:
+        """Support images in the basis; this does not depend on the strength."""
+        wide = placed.double()
+        inside = wide @ self.basis
+        if self.outside is None:
+            return _Rows(targets, inside, inside.new_zeros(()), inside.new_zeros(()))
+        beyond = wide - inside @ self.basis.T
+        return _Rows(targets, inside, beyond @ self.outside.T, beyond.square().sum(dim=1))
+
+    def without(self, rows: _Rows, strength: float) -> _Left:
+        """Scores but for the spread, and squared distances, by fits without each image.
+
+        With r the image less the mean of its n shots, W loses a r r' where a = n / (n - 1), and the
+        image lies a r from the mean of the others.
+        """
+        shots = self.shots[rows.targets].double()
+        alone = shots == 1
+        a = torch.where(alone, 0, shots / (shots - 1).clamp_min(1))
+        r = rows.inside - self.inside[rows.targets]  # (M, E)
+        images = int(self.shots.sum()) - 1
+        freedom = images - len(self.shots) + alone.long()  # a lone image takes its class along
+        trace = self.eigenvalues.sum() - a * r.square().sum(dim=1)
+        weight, added = _covariance(trace, freedom, images, strength)  # (M,)
+        inverse = 1 / (weight[:, None] * self.eigenvalues + added[:, None])  # (M, E)
+        means = self.inside.T  # (E, C)
+        dots = (rows.inside * inverse) @ means + rows.dots / added[:, None]
+        squares = inverse @ means.square()
+        if self.outside is not None:
+            squares += self.outside.square().sum(dim=1) / added[:, None]
+        length = (rows.inside.square() * inverse).sum(dim=1) + rows.lengths / added
+        turned = r * inverse
+        g = (r * turned).sum(dim=1)
+        gain = a * weight / (1 - a * weight * g)
+        with_image, with_means = (turned * rows.inside).sum(dim=1), turned @ means
+        dots += (gain * with_image)[:, None] * with_means
+        squares += gain[:, None] * with_means.square()
+        length += gain * with_image.square()
+        return _Left(dots - squares / 2, a.square() * (g + gain * g.square()), length)
+
+    def scores(self, left: _Left, rows: _Rows, spread: float) -> Float[Tensor, "M C"]:
+        """Scores of which those of the own class are by one shot less."""
+        shots = self.shots.double()
+        remaining = shots[rows.targets] - 1
+        own = (left.length - left.own + spread / remaining) / 2
+        own = own.masked_fill(remaining == 0, -torch.inf)
+        return (left.scores + spread / shots / 2).scatter(1, rows.targets[:, None], own[:, None])
+
+    def spread(self, left: _Left, rows: _Rows) -> float:
+        """The mean squared distance of images to the true mean of their class.
+
+        That to the mean of the other shots is too large by a share of 1 / their number.
+        """
+        shots = self.shots[rows.targets].double()
+        able = shots > 1
+        found = left.own * (shots - 1) / shots
+        return float(found[able].mean()) if bool(able.any()) else 0.0
 
 
 def _scatter(
