@@ -30,7 +30,7 @@ from models.forecast import (
     forecast,
     learning_curve,
 )
-from models.heads.cosine import Cosine
+from models.heads import heads
 from models.label_errors import label_errors
 from models.principal import principal_components
 from models.reliability import Reliability, reliability_curve
@@ -41,6 +41,7 @@ MOST_ERRORS, MOST_TWINS = 100, 100
 ALIKE = 0.98  # cosine from which images are near-duplicates
 MOST_COMPARED = 10_000  # support images, the latest: comparing all pairs grows with the square
 MOST_DRAWN = 3000  # images of the map
+CURVE_HEAD = "cosine"  # cheap enough to fit some two hundred times
 ANALYSES_KEPT = 16
 
 
@@ -279,7 +280,7 @@ def _analyse(fitted: ProjectHead) -> Analysis:
     right = predicted == targets
     matrix = confusion.confusion_matrix(targets[judged], predicted[judged], len(names))
     curve = learning_curve(
-        Cosine(temperature=1.0, centered=fitted.head.mean is not None),
+        heads[CURVE_HEAD](**{"temperature": 1.0, "centered": fitted.head.mean is not None}),
         vectors,
         targets,
         mean=fitted.head.mean,

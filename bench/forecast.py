@@ -16,7 +16,6 @@ from bench.embeddings import DataSet, data_set, digits
 from bench.harness import arguments, finish
 from models.forecast import forecast, learning_curve
 from models.heads.cosine import Cosine
-from models.leave_one_out import leave_one_out
 
 SHOTS = (5, 10, 20, 40)
 BIAS = 1.5  # points, at most, on average over draws
@@ -85,9 +84,10 @@ def _draw(data: DataSet, shots: int, seed: int) -> Draw | None:
     if len(many) < 1.9 * len(few):
         return None
     train, targets, classes = data.train[few].float(), data.targets[few], int(data.targets.max())
-    probabilities = leave_one_out(train, targets, classes + 1, temperature=Cosine().temperature)
-    right = probabilities.argmax(dim=1) == targets
-    curve = learning_curve(Cosine(), train, targets, leave_one_out=right, seed=seed)
+    head = Cosine(temperature=1.0)
+    scores = head.fit(train, targets, classes + 1).leave_one_out(train, targets)
+    right = scores.argmax(dim=1) == targets
+    curve = learning_curve(head, train, targets, leave_one_out=right, seed=seed)
     told = forecast(curve, len(many), seed=seed).accuracy
     fitted = Cosine().fit(data.train[many].float(), data.targets[many], classes + 1)
     said = fitted.probabilities(data.test.float()).argmax(dim=1)

@@ -23,7 +23,6 @@ from bench.few_shot import PEERS
 from bench.harness import ROOT, arguments, finish
 from models.heads.cosine import Cosine
 from models.label_errors import confident_joint, label_errors, label_quality
-from models.leave_one_out import leave_one_out
 
 NOISE = (0.05, 0.1)
 TOLERANCE = 1.0  # points of the area under the precision-recall curve
@@ -70,7 +69,8 @@ def _run(vectors: Tensor, truth: Tensor, noise: float, seed: int, peers: Path) -
     other = torch.randint(1, classes, truth.shape, generator=chance)
     given = torch.where(wrong, (truth + other) % classes, truth)
     started = time.perf_counter()
-    probabilities = leave_one_out(vectors.float(), given, classes, temperature=Cosine().temperature)
+    head = Cosine().fit(vectors.float(), given, classes)
+    probabilities = head.leave_one_out(vectors.float(), given).softmax(dim=1)
     quality = label_quality(probabilities, given)
     found = label_errors(probabilities, given)
     seconds = time.perf_counter() - started
@@ -124,7 +124,7 @@ def _finish(options: argparse.Namespace, table: dict[str, dict[str, Any]]) -> No
     rows = list(table.values())
 
     def mean(name: str) -> float:
-        return sum(row[name] for row in rows) / len(rows)
+        return float(sum(row[name] for row in rows) / len(rows))
 
     headline = f"wrong labels found: area {mean('handful: area'):.3f}"
     kept = True
