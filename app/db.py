@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import alembic.command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy import Engine, create_engine, event, func, select, text
 from sqlalchemy.engine import Connection, make_url
 from sqlalchemy.orm import Session
 
@@ -51,6 +52,13 @@ class Database:
         """A session that commits at the end, or not at all."""
         with Session(self._writer, expire_on_commit=False) as session, session.begin():
             yield session
+
+    def clock(self, session: Session) -> datetime:
+        """The time of the database, which all processes share."""
+        if self.is_sqlite:
+            return datetime.now(UTC)
+        clock: datetime = session.scalars(select(func.clock_timestamp())).one()
+        return clock
 
     def ping(self) -> None:
         """Raise when the database does not answer."""

@@ -1,4 +1,4 @@
-"""Use cases of labeling: add images, label them, classify queries, choose what to label next.
+"""Use cases of labeling: add images, label them, classify queries.
 
 Each one gathers, then computes, then writes: no transaction is open during inference.
 """
@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
 import torch
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
@@ -19,6 +19,7 @@ from app.db import Database
 from app.inference import Embedded, Embedder
 from app.prediction import Candidate, Neighbour, ProjectHeads
 from app.problems import (
+    AlreadyLabeled,
     ImageNotDecodable,
     ImageNotFound,
     NothingToUndo,
@@ -26,9 +27,8 @@ from app.problems import (
 )
 from app.projects import clean_name, find_label, find_project
 from app.storage import Blobs
-from app.tables import Annotation, Embedding, Image, Label, Project, Removal, now
+from app.tables import Annotation, Embedding, Image, Label, Project, Removal, Reservation, now
 from app.vectors import Vectors
-from models.acquisition import AcquisitionStrategy, Pool
 from models.images import Preprocessing, UnreadableImage, decode, thumbnail
 
 CHUNK_IMAGES = 64  # images per transaction
@@ -85,13 +85,6 @@ class Classified(NamedTuple):
     failed: list[Failed]
 
 
-class Ranked(NamedTuple):
-    """A pool image and how much its label would help."""
-
-    image_id: UUID
-    score: float
-
-
 class ImageView(NamedTuple):
     """An image and its label's name."""
 
@@ -106,6 +99,7 @@ class Change(NamedTuple):
     label: str | None
     annotator: str | None
     source: str
+    replace: bool = True  # also what someone else has said
 
 
 class _File(NamedTuple):
@@ -281,28 +275,6 @@ class Labeling:
                     for (file, _), (candidates, neighbours) in zip(good, answers, strict=True)
                 ]
         return Classified(project.encoder_id, predictions, sorted(failed, key=lambda f: f.position))
-
-    def rank(
-        self, project_key: str, strategy: AcquisitionStrategy, budget: int
-    ) -> tuple[UUID, list[Ranked]]:
-        """The encoder version, and the pool images most worth labeling, best first."""
-        with self.db.reading() as session:
-            project = find_project(session, project_key)
-        fitted = self.heads.fitted(project) if strategy.needs_classes else None
-        everything = self.vectors.everything(project.id, project.encoder_id)
-        rows = everything.rows(labeled=False)
-        if not len(rows):
-            return project.encoder_id, []
-        pool = Pool(
-            embeddings=everything.vectors,
-            rows=rows,
-            probabilities=fitted.head.probabilities if fitted else None,
-        )
-        indices, scores, _ = strategy.rank(pool, budget)
-        return project.encoder_id, [
-            Ranked(everything.image_id(int(row)), score)
-            for row, score in zip(rows[indices].tolist(), scores.tolist(), strict=True)
-        ]
 
     def image_page(
         self,
@@ -509,9 +481,39 @@ def _get_or_make_label(session: Session, project: Project, name: str) -> Label:
 def _change(session: Session, project: Project, change: Change) -> ImageView:
     view = _find_image(session, project, change.image_id)
     label = find_label(session, project, change.label) if change.label is not None else None
+    if label is not None and not change.replace:
+        _refuse_if_answered(session, view, label, change.annotator)
     if _set_label(session, view, label, change.annotator, change.source, project.revision + 1):
         project.revision += 1
     return ImageView(view.image, label.name if label else None)
+
+
+def _refuse_if_answered(
+    session: Session, view: ImageView, label: Label, annotator: str | None
+) -> None:
+    """Keep what another annotator said, unless this one says the same.
+
+    Raises:
+        AlreadyLabeled: holds the answer that is there.
+    """
+    image = view.image
+    if annotator is None or image.label_id in (None, label.id):
+        return
+    last = session.scalar(
+        select(Annotation)
+        .where(Annotation.image_id == image.id)
+        .order_by(Annotation.id.desc())
+        .limit(1)
+    )
+    if last is None or last.annotator in (None, annotator):
+        return
+    raise AlreadyLabeled(
+        f"{last.annotator!r} has labeled image {image.id} as {view.label!r}; "
+        "send replace: true to overrule",
+        label=view.label,
+        annotator=last.annotator,
+        labeled_at=image.labeled_at,
+    )
 
 
 def _set_label(
@@ -529,6 +531,12 @@ def _set_label(
     image.label_id = label.id if label else None
     image.labeled_at = now() if label else None
     image.revision = revision
+    if label is not None:
+        session.execute(
+            update(Reservation)
+            .where(Reservation.image_id == image.id, Reservation.outcome.is_(None))
+            .values(outcome="labeled")
+        )
     session.add(
         Annotation(
             image_id=image.id,

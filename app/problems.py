@@ -95,6 +95,18 @@ class NothingToUndo(Problem):
     status = HTTPStatus.CONFLICT
 
 
+class AlreadyLabeled(Problem):
+    """Someone else has labeled the image differently."""
+
+    status = HTTPStatus.CONFLICT
+
+
+class StrategyRefused(Problem):
+    """The strategy cannot rank this pool."""
+
+    status = HTTPStatus.CONFLICT
+
+
 class ImageNotDecodable(Problem):
     """An uploaded file is not an image that can be decoded."""
 

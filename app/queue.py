@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from typing import Any, Literal, NamedTuple
 from uuid import UUID, uuid4
 
-from sqlalchemy import ColumnElement, func, or_, select
+from sqlalchemy import ColumnElement, or_, select
 from sqlalchemy.orm import Session
 
 from app.db import Database
@@ -87,7 +87,7 @@ class Queue:
     def claim(self) -> Claim | None:
         """Take the oldest job that waits, or whose worker was lost; None when there is none."""
         with self.db.writing() as session:
-            clock = self._clock(session)
+            clock = self.db.clock(session)
             while (job := self._oldest(session, clock)) is not None:
                 if job.state in HELD and not self._interrupt(session, job, "its worker was lost"):
                     continue  # it has ended by that
@@ -115,7 +115,7 @@ class Queue:
         """
         with self.db.writing() as session:
             job = _held(session, claim)
-            job.lease_until = self._clock(session) + timedelta(seconds=self.lease_s)
+            job.lease_until = self.db.clock(session) + timedelta(seconds=self.lease_s)
             return job.cancel_requested
 
     def cancel_requested(self, claim: Claim) -> bool:
@@ -272,13 +272,6 @@ class Queue:
             job.token, job.lease_until = None, None
             _enter(session, job, JobState.INTERRUPTED, reason=reason)
         return job.state == JobState.INTERRUPTED
-
-    def _clock(self, session: Session) -> datetime:
-        """The time of the database, which all workers share."""
-        if self.db.is_sqlite:
-            return now()
-        clock: datetime = session.scalars(select(func.clock_timestamp())).one()
-        return clock
 
 
 def _find(session: Session, project_key: str, job_id: UUID, *, lock: bool = False) -> Job:

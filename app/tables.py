@@ -191,6 +191,28 @@ class Annotation(Table):
     created_at: Mapped[datetime] = mapped_column(default=now)
 
 
+class Reservation(Table):
+    """A pool image in the hands of one annotator; kept when it ends, for what it tells."""
+
+    __tablename__ = "reservations"
+    __table_args__ = (
+        Index(None, "image_id", "outcome"),
+        Index(None, "project_id", "outcome", "annotator"),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
+    project_id: Mapped[UUID] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"))
+    image_id: Mapped[UUID] = mapped_column(ForeignKey("images.id", ondelete="CASCADE"))
+    annotator: Mapped[str] = mapped_column(String(NAME_LENGTH))
+    lease_until: Mapped[datetime]  # by the database's clock
+    strategy: Mapped[str] = mapped_column(String(100))
+    # With which probability it was drawn from the whole pool; None when the strategy chose it.
+    propensity: Mapped[float | None]
+    # None while it is held, or until a lapsed lease is noticed: "labeled", "skipped", "lapsed"
+    outcome: Mapped[str | None] = mapped_column(String(20))
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+
 class Answer(Table):
     """The answer that an `Idempotency-Key` got, or a claim on it while its request runs."""
 

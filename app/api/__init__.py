@@ -13,6 +13,7 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Header, Query, Request
 from pydantic import Field
 
+from app.choosing import Choosing
 from app.labeling import Failed, Labeling
 from app.problems import InvalidRequest, NothingStored, Stale
 from app.projects import Projects
@@ -27,6 +28,11 @@ Item = TypeVar("Item")
 
 def _labeling(request: Request) -> Labeling:
     service: Labeling = request.app.state.labeling
+    return service
+
+
+def _choosing(request: Request) -> Choosing:
+    service: Choosing = request.app.state.choosing
     return service
 
 
@@ -52,6 +58,7 @@ def _promotions(request: Request) -> Promotions:
 
 JobQueue = Annotated[Queue, Depends(_queue)]
 PromotionService = Annotated[Promotions, Depends(_promotions)]
+ChoosingService = Annotated[Choosing, Depends(_choosing)]
 ReportService = Annotated[Reports, Depends(_reports)]
 LabelingService = Annotated[Labeling, Depends(_labeling)]
 ProjectService = Annotated[Projects, Depends(_projects)]

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, Field
 
 from app.api import (
+    ChoosingService,
     Cursor,
     ImageKey,
     LabelingService,
@@ -27,6 +28,9 @@ Annotator = Annotated[str | None, Field(max_length=NAME_LENGTH, description="Who
 Source = Annotated[
     str, Field(min_length=1, max_length=50, description="Where it comes from, such as a tool.")
 ]
+Replace = Annotated[
+    bool, Field(description="Overrule another annotator's label; without it that answers 409.")
+]
 Side = Annotated[int, Query(ge=16, le=2048, description="Longest side, in pixels.")]
 
 
@@ -36,6 +40,7 @@ class LabelSet(Schema):
     label: str = Field(description="Name or id of a label that exists.")
     annotator: Annotator = None
     source: Source = "annotation"
+    replace: Replace = False
 
 
 class AnnotationWrite(Schema):
@@ -45,6 +50,7 @@ class AnnotationWrite(Schema):
     label: str | None
     annotator: Annotator = None
     source: Source = "annotation"
+    replace: Replace = False
 
 
 class AnnotationsWrite(Schema):
@@ -74,6 +80,20 @@ class AnnotationRead(BaseModel):
     @classmethod
     def of(cls, annotation: Annotation) -> "AnnotationRead":
         return cls.model_validate(annotation, from_attributes=True)
+
+
+class SimilarImage(BaseModel):
+    """An image that looks alike."""
+
+    image: UUID
+    label: str | None
+    cosine: float
+
+
+class SimilarRead(BaseModel):
+    """The closest images, most similar first."""
+
+    images: list[SimilarImage]
 
 
 @router.get("/images", responses=problems(404, 422))
@@ -150,12 +170,29 @@ def read_thumbnail(
     return Response(content, media_type="image/webp", headers=_forever(tag))
 
 
-@router.put("/images/{image}/label", responses=problems(404, 422))
+@router.get("/images/{image}/similar", responses=problems(404, 422))
+def list_similar(
+    project: ProjectKey,
+    image: ImageKey,
+    choosing: ChoosingService,
+    limit: Annotated[int, Query(ge=1, le=1000, description="How many.")] = 20,
+) -> SimilarRead:
+    """The images of the project that look most alike, by exact search; itself left out."""
+    found = choosing.similar(project, image, limit)
+    return SimilarRead(
+        images=[SimilarImage(image=s.image_id, label=s.label, cosine=s.cosine) for s in found]
+    )
+
+
+@router.put("/images/{image}/label", responses=problems(404, 409, 422))
 def set_label(
     project: ProjectKey, image: ImageKey, body: LabelSet, labeling: LabelingService
 ) -> ImageRead:
-    """Give an image a label; it is a support image from now on."""
-    change = Change(image, body.label, body.annotator, body.source)
+    """Give an image a label; it is a support image from now on.
+
+    What another annotator said stays, and is told in the answer, unless `replace` is true.
+    """
+    change = Change(image, body.label, body.annotator, body.source, body.replace)
     return ImageRead.of(labeling.set_label(project, change))
 
 
@@ -199,7 +236,7 @@ def annotate(
     project: ProjectKey, body: AnnotationsWrite, labeling: LabelingService
 ) -> AnnotationsRead:
     """Set or take back many labels in one transaction; one that cannot be set fails alone."""
-    changes = [Change(a.image, a.label, a.annotator, a.source) for a in body.annotations]
+    changes = [Change(a.image, a.label, a.annotator, a.source, a.replace) for a in body.annotations]
     failed = labeling.annotate(project, changes)
     return AnnotationsRead(
         applied=len(changes) - len(failed), failed=[FailedRead.of(f) for f in failed]

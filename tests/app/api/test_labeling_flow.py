@@ -183,6 +183,7 @@ def test_random_needs_no_labels_and_margin_does(birds, png):
         return birds.post("/v1/projects/birds/pool/rank", json={"strategy": {"name": name}})
 
     assert len(rank("random").json()["images"]) == 1
+    assert len(rank("adaptive").json()["images"]) == 1
     assert rank("margin").status_code == 409
 
 
@@ -206,7 +207,7 @@ def test_history_tells_who_said_what_and_undo_goes_back_step_by_step(birds, png)
     path = f"/v1/projects/birds/images/{image}"
 
     birds.put(f"{path}/label", json={"label": "red", "annotator": "ann"})
-    birds.put(f"{path}/label", json={"label": "blue", "annotator": "bob"})
+    birds.put(f"{path}/label", json={"label": "blue", "annotator": "bob", "replace": True})
     first = birds.post(f"{path}/label/undo").json()
     second = birds.post(f"{path}/label/undo").json()
     third = birds.post(f"{path}/label/undo")
