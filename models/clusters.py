@@ -71,3 +71,52 @@ def draw(weights: Float[Tensor, " N"], chosen: list[int], chance: Generator) -> 
         sums = free.cumsum(dim=0)
     at = torch.rand((), generator=chance, dtype=torch.float64) * sums[-1]
     return min(int(torch.searchsorted(sums, at, right=True)), len(weights) - 1)
+
+
+def average_linkage(points: Float[Tensor, "N D"], count: int) -> Int[Tensor, " N"]:
+    """The cluster of each point when the two closest on average are merged until `count` are left.
+
+    By chains of nearest neighbours (Murtagh, 1983), in N^2 memory and time: merges come in another
+    order than the plain algorithm's, and make the same tree.
+    """
+    size = len(points)
+    apart = torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist")
+    apart.fill_diagonal_(math.inf)
+    sizes = torch.ones(size)
+    merges: list[tuple[float, int, int]] = []
+    chain: list[int] = []
+    alive = set(range(size))
+    while len(alive) > 1:
+        if not chain:
+            chain.append(min(alive))
+        nearest = int(apart[chain[-1]].argmin())
+        if len(chain) > 1 and apart[chain[-1], chain[-2]] <= apart[chain[-1], nearest]:
+            kept, gone = sorted((chain.pop(), chain.pop()))
+            merges.append((float(apart[kept, gone]), kept, gone))
+            total = sizes[kept] + sizes[gone]
+            joined = (sizes[kept] * apart[kept] + sizes[gone] * apart[gone]) / total
+            apart[kept], apart[:, kept] = joined, joined
+            apart[kept, kept] = math.inf
+            apart[gone], apart[:, gone] = math.inf, math.inf
+            sizes[kept] = total
+            alive.remove(gone)
+        else:
+            chain.append(nearest)
+    return _cut(size, sorted(merges, key=lambda merge: merge[0])[: max(0, size - count)])
+
+
+def _cut(size: int, merges: list[tuple[float, int, int]]) -> Int[Tensor, " N"]:
+    """Numbers of the clusters, in the order of their first points."""
+    parent = list(range(size))
+
+    def root(node: int) -> int:
+        while parent[node] != node:
+            node = parent[node]
+        return node
+
+    for _, first, second in merges:
+        low, high = sorted((root(first), root(second)))
+        parent[high] = low
+    roots = [root(node) for node in range(size)]
+    number = {one: n for n, one in enumerate(sorted(set(roots)))}
+    return torch.tensor([number[one] for one in roots], dtype=torch.long)

@@ -54,9 +54,7 @@ def greedy(objective: Objective, candidates: Int[Tensor, " K"], budget: int) -> 
     return Ranking(candidates[torch.tensor(picks, dtype=torch.long)], torch.tensor(scores))
 
 
-def blockwise(
-    function: Callable[[Tensor], Tensor], positions: Int[Tensor, " K"]
-) -> Float[Tensor, " K"]:
+def blockwise(function: Callable[[Tensor], Tensor], positions: Int[Tensor, " K"]) -> Tensor:
     """A function of positions, block by block."""
     if not len(positions):
         return torch.empty(0)

@@ -10,7 +10,7 @@ from models.acquisition import BLOCK_ROWS, NoClasses, Pool, strategies, top
 from models.acquisition.margin import Margin
 
 CENTROIDS = torch.eye(4)
-SCORED = ["entropy", "least_confidence", "margin", "random"]  # one by one
+SCORED = ["bald", "entropy", "least_confidence", "margin", "random", "unknown_first"]  # one by one
 WHOLE = ["adaptive", "cluster_margin", "dropquery", "refine", "typiclust"]  # by the budget
 
 
@@ -82,7 +82,13 @@ def test_half_precision_embeddings_rank_nearly_alike(name):
 
 
 def test_certain_probabilities_give_finite_scores(strategy):
-    certain = Pool(torch.eye(4), torch.arange(4), partial(classify, temperature=1e-4))
+    certain = Pool(
+        torch.eye(4).repeat(2, 1),
+        torch.arange(4),
+        partial(classify, temperature=1e-4),
+        torch.arange(4, 8),
+        torch.arange(4),
+    )
 
     assert strategy.rank(certain, 4).scores.isfinite().all()
 
