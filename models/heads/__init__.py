@@ -21,9 +21,6 @@ class Head(Protocol):
     """The options of one head. What is None is chosen by `fit`, by leave-one-out."""
 
     @property
-    def temperature(self) -> float | None: ...
-
-    @property
     def uses_mean(self) -> bool:
         """Whether `fit` needs the mean embedding of all images of the project."""
         ...
@@ -155,12 +152,12 @@ def calibrated(
         fitted: with a temperature of 1.
         expected: the temperature where there is nothing to fit it on.
     """
-    temperature = fitted.options.temperature
+    options: Any = fitted.options
+    temperature = options.temperature
     if temperature is None:
         rows = sample(targets)
         scores = fitted.leave_one_out(embeddings[rows], targets[rows])
         temperature = fit_temperature(scores, targets[rows], expected)
-    options: Any = fitted.options
     return replace(
         fitted, options=replace(options, temperature=temperature), temperature=temperature
     )

@@ -1,0 +1,75 @@
+"""The head that does best on what is labeled."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from models.calibration import log_loss
+from models.heads import FittedHead, heads, sample
+
+# In the order in which they are trusted where there is nothing to choose on.
+CANDIDATES = ("mahalanobis", "ridge", "knn")
+
+
+@heads.register
+@dataclass(frozen=True, kw_only=True)
+class Auto:
+    """Fit several heads and keep the one whose leave-one-out log loss is least.
+
+    Where each label has one shot nothing can be left out; it is `mahalanobis` then.
+    """
+
+    centered: bool = True  # subtract the mean embedding of all images of the project first
+
+    @property
+    def uses_mean(self) -> bool:
+        return self.centered
+
+    def fit(
+        self,
+        embeddings: Float[Tensor, "M D"],
+        targets: Int[Tensor, " M"],
+        classes: int,
+        mean: Float[Tensor, " D"] | None = None,
+    ) -> "FittedAuto":
+        """Fit the candidates, each with its own choices; keep the best."""
+        rows = sample(targets)
+        fitted, losses = {}, {}
+        for name in CANDIDATES:
+            candidate: Any = heads[name]
+            fitted[name] = candidate(centered=self.centered).fit(embeddings, targets, classes, mean)
+            left = fitted[name].leave_one_out(embeddings[rows], targets[rows])
+            losses[name] = log_loss(left, targets[rows])
+        name = min(CANDIDATES, key=lambda one: math.inf if math.isnan(losses[one]) else losses[one])
+        best = fitted[name]
+        return FittedAuto(
+            options=best.options,
+            temperature=best.temperature,
+            mean=best.mean,
+            centroids=best.centroids,
+            name=name,
+            best=best,
+            losses=losses,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FittedAuto(FittedHead):
+    """The head that was chosen, whose options these are, and why."""
+
+    name: str
+    best: FittedHead
+    losses: dict[str, float]  # leave-one-out log loss of each candidate; NaN: none to leave out
+
+    def scores(self, queries: Float[Tensor, "Q D"]) -> Float[Tensor, "Q C"]:
+        """Those of the chosen head."""
+        return self.best.scores(queries)
+
+    def scores_without(
+        self, embeddings: Float[Tensor, "M D"], targets: Int[Tensor, " M"]
+    ) -> Float[Tensor, "M C"]:
+        """Those of the chosen head."""
+        return self.best.scores_without(embeddings, targets)

@@ -1,0 +1,51 @@
+"""The head that chooses among heads."""
+
+import math
+
+import torch
+from torch.nn import functional as F
+
+from models.calibration import log_loss
+from models.heads import heads
+from models.heads.auto import CANDIDATES, Auto
+
+
+def normal(rows, dim, seed):
+    return torch.randn(rows, dim, generator=torch.Generator().manual_seed(seed))
+
+
+def test_it_keeps_the_least_leave_one_out_loss():
+    targets = torch.arange(60) % 3
+    embeddings = F.normalize(normal(3, 10, 0)[targets] + normal(60, 10, 1), dim=1)
+
+    fitted = Auto(centered=False).fit(embeddings, targets, 3)
+
+    expected = {
+        name: log_loss(
+            heads[name](centered=False)
+            .fit(embeddings, targets, 3)
+            .leave_one_out(embeddings, targets),
+            targets,
+        )
+        for name in CANDIDATES
+    }
+    assert fitted.losses == expected
+    assert fitted.name == min(expected, key=expected.get)
+    assert isinstance(fitted.options, heads[fitted.name])
+
+
+def test_classes_in_one_place_get_a_plane_between_them_and_scattered_ones_neighbours():
+    targets = torch.arange(90) % 3
+    together = normal(3, 10, 0)[targets] + 2 * normal(90, 10, 1)
+    places = F.normalize(normal(30, 10, 2), dim=1)  # ten for each class
+    scattered = places[torch.arange(90) % 30] + 0.05 * normal(90, 10, 3)
+
+    assert Auto(centered=False).fit(F.normalize(together, dim=1), targets, 3).name != "knn"
+    assert Auto(centered=False).fit(F.normalize(scattered, dim=1), targets, 3).name == "knn"
+
+
+def test_with_one_shot_each_there_is_nothing_to_choose_on():
+    fitted = Auto(centered=False).fit(torch.eye(4), torch.arange(4), 4)
+
+    assert fitted.name == "mahalanobis"
+    assert all(math.isnan(loss) for loss in fitted.losses.values())
