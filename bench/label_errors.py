@@ -35,7 +35,7 @@ def main() -> None:
     options = _options()
     torch.set_num_threads(1)
     sets = [digits(options.encoder), *(data_set(one, options.encoder) for one in options.images)]
-    table: dict[str, dict[str, Any]] = {}
+    table: dict[str, dict[str, float]] = {}
     for data in sets:
         shuffled = torch.randperm(len(data.targets), generator=torch.Generator().manual_seed(0))
         rows = shuffled[: QUICK if options.quick else None]
@@ -96,9 +96,9 @@ def _run(vectors: Tensor, truth: Tensor, noise: float, seed: int, peers: Path) -
 
 def average_precision(scores: Tensor, relevant: Tensor) -> float:
     """The area under the precision-recall curve: mean precision at each relevant item."""
-    hits = relevant[scores.argsort(descending=True, stable=True)].double()
+    hits: Tensor = relevant[scores.argsort(descending=True, stable=True)].double()
     precision: Tensor = hits.cumsum(dim=0) / torch.arange(1, len(hits) + 1)
-    return float((precision * hits).sum()) / float(hits.sum())
+    return float((precision * hits).sum() / float(hits.sum()))
 
 
 def _peer(python: Path, vectors: Tensor, given: Tensor, probabilities: Tensor) -> dict[str, Any]:
@@ -120,7 +120,7 @@ def _peer(python: Path, vectors: Tensor, given: Tensor, probabilities: Tensor) -
     return answer
 
 
-def _finish(options: argparse.Namespace, table: dict[str, dict[str, Any]]) -> None:
+def _finish(options: argparse.Namespace, table: dict[str, dict[str, float]]) -> None:
     rows = list(table.values())
 
     def mean(name: str) -> float:
