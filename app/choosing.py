@@ -51,14 +51,8 @@ class Wish(NamedTuple):
 
     @property
     def whole(self) -> bool:
-        """Whether every image of the pool may be chosen."""
-        return self == self._replace(
-            label=None,
-            min_confidence=0.0,
-            max_confidence=1.0,
-            uploaded_after=None,
-            uploaded_before=None,
-        )
+        """Whether every image of the pool may be chosen, as the strategy alone would."""
+        return self == Wish(self.strategy, self.budget)
 
 
 class Suggestion(NamedTuple):

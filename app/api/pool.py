@@ -114,7 +114,7 @@ class RankedRead(BaseModel):
     )
     propensity: float | None = Field(
         description="The probability with which it was drawn from the whole pool at random; "
-        "null when the strategy chose it."
+        "null when the strategy chose it, and always with `where`, `max_cosine` or `balanced`."
     )
     suggestions: list[SuggestionRead] = Field(
         description="Up to three labels, likeliest first; empty before two labels have support."

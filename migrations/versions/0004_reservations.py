@@ -22,7 +22,7 @@ def upgrade() -> None:
         sa.Column("annotator", sa.String(length=200), nullable=False),
         sa.Column("lease_until", sa.DateTime(timezone=True), nullable=False),
         sa.Column("strategy", sa.String(length=100), nullable=False),
-        sa.Column("propensity", sa.Float(), nullable=True),
+        sa.Column("propensity", sa.Double(), nullable=True),
         sa.Column("outcome", sa.String(length=20), nullable=True),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(

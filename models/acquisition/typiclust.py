@@ -11,6 +11,7 @@ from models.acquisition import Pool, Ranking, strategies, within
 from models.clusters import assign, fit
 
 BLOCK_ROWS = 1024
+CLUSTER = 5000  # images of a cluster that are compared
 
 
 @strategies.register
@@ -25,8 +26,9 @@ class TypiClust:
     `min_size` only when nothing else is left. Typicality is the inverse of the mean distance to the
     `neighbours` nearest images of the cluster (equation 4).
 
-    Exact up to `sample` images, labeled ones among them. Beyond, k-means is fitted to a uniform
-    sample of that size, and a cluster's neighbours are looked up among as many of its images.
+    Exact up to `sample` images, labeled ones among them, and up to 5,000 in a cluster. Beyond,
+    k-means is fitted to a uniform sample of that size, and only every n-th image of a cluster is
+    looked at.
     """
 
     needs_classes: ClassVar[bool] = False
@@ -81,15 +83,15 @@ class TypiClust:
     ) -> tuple[list[int], list[float]]:
         """Positions of a cluster and how typical each is, the most typical last."""
         members = (groups == group).nonzero().squeeze(1)
-        others = members
-        if len(members) > self.sample:
-            others = members[:: -(-len(members) // self.sample)]
-        points = pool.vectors(pool.rows[others])
-        near = min(self.neighbours, len(others) // 2)
-        values = torch.cat(
+        step = -(-len(members) // CLUSTER)
+        seen = members[::step]
+        points = pool.vectors(pool.rows[seen])
+        near = min(self.neighbours, len(seen) // 2)
+        values = torch.zeros(len(members))  # what is not looked at comes last
+        values[::step] = torch.cat(
             [
-                _typical(pool.vectors(pool.rows[block]), block, points, others, near)
-                for block in torch.split(members, BLOCK_ROWS)
+                _typical(pool.vectors(pool.rows[block]), block, points, seen, near)
+                for block in torch.split(seen, BLOCK_ROWS)
             ]
         )
         # Images that are equal but for rounding keep the order of the pool.
