@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.context import SpawnProcess
+from queue import SimpleQueue
 from typing import Any
 
 import torch
@@ -142,11 +143,27 @@ def work(settings: Settings, *, until_idle: bool = False) -> None:
     try:
         db.check_schema()
         worker = Worker(settings, db)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: worker.stop.set())
+        stop_on_signals(worker.stop)
         worker.run(until_idle=until_idle)
     finally:
         db.close()
+
+
+def stop_on_signals(stop: threading.Event) -> None:
+    """Set an event when SIGTERM or SIGINT comes.
+
+    Not in the handler: it may interrupt the main thread, or another signal's handler, while that
+    holds the lock of the event, and would wait for itself. A `SimpleQueue` may be interrupted.
+    """
+    came: SimpleQueue[int] = SimpleQueue()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, _: came.put(number))
+
+    def wait() -> None:
+        came.get()
+        stop.set()
+
+    threading.Thread(target=wait, name="signals", daemon=True).start()
 
 
 @contextmanager

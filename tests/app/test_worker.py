@@ -301,3 +301,27 @@ def test_the_worker_command_ends_when_no_job_waits(striped, settings):
     )
 
     assert striped.get(location).json()["state"] == "succeeded"
+
+
+SIGNALS = """
+import os, signal, sys, threading
+from app.worker import stop_on_signals
+
+sys.setswitchinterval(1e-6)  # so that signals come while others are handled
+stop = threading.Event()
+stop_on_signals(stop)
+send = threading.Thread(
+    target=lambda: [os.kill(os.getpid(), signal.SIGTERM) for _ in range(20_000)]
+)
+send.start()
+while send.is_alive():
+    stop.wait(0.001)
+assert stop.wait(10)
+"""
+
+
+def test_signals_that_interrupt_each_other_stop_a_worker():
+    # With an event set in the handler itself, this never ended.
+    done = subprocess.run([sys.executable, "-c", SIGNALS], timeout=PATIENCE_S, check=False)
+
+    assert done.returncode == 0
