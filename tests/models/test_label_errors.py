@@ -3,8 +3,8 @@
 import torch
 from torch.nn import functional as F
 
+from models.heads.cosine import Cosine
 from models.label_errors import confident_joint, label_errors, label_quality
-from models.leave_one_out import leave_one_out
 
 # Two classes; the thresholds are 0.7 (mean of 0.9, 0.8, 0.4) and 0.6 (0.9 and 0.3).
 PROBABILITIES = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.4, 0.6], [0.1, 0.9], [0.7, 0.3]])
@@ -60,7 +60,8 @@ def test_labels_that_were_swapped_are_found():
     swapped = torch.randperm(200, generator=chance)[:16]
     targets[swapped] = (truth[swapped] + 1) % 4
 
-    found = label_errors(leave_one_out(embeddings, targets, 4, temperature=0.1), targets)
+    head = Cosine(temperature=0.1).fit(embeddings, targets, 4)
+    found = label_errors(head.leave_one_out(embeddings, targets).softmax(dim=1), targets)
 
     right = torch.isin(found.rows, swapped)
     assert right.sum() >= 14
