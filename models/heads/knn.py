@@ -62,6 +62,8 @@ class Knn:
         placed = place(embeddings, mean)
         rows = sample(targets)
         some, of = embeddings[rows], targets[rows]
+        centroids = F.normalize(class_means(placed, targets, shots), dim=1).to(placed.dtype)
+        support = F.normalize(placed, dim=1)
         choices = NUMBERS if bool((shots > 1).any()) else (NUMBER,)
         fitted = []
         for number in choices if self.neighbours is None else (self.neighbours,):
@@ -69,10 +71,10 @@ class Knn:
                 options=replace(self, neighbours=number),
                 temperature=1.0,
                 mean=mean,
-                centroids=F.normalize(class_means(placed, targets, shots), dim=1).to(placed.dtype),
+                centroids=centroids,
                 neighbours=number,
                 shots=shots,
-                support=F.normalize(placed, dim=1),
+                support=support,
                 targets=targets,
             )
             fitted.append(calibrated(one, some, of, EXPECTED_TEMPERATURE))
