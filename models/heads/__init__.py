@@ -1,7 +1,9 @@
 """Heads: from the embeddings of support images to the classes of queries."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -9,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.calibration import fit_temperature
+from models.calibration import fit_temperature, log_loss
 from models.registry import Registry
 
 CALIBRATION_ROWS = 2048  # support images, at most, that choose a temperature or a strength
@@ -93,6 +95,68 @@ class FittedHead(ABC):
         )
 
 
+@dataclass(frozen=True)
+class Support:
+    """Labeled embeddings as a head sees them."""
+
+    embeddings: Float[Tensor, "M D"]  # as given
+    placed: Float[Tensor, "M D"]
+    targets: Int[Tensor, " M"]
+    shots: Int[Tensor, " C"]
+    mean: Float[Tensor, " D"] | None  # what was subtracted
+
+    @property
+    def repeated(self) -> bool:
+        """Whether a class has two shots, so that one can be left out."""
+        return bool((self.shots > 1).any())
+
+    @cached_property
+    def means(self) -> Float[Tensor, "C D"]:
+        """The mean of each class, in float64."""
+        return class_means(self.placed, self.targets, self.shots)
+
+    @cached_property
+    def centroids(self) -> Float[Tensor, "C D"]:
+        """The directions of these."""
+        return F.normalize(self.means, dim=1).to(self.placed.dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placing(ABC):
+    """What heads have in common that see embeddings as they are or centred."""
+
+    centered: bool = True  # subtract the mean embedding of all images of the project first
+
+    @property
+    def uses_mean(self) -> bool:
+        return self.centered
+
+    def fit(
+        self,
+        embeddings: Float[Tensor, "M D"],
+        targets: Int[Tensor, " M"],
+        classes: int,
+        mean: Float[Tensor, " D"] | None = None,
+    ) -> FittedHead:
+        """Place the embeddings and learn from them; choose what is None by leave-one-out.
+
+        Raises:
+            ValueError: a class has no shot, or the head is centred and the mean is not given.
+        """
+        shots = torch.bincount(targets, minlength=classes)
+        if len(shots) > classes or not bool(shots.all()):
+            raise ValueError(f"each of the {classes} classes needs a shot, got {shots.tolist()}")
+        if not self.centered:
+            mean = None
+        elif mean is None:
+            raise ValueError("a centred head needs the mean embedding of all images")
+        return self.learn(Support(embeddings, place(embeddings, mean), targets, shots, mean))
+
+    @abstractmethod
+    def learn(self, support: Support) -> FittedHead:
+        """The head fitted to these."""
+
+
 Fitted = TypeVar("Fitted", bound=FittedHead)
 
 heads: Registry[type[Head]] = Registry(__name__)
@@ -104,29 +168,6 @@ def place(
     """Embeddings as heads see them: centred and again of unit length, if there is a mean."""
     values = embeddings if embeddings.dtype == torch.float64 else embeddings.float()
     return values if mean is None else F.normalize(values - mean, dim=1)
-
-
-def count_shots(targets: Int[Tensor, " M"], classes: int) -> Int[Tensor, " C"]:
-    """How many shots each class has.
-
-    Raises:
-        ValueError: one has none, or a target is none of them.
-    """
-    shots = torch.bincount(targets, minlength=classes)
-    if len(shots) > classes or not bool(shots.all()):
-        raise ValueError(f"each of the {classes} classes needs a shot, got {shots.tolist()}")
-    return shots
-
-
-def origin(centered: bool, mean: Float[Tensor, " D"] | None) -> Float[Tensor, " D"] | None:
-    """What a head subtracts.
-
-    Raises:
-        ValueError: it is centred, and the mean is not given.
-    """
-    if centered and mean is None:
-        raise ValueError("a centred head needs the mean embedding of all images")
-    return mean if centered else None
 
 
 def class_means(
@@ -143,24 +184,33 @@ def class_means(
     return sums / shots[:, None]
 
 
-def calibrated(
-    fitted: Fitted, embeddings: Float[Tensor, "M D"], targets: Int[Tensor, " M"], expected: float
-) -> Fitted:
+def calibrated(fitted: Fitted, support: Support, expected: float) -> Fitted:
     """The head with the temperature of its options, or else with that of its leave-one-out scores.
 
     Args:
         fitted: with a temperature of 1.
+        support: what it was fitted to.
         expected: the temperature where there is nothing to fit it on.
     """
     options: Any = fitted.options
     temperature = options.temperature
     if temperature is None:
-        rows = sample(targets)
-        scores = fitted.leave_one_out(embeddings[rows], targets[rows])
-        temperature = fit_temperature(scores, targets[rows], expected)
+        rows = sample(support.targets)
+        targets = support.targets[rows]
+        scores = fitted.leave_one_out(support.embeddings[rows], targets)
+        temperature = fit_temperature(scores, targets, expected)
     return replace(
         fitted, options=replace(options, temperature=temperature), temperature=temperature
     )
+
+
+def best(fitted: Sequence[Fitted], support: Support) -> Fitted:
+    """The head whose leave-one-out has the least log loss; of one, that one."""
+    if len(fitted) == 1:
+        return fitted[0]
+    rows = sample(support.targets)
+    some, targets = support.embeddings[rows], support.targets[rows]
+    return min(fitted, key=lambda one: log_loss(one.leave_one_out(some, targets), targets))
 
 
 def sample(targets: Int[Tensor, " M"]) -> Int[Tensor, " K"]:

@@ -7,16 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.heads import (
-    FittedHead,
-    calibrated,
-    check,
-    class_means,
-    count_shots,
-    heads,
-    origin,
-    place,
-)
+from models.heads import FittedHead, Placing, Support, calibrated, check, heads, place
 
 # Measured with EfficientNet-Lite0 on photos of clothes, on hands and on digits, 1 and 2 shots:
 EXPECTED_TEMPERATURE = 0.06
@@ -25,7 +16,7 @@ EXPECTED_CENTERED = 0.135  # the logarithm of both varies by 0.3
 
 @heads.register
 @dataclass(frozen=True, kw_only=True)
-class Cosine:
+class Cosine(Placing):
     """Nearest class mean, by cosine (Snell et al., 2017; centring: Wang et al., 2019).
 
     https://arxiv.org/abs/1703.05175 https://arxiv.org/abs/1911.04623
@@ -37,32 +28,18 @@ class Cosine:
     def __post_init__(self) -> None:
         check("temperature", self.temperature, 1e-3, 100)
 
-    @property
-    def uses_mean(self) -> bool:
-        return self.centered
-
-    def fit(
-        self,
-        embeddings: Float[Tensor, "M D"],
-        targets: Int[Tensor, " M"],
-        classes: int,
-        mean: Float[Tensor, " D"] | None = None,
-    ) -> "FittedCosine":
+    def learn(self, support: Support) -> "FittedCosine":
         """Average the shots of each class."""
-        shots = count_shots(targets, classes)
-        mean = origin(self.centered, mean)
-        placed = place(embeddings, mean)
-        means = class_means(placed, targets, shots)
         fitted = FittedCosine(
             options=self,
             temperature=1.0,
-            mean=mean,
-            centroids=F.normalize(means, dim=1).to(placed.dtype),
-            sums=means * shots[:, None],
-            shots=shots,
+            mean=support.mean,
+            centroids=support.centroids,
+            sums=support.means * support.shots[:, None],
+            shots=support.shots,
         )
         expected = EXPECTED_CENTERED if self.centered else EXPECTED_TEMPERATURE
-        return calibrated(fitted, embeddings, targets, expected)
+        return calibrated(fitted, support, expected)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,18 +7,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.calibration import log_loss
 from models.heads import (
     ROWS_PER_BLOCK,
     FittedHead,
+    Placing,
+    Support,
+    best,
     calibrated,
     check,
-    class_means,
-    count_shots,
     heads,
-    origin,
     place,
-    sample,
 )
 
 NUMBERS = (1, 3, 5, 10, 20)  # of neighbours, to choose from
@@ -31,7 +29,7 @@ EXPECTED_TEMPERATURE = 1.5
 
 @heads.register
 @dataclass(frozen=True, kw_only=True)
-class Knn:
+class Knn(Placing):
     """Weighted vote of the k nearest support images (Wu et al., 2018, equation 15).
 
     https://arxiv.org/abs/1805.01978 It remembers all support images.
@@ -39,48 +37,29 @@ class Knn:
 
     neighbours: int | None = None  # None: chosen
     temperature: float | None = None  # divides log votes before the softmax; None: fitted
-    centered: bool = True  # subtract the mean embedding of all images of the project first
 
     def __post_init__(self) -> None:
         check("neighbours", self.neighbours, 1, 1000)
         check("temperature", self.temperature, 1e-3, 1e3)
 
-    @property
-    def uses_mean(self) -> bool:
-        return self.centered
-
-    def fit(
-        self,
-        embeddings: Float[Tensor, "M D"],
-        targets: Int[Tensor, " M"],
-        classes: int,
-        mean: Float[Tensor, " D"] | None = None,
-    ) -> "FittedKnn":
+    def learn(self, support: Support) -> "FittedKnn":
         """Remember the images; choose how many vote if that is None."""
-        shots = count_shots(targets, classes)
-        mean = origin(self.centered, mean)
-        placed = place(embeddings, mean)
-        rows = sample(targets)
-        some, of = embeddings[rows], targets[rows]
-        centroids = F.normalize(class_means(placed, targets, shots), dim=1).to(placed.dtype)
-        support = F.normalize(placed, dim=1)
-        choices = NUMBERS if bool((shots > 1).any()) else (NUMBER,)
+        units = F.normalize(support.placed, dim=1)
+        choices = NUMBERS if support.repeated else (NUMBER,)
         fitted = []
         for number in choices if self.neighbours is None else (self.neighbours,):
             one = FittedKnn(
                 options=replace(self, neighbours=number),
                 temperature=1.0,
-                mean=mean,
-                centroids=centroids,
+                mean=support.mean,
+                centroids=support.centroids,
                 neighbours=number,
-                shots=shots,
-                support=support,
-                targets=targets,
+                shots=support.shots,
+                support=units,
+                targets=support.targets,
             )
-            fitted.append(calibrated(one, some, of, EXPECTED_TEMPERATURE))
-        if len(fitted) == 1:
-            return fitted[0]
-        return min(fitted, key=lambda one: log_loss(one.leave_one_out(some, of), of))
+            fitted.append(calibrated(one, support, EXPECTED_TEMPERATURE))
+        return best(fitted, support)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,19 +7,9 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn import functional as F
 
 from models.calibration import fit_temperature, log_loss
-from models.heads import (
-    FittedHead,
-    check,
-    class_means,
-    count_shots,
-    heads,
-    origin,
-    place,
-    sample,
-)
+from models.heads import FittedHead, Placing, Support, check, class_means, heads, place, sample
 from models.statistics import Statistics
 
 STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0)  # of shrinkage, to choose from
@@ -33,7 +23,7 @@ LEAST_VARIANCE = 1e-6  # of images that are all the same
 
 @heads.register
 @dataclass(frozen=True, kw_only=True)
-class Mahalanobis:
+class Mahalanobis(Placing):
     """Nearest class mean under the covariance within classes, shrunk towards a sphere.
 
     Linear discriminant analysis with the covariance (W + k tr(W) / (n - 1) I) / (n - C), where W is
@@ -49,52 +39,38 @@ class Mahalanobis:
     shrinkage: float | None = None  # k: the larger, the closer to plain distance; None: chosen
     spread: float | None = None  # mean squared distance of images to the true mean; None: measured
     temperature: float | None = None  # divides -distance^2 / 2; None: fitted
-    centered: bool = True  # subtract the mean embedding of all images of the project first
 
     def __post_init__(self) -> None:
         check("shrinkage", self.shrinkage, 1e-4, 1e4)
         check("spread", self.spread, 0, 1e9)
         check("temperature", self.temperature, 1e-3, 1e6)
 
-    @property
-    def uses_mean(self) -> bool:
-        return self.centered
-
-    def fit(
-        self,
-        embeddings: Float[Tensor, "M D"],
-        targets: Int[Tensor, " M"],
-        classes: int,
-        mean: Float[Tensor, " D"] | None = None,
-    ) -> "FittedMahalanobis":
+    def learn(self, support: Support) -> "FittedMahalanobis":
         """Learn means and covariance; choose what is None by the log loss of leave-one-out."""
-        shots = count_shots(targets, classes)
-        mean = origin(self.centered, mean)
-        placed = place(embeddings, mean)
-        scatter = _scatter(placed, targets, shots)
-        some = sample(targets)
-        rows = scatter.rows(placed[some], targets[some])
+        placed = support.placed
+        scatter = _scatter(placed, support.targets, support.shots)
+        some = sample(support.targets)
+        rows = scatter.rows(placed[some], support.targets[some])
+        choices = STRENGTHS if support.repeated else (STRENGTH,)
         chosen = min(
-            (self._choice(scatter, rows, strength) for strength in self._strengths(shots)),
+            (
+                self._choice(scatter, rows, strength)
+                for strength in (choices if self.shrinkage is None else (self.shrinkage,))
+            ),
             key=lambda choice: choice.loss,
         ).options
         weights = scatter.weights(chosen.shrinkage)
         return FittedMahalanobis(
             options=chosen,
             temperature=chosen.temperature,
-            mean=mean,
-            centroids=F.normalize(scatter.means, dim=1).to(placed.dtype),
+            mean=support.mean,
+            centroids=support.centroids,
             shrinkage=chosen.shrinkage,
             spread=chosen.spread,
             scatter=scatter,
             weights=weights.to(placed.dtype),
             lengths=(weights * scatter.means).sum(dim=1).to(placed.dtype),
         )
-
-    def _strengths(self, shots: Int[Tensor, " C"]) -> tuple[float, ...]:
-        if self.shrinkage is not None:
-            return (self.shrinkage,)
-        return STRENGTHS if bool((shots > 1).any()) else (STRENGTH,)
 
     def _choice(self, scatter: "_Scatter", rows: "_Rows", strength: float) -> "_Choice":
         """The other options for this strength, and the log loss with them."""

@@ -7,17 +7,16 @@ from jaxtyping import Float, Int
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from models.calibration import log_loss
 from models.heads import (
     FittedHead,
+    Placing,
+    Support,
+    best,
     calibrated,
     check,
     class_means,
-    count_shots,
     heads,
-    origin,
     place,
-    sample,
 )
 
 PENALTIES = (0.03, 0.1, 0.3, 1.0, 3.0)  # to choose from
@@ -28,7 +27,7 @@ EXPECTED_TEMPERATURE = 0.12
 
 @heads.register
 @dataclass(frozen=True, kw_only=True)
-class Ridge:
+class Ridge(Placing):
     """Ridge regression onto one-hot classes, of embeddings or of random features of them.
 
     Random features are relu(R x) with R normal, as in RanPAC (McDonnell et al., 2023).
@@ -39,7 +38,6 @@ class Ridge:
     features: int = 0  # random features; 0: the embedding itself
     seed: int = 0  # of the random features
     temperature: float | None = None  # divides scores, about 0 to 1, before the softmax
-    centered: bool = True  # subtract the mean embedding of all images of the project first
 
     def __post_init__(self) -> None:
         check("penalty", self.penalty, 1e-6, 1e6)
@@ -47,26 +45,13 @@ class Ridge:
         check("seed", self.seed, 0, 2**31)
         check("temperature", self.temperature, 1e-4, 1e4)
 
-    @property
-    def uses_mean(self) -> bool:
-        return self.centered
-
-    def fit(
-        self,
-        embeddings: Float[Tensor, "M D"],
-        targets: Int[Tensor, " M"],
-        classes: int,
-        mean: Float[Tensor, " D"] | None = None,
-    ) -> "FittedRidge":
+    def learn(self, support: Support) -> "FittedRidge":
         """Solve the normal equations in the span of the images; choose the penalty if it is None.
 
         The last feature is 1, so that there is an intercept, which is penalised like the rest.
         """
-        shots = count_shots(targets, classes)
-        mean = origin(self.centered, mean)
-        placed = place(embeddings, mean)
-        directions = self._directions(placed.shape[1])
-        features = _features(placed.double(), directions)
+        directions = self._directions(support.placed.shape[1])
+        features = _features(support.placed.double(), directions)
         if len(features) <= features.shape[1]:
             eigenvalues, vectors = torch.linalg.eigh(features @ features.T)
             kept = eigenvalues > 1e-12 * len(features)
@@ -74,28 +59,25 @@ class Ridge:
             basis = features.T @ (vectors[:, kept] / eigenvalues.sqrt())
         else:
             eigenvalues, basis = torch.linalg.eigh(features.T @ features)
-        sums = class_means(features, targets, shots) * shots[:, None]
-        rows = sample(targets)
-        some, of = embeddings[rows], targets[rows]
-        choices = PENALTIES if bool((shots > 1).any()) else (PENALTY,)
+        shots = support.shots
+        sums = class_means(features, support.targets, shots) * shots[:, None]
+        choices = PENALTIES if support.repeated else (PENALTY,)
         fitted = []
         for penalty in choices if self.penalty is None else (self.penalty,):
             inverse = 1 / (eigenvalues.clamp_min(0) + penalty)
             one = FittedRidge(
                 options=replace(self, penalty=penalty),
                 temperature=1.0,
-                mean=mean,
-                centroids=F.normalize(class_means(placed, targets, shots), dim=1).to(placed.dtype),
+                mean=support.mean,
+                centroids=support.centroids,
                 shots=shots,
                 directions=directions,
                 basis=basis,
                 inverse=inverse,
                 weights=((sums @ basis) * inverse) @ basis.T,
             )
-            fitted.append(calibrated(one, some, of, EXPECTED_TEMPERATURE))
-        if len(fitted) == 1:
-            return fitted[0]
-        return min(fitted, key=lambda one: log_loss(one.leave_one_out(some, of), of))
+            fitted.append(calibrated(one, support, EXPECTED_TEMPERATURE))
+        return best(fitted, support)
 
     def _directions(self, dim: int) -> Float[Tensor, "D P"] | None:
         if not self.features:
