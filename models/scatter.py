@@ -87,6 +87,17 @@ class Scatter(NamedTuple):
         beyond = wide - inside @ self.basis.T
         return Rows(targets, inside, beyond @ self.outside.T, beyond.square().sum(dim=1))
 
+    def squares(self, placed: Float[Tensor, "Q D"], strength: float) -> Float[Tensor, "Q C"]:
+        """Squared distances of any images to the means."""
+        weight, added = self.covariance(strength)
+        wide = placed.double()
+        inside = wide @ self.basis
+        rest = (wide.square().sum(dim=1) - inside.square().sum(dim=1)).clamp_min(0)
+        lengths = inside.square() @ (1 / (weight * self.eigenvalues + added)) + rest / added
+        weights = self.weights(strength)
+        offset = lengths[:, None] + (weights * self.means).sum(dim=1)
+        return offset - 2 * wide @ weights.T
+
     def without(self, rows: Rows, strength: float) -> Left:
         """Scores but for the spread, and squared distances, by fits without each image.
 

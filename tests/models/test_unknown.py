@@ -1,0 +1,174 @@
+"""Images of no class."""
+
+import pytest
+import torch
+from scipy.stats import rankdata
+from sklearn.datasets import load_digits
+from sklearn.neighbors import NearestNeighbors
+from torch.nn import functional as F
+
+from models import unknown
+from models.unknown import Detector, NeighbourDistance, RelativeMahalanobis, TooFewShots
+
+MEASURES = [NeighbourDistance, RelativeMahalanobis]
+
+
+def draw(shots, dim=12, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    targets = torch.repeat_interleave(torch.arange(len(shots)), torch.tensor(shots))
+    centres = torch.randn(len(shots), dim, generator=generator, dtype=torch.float64)
+    noise = torch.randn(len(targets), dim, generator=generator, dtype=torch.float64)
+    return F.normalize(centres[targets] + 0.5 * noise, dim=1), targets
+
+
+def digits(known, shots, seed=0):
+    """Embeddings and labels of some shots of each known digit, and of all other images."""
+    images, labels = load_digits(return_X_y=True)
+    vectors, labels = torch.from_numpy(images), torch.from_numpy(labels)
+    vectors = F.normalize(vectors - vectors.mean(0), dim=1)
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    support = torch.cat([order[labels[order] == digit][:shots] for digit in range(known)])
+    others = order[~torch.isin(order, support)]
+    return vectors[support], labels[support], vectors[others], labels[others]
+
+
+def inverse_of(apart, freedom):
+    """Of the shrunk covariance, from deviations, by its definition."""
+    scatter = apart.T @ apart
+    ridge = unknown.STRENGTH * scatter.trace() / (len(apart) - 1)
+    eye = torch.eye(apart.shape[1], dtype=torch.float64)
+    return torch.linalg.inv((scatter + ridge * eye) / freedom)
+
+
+@pytest.mark.parametrize("dim", [8, 40], ids=["many", "fewer-than-dimensions"])
+def test_relative_mahalanobis_is_that_of_the_definition(dim):
+    embeddings, targets = draw([6, 8, 5], dim)
+    queries = draw([3, 3, 3], dim, seed=1)[0]
+
+    found = RelativeMahalanobis.fit(embeddings, targets, 3).scores(queries)
+
+    means = torch.stack([embeddings[targets == c].mean(0) for c in range(3)])
+    within = inverse_of(embeddings - means[targets], len(targets) - 3)
+    whole = inverse_of(embeddings - embeddings.mean(0), len(targets) - 1)
+    for query, score in zip(queries, found, strict=True):
+        to_classes = min((query - m) @ within @ (query - m) for m in means)
+        to_all = (query - embeddings.mean(0)) @ whole @ (query - embeddings.mean(0))
+        assert score == pytest.approx(float(to_classes - to_all), abs=1e-8)
+
+
+def test_neighbour_distance_is_that_of_scikit_learn(monkeypatch):
+    monkeypatch.setattr(unknown, "ROWS_PER_BLOCK", 4)
+    embeddings, targets = draw([6, 8, 5])
+    queries = draw([3, 3, 3], seed=1)[0]
+
+    found = NeighbourDistance.fit(embeddings, targets, 3).scores(queries)
+
+    peer = NearestNeighbors(n_neighbors=1).fit(embeddings.numpy())
+    expected = torch.from_numpy(peer.kneighbors(queries.numpy())[0][:, 0])
+    assert torch.allclose(found, expected, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+@pytest.mark.parametrize("shots", [[4, 5, 6], [2, 1, 3], [20, 15, 18]])
+def test_leave_one_out_equals_fitting_again(measure, shots):
+    embeddings, targets = draw(shots)
+    rows = (torch.tensor(shots)[targets] > 1).nonzero().squeeze(1)
+
+    found = measure.fit(embeddings, targets, 3).scores_without(embeddings[rows], targets[rows])
+
+    for i, score in zip(rows.tolist(), found.tolist(), strict=True):
+        others = torch.arange(len(targets)) != i
+        again = measure.fit(embeddings[others], targets[others], 3)
+        assert score == pytest.approx(float(again.scores(embeddings[i : i + 1])), abs=1e-8)
+
+
+def test_leave_one_class_out_is_fitting_without_the_class():
+    embeddings, targets = draw([4, 5, 6, 3])
+
+    trials = unknown.fit(embeddings, targets, 4, None).trials
+
+    for target, (detector, scores) in enumerate(trials):
+        own = targets == target
+        others = targets[~own] - (targets[~own] > target).long()
+        again = Detector.fit(embeddings[~own], others, 3)
+        assert torch.equal(detector.known, again.known)
+        assert torch.equal(scores, again.scores(embeddings[own]))
+    assert len(trials) == 4
+
+
+def test_of_many_classes_and_images_some_are_left_out():
+    embeddings, targets = draw([13] * 30)
+
+    trials = unknown.fit(embeddings, targets, 30, None).trials
+
+    assert len(trials) == unknown.JUDGED_CLASSES
+    assert sum(len(scores) for _, scores in trials) == 260
+
+
+def test_the_threshold_is_the_order_statistic_of_the_rate():
+    embeddings, targets = draw([10, 9])
+
+    found = unknown.fit(embeddings, targets, 2, None)
+
+    assert found.rejection(0.05).threshold == float(found.detector.known[18])
+    assert found.rejection(0.1).threshold == float(found.detector.known[17])
+    assert found.rejection(0.5).threshold == float(found.detector.known[9])
+
+
+@pytest.mark.parametrize("shots", [5, 20])
+def test_unknown_digits_are_told_and_known_ones_kept(shots):
+    embeddings, targets, queries, labels = digits(7, shots)
+
+    found = unknown.fit(embeddings, targets, 7, None)
+    rejection = found.rejection(0.1)
+    rejected = found.scores(queries) > rejection.threshold
+
+    known = labels < 7
+    false, caught = rejected[known].double().mean(), rejected[~known].double().mean()
+    assert 0.03 < false < 0.13
+    assert caught > 3 * false
+    assert rejection.caught == pytest.approx(float(caught), abs=0.2)
+    ranks = torch.from_numpy(rankdata(found.scores(queries).numpy()))[~known]
+    unseen, seen = int((~known).sum()), int(known.sum())
+    assert (ranks.sum() - unseen * (unseen + 1) / 2) / (unseen * seen) > 0.75
+
+
+def test_one_shot_of_each_class_leaves_nothing_to_judge_by():
+    embeddings, targets = draw([1, 1, 1])
+
+    with pytest.raises(TooFewShots, match="no label has two images"):
+        unknown.fit(embeddings, targets, 3, None)
+
+
+def test_a_rate_that_the_images_are_too_few_for_is_refused():
+    embeddings, targets = draw([5, 4, 1])
+    found = unknown.fit(embeddings, targets, 3, None)
+
+    assert found.rejection(0.1).threshold == float(found.detector.known[-1])
+    with pytest.raises(TooFewShots, match=r"0\.05 needs 19 images .* there are 9"):
+        found.rejection(0.05)
+
+
+def test_with_two_classes_nothing_is_said_of_unseen_ones():
+    embeddings, targets = draw([10, 10])
+
+    assert unknown.fit(embeddings, targets, 2, None).rejection(0.1).caught is None
+
+
+def test_identical_images_are_no_reason_to_fail():
+    embeddings = draw([1])[0].expand(12, -1).float()
+
+    found = unknown.fit(embeddings, torch.arange(12) % 3, 3, None)
+
+    assert torch.isfinite(found.scores(embeddings)).all()
+    assert found.scores(-embeddings).min() > 100
+
+
+def test_half_precision_images_are_centred_as_the_head_does():
+    embeddings, targets = draw([6, 8, 5])
+    queries, mean = draw([3, 3, 3], seed=1)[0], embeddings.mean(0)
+
+    half = unknown.fit(embeddings.half(), targets, 3, mean.float()).scores(queries.float())
+    double = unknown.fit(embeddings.half().double(), targets, 3, mean).scores(queries)
+
+    assert torch.allclose(half, double, atol=1e-3)
