@@ -17,7 +17,7 @@ from uuid_utils.compat import uuid7
 
 from app.db import Database
 from app.inference import Embedded, Embedder
-from app.prediction import Candidate, Neighbour, ProjectHeads
+from app.prediction import Answer, Asked, ProjectHeads
 from app.problems import (
     AlreadyLabeled,
     ImageNotDecodable,
@@ -30,6 +30,7 @@ from app.storage import Blobs
 from app.tables import Annotation, Embedding, Image, Label, Project, Removal, Reservation, now
 from app.vectors import Vectors
 from models.images import Preprocessing, UnreadableImage, decode, thumbnail
+from models.unknown import Rejection
 
 CHUNK_IMAGES = 64  # images per transaction
 CHUNK_BYTES = 64 << 20
@@ -73,8 +74,7 @@ class Prediction(NamedTuple):
 
     position: int
     filename: str | None
-    candidates: list[Candidate]  # likeliest first
-    nearest: list[Neighbour]
+    answer: Answer
 
 
 class Classified(NamedTuple):
@@ -83,6 +83,7 @@ class Classified(NamedTuple):
     encoder_id: UUID
     predictions: list[Prediction]
     failed: list[Failed]
+    rejection: Rejection | None  # from where on an image is unknown, if that was asked for
 
 
 class ImageView(NamedTuple):
@@ -243,17 +244,19 @@ class Labeling:
                 )
             return stored
 
-    def classify(
-        self, project_key: str, uploads: Iterable[Upload], *, top_k: int, nearest: int
-    ) -> Classified:
-        """Probabilities of the labels, cosines to their centroids, and the nearest support.
+    def classify(self, project_key: str, uploads: Iterable[Upload], asked: Asked) -> Classified:
+        """Probabilities of the labels, cosines to their centroids, and what else is asked for.
 
         Raises:
             TooFewLabels: fewer than two labels have support images.
+            TooFewShots: unknown images are asked for, and the labeled ones are too few to tell.
         """
         with self.db.reading() as session:
             project = find_project(session, project_key)
-        self.heads.fitted(project)  # say that labels are missing before the work, not after
+        # Say that labels are missing before the work, not after.
+        fitted = self.heads.fitted(project)
+        rate = asked.false_rejection
+        rejection = None if rate is None else fitted.rejection(rate)
         predictions: list[Prediction] = []
         failed: list[Failed] = []
         for number, (files, refused) in enumerate(_chunks(uploads)):
@@ -269,12 +272,13 @@ class Labeling:
                     good.append((file, outcome.vector))
             if good:
                 queries = torch.stack([vector for _, vector in good]).float()
-                answers = self.heads.fitted(project).predict(queries, top_k, nearest)
+                answers = fitted.predict(queries, asked)
                 predictions += [
-                    Prediction(file.position, file.filename, candidates, neighbours)
-                    for (file, _), (candidates, neighbours) in zip(good, answers, strict=True)
+                    Prediction(file.position, file.filename, answer)
+                    for (file, _), answer in zip(good, answers, strict=True)
                 ]
-        return Classified(project.encoder_id, predictions, sorted(failed, key=lambda f: f.position))
+        failed.sort(key=lambda f: f.position)
+        return Classified(project.encoder_id, predictions, failed, rejection)
 
     def image_page(
         self,

@@ -2,7 +2,9 @@
 
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 from uuid import UUID
 
@@ -12,9 +14,10 @@ from sqlalchemy import select
 from torch import Tensor
 
 from app.db import Database
-from app.problems import TooFewLabels
+from app.problems import TooFewLabels, TooFewShots
 from app.tables import Label, Project
 from app.vectors import Snapshot, Vectors
+from models import conformal, unknown
 from models.heads import FittedHead, Head, heads
 
 FITTED_HEADS_KEPT = 16
@@ -37,7 +40,27 @@ class Candidate(NamedTuple):
     cosine: float  # to the label's centroid
 
 
-class ProjectHead(NamedTuple):
+class Asked(NamedTuple):
+    """What to say of each query."""
+
+    top_k: int  # labels, at most
+    nearest: int  # support images
+    coverage: float | None = None  # of a set of labels; None: no set
+    false_rejection: float | None = None  # rate, at which images are unknown; None: not asked
+
+
+class Answer(NamedTuple):
+    """What the labels say of one query."""
+
+    candidates: list[Candidate]  # likeliest first
+    nearest: list[Neighbour]
+    label_set: list[str] | None  # likeliest first
+    unknown_score: float | None
+    unknown: bool | None
+
+
+@dataclass(frozen=True, eq=False)
+class ProjectHead:
     """A fitted head and the labels it tells apart."""
 
     names: list[str]
@@ -46,19 +69,68 @@ class ProjectHead(NamedTuple):
     rows: Tensor  # (M,) rows of `support` that are labeled
     targets: Tensor  # (M,) indices into `names`
 
-    def predict(
-        self, queries: Float[Tensor, "Q D"], top_k: int, nearest: int
-    ) -> Iterator[tuple[list[Candidate], list[Neighbour]]]:
-        """For each query its likeliest labels, and its nearest support images."""
+    @cached_property
+    def unknowns(self) -> unknown.Unknowns:
+        """What tells images of no label; fitted when it is first asked for.
+
+        Raises:
+            TooFewShots: no label has two images.
+        """
+        vectors = self.support.vectors[self.rows]
+        try:
+            return unknown.fit(vectors, self.targets, len(self.names), self.head.mean)
+        except unknown.TooFewShots as error:
+            raise TooFewShots(str(error)) from error
+
+    @cached_property
+    def sets(self) -> conformal.PredictionSets:
+        """What makes sets of labels; fitted when it is first asked for."""
+        return conformal.fit(self.head, self.support.vectors[self.rows], self.targets)
+
+    def rejection(self, false_rejection: float) -> unknown.Rejection:
+        """From which score on images are unknown.
+
+        Raises:
+            TooFewShots: the labeled images are too few for this rate.
+        """
+        try:
+            return self.unknowns.rejection(false_rejection)
+        except unknown.TooFewShots as error:
+            raise TooFewShots(str(error)) from error
+
+    def predict(self, queries: Float[Tensor, "Q D"], asked: Asked) -> Iterator[Answer]:
+        """For each query its likeliest labels, and what else was asked for."""
         probabilities = self.head.probabilities(queries)  # (Q, C)
         cosines = self.head.similarities(queries)  # (Q, C)
-        best = probabilities.topk(min(top_k, len(self.names)), dim=1)
-        for q, neighbours in enumerate(self._nearest(queries, nearest)):
+        best = probabilities.topk(min(asked.top_k, len(self.names)), dim=1)
+        sets = self._sets(probabilities, asked.coverage)
+        judged = self._unknown(queries, asked.false_rejection)
+        for q, neighbours in enumerate(self._nearest(queries, asked.nearest)):
             candidates = [
                 Candidate(self.names[c], p, float(cosines[q, c]))
                 for c, p in zip(best.indices[q].tolist(), best.values[q].tolist(), strict=True)
             ]
-            yield candidates, neighbours
+            yield Answer(candidates, neighbours, sets[q], *judged[q])
+
+    def _sets(
+        self, probabilities: Float[Tensor, "Q C"], coverage: float | None
+    ) -> Sequence[list[str] | None]:
+        if coverage is None:
+            return [None] * len(probabilities)
+        contained = self.sets.contains(probabilities, coverage)
+        order = probabilities.argsort(dim=1, descending=True, stable=True)
+        return [
+            [self.names[c] for c in likeliest if members[c]]
+            for likeliest, members in zip(order.tolist(), contained.tolist(), strict=True)
+        ]
+
+    def _unknown(
+        self, queries: Float[Tensor, "Q D"], false_rejection: float | None
+    ) -> Sequence[tuple[float, bool] | tuple[None, None]]:
+        if false_rejection is None:
+            return [(None, None)] * len(queries)
+        threshold = self.rejection(false_rejection).threshold
+        return [(score, score > threshold) for score in self.unknowns.scores(queries).tolist()]
 
     def _nearest(self, queries: Float[Tensor, "Q D"], count: int) -> list[list[Neighbour]]:
         if not count:

@@ -167,6 +167,12 @@ class TooFewLabels(Problem):
     status = HTTPStatus.CONFLICT
 
 
+class TooFewShots(Problem):
+    """Unknown images cannot be told from so few labeled ones."""
+
+    status = HTTPStatus.CONFLICT
+
+
 class TooFewImages(Problem):
     """Training needs at least two labels with at least two images each."""
 

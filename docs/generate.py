@@ -247,7 +247,12 @@ def _type(schema: Mapping[str, Any]) -> str:
 
 
 def _bounds(schema: Mapping[str, Any]) -> str:
-    words = {"minimum": "at least", "exclusiveMinimum": "more than", "maximum": "at most"}
+    words = {
+        "minimum": "at least",
+        "exclusiveMinimum": "more than",
+        "maximum": "at most",
+        "exclusiveMaximum": "less than",
+    }
     return "".join(f", {words[key]} {schema[key]:g}" for key in words if key in schema)
 
 

@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field
 
 from app.api import LabelingService, ProjectKey, problems, refuse_if_all_failed
 from app.labeling import Prediction
+from app.prediction import Asked
 from app.schemas import FailedRead
 from app.uploads import OPENAPI_BODY, Uploads
 
@@ -41,20 +42,46 @@ class PredictionRead(BaseModel):
         description="Likeliest first; over all labels of the project they sum to 1."
     )
     nearest: list[NeighbourRead]
+    set: list[str] | None = Field(
+        default=None, description="Labels, likeliest first, if `coverage` was asked for."
+    )
+    unknown: bool | None = Field(
+        default=None,
+        description="Whether it is of no label, if `false_rejection` was asked for: its score lies "
+        "above the threshold.",
+    )
+    unknown_score: float | None = Field(
+        default=None,
+        description="How unlike all support images it is, in standard deviations of these.",
+    )
 
     @classmethod
     def of(cls, prediction: Prediction) -> "PredictionRead":
+        answer = prediction.answer
         return cls(
             position=prediction.position,
             filename=prediction.filename,
-            label=prediction.candidates[0].label,
-            probability=prediction.candidates[0].probability,
-            probabilities=[CandidateRead(**c._asdict()) for c in prediction.candidates],
+            label=answer.candidates[0].label,
+            probability=answer.candidates[0].probability,
+            probabilities=[CandidateRead(**c._asdict()) for c in answer.candidates],
             nearest=[
                 NeighbourRead(image=n.image_id, label=n.label, cosine=n.cosine)
-                for n in prediction.nearest
+                for n in answer.nearest
             ],
+            set=answer.label_set,
+            unknown=answer.unknown,
+            unknown_score=answer.unknown_score,
         )
+
+
+class RejectionRead(BaseModel):
+    """From where on an image is unknown."""
+
+    threshold: float = Field(description="An `unknown_score` above it is unknown.")
+    caught: float | None = Field(
+        description="Share of images of other labels that would be called unknown, estimated by "
+        "leaving out each label in turn; null with fewer than three labels or too few images."
+    )
 
 
 class ClassifyRead(BaseModel):
@@ -62,6 +89,9 @@ class ClassifyRead(BaseModel):
 
     encoder: UUID = Field(description="The encoder version that embedded the images.")
     predictions: list[PredictionRead]
+    rejection: RejectionRead | None = Field(
+        default=None, description="If `false_rejection` was asked for."
+    )
     failed: list[FailedRead]
 
 
@@ -76,12 +106,22 @@ def classify(
     labeling: LabelingService,
     top_k: Annotated[int, Query(ge=1, le=1000, description="Labels to list per image.")] = 5,
     nearest: Annotated[int, Query(ge=0, le=100, description="Support images to list.")] = 3,
+    coverage: Annotated[
+        float | None,
+        Query(gt=0, lt=1, description="How often `set` is to contain the true label."),
+    ] = None,
+    false_rejection: Annotated[
+        float | None,
+        Query(gt=0, lt=1, description="How often an image of a label may be called `unknown`."),
+    ] = None,
 ) -> ClassifyRead:
     """Classify images by their nearest class centroid."""
-    answer = labeling.classify(project, uploads, top_k=top_k, nearest=nearest)
+    asked = Asked(top_k, nearest, coverage, false_rejection)
+    answer = labeling.classify(project, uploads, asked)
     refuse_if_all_failed(answer.failed, len(answer.predictions))
     return ClassifyRead(
         encoder=answer.encoder_id,
         predictions=[PredictionRead.of(prediction) for prediction in answer.predictions],
+        rejection=RejectionRead(**answer.rejection._asdict()) if answer.rejection else None,
         failed=[FailedRead.of(failed) for failed in answer.failed],
     )

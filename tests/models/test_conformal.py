@@ -12,7 +12,7 @@ from models.heads import heads
 
 
 def by_the_paper(probabilities, level):
-    """The larger of the two sets of Romano et al. (2020) at a level: they toss for the last class."""
+    """The larger of the sets of Romano et al. (2020) at a level; they toss for the last class."""
     ordered = sorted(probabilities, reverse=True)
     size = next((c for c in range(1, len(ordered) + 1) if sum(ordered[:c]) >= level), len(ordered))
     return {y for y, p in enumerate(probabilities) if p in ordered[:size]}
