@@ -244,6 +244,7 @@ class Choosing:
             targets=target_of[codes],
             names=tuple(names.get(everything.label_ids[code], "") for code in used),
             unseen=max(0, len(names) - len(used)),
+            skill=(lambda: fitted.skill) if fitted else None,
             seed=_seed(project),
         )
 

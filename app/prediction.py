@@ -18,7 +18,8 @@ from app.problems import TooFewLabels, TooFewShots
 from app.tables import Label, Project
 from app.vectors import Snapshot, Vectors
 from models import conformal, unknown
-from models.heads import FittedHead, Head, heads
+from models.accuracy import skill
+from models.heads import FittedHead, Head, heads, sample
 
 FITTED_HEADS_KEPT = 16
 ROWS_PER_BLOCK = 4096
@@ -68,6 +69,20 @@ class ProjectHead:
     support: Snapshot
     rows: Tensor  # (M,) rows of `support` that are labeled
     targets: Tensor  # (M,) indices into `names`
+
+    @cached_property
+    def skill(self) -> float | None:
+        """Leave-one-out accuracy beyond chance, of 2,048 images at most.
+
+        None while no image can be judged by others with its label.
+        """
+        rows = sample(self.targets)
+        rows = rows[torch.bincount(self.targets)[self.targets[rows]] > 1]
+        if not len(rows):
+            return None
+        targets = self.targets[rows]
+        left = self.head.leave_one_out(self.support.vectors[self.rows[rows]], targets)
+        return skill(left.argmax(dim=1) == targets, targets)
 
     @cached_property
     def unknowns(self) -> unknown.Unknowns:

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
@@ -34,6 +34,18 @@ def wilson(share: float, trials: float, *, confidence: float = 0.95) -> Interval
     return Interval(
         share, max(min(centre - reach, share), 0.0), min(max(centre + reach, share), 1.0)
     )
+
+
+def skill(right: Bool[Tensor, " M"], targets: Int[Tensor, " M"]) -> float:
+    """Accuracy beyond that of always saying the most frequent class: 0 at or below it, 1 at best.
+
+    (accuracy - chance) / (1 - chance), the skill score of forecasts (Murphy, 1988).
+    https://doi.org/10.1175/1520-0493(1988)116<2417:SSBOTM>2.0.CO;2
+    """
+    chance = int(torch.bincount(targets).max()) / len(targets)
+    if chance == 1:
+        return 0.0
+    return max(0.0, (float(right.double().mean()) - chance) / (1 - chance))
 
 
 def normal_quantile(probability: float) -> float:

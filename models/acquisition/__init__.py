@@ -35,7 +35,8 @@ class Pool:
     taken: Int[Tensor, " V"] = field(default_factory=_no_rows)  # which will soon have one
     names: tuple[str, ...] = ()  # of the classes
     unseen: int = 0  # classes that are known by name and have no image yet
-    skill: float | None = None  # leave-one-out accuracy beyond chance, 0..1, where it is known
+    # Leave-one-out accuracy beyond chance, 0..1; None where it is not known. Computed when asked.
+    skill: Callable[[], float | None] | None = None
     seed: int = 0
 
     def __len__(self) -> int:

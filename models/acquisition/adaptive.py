@@ -115,8 +115,9 @@ class Adaptive:
 
 def _competence(pool: Pool) -> float:
     """How much of a batch BADGE picks: from 0, when labels are few, towards 1."""
-    if pool.skill is not None:
-        return min(max(pool.skill, 0.0), 1.0)
+    skill = pool.skill() if pool.skill else None
+    if skill is not None:
+        return skill
     classes = int((torch.bincount(pool.targets) > 0).sum())
     shots = len(pool.targets) / max(classes, 1)
     return shots / (shots + SHOTS)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy.stats import binomtest, norm
 
-from models.accuracy import lure_weights, normal_quantile, weighted_accuracy, wilson
+from models.accuracy import lure_weights, normal_quantile, skill, weighted_accuracy, wilson
 
 
 @pytest.mark.parametrize(("right", "of"), [(0, 10), (3, 10), (10, 10), (480, 512)])
@@ -91,3 +91,13 @@ def test_weighted_picks_are_unbiased_where_plain_ones_are_not():
 def test_impossible_propensities_are_refused(q, pool, complaint):
     with pytest.raises(ValueError, match=complaint):
         lure_weights(torch.tensor(q), pool)
+
+
+def test_skill_is_what_is_right_beyond_the_most_frequent_class():
+    targets = torch.tensor([0, 0, 0, 0, 0, 0, 1, 1, 2, 2])
+
+    assert skill(torch.ones(10, dtype=torch.bool), targets) == 1
+    assert skill(targets == 0, targets) == 0
+    assert skill(torch.arange(10) < 8, targets) == pytest.approx((0.8 - 0.6) / (1 - 0.6))
+    assert skill(torch.zeros(10, dtype=torch.bool), targets) == 0
+    assert skill(torch.ones(6, dtype=torch.bool), targets[:6]) == 0

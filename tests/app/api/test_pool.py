@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from sqlalchemy import select
 
+import app.prediction
 from app.tables import Reservation
 
 NEXT = "/v1/projects/birds/pool/next"
@@ -251,3 +252,27 @@ def test_similar_to_an_image_that_is_not_there(birds, pool):
     nobody = "01890a5d-ac96-774b-bcce-b302099a8057"
 
     assert birds.get(f"/v1/projects/birds/images/{nobody}/similar").status_code == 404
+
+
+def test_the_skill_of_the_head_is_computed_once_for_the_labels_as_they_are(
+    birds, pool, png, monkeypatch
+):
+    upload(birds, "/labels/red/support", png("red", 5))
+    upload(birds, "/labels/blue/support", png("blue", 5))
+    asked = []
+    monkeypatch.setattr(
+        app.prediction, "skill", lambda right, targets: asked.append(len(targets)) or 0.5
+    )
+
+    def rank(strategy):
+        body = {"budget": 3, "strategy": {"name": strategy}}
+        return birds.post("/v1/projects/birds/pool/rank", json=body).json()["images"]
+
+    rank("margin")
+    assert asked == []
+    assert rank("adaptive") == rank("adaptive")
+    assert asked == [4]
+    image = rank("adaptive")[0]["image"]
+    birds.put(f"/v1/projects/birds/images/{image}/label", json={"label": "red"})
+    rank("adaptive")
+    assert asked == [4, 5]

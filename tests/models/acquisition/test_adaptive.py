@@ -37,13 +37,13 @@ def test_while_a_class_is_unseen_it_covers_the_pool():
 
 
 def test_without_skill_it_covers_what_is_uncertain():
-    pool = replace(make_pool(), skill=0.0)
+    pool = replace(make_pool(), skill=lambda: 0.0)
 
     assert ALONE.rank(pool, 20).indices.tolist() == UHerding().rank(pool, 20).indices.tolist()
 
 
 def test_with_full_skill_it_picks_from_the_smallest_margins():
-    pool = replace(make_pool(), skill=1.0)
+    pool = replace(make_pool(), skill=lambda: 1.0)
 
     picks, _, _ = ALONE.rank(pool, 5)
 
@@ -69,7 +69,7 @@ def test_the_uniform_share_is_drawn_alike_from_the_whole_pool_and_says_how_likel
     pool, strategy = make_pool(10), Adaptive(uniform=0.1)
     counts, expected = torch.zeros(10), 0.0
     for seed in range(200):
-        indices, _, propensities = strategy.rank(replace(pool, seed=seed, skill=0.0), 5)
+        indices, _, propensities = strategy.rank(replace(pool, seed=seed, skill=lambda: 0.0), 5)
         drawn = indices[propensities > 0]
         counts[drawn] += 1
         expected += float(propensities.max())
@@ -82,7 +82,7 @@ def test_the_uniform_share_is_drawn_alike_from_the_whole_pool_and_says_how_likel
 
 
 def test_uniform_images_lie_anywhere_in_the_batch():
-    pool, strategy = replace(make_pool(30), skill=0.0), Adaptive(uniform=0.1)
+    pool, strategy = replace(make_pool(30), skill=lambda: 0.0), Adaptive(uniform=0.1)
 
     places = {
         int(place)
