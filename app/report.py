@@ -15,10 +15,10 @@ from app.db import Database
 from app.prediction import ProjectHead, ProjectHeads
 from app.problems import TooFewLabels
 from app.projects import find_project
-from app.tables import Annotation, Image, Label, Project
+from app.tables import Annotation, Image, Label, Project, Reservation
 from app.vectors import Snapshot, Vectors
 from models import confusion
-from models.accuracy import Interval, wilson
+from models.accuracy import Interval, weighted_accuracy, wilson
 from models.discovery import unseen_mass
 from models.duplicates import contradicting_twins
 from models.forecast import (
@@ -36,6 +36,7 @@ from models.principal import principal_components
 from models.reliability import Reliability, reliability_curve
 
 FEWEST_JUDGED = 10  # images, for figures that a word can rest on
+FEWEST_DRAWN = 20  # images drawn at random, before accuracy rests on them alone
 MOST_PAIRS, EXAMPLES = 20, 4  # confusions, and images of each
 MOST_ERRORS, MOST_TWINS = 100, 100
 ALIKE = 0.98  # cosine from which images are near-duplicates
@@ -88,6 +89,13 @@ class CurvePoint(NamedTuple):
     accuracy: float
 
 
+class Basis(NamedTuple):
+    """The images that accuracy rests on."""
+
+    images: int
+    drawn: bool  # from the pool at random; otherwise all that can be judged, however chosen
+
+
 @dataclass(frozen=True)
 class Analysis:
     """What leave-one-out and parts of the support say; empty while there are too few labels."""
@@ -95,6 +103,7 @@ class Analysis:
     support: int = 0
     judged: int = 0
     accuracy: Interval | None = None
+    rests_on: Basis | None = None
     figures: dict[str, tuple[Interval | None, Interval | None]] = field(default_factory=dict)
     matrix: Tensor | None = None  # (C, C), judged images by label and prediction
     names: list[str] = field(default_factory=list)
@@ -197,7 +206,9 @@ class Reports:
             for known, analysis in self._kept:
                 if known is fitted:
                     return analysis
-        analysis = _analyse(fitted)
+        with self.db.reading() as session:
+            propensities = _propensities(session, project.id)
+        analysis = _analyse(fitted, propensities)
         with self._lock:
             self._kept.append((fitted, analysis))
             del self._kept[:-ANALYSES_KEPT]
@@ -252,6 +263,16 @@ def _shots(session: Session, project_id: UUID) -> list[_Shots]:
     return [_Shots(name, total, int(drawn)) for name, total, drawn in rows]
 
 
+def _propensities(session: Session, project_id: UUID) -> dict[UUID, float]:
+    """The images that were drawn from the pool at random and labeled then, and how likely."""
+    query = select(Reservation.image_id, Reservation.propensity).where(
+        Reservation.project_id == project_id,
+        Reservation.outcome == "labeled",
+        Reservation.propensity > 0,
+    )
+    return {image: propensity for image, propensity in session.execute(query) if propensity}
+
+
 def _unseen(shots: list[_Shots]) -> Interval | None:
     """The share of images of labels that do not exist yet, from images labeled out of the pool."""
     drawn = torch.tensor([one.from_pool for one in shots], dtype=torch.int64)
@@ -259,7 +280,7 @@ def _unseen(shots: list[_Shots]) -> Interval | None:
     return unseen_mass(drawn, known) if int(drawn.sum()) >= FEWEST_JUDGED else None
 
 
-def _analyse(fitted: ProjectHead) -> Analysis:
+def _analyse(fitted: ProjectHead, propensities: dict[UUID, float]) -> Analysis:
     targets, names = fitted.targets, fitted.names
     vectors = fitted.support.vectors[fitted.rows].float()
     shots = torch.bincount(targets, minlength=len(names))
@@ -278,6 +299,7 @@ def _analyse(fitted: ProjectHead) -> Analysis:
     probabilities = fitted.head.leave_one_out(vectors, targets).softmax(dim=1)
     confidence, predicted = probabilities.max(dim=1)
     right = predicted == targets
+    accuracy, rests_on = _accuracy(fitted, right, judged, propensities)
     matrix = confusion.confusion_matrix(targets[judged], predicted[judged], len(names))
     curve = learning_curve(
         heads[CURVE_HEAD](**{"temperature": 1.0, "centered": fitted.head.mean is not None}),
@@ -298,7 +320,8 @@ def _analyse(fitted: ProjectHead) -> Analysis:
     return Analysis(
         support=len(targets),
         judged=int(judged.sum()),
-        accuracy=wilson(float(right[judged].double().mean()), float(judged.sum())),
+        accuracy=accuracy,
+        rests_on=rests_on,
         figures=_figures(matrix, names),
         matrix=matrix,
         names=names,
@@ -311,6 +334,23 @@ def _analyse(fitted: ProjectHead) -> Analysis:
         forecast=ahead,
         missing=missing,
     )
+
+
+def _accuracy(
+    fitted: ProjectHead, right: Tensor, judged: Tensor, propensities: dict[UUID, float]
+) -> tuple[Interval, Basis]:
+    """On images as they come: by those drawn at random, where there are enough of them.
+
+    Each stands for as many images as it was unlikely to be drawn (Horvitz & Thompson, 1952).
+    """
+    rows = judged.nonzero().squeeze(1)
+    drawn = [m for m in rows.tolist() if _image(fitted, m) in propensities]
+    if len(drawn) >= FEWEST_DRAWN:
+        each = [propensities[_image(fitted, m)] for m in drawn]
+        weights = 1 / torch.tensor(each, dtype=torch.float64)
+        return weighted_accuracy(right[drawn], weights), Basis(len(drawn), drawn=True)
+    share = float(right[rows].double().mean())
+    return wilson(share, float(len(rows))), Basis(len(rows), drawn=False)
 
 
 def _figures(

@@ -32,6 +32,16 @@ class IntervalRead(BaseModel):
         return None if interval is None else cls(**interval._asdict())
 
 
+class BasisRead(BaseModel):
+    """The images that the accuracy rests on."""
+
+    images: int
+    drawn: bool = Field(
+        description="True: only those that were drawn from the pool at random, each weighed by its "
+        "propensity. False: all that can be judged, however they were chosen."
+    )
+
+
 class LabelFiguresRead(BaseModel):
     """A label, and how well it is told from the others."""
 
@@ -119,6 +129,10 @@ class ReportRead(BaseModel):
     enough: EnoughRead
     judged: int = Field(description="Images that others with their label can judge.")
     accuracy: IntervalRead | None = Field(description="Share that is right; 95 % interval.")
+    rests_on: BasisRead | None = Field(
+        description="What `accuracy` is measured on. On images drawn at random it holds for the "
+        "pool; otherwise for the labeled images."
+    )
     labels: list[LabelFiguresRead]
     confusions: list[ConfusionRead] = Field(description="Most frequent first.")
     calibration: CalibrationRead | None
@@ -146,6 +160,7 @@ class ReportRead(BaseModel):
             enough=EnoughRead(answer=report.verdict.enough, reason=report.verdict.reason),
             judged=found.judged,
             accuracy=IntervalRead.of(found.accuracy),
+            rests_on=BasisRead(**found.rests_on._asdict()) if found.rests_on else None,
             labels=[
                 LabelFiguresRead(
                     label=one.label,

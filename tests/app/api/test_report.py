@@ -230,3 +230,40 @@ def test_a_report_follows_what_changes(coloured, png):
 def test_there_is_no_report_of_a_project_that_is_not_there(service):
     for path in ("report", *(f"report/{name}.svg" for name in CHARTS)):
         assert service.get(f"/v1/projects/nothing/{path}").status_code == 404
+
+
+def test_accuracy_rests_on_what_was_drawn_at_random_once_there_is_enough(coloured, png):
+    service, _ = coloured
+    files = [("files", png(colour, 40 + n)) for n in range(12) for colour in ("red", "blue")]
+    ids = [
+        image["id"]
+        for image in service.post("/v1/projects/birds/pool", files=files).json()["images"]
+    ]
+    colour_of = dict(zip(ids, ["red", "blue"] * 12, strict=True))
+    before = report(service)
+    handed = service.post(
+        "/v1/projects/birds/pool/next",
+        json={
+            "annotator": "ann",
+            "budget": 24,
+            "strategy": {"name": "adaptive", "options": {"uniform": 1}},
+        },
+    ).json()["images"]
+    wrong = {"red": "blue", "blue": "red"}
+
+    def answer(place, label):
+        path = f"/v1/projects/birds/images/{handed[place]['image']}/label"
+        assert service.put(path, json={"label": label, "annotator": "ann"}).status_code == 200
+
+    for place in range(19):
+        answer(place, colour_of[handed[place]["image"]])
+    few = report(service)
+    for place in range(19, 24):  # all of these are in the wrong place
+        answer(place, wrong[colour_of[handed[place]["image"]]])
+    many = report(service)
+
+    assert before["rests_on"] == {"images": 24, "drawn": False}
+    assert few["rests_on"] == {"images": 24 + 19, "drawn": False}
+    assert many["rests_on"] == {"images": 24, "drawn": True}
+    assert many["accuracy"]["value"] == pytest.approx(19 / 24)
+    assert many["judged"] == 48
