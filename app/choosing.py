@@ -12,6 +12,7 @@ from uuid import UUID
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from sqlalchemy import Select, select, update
 from sqlalchemy.orm import Session
 from torch import Tensor
@@ -22,10 +23,11 @@ from app.problems import ImageNotFound, StrategyRefused, TooFewLabels
 from app.projects import find_project
 from app.tables import Image, Label, Project, Reservation
 from app.vectors import GONE, Snapshot, Vectors
-from models.acquisition import AcquisitionStrategy, NoClasses, Pool, Ranking
+from models.acquisition import AcquisitionStrategy, NoClasses, Pool, Ranking, of_labeled
 from models.choosing import choose
 
 ATTEMPTS = 20  # at reserving images that others reserve at the same time
+SUGGESTIONS = 3  # labels that come with an image
 ROWS_PER_BLOCK = 4096
 IDS_PER_QUERY = 500
 
@@ -63,9 +65,10 @@ class Suggestion(NamedTuple):
 
 
 class Ranked(NamedTuple):
-    """A pool image worth labeling."""
+    """An image worth labeling, or worth labeling again."""
 
     image_id: UUID
+    label: str | None  # that it has
     score: float
     propensity: float | None  # with which it was drawn at random; None when it was chosen
     suggestions: list[Suggestion]  # likeliest first; none without two labels
@@ -124,6 +127,8 @@ class Choosing:
                 project = find_project(session, project_key)
                 taken = set(session.scalars(_held(project.id, self.db.clock(session))))
                 avoided = set(session.scalars(_skipped(project.id, annotator)))
+                if of_labeled(wish.strategy):
+                    avoided |= set(session.scalars(_answered(project.id, name)))
             left = wish._replace(budget=wish.budget - len(handed))
             ranked = self._rank(project, left, taken=taken, avoided=avoided)
             with self.db.writing() as session:
@@ -131,7 +136,7 @@ class Choosing:
                 clock = self.db.clock(session)
                 until = clock + timedelta(seconds=lease_s)
                 _end_lapsed(session, project.id, clock)
-                free = _free(session, project.id, [r.image_id for r in ranked])
+                free = _free(session, project.id, ranked)
                 got = [r for r in ranked if r.image_id in free]
                 session.add_all(
                     Reservation(
@@ -196,6 +201,8 @@ class Choosing:
         self, project: Project, wish: Wish, *, taken: set[UUID], avoided: set[UUID]
     ) -> list[Ranked]:
         fitted = self._fitted(project, needed=wish.strategy.needs_classes or wish.by_prediction)
+        if fitted and of_labeled(wish.strategy):
+            return _rank_labeled(fitted, wish, taken | avoided)
         everything = self.vectors.everything(project.id, project.encoder_id)
         pool = self._pool(project, everything, fitted)
         rows = _without(everything, pool.rows, taken | avoided)
@@ -204,19 +211,7 @@ class Choosing:
         pool = _filtered(pool, everything, fitted, wish)
         if not len(pool):
             return []
-        try:
-            ranking = choose(
-                wish.strategy,
-                pool,
-                wish.budget,
-                max_cosine=wish.max_cosine,
-                balanced=wish.balanced,
-            )
-        except NoClasses as error:
-            raise TooFewLabels(f"{error}; register some for at least two") from error
-        except ValueError as error:
-            raise StrategyRefused(str(error)) from error
-        return _described(pool, everything, fitted, ranking, whole=wish.whole)
+        return _described(pool, everything, fitted, _choose(pool, wish), whole=wish.whole)
 
     def _fitted(self, project: Project, *, needed: bool) -> ProjectHead | None:
         try:
@@ -247,6 +242,63 @@ class Choosing:
             skill=(lambda: fitted.skill) if fitted else None,
             seed=_seed(project),
         )
+
+
+def _rank_labeled(fitted: ProjectHead, wish: Wish, excluded: set[UUID]) -> list[Ranked]:
+    """Labeled images, each with what the head says without it.
+
+    Raises:
+        StrategyRefused: what is wished for is said of images without a label.
+    """
+    if wish.by_prediction or wish.max_cosine is not None:
+        raise StrategyRefused(
+            "this strategy ranks labeled images; label, confidence, max_cosine and balanced are "
+            "for those without a label: leave them out"
+        )
+    support = fitted.support
+    asked = [support.image_id(row) not in excluded for row in fitted.rows.tolist()]
+    pool = Pool(
+        embeddings=support.vectors,
+        rows=fitted.rows[torch.tensor(asked)],
+        probabilities=fitted.head.probabilities,
+        labeled=fitted.rows,
+        targets=fitted.targets,
+        names=tuple(fitted.names),
+        left_out=fitted.left_out,
+    )
+    pool = _filtered(pool, support, fitted, wish)
+    ranking = _choose(pool, wish)
+    place = {row: m for m, row in enumerate(fitted.rows.tolist())}
+    chosen = [place[row] for row in pool.rows[ranking.indices].tolist()]
+    left_out = fitted.head.leave_one_out(
+        support.vectors[fitted.rows[chosen]], fitted.targets[chosen]
+    )
+    return [
+        Ranked(
+            support.image_id(int(fitted.rows[m])),
+            fitted.names[int(fitted.targets[m])],
+            score,
+            None,
+            suggested,
+        )
+        for m, score, suggested in zip(
+            chosen,
+            ranking.scores.tolist(),
+            _suggestions(fitted, left_out.softmax(dim=1)),
+            strict=True,
+        )
+    ]
+
+
+def _choose(pool: Pool, wish: Wish) -> Ranking:
+    try:
+        return choose(
+            wish.strategy, pool, wish.budget, max_cosine=wish.max_cosine, balanced=wish.balanced
+        )
+    except NoClasses as error:
+        raise TooFewLabels(f"{error}; register some for at least two") from error
+    except ValueError as error:
+        raise StrategyRefused(str(error)) from error
 
 
 def _seed(project: Project) -> int:
@@ -316,19 +368,24 @@ def _described(
     suggestions: list[list[Suggestion]] = [[] for _ in rows]
     if fitted is not None and len(rows):
         probabilities = fitted.head.probabilities(everything.vectors[rows].float())
-        best = probabilities.topk(min(3, len(fitted.names)), dim=1)
-        for n, (labels, values) in enumerate(
-            zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        ):
-            suggestions[n] = [
-                Suggestion(fitted.names[c], p) for c, p in zip(labels, values, strict=True)
-            ]
+        suggestions = _suggestions(fitted, probabilities)
     # Drawn from a part of the pool, it says nothing of the whole.
     return [
-        Ranked(everything.image_id(row), score, p if p and whole else None, suggested)
+        Ranked(everything.image_id(row), None, score, p if p and whole else None, suggested)
         for row, score, p, suggested in zip(
             rows.tolist(), ranking.scores.tolist(), drawn.tolist(), suggestions, strict=True
         )
+    ]
+
+
+def _suggestions(
+    fitted: ProjectHead, probabilities: Float[Tensor, "K C"]
+) -> list[list[Suggestion]]:
+    """The likeliest labels of each image."""
+    best = probabilities.topk(min(SUGGESTIONS, len(fitted.names)), dim=1)
+    return [
+        [Suggestion(fitted.names[c], p) for c, p in zip(labels, values, strict=True)]
+        for labels, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
     ]
 
 
@@ -358,6 +415,15 @@ def _skipped(project_id: UUID, annotator: str) -> Select[UUID]:
     )
 
 
+def _answered(project_id: UUID, strategy: str) -> Select[UUID]:
+    """Images that were handed out by a strategy and got an answer."""
+    return select(Reservation.image_id).where(
+        Reservation.project_id == project_id,
+        Reservation.outcome == "labeled",
+        Reservation.strategy == strategy,
+    )
+
+
 def _end_lapsed(session: Session, project_id: UUID, clock: datetime) -> None:
     session.execute(
         update(Reservation)
@@ -370,19 +436,21 @@ def _end_lapsed(session: Session, project_id: UUID, clock: datetime) -> None:
     )
 
 
-def _free(session: Session, project_id: UUID, images: list[UUID]) -> set[UUID]:
-    """Which images are in the pool and in nobody's hands."""
+def _free(session: Session, project_id: UUID, ranked: Sequence[Ranked]) -> set[UUID]:
+    """Which images are still with or without a label, as ranked, and in nobody's hands."""
     held = select(Reservation.image_id).where(
         Reservation.project_id == project_id, Reservation.outcome.is_(None)
     )
+    labeled = {r.image_id for r in ranked if r.label is not None}
     free: set[UUID] = set()
-    for start in range(0, len(images), IDS_PER_QUERY):
-        some = images[start : start + IDS_PER_QUERY]
-        query = select(Image.id).where(
-            Image.project_id == project_id,
-            Image.id.in_(some),
-            Image.label_id.is_(None),
-            Image.id.not_in(held),
+    for start in range(0, len(ranked), IDS_PER_QUERY):
+        some = [r.image_id for r in ranked[start : start + IDS_PER_QUERY]]
+        query = select(Image.id, Image.label_id).where(
+            Image.project_id == project_id, Image.id.in_(some), Image.id.not_in(held)
         )
-        free.update(session.scalars(query))
+        free.update(
+            image
+            for image, label in session.execute(query)
+            if (label is not None) == (image in labeled)
+        )
     return free

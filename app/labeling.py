@@ -528,19 +528,21 @@ def _set_label(
     source: str,
     revision: int,
 ) -> bool:
-    """Change an image's label and remember it; False when it has that label already."""
+    """Change an image's label and remember it; False when it has that label already.
+
+    Either answers whoever holds the image.
+    """
     image = view.image
+    session.execute(
+        update(Reservation)
+        .where(Reservation.image_id == image.id, Reservation.outcome.is_(None))
+        .values(outcome="labeled")
+    )
     if image.label_id == (label.id if label else None):
         return False
     image.label_id = label.id if label else None
     image.labeled_at = now() if label else None
     image.revision = revision
-    if label is not None:
-        session.execute(
-            update(Reservation)
-            .where(Reservation.image_id == image.id, Reservation.outcome.is_(None))
-            .values(outcome="labeled")
-        )
     session.add(
         Annotation(
             image_id=image.id,

@@ -84,6 +84,11 @@ class ProjectHead:
         left = self.head.leave_one_out(self.support.vectors[self.rows[rows]], targets)
         return skill(left.argmax(dim=1) == targets, targets)
 
+    def left_out(self) -> Float[Tensor, "M C"]:
+        """Probabilities of each support image by a head that was fitted without it."""
+        vectors = self.support.vectors[self.rows]
+        return self.head.leave_one_out(vectors, self.targets).softmax(dim=1)
+
     @cached_property
     def unknowns(self) -> unknown.Unknowns:
         """What tells images of no label; fitted when it is first asked for.

@@ -109,6 +109,9 @@ class RankedRead(BaseModel):
     """An image worth labeling."""
 
     image: UUID
+    label: str | None = Field(
+        description="That it has; null but for `relabel`, which ranks labeled images."
+    )
     score: float = Field(
         description="What made the strategy choose it; comparable within one answer at most."
     )
@@ -117,13 +120,15 @@ class RankedRead(BaseModel):
         "null when the strategy chose it, and always with `where`, `max_cosine` or `balanced`."
     )
     suggestions: list[SuggestionRead] = Field(
-        description="Up to three labels, likeliest first; empty before two labels have support."
+        description="Up to three labels, likeliest first; empty before two labels have support. "
+        "Of a labeled image, what the others say."
     )
 
     @classmethod
     def of(cls, ranked: Ranked) -> "RankedRead":
         return cls(
             image=ranked.image_id,
+            label=ranked.label,
             score=ranked.score,
             propensity=ranked.propensity,
             suggestions=[SuggestionRead(**s._asdict()) for s in ranked.suggestions],
@@ -162,7 +167,10 @@ def add_to_pool(project: ProjectKey, uploads: Uploads, labeling: LabelingService
 
 @router.post("/rank", responses=problems(404, 409, 422))
 def rank(project: ProjectKey, body: RankRequest, choosing: ChoosingService) -> RankRead:
-    """Rank the pool by how useful a label would be; changes nothing."""
+    """Rank the pool by how useful a label would be; changes nothing.
+
+    `relabel` ranks the labeled images instead, by how likely their label is wrong.
+    """
     strategy: Any = body.strategy
     encoder, ranked = choosing.rank(project, body.wish())
     return RankRead(
@@ -174,7 +182,8 @@ def rank(project: ProjectKey, body: RankRequest, choosing: ChoosingService) -> R
 def hand_out(project: ProjectKey, body: NextRequest, choosing: ChoosingService) -> NextRead:
     """Rank the pool and reserve the images for an annotator, whom nobody else shares them with.
 
-    A label, a skip or the end of the lease ends it.
+    A label, a skip or the end of the lease ends it. `relabel` hands out labeled images, each once;
+    the same label again confirms it, another one needs `replace` where someone else gave the first.
     """
     strategy: Any = body.strategy
     handed = choosing.next(

@@ -27,7 +27,7 @@ class Pool:
     """What a strategy may look at. Positions count the pool, from 0 to N - 1; rows all images."""
 
     embeddings: Float[Tensor, "M D"]  # of all images, float16 or float32
-    rows: Int[Tensor, " N"]  # which of them are unlabeled
+    rows: Int[Tensor, " N"]  # which of them are to be ranked: unlabeled ones, as a rule
     # From float32 embeddings (B, D) to class probabilities (B, C); None without two classes.
     probabilities: Callable[[Tensor], Tensor] | None
     labeled: Int[Tensor, " U"] = field(default_factory=_no_rows)  # which of them have a label
@@ -37,6 +37,8 @@ class Pool:
     unseen: int = 0  # classes that are known by name and have no image yet
     # Leave-one-out accuracy beyond chance, 0..1; None where it is not known. Computed when asked.
     skill: Callable[[], float | None] | None = None
+    # Leave-one-out probabilities (U, C) of the labeled images. Computed when asked.
+    left_out: Callable[[], Tensor] | None = None
     seed: int = 0
 
     def __len__(self) -> int:
@@ -119,6 +121,11 @@ class AcquisitionStrategy(Protocol):
 
 
 strategies: Registry[type[AcquisitionStrategy]] = Registry(__name__)
+
+
+def of_labeled(strategy: AcquisitionStrategy) -> bool:
+    """Whether it ranks labeled images instead of the pool; most strategies need not say so."""
+    return getattr(strategy, "of_labeled", False)
 
 
 def within(options: AcquisitionStrategy, name: str, low: float | int, high: float | int) -> None:

@@ -276,3 +276,63 @@ def test_the_skill_of_the_head_is_computed_once_for_the_labels_as_they_are(
     birds.put(f"/v1/projects/birds/images/{image}/label", json={"label": "red"})
     rank("adaptive")
     assert asked == [4, 5]
+
+
+@pytest.fixture
+def mislabeled(birds, png):
+    """Twelve images of each label, one red one labeled blue by ann; its id."""
+    upload(birds, "/labels/red/support", *(png("red", n) for n in range(12)))
+    upload(birds, "/labels/blue/support", *(png("blue", n) for n in range(12)))
+    wrong = upload(birds, "/pool", png("red", 50), png("red", 51))[0]["id"]
+    path = f"/v1/projects/birds/images/{wrong}/label"
+    assert birds.put(path, json={"label": "blue", "annotator": "ann"}).status_code == 200
+    return wrong
+
+
+RELABEL = {"name": "relabel"}
+
+
+def test_a_label_that_is_probably_wrong_is_handed_out_again(birds, mislabeled):
+    body = {"strategy": RELABEL}
+
+    ranked = birds.post("/v1/projects/birds/pool/rank", json=body).json()["images"]
+    handed = hand_out(birds, "bob", strategy=RELABEL)["images"]
+
+    assert ranked == handed
+    assert [(i["image"], i["label"]) for i in handed] == [(mislabeled, "blue")]
+    assert handed[0]["suggestions"][0]["label"] == "red"
+    assert handed[0]["propensity"] is None
+    assert hand_out(birds, "cyd", strategy=RELABEL)["images"] == []
+    path = f"/v1/projects/birds/images/{mislabeled}/label"
+    refused = birds.put(path, json={"label": "red", "annotator": "bob"})
+    assert (refused.status_code, refused.json()["label"]) == (409, "blue")
+    answer = {"label": "red", "annotator": "bob", "replace": True}
+    assert birds.put(path, json=answer).json()["label"] == "red"
+    assert birds.post("/v1/projects/birds/pool/rank", json=body).json()["images"] == []
+    assert [r.outcome for r in reservations(birds)] == ["labeled"]
+
+
+def test_a_label_that_was_confirmed_is_not_handed_out_again(birds, mislabeled):
+    hand_out(birds, "bob", strategy=RELABEL)
+
+    path = f"/v1/projects/birds/images/{mislabeled}/label"
+    confirmed = birds.put(path, json={"label": "blue", "annotator": "bob"})
+
+    assert confirmed.status_code == 200
+    assert [r.outcome for r in reservations(birds)] == ["labeled"]
+    assert hand_out(birds, "bob", strategy=RELABEL)["images"] == []
+    assert (
+        len(birds.get(f"/v1/projects/birds/images/{mislabeled}/annotations").json()["items"]) == 1
+    )
+
+
+@pytest.mark.parametrize(
+    "wish", [{"max_cosine": 0.9}, {"balanced": True}, {"where": {"label": "red"}}]
+)
+def test_what_is_said_of_images_without_a_label_is_refused_for_others(birds, mislabeled, wish):
+    answer = birds.post("/v1/projects/birds/pool/rank", json={"strategy": RELABEL, **wish})
+
+    assert answer.status_code == 409
+    assert answer.json()["type"] == "/problems/strategy-refused"
+    late = {"strategy": RELABEL, "where": {"uploaded_after": "2100-01-01T00:00:00Z"}}
+    assert birds.post("/v1/projects/birds/pool/rank", json=late).json()["images"] == []
