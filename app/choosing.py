@@ -17,6 +17,7 @@ from sqlalchemy import Select, select, update
 from sqlalchemy.orm import Session
 from torch import Tensor
 
+from app.cosines import Cosines
 from app.db import Database
 from app.prediction import ProjectHead, ProjectHeads
 from app.problems import ImageNotFound, StrategyRefused, TooFewLabels
@@ -97,6 +98,7 @@ class Choosing:
     db: Database
     vectors: Vectors
     heads: ProjectHeads
+    cosines: Cosines
 
     def rank(self, project_key: str, wish: Wish) -> tuple[UUID, list[Ranked]]:
         """The encoder version, and the pool images most worth labeling, best first.
@@ -240,6 +242,11 @@ class Choosing:
             names=tuple(names.get(everything.label_ids[code], "") for code in used),
             unseen=max(0, len(names) - len(used)),
             skill=(lambda: fitted.skill) if fitted else None,
+            shortcut=self.cosines.shortcut(
+                (project.id, project.encoder_id), everything, fitted.head
+            )
+            if fitted
+            else None,
             seed=_seed(project),
         )
 

@@ -20,6 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from app import problems
 from app.api import refuse_unknown_parameters, routers
 from app.choosing import Choosing
+from app.cosines import Cosines
 from app.db import Database, SchemaOutOfDate, migrate
 from app.idempotency import Answers
 from app.inference import Embedder, InferenceMetrics, compute_alone, keep_freed_memory
@@ -128,7 +129,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     vectors = Vectors(db, settings.vector_cache_bytes)
     project_heads = ProjectHeads(db, vectors)
     app.state.labeling = Labeling(db, embedder, blobs, vectors, project_heads, settings.max_pixels)
-    app.state.choosing = Choosing(db, vectors, project_heads)
+    app.state.choosing = Choosing(db, vectors, project_heads, Cosines())
     app.state.reports = Reports(db, vectors, project_heads)
     problems.install(app)
     for router in routers():

@@ -39,6 +39,8 @@ class Pool:
     skill: Callable[[], float | None] | None = None
     # Leave-one-out probabilities (U, C) of the labeled images. Computed when asked.
     left_out: Callable[[], Tensor] | None = None
+    # Does what `best` does, from what was computed before the last labels.
+    shortcut: Callable[[Tensor, Callable[[Tensor], Tensor], float, int], "Ranking"] | None = None
     seed: int = 0
 
     def __len__(self) -> int:
@@ -75,6 +77,23 @@ class Pool:
         """
         classify = self.classify()
         return self.map(lambda embeddings: uncertainty(classify(embeddings)))
+
+    def best(
+        self, uncertainty: Callable[[Tensor], Tensor], budget: int, *, slope: float | None = None
+    ) -> "Ranking":
+        """The images of the highest uncertainty: `top(score(uncertainty), budget)`.
+
+        Args:
+            slope: where it is known that the uncertainty changes with the logit of a class by no
+                more than this times the probability of the class. It allows to look at those images
+                only that the latest labels may have moved to the top.
+
+        Raises:
+            NoClasses: there are fewer than two classes.
+        """
+        if self.shortcut is None or slope is None or not len(self) or budget < 1:
+            return top(self.score(uncertainty), budget)
+        return self.shortcut(self.rows, uncertainty, slope, budget)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Float[Tensor, " N"]:
         """Apply a function of float32 embeddings, (B, D) to (B,), to the pool block by block."""
@@ -164,6 +183,12 @@ def closeness(probabilities: Float[Tensor, "B C"]) -> Float[Tensor, " B"]:
     """1 - the margin between the two largest probabilities."""
     second = probabilities.topk(2, dim=1).values[:, 1]
     return doubt(probabilities) + second  # 1 - (first - second)
+
+
+# How fast these change with the logit of a class, at most, as multiples of its probability: the
+# margin p - q of the likeliest two by q (1 + p - q) with that of the second, the doubt 1 - p by
+# p (1 - p) with that of the first.
+DOUBT_SLOPE, CLOSENESS_SLOPE = 1.0, 2.0
 
 
 def sharpen(probabilities: Float[Tensor, "B C"], temperature: float) -> Float[Tensor, "B C"]:

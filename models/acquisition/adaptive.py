@@ -7,7 +7,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
-from models.acquisition import Pool, Ranking, closeness, sharpen, strategies, top, within
+from models.acquisition import (
+    CLOSENESS_SLOPE,
+    Pool,
+    Ranking,
+    closeness,
+    sharpen,
+    strategies,
+    within,
+)
 from models.coverage import LANDMARKS, Herding, gaussian, greedy, width
 from models.gradients import gradients, spread
 
@@ -78,27 +86,25 @@ class Adaptive:
         if pool.probabilities is None or pool.unseen:
             candidates = pool.sample(self.candidates)
             return self._cover(pool, candidates, budget, certain=True)
-        doubts = pool.score(lambda p: closeness(sharpen(p, self.temperature)))
-        candidates = self._shortlist(pool, doubts, budget)
         by_gradient = round(_competence(pool) * budget)
+        size = max(self.candidates, 2 * budget)
+        doubtful = pool.best(
+            self._doubt,
+            max(size // 2, budget + FILTER * by_gradient),
+            slope=CLOSENESS_SLOPE if self.temperature == 1 else None,
+        ).indices
+        candidates = _shortlist(pool, doubtful, size)
         first = self._cover(pool, candidates, budget - by_gradient, certain=False)
         if not by_gradient:
             return first
         free = torch.ones(len(pool), dtype=torch.bool)
         free[first.indices] = False
-        doubtful = top(doubts.where(free, -1.0), FILTER * by_gradient).indices
-        doubtful = doubtful[free[doubtful]].sort().values
+        doubtful = doubtful[free[doubtful]][: FILTER * by_gradient].sort().values
         picks, scores = spread(gradients(pool.part(doubtful)), by_gradient, chance)
         return _joined(first, Ranking(doubtful[picks], scores))
 
-    def _shortlist(self, pool: Pool, doubts: Float[Tensor, " N"], budget: int) -> Int[Tensor, " K"]:
-        size = max(self.candidates, 2 * budget)
-        if len(pool) <= size:
-            return torch.arange(len(pool))
-        kept = torch.zeros(len(pool), dtype=torch.bool)
-        kept[top(doubts, size // 2).indices] = True
-        kept[pool.sample(size - size // 2)] = True
-        return kept.nonzero().squeeze(1)
+    def _doubt(self, probabilities: Float[Tensor, "B C"]) -> Float[Tensor, " B"]:
+        return closeness(sharpen(probabilities, self.temperature))
 
     def _cover(
         self, pool: Pool, candidates: Int[Tensor, " K"], budget: int, *, certain: bool
@@ -108,9 +114,19 @@ class Adaptive:
         weights = None
         if not certain:
             stands = pool.part(landmarks)
-            weights = stands.score(lambda p: closeness(sharpen(p, self.temperature)))
+            weights = stands.score(self._doubt)
         kernel = gaussian(1.0 if certain else width(pool))
         return greedy(Herding(pool, landmarks, kernel, weights), candidates, budget)
+
+
+def _shortlist(pool: Pool, doubtful: Int[Tensor, " V"], size: int) -> Int[Tensor, " K"]:
+    """All images up to `size`; beyond, half as many of the smallest margin and a uniform sample."""
+    if len(pool) <= size:
+        return torch.arange(len(pool))
+    kept = torch.zeros(len(pool), dtype=torch.bool)
+    kept[doubtful[: size // 2]] = True
+    kept[pool.sample(size - size // 2)] = True
+    return kept.nonzero().squeeze(1)
 
 
 def _competence(pool: Pool) -> float:

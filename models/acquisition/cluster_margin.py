@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import torch
 
-from models.acquisition import Pool, Ranking, closeness, strategies, top, within
+from models.acquisition import CLOSENESS_SLOPE, Pool, Ranking, closeness, strategies, within
 from models.clusters import average_linkage
 
 FEWEST = 1000  # images that are clustered, where there are as many
@@ -35,7 +35,7 @@ class ClusterMargin:
 
     def rank(self, pool: Pool, budget: int) -> Ranking:
         size = max(min(max(self.filter * budget, FEWEST), 10_000), budget)
-        doubtful, margins, _ = top(pool.score(closeness), size)
+        doubtful, margins, _ = pool.best(closeness, size, slope=CLOSENESS_SLOPE)
         if not len(doubtful):
             return Ranking(doubtful, margins)
         groups = average_linkage(

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from models.acquisition import Pool, Ranking, doubt, strategies, top
+from models.acquisition import DOUBT_SLOPE, Pool, Ranking, doubt, strategies
 
 
 @strategies.register
@@ -17,4 +17,4 @@ class LeastConfidence:
     needs_classes: ClassVar[bool] = True
 
     def rank(self, pool: Pool, budget: int) -> Ranking:
-        return top(pool.score(doubt), budget)
+        return pool.best(doubt, budget, slope=DOUBT_SLOPE)

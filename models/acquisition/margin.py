@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from models.acquisition import Pool, Ranking, closeness, strategies, top
+from models.acquisition import CLOSENESS_SLOPE, Pool, Ranking, closeness, strategies
 
 
 @strategies.register
@@ -17,4 +17,4 @@ class Margin:
     needs_classes: ClassVar[bool] = True
 
     def rank(self, pool: Pool, budget: int) -> Ranking:
-        return top(pool.score(closeness), budget)
+        return pool.best(closeness, budget, slope=CLOSENESS_SLOPE)
