@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,7 +34,7 @@ from bench.harness import ROOT, arguments, finish
 from models.augmentation import Augmentation, augmentations
 from models.encoders import Encoder, parse
 from models.encoders.efficientnet_lite import classifier_network
-from models.evaluation import compare
+from models.evaluation import Verdict, compare
 from models.finetuning import Method, embed_all, interpolate, methods, settle, start
 from models.heads.cosine import Cosine
 from models.images import decode
@@ -70,13 +70,26 @@ class Task(NamedTuple):
 
 @dataclass
 class Outcome:
-    """What came of a task: accuracy in %, CPU-seconds, and the guard's word."""
+    """What came of a task: accuracy in %, CPU-seconds, and the way that was chosen."""
 
     task: Task
     accuracy: dict[str, float]
     seconds: dict[str, float]
-    promoted: bool
     chosen: str
+    targets: list[int]  # of the draw
+    right: list[float]  # how often the candidate was right on each image of it, unseen
+    before: list[float]  # the same of the prototypes
+    verdict: Verdict = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Ask the guard; it is not asked what it said when a draw was kept."""
+        right, before = torch.tensor(self.right), torch.tensor(self.before)
+        self.verdict = compare(right, before, torch.tensor(self.targets))
+        self.accuracy["auto"] = self.accuracy["candidate" if self.promoted else "prototypes"]
+
+    @property
+    def promoted(self) -> bool:
+        return self.verdict.better
 
 
 def main() -> None:
@@ -132,15 +145,22 @@ def run(task: Task) -> Outcome:
     whole = {_name(c.method): c.accuracy for c in selected.candidates if c.share == 1}
     accuracy["B or C"] = accuracy["C" if whole[WAYS["C"]] > whole[WAYS["B"]] else "B"]
     before = _right(selection.predict(selection.embeddings), targets)
-    verdict = compare(_right(selected.predicted, targets), before, targets)
     name = _name(selected.method)
     candidate = interpolate(selected.method.prepare(encoder), tuned[name], selected.share)
     accuracy["candidate"] = _judge(candidate, few, targets, data)
-    accuracy["auto"] = accuracy["candidate" if verdict.better else "prototypes"]
     # Its last training, on all images, is that of the way it chose: it was done above.
     way = next(way for way, known in WAYS.items() if known == name)
     seconds["auto"] += seconds[way] if selected.share else 0
-    return Outcome(task, accuracy, seconds, verdict.better, f"{way} {selected.share:g}")
+    right = _right(selected.predicted, targets)
+    return Outcome(
+        task,
+        accuracy,
+        seconds,
+        f"{way} {selected.share:g}",
+        targets.tolist(),
+        right.tolist(),
+        before.tolist(),
+    )
 
 
 @cache
@@ -251,7 +271,9 @@ def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
 def _keep(file: Path | None, outcome: Outcome) -> None:
     """Write what came of a draw, for a run that goes on later."""
     if file is not None:
-        told = {name: value for name, value in vars(outcome).items() if name != "task"}
+        told = {
+            name: value for name, value in vars(outcome).items() if name not in {"task", "verdict"}
+        }
         with file.open("a") as lines:
             lines.write(json.dumps({"key": str(outcome.task), **told}) + "\n")
 
@@ -349,6 +371,7 @@ def _finish(options: argparse.Namespace, outcomes: Sequence[Outcome]) -> None:
                 "seed": o.task.seed,
                 "chosen": o.chosen,
                 "promoted": o.promoted,
+                "reason": o.verdict.reason,
                 **{way: round(value, 2) for way, value in o.accuracy.items()},
             }
             for o in sorted(outcomes, key=_place)

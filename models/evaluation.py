@@ -91,7 +91,8 @@ def compare(
     By a paired bootstrap (Koehn, 2004, https://aclanthology.org/W04-3250): the images are drawn
     again with replacement, and what is counted is how often the candidate is ahead; draws that end
     level count half. No class may lose more than `RECALL_LOSS` of its recall, where a bootstrap
-    within the class finds a loss with the same confidence: one image of five proves none.
+    within the class finds a loss: one image of five proves none. Of many classes one seems to lose
+    by chance, so that the confidence holds for all of them together (Bonferroni).
 
     Args:
         candidate: how often each image was classified right, 0..1, by a model that never saw it.
@@ -104,10 +105,11 @@ def compare(
     counts = torch.bincount(targets)
     losses = -torch.zeros(len(counts)).index_add_(0, targets, gains) / counts.clamp_min(1)
     worst = float(losses.max())
+    sure = 1 - (1 - confidence) / len(counts)
     dear = [
         float(losses[one])
         for one in (losses > RECALL_LOSS + 1e-6).nonzero().flatten()
-        if _probability_of_gain(-gains[targets == one], chance) >= confidence
+        if _probability_of_gain(-gains[targets == one], chance) >= sure
     ]
     if probability < confidence:
         reason = (

@@ -88,6 +88,20 @@ def test_a_class_loses_only_what_its_images_prove(lost, of, refused):
     assert ("lose 20 points" in verdict.reason) is refused
 
 
+def test_of_many_classes_one_may_seem_to_lose_by_chance():
+    """Three images of twenty: proof in one class of two, not in one of ten."""
+
+    def lose_three(classes):
+        targets = torch.arange(classes).repeat_interleave(20)
+        candidate, before = torch.ones(20 * classes), torch.zeros(20 * classes)
+        before[:20] = 1.0
+        candidate[:3] = 0.0
+        return compare(candidate, before, targets)
+
+    assert "lose 15 points" in lose_three(2).reason
+    assert lose_three(10).better
+
+
 def test_the_probability_is_that_of_the_normal_approximation():
     # 12 images gained and 6 lost of 200: the mean is 6 and the variance 18 - 36 / 200.
     candidate, before = torch.zeros(200), torch.zeros(200)
