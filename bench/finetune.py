@@ -30,7 +30,7 @@ from scipy import stats
 from torch import Tensor
 
 from bench.few_shot import PEERS, Draw, Photo, draw_one, load
-from bench.harness import ROOT, arguments, finish
+from bench.harness import ROOT, Kept, arguments, finish
 from models.augmentation import Augmentation, augmentations
 from models.encoders import Encoder, parse
 from models.encoders.efficientnet_lite import classifier_network
@@ -103,7 +103,7 @@ def main() -> None:
         for n in sorted(shots, reverse=True)  # the longest first: no core idles at the end
         for folder in options.images
     ]
-    started, outcomes, kept = time.monotonic(), list[Outcome](), _read(options.resume, tasks)
+    started, outcomes, kept = time.monotonic(), list[Outcome](), Kept(options.resume)
     if not options.peers.exists():
         print(f"fastai: skipped, since {options.peers} is not there; make bench-peers")
     with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
@@ -112,16 +112,18 @@ def main() -> None:
                 print(f"time is up: draws from seed {seed} on are left out")
                 break
             wanted = list(group)
-            found = [kept[str(task)] for task in wanted if str(task) in kept]
-            for outcome in pool.imap_unordered(run, [t for t in wanted if str(t) not in kept]):
+            known = [(task, told) for task in wanted if (told := kept.find(str(task)))]
+            found = [Outcome(task, **told) for task, told in known]
+            left = [task for task in wanted if not kept.find(str(task))]
+            for outcome in pool.imap_unordered(run, left):
                 found.append(outcome)
-                _keep(options.resume, outcome)
+                _keep(kept, outcome)
                 _tell(outcome, len(outcomes) + len(found), len(tasks))
             alone = [outcome for outcome in found if "fastai" not in outcome.accuracy]
             if options.peers.exists() and alone:
                 _add_fastai(options.peers, alone, options.processes)
                 for outcome in alone:
-                    _keep(options.resume, outcome)
+                    _keep(kept, outcome)
             outcomes += found
     _finish(options, outcomes)
 
@@ -268,27 +270,9 @@ def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
     seconds[name] = time.process_time() - started
 
 
-def _keep(file: Path | None, outcome: Outcome) -> None:
-    """Write what came of a draw, for a run that goes on later."""
-    if file is not None:
-        told = {
-            name: value for name, value in vars(outcome).items() if name not in {"task", "verdict"}
-        }
-        with file.open("a") as lines:
-            lines.write(json.dumps({"key": str(outcome.task), **told}) + "\n")
-
-
-def _read(file: Path | None, tasks: Sequence[Task]) -> dict[str, Outcome]:
-    """What a run that was stopped has kept of these draws."""
-    known = {str(task): task for task in tasks}
-    lines = file.read_text().splitlines() if file is not None and file.exists() else []
-    kept = {}
-    for line in lines:
-        told = json.loads(line)
-        key = told.pop("key")
-        if key in known:
-            kept[key] = Outcome(known[key], **told)
-    return kept
+def _keep(kept: Kept, outcome: Outcome) -> None:
+    own = {"task", "verdict"}
+    kept.keep(str(outcome.task), {k: v for k, v in vars(outcome).items() if k not in own})
 
 
 def _tell(outcome: Outcome, done: int, of: int) -> None:

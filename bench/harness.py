@@ -26,6 +26,28 @@ RESULTS = Path(__file__).parent / "results"
 START_S = 120.0
 
 
+class Kept:
+    """What a run that was stopped had found, an object a line; without a file nothing is kept."""
+
+    def __init__(self, file: Path | None) -> None:
+        self._file = file
+        lines = file.read_text().splitlines() if file is not None and file.exists() else []
+        self._found: dict[str, dict[str, Any]] = {}
+        for line in lines:
+            told = json.loads(line)
+            self._found[told.pop("key")] = told
+
+    def find(self, key: str) -> dict[str, Any] | None:
+        """What was found, if it was."""
+        return self._found.get(key)
+
+    def keep(self, key: str, told: dict[str, Any]) -> None:
+        """Write what was found, at once."""
+        if self._file is not None:
+            with self._file.open("a") as lines:
+                lines.write(json.dumps({"key": key, **told}) + "\n")
+
+
 class Command:
     """A command of `handful` in a process of its own, with an environment of its own."""
 

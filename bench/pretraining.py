@@ -32,7 +32,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bench.few_shot import PEERS, Photo, load
-from bench.harness import ROOT, arguments, finish
+from bench.harness import ROOT, Kept, arguments, finish
 from models.augmentation import augmentations
 from models.encoders import Encoder, spec
 from models.encoders.conv4 import Conv4
@@ -102,10 +102,14 @@ def main() -> None:
     """Run the benchmark."""
     options = _options()
     tasks = list(_tasks(options))
-    outcomes = []
+    kept = Kept(options.resume)
+    known = [(task, told) for task in tasks if (told := kept.find(str(task)))]
+    outcomes = [Outcome(task, **told) for task, told in known]
+    left = [task for task in tasks if not kept.find(str(task))]
     with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
-        for outcome in pool.imap_unordered(functools.partial(run, peers=options.peers), tasks):
+        for outcome in pool.imap_unordered(functools.partial(run, peers=options.peers), left):
             outcomes.append(outcome)
+            kept.keep(str(outcome.task), {k: v for k, v in vars(outcome).items() if k != "task"})
             scores = ", ".join(f"{name} {value:.1f}" for name, value in outcome.scores.items())
             print(
                 f"{len(outcomes)}/{len(tasks)} {outcome.task.group} {outcome.task.name}: {scores}; "
@@ -167,6 +171,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=60.0, help="of CPU, for each run")
     parser.add_argument("--processes", type=int, default=os.cpu_count())
+    parser.add_argument("--resume", type=Path, help="keep runs here, and go on from those there")
     parser.add_argument("--peers", type=Path, default=PEERS, help="their Python")
     options = parser.parse_args()
     if options.quick:
