@@ -21,7 +21,7 @@ from torch import Tensor
 from bench.embeddings import data_set, digits
 from bench.few_shot import PEERS
 from bench.harness import ROOT, arguments, finish
-from models.heads.cosine import Cosine
+from models.heads.auto import Auto
 from models.label_errors import confident_joint, label_errors, label_quality
 
 NOISE = (0.05, 0.1)
@@ -69,7 +69,7 @@ def _run(vectors: Tensor, truth: Tensor, noise: float, seed: int, peers: Path) -
     other = torch.randint(1, classes, truth.shape, generator=chance)
     given = torch.where(wrong, (truth + other) % classes, truth)
     started = time.perf_counter()
-    head = Cosine().fit(vectors.float(), given, classes)
+    head = Auto().fit(vectors.float(), given, classes, vectors.float().mean(dim=0))
     probabilities = head.leave_one_out(vectors.float(), given).softmax(dim=1)
     quality = label_quality(probabilities, given)
     found = label_errors(probabilities, given)
