@@ -2,7 +2,8 @@
 
 Four clients send photos, a raw body each, to `handful serve` with its worker. Rounds with and
 without training take turns; in those without, the job's process is stopped (SIGSTOP), so that it
-has its memory but no processor, and a round can follow the other at once.
+has its memory but no processor, and a round can follow the other at once. Then jobs are cancelled
+while they train, and it is measured how long it takes until they have ended.
 """
 
 import argparse
@@ -26,6 +27,10 @@ GOAL = 1.5  # p99 while training, as a factor of p99 without
 SHOTS = 20  # of each label, at most
 PATIENCE_S = 300.0  # until the job trains
 SETTLE_S = 0.5  # before a round
+CANCELS = 5  # of jobs that train
+TRAINED_S = 3.0  # before its cancel
+CANCELLED_S = 1.0  # from the request to the end, at most
+POLL_S = 0.02
 # More epochs than there is time for; all layers learn, which is the most that a job computes.
 JOB = {
     "kind": "finetune",
@@ -65,11 +70,14 @@ def main() -> None:
     settings: dict[str, dict[str, str]] = {"as it comes": {}}
     if (os.cpu_count() or 1) > 2:
         settings["one training thread"] = {"training_threads": "1"}
-    measured = {name: _measure(options, **given) for name, given in settings.items()}
-    _report(options, load, measured)
+    cancels: list[float] = []
+    measured = {name: _measure(options, cancels, **given) for name, given in settings.items()}
+    _report(options, load, measured, cancels)
 
 
-def _measure(options: argparse.Namespace, **settings: str) -> dict[str, list[Round]]:
+def _measure(
+    options: argparse.Namespace, cancels: list[float], **settings: str
+) -> dict[str, list[Round]]:
     rounds, requests = (3, 100) if options.quick else (8, 400)
     bodies = [Request(media_type(p), p, 1) for p in photos(options.images, requests)]
     bodies = (bodies * (requests // len(bodies) + 1))[:requests]
@@ -80,44 +88,66 @@ def _measure(options: argparse.Namespace, **settings: str) -> dict[str, list[Rou
         Server(
             Path(folder), encoder=options.encoder, workers="1", lease_seconds="3600", **settings
         ) as server,
-        _training(server, options.images) as job,
+        Client(server.url) as client,
     ):
-        for number in range(rounds + 1):
-            for name in ("idle", "training") if number % 2 else ("training", "idle"):
-                one = _round(server, bodies, job, stopped=name == "idle")
-                if number:  # the first warms up
-                    measured[name].append(one)
-                    print(
-                        f"{name:<10}p50 {one.p50:>6.0f} ms  p99 {one.p99:>6.0f} ms"
-                        f"{one.images_per_s:>8.1f} images/s  job on {one.cores:.2f} cores",
-                        flush=True,
-                    )
+        sources = [source for source in importing.scan(options.images, SHOTS) if source.label]
+        client.ensure_project("bench")
+        importing.upload(client, "bench", sources, lambda _: None)
+        print(f"jobs train on {len(sources)} images", flush=True)
+        with _training(server, client) as job:
+            for number in range(rounds + 1):
+                for name in ("idle", "training") if number % 2 else ("training", "idle"):
+                    one = _round(server, bodies, job, stopped=name == "idle")
+                    if number:  # the first warms up
+                        measured[name].append(one)
+                        print(
+                            f"{name:<10}p50 {one.p50:>6.0f} ms  p99 {one.p99:>6.0f} ms"
+                            f"{one.images_per_s:>8.1f} images/s  job on {one.cores:.2f} cores",
+                            flush=True,
+                        )
+        for _ in range(1 if options.quick else CANCELS):
+            path = _start(client)
+            time.sleep(TRAINED_S)
+            cancels.append(_cancel(client, path))
+            print(f"a job that trained ended {cancels[-1]:.2f} s after its cancel", flush=True)
     return measured
 
 
+def _start(client: Client) -> str:
+    """The path of a new job, once it trains."""
+    job = client.post("/v1/projects/bench/jobs", JOB)
+    path = f"/v1/projects/bench/jobs/{job['id']}"
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        found = client.get(path)
+        if time.monotonic() > deadline or found["finished_at"]:
+            raise RuntimeError(f"the job did not come to train: {found}")
+        if found["state"] == "running":
+            return path
+        time.sleep(0.2)
+
+
+def _cancel(client: Client, path: str) -> float:
+    """Seconds from the request until the job has ended."""
+    started = time.perf_counter()
+    client.post(f"{path}/cancel", None)
+    while not client.get(path)["finished_at"]:
+        time.sleep(POLL_S)
+    return time.perf_counter() - started
+
+
 @contextmanager
-def _training(server: Server, images: Path) -> Iterator[int]:
-    """The process of a job that trains on the images."""
-    sources = [source for source in importing.scan(images, SHOTS) if source.label]
-    with Client(server.url) as client:
-        client.ensure_project("bench")
-        importing.upload(client, "bench", sources, lambda _: None)
-        job = client.post("/v1/projects/bench/jobs", JOB)
-        path = f"/v1/projects/bench/jobs/{job['id']}"
-        deadline = time.monotonic() + PATIENCE_S
-        while (found := client.get(path))["state"] != "running":
-            if time.monotonic() > deadline or found["finished_at"]:
-                raise RuntimeError(f"the job did not come to train: {found}")
-            time.sleep(0.2)
-        assert server.pid is not None
-        (worker,) = children(server.pid)
-        (process,) = children(worker)
-        print(f"a job trains on {len(sources)} images", flush=True)
-        try:
-            yield process
-        finally:
-            os.kill(process, signal.SIGCONT)
-            client.post(f"{path}/cancel", None)
+def _training(server: Server, client: Client) -> Iterator[int]:
+    """The process of a job that trains."""
+    path = _start(client)
+    assert server.pid is not None
+    (worker,) = children(server.pid)
+    (process,) = children(worker)
+    try:
+        yield process
+    finally:
+        os.kill(process, signal.SIGCONT)
+        _cancel(client, path)
 
 
 def _round(server: Server, bodies: Sequence[Request], job: int, *, stopped: bool) -> Round:
@@ -143,7 +173,10 @@ def _percentile(values: Sequence[float], share: float) -> float:
 
 
 def _report(
-    options: argparse.Namespace, load: float, measured: dict[str, dict[str, list[Round]]]
+    options: argparse.Namespace,
+    load: float,
+    measured: dict[str, dict[str, list[Round]]],
+    cancels: Sequence[float],
 ) -> None:
     rows: dict[str, dict[str, Any]] = {}
     print(f"\n{'median [lowest, highest]':<34}{'p50 ms':>22}{'p99 ms':>22}{'job on cores':>14}")
@@ -178,11 +211,13 @@ def _report(
         f"p99 of classify, {CLIENTS} at a time: {idle:.0f} ms, {training:.0f} ms while a job "
         f"trains, {ratio:.2f} times" + ("" if spare else "; with two cores not judged")
     )
+    cancelled = _spread(cancels)
+    headline += f"; a cancel took {_shown(cancelled, 2)} s"
     finish(
         options,
-        {"load_before": round(load, 2), "rows": rows},
+        {"load_before": round(load, 2), "rows": rows, "cancel_s": cancelled},
         headline,
-        kept=not spare or ratio <= GOAL,
+        kept=(not spare or ratio <= GOAL) and cancelled["highest"] <= CANCELLED_S,
     )
 
 

@@ -81,7 +81,7 @@ class ProjectCreate(Schema):
 
     name: Name
     description: Description = ""
-    head: Annotated[choice(heads), HEAD] = Field(default={"name": "cosine"}, validate_default=True)  # type: ignore[valid-type]
+    head: Annotated[choice(heads), HEAD] = Field(default={"name": "auto"}, validate_default=True)  # type: ignore[valid-type]
 
 
 class ProjectEdit(Schema):
