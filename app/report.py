@@ -1,5 +1,6 @@
 """Use cases: how good a project is, which labels are wrong, what more of them would bring."""
 
+import math
 import threading
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -30,7 +31,8 @@ from models.forecast import (
     forecast,
     learning_curve,
 )
-from models.heads import heads
+from models.heads import FittedHead, heads
+from models.heads.auto import FittedAuto
 from models.label_errors import label_errors
 from models.principal import principal_components
 from models.reliability import Reliability, reliability_curve
@@ -96,10 +98,19 @@ class Basis(NamedTuple):
     drawn: bool  # from the pool at random; otherwise all that can be judged, however chosen
 
 
+class Chosen(NamedTuple):
+    """The head that answers, with all that it chose by leave-one-out."""
+
+    name: str
+    options: dict[str, Any]
+    log_losses: dict[str, float | None]  # of all that it was chosen from; None: not to be told
+
+
 @dataclass(frozen=True)
 class Analysis:
     """What leave-one-out and parts of the support say; empty while there are too few labels."""
 
+    chosen: Chosen | None = None
     support: int = 0
     judged: int = 0
     accuracy: Interval | None = None
@@ -288,6 +299,7 @@ def _analyse(fitted: ProjectHead, propensities: dict[UUID, float]) -> Analysis:
     judged = shots[targets] > 1
     if int(judged.sum()) < FEWEST_JUDGED:
         return Analysis(
+            chosen=_chosen(fitted.head),
             support=len(targets),
             contradictions=contradictions,
             compared=compared,
@@ -318,6 +330,7 @@ def _analyse(fitted: ProjectHead, propensities: dict[UUID, float]) -> Analysis:
     except TooFewToForecast as error:
         ahead, missing = None, [*missing, str(error)]
     return Analysis(
+        chosen=_chosen(fitted.head),
         support=len(targets),
         judged=int(judged.sum()),
         accuracy=accuracy,
@@ -351,6 +364,15 @@ def _accuracy(
         return weighted_accuracy(right[drawn], weights), Basis(len(drawn), drawn=True)
     share = float(right[rows].double().mean())
     return wilson(share, float(len(rows))), Basis(len(rows), drawn=False)
+
+
+def _chosen(head: FittedHead) -> Chosen:
+    losses = head.losses if isinstance(head, FittedAuto) else {}
+    return Chosen(
+        type(head.options).__module__.rpartition(".")[2],
+        dict(vars(head.options)),
+        {name: None if math.isnan(loss) else loss for name, loss in losses.items()},
+    )
 
 
 def _figures(

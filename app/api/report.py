@@ -119,11 +119,23 @@ class EnoughRead(BaseModel):
     reason: str
 
 
+class ChosenRead(BaseModel):
+    """The head that answers, with all that it chose by leave-one-out."""
+
+    name: str
+    options: dict[str, Any]
+    log_losses: dict[str, float | None] = Field(
+        description="With the head `auto`, of all that it chose from; the least was taken. Null: "
+        "with one shot of each label there is nothing to leave out."
+    )
+
+
 class ReportRead(BaseModel):
     """How good a project is. Judged by leave-one-out: each image by all others."""
 
     encoder: UUID
-    head: dict[str, Any]
+    head: dict[str, Any] = Field(description="As the project asks for.")
+    chosen: ChosenRead | None = Field(description="What that became; null with too few labels.")
     support: int = Field(description="Images with a label.")
     pool: int = Field(description="Images without a label.")
     enough: EnoughRead
@@ -155,6 +167,7 @@ class ReportRead(BaseModel):
         return cls(
             encoder=report.encoder_id,
             head=report.head,
+            chosen=ChosenRead(**found.chosen._asdict()) if found.chosen else None,
             support=report.support,
             pool=report.pool,
             enough=EnoughRead(answer=report.verdict.enough, reason=report.verdict.reason),

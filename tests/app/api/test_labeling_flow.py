@@ -118,6 +118,8 @@ def test_after_a_removal_the_centroid_is_exactly_what_it_would_have_been(birds, 
 
 
 def test_taking_a_label_back_removes_the_shot(birds, png):
+    head = {"name": "cosine"}  # not centred: the image stays in the pool
+    birds.patch("/v1/projects/birds", json={"head": head})
     upload(birds, "/labels/red/support", png("red"))
     upload(birds, "/labels/blue/support", png("blue"))
     before = centroid_cosines(birds, png("purple"))

@@ -43,6 +43,21 @@ def coloured(birds, png):
     return birds, red
 
 
+def test_the_head_that_was_chosen_is_told_and_can_be_pinned(coloured):
+    service, _ = coloured
+
+    found = report(service)
+    chosen = found["chosen"]
+    service.patch("/v1/projects/birds", json={"head": {k: chosen[k] for k in ("name", "options")}})
+    pinned = report(service)
+
+    assert found["head"]["name"] == "auto"
+    losses = chosen["log_losses"]
+    assert chosen["name"] == min(losses, key=losses.get)
+    assert pinned["chosen"] == {**chosen, "log_losses": {}}
+    assert pinned["accuracy"] == found["accuracy"]
+
+
 def test_labels_that_are_told_apart_get_a_good_report(coloured):
     service, _ = coloured
 
