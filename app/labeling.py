@@ -29,6 +29,8 @@ from app.projects import clean_name, find_label, find_project
 from app.storage import Blobs
 from app.tables import Annotation, Embedding, Image, Label, Project, Removal, Reservation, now
 from app.vectors import Vectors
+from app.versions import find_version
+from models.bridge import Bridge
 from models.images import Preprocessing, UnreadableImage, decode, thumbnail
 from models.unknown import Rejection
 
@@ -80,10 +82,11 @@ class Prediction(NamedTuple):
 class Classified(NamedTuple):
     """The answer to one classify request."""
 
-    encoder_id: UUID
+    encoder_id: UUID  # that embedded the queries
     predictions: list[Prediction]
     failed: list[Failed]
     rejection: Rejection | None  # from where on an image is unknown, if that was asked for
+    bridge: Bridge | None  # to the embeddings of the project's version, if that is another
 
 
 class ImageView(NamedTuple):
@@ -244,26 +247,39 @@ class Labeling:
                 )
             return stored
 
-    def classify(self, project_key: str, uploads: Iterable[Upload], asked: Asked) -> Classified:
+    def classify(
+        self,
+        project_key: str,
+        uploads: Iterable[Upload],
+        asked: Asked,
+        query_encoder: UUID | None = None,
+    ) -> Classified:
         """Probabilities of the labels, cosines to their centroids, and what else is asked for.
 
+        Args:
+            query_encoder: the version that embeds the queries, if not that of the project.
+
         Raises:
+            VersionNotFound: the project cannot use that version.
+            NoBridge: its embeddings cannot be mapped to those of the project's version.
             TooFewLabels: fewer than two labels have support images.
             TooFewShots: unknown images are asked for, and the labeled ones are too few to tell.
         """
         with self.db.reading() as session:
             project = find_project(session, project_key)
+            version = project.encoder_id
+            if query_encoder is not None:
+                version = find_version(session, project, query_encoder).id
         # Say that labels are missing before the work, not after.
         fitted = self.heads.fitted(project)
+        bridge = None if version == project.encoder_id else self.heads.bridge(project, version)
         rate = asked.false_rejection
         rejection = None if rate is None else fitted.rejection(rate)
         predictions: list[Prediction] = []
         failed: list[Failed] = []
         for number, (files, refused) in enumerate(_chunks(uploads)):
             failed += refused
-            outcomes = self.embedder.embed(
-                project.encoder_id, [f.content for f in files], wait=number > 0
-            )
+            outcomes = self.embedder.embed(version, [f.content for f in files], wait=number > 0)
             good = []
             for file, outcome in zip(files, outcomes, strict=True):
                 if isinstance(outcome, Problem):
@@ -272,13 +288,15 @@ class Labeling:
                     good.append((file, outcome.vector))
             if good:
                 queries = torch.stack([vector for _, vector in good]).float()
+                if bridge is not None:
+                    queries = bridge.cross(queries)
                 answers = fitted.predict(queries, asked)
                 predictions += [
                     Prediction(file.position, file.filename, answer)
                     for (file, _), answer in zip(good, answers, strict=True)
                 ]
         failed.sort(key=lambda f: f.position)
-        return Classified(project.encoder_id, predictions, failed, rejection)
+        return Classified(version, predictions, failed, rejection, bridge)
 
     def image_page(
         self,

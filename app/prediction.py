@@ -8,20 +8,24 @@ from functools import cached_property
 from typing import NamedTuple
 from uuid import UUID
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from sqlalchemy import select
 from torch import Tensor
 
 from app.db import Database
-from app.problems import TooFewLabels, TooFewShots
+from app.problems import NoBridge, TooFewLabels, TooFewShots
 from app.tables import Label, Project
-from app.vectors import Snapshot, Vectors
-from models import conformal, unknown
+from app.vectors import GONE, Snapshot, Vectors
+from models import bridge, conformal, unknown
 from models.accuracy import skill
+from models.bridge import Bridge
 from models.heads import FittedHead, Head, heads, sample
 
 FITTED_HEADS_KEPT = 16
+BRIDGES_KEPT = 4
+BRIDGE_IMAGES = 4096  # that one is fitted to, at most
 ROWS_PER_BLOCK = 4096
 
 
@@ -179,6 +183,7 @@ class ProjectHeads:
         self._db = db
         self._vectors = vectors
         self._fitted: OrderedDict[Hashable, ProjectHead] = OrderedDict()
+        self._bridges: OrderedDict[Hashable, Bridge] = OrderedDict()
         self._lock = threading.Lock()
 
     def fitted(self, project: Project) -> ProjectHead:
@@ -213,6 +218,38 @@ class ProjectHeads:
                 self._fitted.popitem(last=False)
         return head
 
+    def bridge(self, project: Project, version: UUID) -> Bridge:
+        """From the embeddings of another encoder version to those of the project's.
+
+        It is fitted to images that both have embedded, and again when there are twice as many.
+
+        Raises:
+            NoBridge: these are too few.
+        """
+        source = self._vectors.everything(project.id, version)
+        target = self._vectors.everything(project.id, project.encoder_id)
+        rows = _common(source, target)
+        key = project.id, version, project.encoder_id, len(rows[0]).bit_length()
+        with self._lock:
+            if key in self._bridges:
+                self._bridges.move_to_end(key)
+                return self._bridges[key]
+        evenly = torch.linspace(0, len(rows[0]) - 1, min(len(rows[0]), BRIDGE_IMAGES)).long()
+        try:
+            found = bridge.fit(
+                source.vectors[rows[0][evenly]].float(), target.vectors[rows[1][evenly]].float()
+            )
+        except ValueError as error:
+            raise NoBridge(
+                f"{error} that version {version} and the project's have both embedded; "
+                "promoting a version embeds all images with it"
+            ) from error
+        with self._lock:
+            self._bridges[key] = found
+            while len(self._bridges) > BRIDGES_KEPT:
+                self._bridges.popitem(last=False)
+        return found
+
 
 def _fit(
     options: Head, support: Snapshot, everything: Snapshot | None, names: dict[UUID, str]
@@ -236,6 +273,17 @@ def _fit(
     mean = _mean(everything) if everything is not None else None
     head = options.fit(support.vectors[rows], targets, len(present), mean)
     return ProjectHead([name for name, _ in present], head, support, rows, targets)
+
+
+def _common(one: Snapshot, other: Snapshot) -> tuple[Tensor, Tensor]:
+    """Rows of the images that are in both, in the same order."""
+    of = []
+    for snapshot in (one, other):
+        there = np.flatnonzero(snapshot.codes != GONE)
+        of.append((there, np.ascontiguousarray(snapshot.ids[there]).view("V16").ravel()))
+    (rows, ids), (other_rows, other_ids) = of
+    _, mine, theirs = np.intersect1d(ids, other_ids, assume_unique=True, return_indices=True)
+    return torch.from_numpy(rows[mine]), torch.from_numpy(other_rows[theirs])
 
 
 def _mean(everything: Snapshot) -> Tensor:

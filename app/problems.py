@@ -173,6 +173,12 @@ class TooFewShots(Problem):
     status = HTTPStatus.CONFLICT
 
 
+class NoBridge(Problem):
+    """Queries cannot be embedded by that version: too few images were embedded by both."""
+
+    status = HTTPStatus.CONFLICT
+
+
 class TooFewImages(Problem):
     """Training needs at least two labels with at least two images each."""
 

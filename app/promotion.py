@@ -6,15 +6,15 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 import torch
-from sqlalchemy import Select, exists, func, or_, select
+from sqlalchemy import Select, exists, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from app.db import Database
-from app.problems import VersionNotFound
 from app.projects import find_project
 from app.storage import Blobs
 from app.tables import Embedding, EncoderVersion, Image, Project, ProjectVersion, TrainingImage, now
+from app.versions import find_version, usable_versions
 from models.encoders import Encoder
 from models.images import UnreadableImage, decode
 
@@ -47,7 +47,7 @@ class Promotions:
         """The versions that a project can use, newest first."""
         with self.db.reading() as session:
             project = find_project(session, project_key)
-            query = _usable(project)
+            query = usable_versions(project)
             if after is not None:
                 query = query.where(EncoderVersion.id < after)
             found = session.scalars(query.order_by(EncoderVersion.id.desc()).limit(limit))
@@ -162,31 +162,6 @@ class Promotions:
         insert = sqlite.insert if self.db.is_sqlite else postgresql.insert
         if rows:  # another promotion of the same version may have written some of them
             session.execute(insert(Embedding).values(rows).on_conflict_do_nothing())
-
-
-def find_version(session: Session, project: Project, version_id: UUID) -> EncoderVersion:
-    """A version that a project can use.
-
-    Raises:
-        VersionNotFound: there is none, or it belongs to another project.
-    """
-    version = session.scalar(_usable(project).where(EncoderVersion.id == version_id))
-    if version is None:
-        raise VersionNotFound(
-            f"project {project.name!r} has no encoder version {version_id}; "
-            f"GET /v1/projects/{project.name}/encoders lists them"
-        )
-    return version
-
-
-def _usable(project: Project) -> Select[EncoderVersion]:
-    owned = ProjectVersion.encoder_id == EncoderVersion.id
-    return select(EncoderVersion).where(
-        or_(
-            exists().where(owned, ProjectVersion.project_id == project.id),
-            ~exists().where(owned),
-        )
-    )
 
 
 def _view(session: Session, project: Project, version: EncoderVersion) -> VersionView:

@@ -32,7 +32,6 @@ from models.forecast import (
     learning_curve,
 )
 from models.heads import FittedHead, heads
-from models.heads.auto import FittedAuto
 from models.label_errors import label_errors
 from models.principal import principal_components
 from models.reliability import Reliability, reliability_curve
@@ -367,11 +366,10 @@ def _accuracy(
 
 
 def _chosen(head: FittedHead) -> Chosen:
-    losses = head.losses if isinstance(head, FittedAuto) else {}
     return Chosen(
         type(head.options).__module__.rpartition(".")[2],
         dict(vars(head.options)),
-        {name: None if math.isnan(loss) else loss for name, loss in losses.items()},
+        {name: None if math.isnan(loss) else loss for name, loss in head.losses.items()},
     )
 
 

@@ -7,14 +7,14 @@ from uuid import UUID
 import safetensors
 import safetensors.torch
 import torch
-from sqlalchemy import select
+from sqlalchemy import Select, exists, or_, select
 from sqlalchemy.orm import Session
 from torch import Tensor
 
 from app.db import Database
-from app.problems import UnsupportedMediaType, WeightsRefused
+from app.problems import UnsupportedMediaType, VersionNotFound, WeightsRefused
 from app.storage import Blobs
-from app.tables import EncoderVersion, Image, Job, ProjectVersion, TrainingImage
+from app.tables import EncoderVersion, Image, Job, Project, ProjectVersion, TrainingImage
 from models.encoders import Architecture, Encoder, EncoderUnavailable, architectures, spec
 
 MAX_HEADER_BYTES = 4 << 20  # of a safetensors file; that of a large network has 100 KiB
@@ -127,6 +127,32 @@ class Versions:
                 .order_by(EncoderVersion.id.desc())
             )
             return [version for version in versions if version.options == options]
+
+
+def find_version(session: Session, project: Project, version_id: UUID) -> EncoderVersion:
+    """A version that a project can use.
+
+    Raises:
+        VersionNotFound: there is none, or it belongs to another project.
+    """
+    version = session.scalar(usable_versions(project).where(EncoderVersion.id == version_id))
+    if version is None:
+        raise VersionNotFound(
+            f"project {project.name!r} has no encoder version {version_id}; "
+            f"GET /v1/projects/{project.name}/encoders lists them"
+        )
+    return version
+
+
+def usable_versions(project: Project) -> Select[EncoderVersion]:
+    """The versions that a project can use."""
+    owned = ProjectVersion.encoder_id == EncoderVersion.id
+    return select(EncoderVersion).where(
+        or_(
+            exists().where(owned, ProjectVersion.project_id == project.id),
+            ~exists().where(owned),
+        )
+    )
 
 
 def child(parent: EncoderVersion, weights: str, *, projected: bool = False) -> EncoderVersion:

@@ -84,10 +84,22 @@ class RejectionRead(BaseModel):
     )
 
 
+class BridgeRead(BaseModel):
+    """How the queries got to the embeddings of the support images."""
+
+    images: int = Field(description="That both encoder versions embedded; what it was fitted to.")
+    cosine: float = Field(
+        description="Of a mapped embedding to the image's own, on average over images left out."
+    )
+
+
 class ClassifyRead(BaseModel):
     """A prediction for each image that could be decoded."""
 
     encoder: UUID = Field(description="The encoder version that embedded the images.")
+    bridge: BridgeRead | None = Field(
+        default=None, description="If that is not the version of the project."
+    )
     predictions: list[PredictionRead]
     rejection: RejectionRead | None = Field(
         default=None, description="If `false_rejection` was asked for."
@@ -114,13 +126,23 @@ def classify(
         float | None,
         Query(gt=0, lt=1, description="How often an image of a label may be called `unknown`."),
     ] = None,
+    query_encoder: Annotated[
+        UUID | None,
+        Query(
+            description="Embed these images with another encoder version, a smaller one for "
+            "instance, and map them to that of the project."
+        ),
+    ] = None,
 ) -> ClassifyRead:
     """Classify images by their nearest class centroid."""
     asked = Asked(top_k, nearest, coverage, false_rejection)
-    answer = labeling.classify(project, uploads, asked)
+    answer = labeling.classify(project, uploads, asked, query_encoder)
     refuse_if_all_failed(answer.failed, len(answer.predictions))
     return ClassifyRead(
         encoder=answer.encoder_id,
+        bridge=BridgeRead(images=answer.bridge.images, cosine=answer.bridge.cosine)
+        if answer.bridge
+        else None,
         predictions=[PredictionRead.of(prediction) for prediction in answer.predictions],
         rejection=RejectionRead(**answer.rejection._asdict()) if answer.rejection else None,
         failed=[FailedRead.of(failed) for failed in answer.failed],

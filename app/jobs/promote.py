@@ -7,8 +7,8 @@ from uuid import UUID
 from sqlalchemy.orm import Session
 
 from app.jobs import Checked, Work, kinds
-from app.promotion import find_version
 from app.tables import Project
+from app.versions import find_version
 
 
 @kinds.register

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -56,6 +56,8 @@ class FittedHead(ABC):
     temperature: float
     mean: Float[Tensor, " D"] | None  # subtracted first; None: not centred
     centroids: Float[Tensor, "C D"]  # directions of the class means, of unit length
+    # Leave-one-out log loss of each head that it was chosen from; NaN: none to leave out.
+    losses: dict[str, float] = field(default_factory=dict)
 
     @abstractmethod
     def scores(self, queries: Float[Tensor, "Q D"]) -> Float[Tensor, "Q C"]:

@@ -62,7 +62,6 @@ class FittedAuto(FittedHead):
 
     name: str
     best: FittedHead
-    losses: dict[str, float]  # leave-one-out log loss of each candidate; NaN: none to leave out
 
     def scores(self, queries: Float[Tensor, "Q D"]) -> Float[Tensor, "Q C"]:
         """Those of the chosen head."""

@@ -7,6 +7,8 @@ import pytest
 import safetensors.torch
 import torch
 
+from app.worker import Worker
+
 ENCODERS = "/v1/projects/birds/encoders"
 BINARY = {"content-type": "application/octet-stream"}
 
@@ -112,4 +114,57 @@ def test_an_architecture_is_named_by_a_version_of_it(birds, current, weights):
     )
 
     assert known.status_code == 201
+    assert unknown.status_code == 404
+
+
+def other_version(birds, weights):
+    """A version that sees colours otherwise: its first layer is turned around."""
+    tensors = safetensors.torch.load(weights)
+    tensors["stages.0.0.weight"] = tensors["stages.0.0.weight"].flip(0) * 0.7
+    answer = birds.post(ENCODERS, content=safetensors.torch.save(tensors), headers=BINARY)
+    return answer.json()["id"]
+
+
+def classify(birds, content, **params):
+    files = [("files", ("query.png", content, "image/png"))]
+    return birds.post("/v1/projects/birds/classify", files=files, params=params)
+
+
+def fill(birds, png, count):
+    for label in ("red", "blue"):
+        files = [("files", (f"{n}.png", png(label, n), "image/png")) for n in range(count)]
+        birds.post(f"/v1/projects/birds/labels/{label}/support", files=files)
+
+
+def test_queries_may_be_embedded_by_another_version(birds, png, current, weights, settings):
+    fill(birds, png, 12)
+    other = other_version(birds, weights)
+    for version in (other, current):  # both have all images now
+        birds.post(f"{ENCODERS}/{version}/promote")
+        Worker(settings, birds.app.state.queue.db).run(until_idle=True)
+    assert birds.get("/v1/projects/birds").json()["encoder"]["id"] == current
+
+    plain = classify(birds, png("red", 99))
+    answer = classify(birds, png("red", 99), query_encoder=other)
+
+    assert plain.json()["encoder"] == current
+    assert plain.json()["bridge"] is None
+    assert answer.status_code == 200, answer.text
+    found = answer.json()
+    assert found["encoder"] == other
+    assert found["bridge"]["images"] == 24
+    assert found["bridge"]["cosine"] > 0.9
+    assert found["predictions"][0]["label"] == "red"
+    assert classify(birds, png("red", 99), query_encoder=current).json() == plain.json()
+
+
+def test_a_version_that_embedded_too_few_images_cannot_take_queries(birds, png, current, weights):
+    fill(birds, png, 3)
+    other = other_version(birds, weights)
+
+    few = classify(birds, png("red", 99), query_encoder=other)
+    unknown = classify(birds, png("red", 99), query_encoder="01900000-0000-7000-8000-000000000000")
+
+    assert few.status_code == 409
+    assert "needs 16 images, got 0" in few.json()["detail"]
     assert unknown.status_code == 404
