@@ -58,11 +58,7 @@ class Scatter(NamedTuple):
             within = Statistics.of(placed, targets, len(shots)).within
             eigenvalues, basis = torch.linalg.eigh(within)
             return cls(means, shots, eigenvalues.clamp_min(0), basis, means @ basis, None)
-        apart = placed.double() - means[targets]
-        eigenvalues, vectors = torch.linalg.eigh(apart @ apart.T)
-        kept = eigenvalues > 1e-12 * len(targets)
-        eigenvalues = eigenvalues[kept]
-        basis = apart.T @ (vectors[:, kept] / eigenvalues.sqrt())
+        eigenvalues, basis = spectrum(placed.double() - means[targets])
         inside = means @ basis
         return cls(means, shots, eigenvalues, basis, inside, means - inside @ basis.T)
 
@@ -145,6 +141,21 @@ class Scatter(NamedTuple):
         able = shots > 1
         found = left.own * (shots - 1) / shots
         return float(found[able].mean()) if bool(able.any()) else 0.0
+
+
+def spectrum(points: Float[Tensor, "M D"]) -> tuple[Float[Tensor, " E"], Float[Tensor, "D E"]]:
+    """Eigenvalues and eigenvectors of the sum of x x' over all points.
+
+    By the points' inner products where they are fewer than dimensions; then only those that are
+    not 0.
+    """
+    if len(points) > points.shape[1]:
+        eigenvalues, basis = torch.linalg.eigh(points.T @ points)
+        return eigenvalues.clamp_min(0), basis
+    eigenvalues, vectors = torch.linalg.eigh(points @ points.T)
+    kept = eigenvalues > 1e-12 * len(points)
+    eigenvalues = eigenvalues[kept]
+    return eigenvalues, points.T @ (vectors[:, kept] / eigenvalues.sqrt())
 
 
 def _covariance(

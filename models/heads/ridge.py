@@ -18,6 +18,7 @@ from models.heads import (
     heads,
     place,
 )
+from models.scatter import spectrum
 
 PENALTIES = (0.03, 0.1, 0.3, 1.0, 3.0)  # to choose from
 PENALTY = 1.0  # where there is nothing to choose on
@@ -52,19 +53,13 @@ class Ridge(Placing):
         """
         directions = self._directions(support.placed.shape[1])
         features = _features(support.placed.double(), directions)
-        if len(features) <= features.shape[1]:
-            eigenvalues, vectors = torch.linalg.eigh(features @ features.T)
-            kept = eigenvalues > 1e-12 * len(features)
-            eigenvalues = eigenvalues[kept]
-            basis = features.T @ (vectors[:, kept] / eigenvalues.sqrt())
-        else:
-            eigenvalues, basis = torch.linalg.eigh(features.T @ features)
+        eigenvalues, basis = spectrum(features)
         shots = support.shots
         sums = class_means(features, support.targets, shots) * shots[:, None]
         choices = PENALTIES if support.repeated else (PENALTY,)
         fitted = []
         for penalty in choices if self.penalty is None else (self.penalty,):
-            inverse = 1 / (eigenvalues.clamp_min(0) + penalty)
+            inverse = 1 / (eigenvalues + penalty)
             one = FittedRidge(
                 options=replace(self, penalty=penalty),
                 temperature=1.0,
