@@ -80,7 +80,7 @@ class Detector:
         """
         found = quantile(self.known, 1 - false_rejection)
         if math.isinf(found):
-            needed = math.ceil(1 / false_rejection - 1 - 1e-9)
+            needed = math.ceil(1 / max(false_rejection, 1e-9) - 1 - 1e-9)
             raise TooFewShots(
                 f"a false rejection of {false_rejection:g} needs {needed} images of labels that "
                 f"have two or more; there are {len(self.known)}"

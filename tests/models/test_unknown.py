@@ -94,6 +94,8 @@ def test_a_rate_that_the_images_are_too_few_for_is_refused():
     assert found.rejection(0.1).threshold == float(found.detector.known[-1])
     with pytest.raises(TooFewShots, match=r"0\.05 needs 19 images .* there are 9"):
         found.rejection(0.05)
+    with pytest.raises(TooFewShots, match="there are 9"):
+        found.rejection(5e-324)  # of which the inverse is infinite
 
 
 def test_with_two_classes_nothing_is_said_of_unseen_ones():
