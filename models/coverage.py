@@ -17,6 +17,7 @@ from models.acquisition import Pool, Ranking
 
 BLOCK_ROWS = 1024  # candidates compared with all landmarks at a time
 LANDMARKS = 5000  # images that stand for a larger pool
+CANDIDATES = 50_000  # images of a larger pool that may be picked
 KEPT = 1 << 26  # similarities that are kept rather than computed again: 256 MB
 
 
@@ -68,17 +69,18 @@ def _settle(
     fresh: Tensor,
     noise: float,
 ) -> int:
-    """Update bounds until the best is known; which it is."""
-    look = 64  # doubles, so that many equals cost no more than all of them at once
+    """Update bounds until the best is known, and the first of its equals; which it is."""
+    look = 64  # doubles, so that many updates cost no more than all of them at once
     while True:
         highest = float(bounds.max())
         level = highest - noise - 1e-6 * abs(highest)
         best = bounds >= level
-        if highest <= noise or not bool((best & ~fresh).any()):
-            return int(best.int().argmax())
+        first = int(best.int().argmax())
+        if highest <= noise or bool(fresh[first]):
+            return first
         stale = bounds.masked_fill(fresh, -math.inf)
         again = stale.topk(min(look, len(stale))).indices
-        again = again[~fresh[again]]
+        again = torch.cat([again[(~fresh[again]) & (again != first)], torch.tensor([first])])
         bounds[again] = blockwise(objective.gains, candidates[again])
         fresh[again] = True
         look *= 2

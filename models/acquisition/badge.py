@@ -34,7 +34,7 @@ class Badge:
 
     def rank(self, pool: Pool, budget: int) -> Ranking:
         pool.classify()  # says that classes are missing
-        positions = pool.sample(self.candidates)
+        positions = pool.sample(max(self.candidates, budget))
         if len(positions) < len(pool):
             longest = lengths(pool).argmax()
             positions = torch.cat([positions[positions != longest], longest[None]]).sort().values

@@ -21,16 +21,21 @@ class Bald:
 
     Members are class centroids of the labeled images, drawn again with replacement within
     each class (Breiman, 1996), so that one image per class leaves nothing to disagree on.
+
+    Exact up to `candidates` images in the pool; of a larger one a uniform sample of that size may
+    be picked, since every member has to classify it.
     """
 
     needs_classes: ClassVar[bool] = True
 
     members: int = 5
     temperature: float = 0.03  # probabilities are the softmax of cosine / temperature
+    candidates: int = 200_000
 
     def __post_init__(self) -> None:
         within(self, "members", 2, 50)
         within(self, "temperature", 0.001, 100)
+        within(self, "candidates", 1, 1_000_000)
 
     def rank(self, pool: Pool, budget: int) -> Ranking:
         pool.classify()  # says that classes are missing
@@ -51,7 +56,9 @@ class Bald:
             information: Tensor = total - within_members / len(centroids)
             return information.clamp_min(0)
 
-        return top(pool.map(disagreement), budget)
+        candidates = pool.sample(max(self.candidates, budget))
+        picks, scores, _ = top(pool.part(candidates).map(disagreement), budget)
+        return Ranking(candidates[picks], scores)
 
     def _committee(self, pool: Pool) -> list[Float[Tensor, "C D"]]:
         """Centroids of each member."""

@@ -19,20 +19,25 @@ class CoreSet:
     k-center greedy (Sener & Savarese, 2018, algorithm 1). https://arxiv.org/abs/1708.00489
 
     Without a labeled image, the first pick is the one closest to the mean. Exact up to `landmarks`
-    labeled images; of more, that many stand for them, the same share of each class.
+    labeled images; of more, that many stand for them, the same share of each class. Of a pool of
+    more than `candidates` images, a uniform sample of that size may be picked.
     """
 
     needs_classes: ClassVar[bool] = False
 
     landmarks: int = LANDMARKS
+    candidates: int = 200_000
 
     def __post_init__(self) -> None:
         within(self, "landmarks", 1, 100_000)
+        within(self, "candidates", 1, 1_000_000)
 
     def rank(self, pool: Pool, budget: int) -> Ranking:
         covered = torch.cat([representatives(pool, self.landmarks), pool.taken])
-        picks, squares, _ = greedy(_Farthest(pool, covered), torch.arange(len(pool)), budget)
-        return Ranking(picks, squares.clamp_max(4).sqrt())
+        candidates = pool.sample(max(self.candidates, budget))
+        farthest = _Farthest(pool.part(candidates), covered)
+        picks, squares, _ = greedy(farthest, torch.arange(len(candidates)), budget)
+        return Ranking(candidates[picks], squares.clamp_max(4).sqrt())
 
 
 class _Farthest:

@@ -25,7 +25,8 @@ class DropQuery:
     as in the authors' code. Candidates are clustered by k-means into as many clusters as images to
     pick, and the image closest to each centre is picked.
 
-    Exact up to `sample` candidates. Beyond, k-means is fitted to a uniform sample of that size.
+    Exact up to `candidates` images in the pool, beyond which a uniform sample may be picked, and up
+    to `sample` whose label turns, beyond which k-means is fitted to a uniform sample of them.
     """
 
     needs_classes: ClassVar[bool] = True
@@ -33,13 +34,20 @@ class DropQuery:
     passes: int = 3
     rate: float = 0.75  # of features that drop out
     sample: int = 20_000
+    candidates: int = 200_000
 
     def __post_init__(self) -> None:
         within(self, "passes", 1, 50)
         within(self, "rate", 0.01, 0.99)
         within(self, "sample", 1, 100_000)
+        within(self, "candidates", 1, 1_000_000)
 
     def rank(self, pool: Pool, budget: int) -> Ranking:
+        seen = pool.sample(max(self.candidates, budget))
+        picks, scores, _ = self._pick(pool.part(seen), budget)
+        return Ranking(seen[picks], scores)
+
+    def _pick(self, pool: Pool, budget: int) -> Ranking:
         turned = self._turned(pool)
         budget = min(budget, len(pool))
         if not budget:

@@ -7,7 +7,7 @@ import torch
 
 from models.acquisition import Pool, Ranking, strategies, within
 from models.clusters import fit
-from models.coverage import LANDMARKS, Herding, ball, greedy
+from models.coverage import CANDIDATES, LANDMARKS, Herding, ball, greedy
 
 RADII = [0.1 * n for n in range(1, 20)]
 
@@ -24,7 +24,7 @@ class ProbCover:
     (section 4.2 of the paper).
 
     Exact up to `landmarks` images in the pool. Beyond, those in a ball are counted in a uniform
-    sample of that size; every image remains a candidate.
+    sample of that size. Of more than `candidates` images a uniform sample may be picked.
     """
 
     needs_classes: ClassVar[bool] = False
@@ -33,6 +33,7 @@ class ProbCover:
     purity: float = 0.95
     clusters: int = 0  # 0: as many as there are classes, at least 2
     landmarks: int = LANDMARKS
+    candidates: int = CANDIDATES
 
     def __post_init__(self) -> None:
         if self.radius is not None and not 0 < self.radius <= 2:
@@ -41,11 +42,13 @@ class ProbCover:
             raise ValueError(f"purity must be above 0 and at most 1, got {self.purity}")
         within(self, "clusters", 0, 1000)
         within(self, "landmarks", 1, 20_000)
+        within(self, "candidates", 1, 1_000_000)
 
     def rank(self, pool: Pool, budget: int) -> Ranking:
         landmarks = pool.sample(self.landmarks)
         radius = self.radius or self._pure_radius(pool.part(landmarks))
-        return greedy(Herding(pool, landmarks, ball(radius)), torch.arange(len(pool)), budget)
+        candidates = pool.sample(max(self.candidates, budget))
+        return greedy(Herding(pool, landmarks, ball(radius)), candidates, budget)
 
     def _pure_radius(self, pool: Pool) -> float:
         """The largest radius whose balls are pure enough."""

@@ -20,7 +20,8 @@ class Refine:
 
     In the first of `rounds`, margin, entropy, unknown_first and typiclust pick `widest` images for
     each that is wanted, in the next half as many among what was kept, and so on; MaxHerding
-    chooses among the last. Members and schedule are ours.
+    chooses among the last. Members and schedule are ours. Of a pool of more than `candidates`
+    images, a uniform sample of that size takes part.
     """
 
     needs_classes: ClassVar[bool] = True
@@ -28,15 +29,17 @@ class Refine:
     rounds: int = 2
     widest: int = 8
     landmarks: int = LANDMARKS
+    candidates: int = 100_000
 
     def __post_init__(self) -> None:
         within(self, "rounds", 1, 5)
         within(self, "widest", 1, 100)
         within(self, "landmarks", 1, 20_000)
+        within(self, "candidates", 1, 1_000_000)
 
     def rank(self, pool: Pool, budget: int) -> Ranking:
         pool.classify()  # says that classes are missing
-        left = torch.arange(len(pool))
+        left = pool.sample(max(self.candidates, budget))
         for number in range(self.rounds):
             wanted = budget * max(1, self.widest // 2**number)
             if wanted >= len(left):

@@ -3,10 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-
 from models.acquisition import Pool, Ranking, closeness, sharpen, strategies, within
-from models.coverage import LANDMARKS, Herding, gaussian, greedy, width
+from models.coverage import CANDIDATES, LANDMARKS, Herding, gaussian, greedy, width
 
 
 @strategies.register
@@ -21,7 +19,8 @@ class UHerding:
     as labels come: its width is the smallest distance of two labeled images, never below 0.05.
 
     Exact up to `landmarks` images in the pool. Beyond, the mean is over a uniform sample of that
-    size; every image remains a candidate.
+    size. Of more than `candidates` images a uniform sample may be picked, as in "lazier than lazy"
+    greedy (Mirzasoleiman et al., 2015, https://arxiv.org/abs/1409.7938), there anew for each pick.
     """
 
     needs_classes: ClassVar[bool] = True
@@ -29,15 +28,18 @@ class UHerding:
     temperature: float = 1.0  # probabilities are raised to 1 / temperature
     sigma: float | None = None  # width of the kernel; by the labeled images where it is not given
     landmarks: int = LANDMARKS
+    candidates: int = CANDIDATES
 
     def __post_init__(self) -> None:
         within(self, "temperature", 0.01, 100)
         if self.sigma is not None:
             within(self, "sigma", 0.01, 100)
         within(self, "landmarks", 1, 20_000)
+        within(self, "candidates", 1, 1_000_000)
 
     def rank(self, pool: Pool, budget: int) -> Ranking:
         landmarks = pool.sample(self.landmarks)
         weights = pool.part(landmarks).score(lambda p: closeness(sharpen(p, self.temperature)))
         kernel = gaussian(self.sigma or width(pool))
-        return greedy(Herding(pool, landmarks, kernel, weights), torch.arange(len(pool)), budget)
+        candidates = pool.sample(max(self.candidates, budget))
+        return greedy(Herding(pool, landmarks, kernel, weights), candidates, budget)

@@ -43,8 +43,9 @@ class UnknownFirst:
         near = min(self.neighbours, len(known))
 
         def distance(embeddings: Float[Tensor, "B D"]) -> Float[Tensor, " B"]:
-            cosines = (F.normalize(embeddings, dim=1) @ known.T).topk(near, dim=1).values[:, -1]
-            squares = 2 - 2 * cosines
+            cosines = F.normalize(embeddings, dim=1) @ known.T
+            nearest = cosines.amax(dim=1) if near == 1 else cosines.topk(near, dim=1).values[:, -1]
+            squares = 2 - 2 * nearest
             return squares.where(squares > 1e-6, 0.0).sqrt()  # float32 rounds what is less
 
         return top(pool.map(distance), budget)

@@ -9,7 +9,8 @@ from tests.models.acquisition.naive import k_center, unit
 
 def test_the_picks_are_those_of_the_naive_greedy_algorithm():
     points = unit(410, 8)
-    pool = Pool(points, torch.arange(400), None, labeled=torch.arange(400, 410))
+    labeled = torch.arange(400, 410)
+    pool = Pool(points, torch.arange(400), None, labeled, labeled % 4)
 
     picks, scores, _ = CoreSet().rank(pool, 60)
 

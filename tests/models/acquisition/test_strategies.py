@@ -181,3 +181,21 @@ def test_ties_keep_the_order_of_the_pool():
     indices, _, _ = top(torch.tensor([1.0, 2.0, 1.0, 2.0, 1.0]), 4)
 
     assert indices.tolist() == [1, 3, 0, 2]
+
+
+LARGE = ["badge", "bald", "coreset", "dropquery", "maxherding", "probcover", "refine", "uherding"]
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_of_a_large_pool_a_sample_may_be_picked(name):
+    pool = make_pool(300)
+
+    picks = strategies[name](candidates=60).rank(pool, 20).indices
+
+    # The longest gradient may always be picked.
+    allowed = set(pool.sample(60).tolist()) | ({int(picks[0])} if name == "badge" else set())
+    assert len(set(picks.tolist())) == 20
+    assert set(picks.tolist()) <= allowed
+    assert len(strategies[name](candidates=5).rank(pool, 20).indices) == 20
+    exact = strategies[name](candidates=300).rank(pool, 20)
+    assert exact.indices.tolist() == strategies[name]().rank(pool, 20).indices.tolist()
