@@ -1,0 +1,427 @@
+"""Accuracy by the number of labels, for every way to choose them: ours and scikit-activeml's.
+
+The first batch is drawn at random, the same for all; then each strategy chooses batch after batch,
+up to 50 labels for each label of the data set or half of the pool, from a balanced pool and from
+one whose labels have sizes by Zipf's law, 100 : 1. All are judged by the same head, nearest
+centroid by cosine, on the same images: mean recall over labels, so that rare labels count. Who
+needs two labels before there are two takes images at random. Peers run in an environment of their
+own (`make bench-peers`).
+
+The penalty matrix is that of Ash et al. (2020, section 5, https://arxiv.org/abs/1906.03671): in how
+many settings, each counting 1, a strategy (row) is beaten by another (column) by a paired t-test.
+"""
+
+import argparse
+import json
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from bench.embeddings import DataSet, data_set, digits
+from bench.few_shot import PEERS
+from bench.harness import ROOT, arguments, finish
+from models.accuracy import normal_quantile, skill
+from models.acquisition import Pool, of_labeled, strategies
+from models.heads.cosine import Cosine, FittedCosine
+
+PER_LABEL = (1, 2, 3, 4, 5, 7, 10, 14, 20, 28, 38, 50)  # labels bought so far, for each label
+QUICK = (1, 4)
+LONG_TAIL = 100  # how much larger the largest label is than the smallest
+THEIRS = (
+    "least_confident", "margin", "entropy", "coreset", "typiclust", "probcover", "maxherding",
+    "badge", "dropquery", "falcun", "clue", "contrastive",
+)  # fmt: skip
+JUDGED, BASE = "adaptive", "random"
+RANK, SHARE, SHARE_LONG_TAIL = 2.0, 0.60, 0.35
+CONFIDENCE = 0.95
+
+
+class Setting(NamedTuple):
+    """A pool to choose from, and images to judge with."""
+
+    data: DataSet
+    kind: str  # "balanced" or "zipf"
+
+    @property
+    def name(self) -> str:
+        return f"{self.data.name}, {self.kind}"
+
+
+class Known(NamedTuple):
+    """What has been labeled so far, and the head that it makes."""
+
+    rows: list[int]  # of the training images
+    classes: list[int]  # that have been seen, in order
+    targets: Tensor  # (U,), indices into `classes`
+    head: FittedCosine | None  # None before there are two
+
+
+# From rows that may be chosen, what is known, how many and a seed, to the chosen rows.
+Chooser = Callable[[Setting, list[int], Known, int, int], list[int]]
+
+
+def main() -> None:
+    """Run the benchmark."""
+    options = _options()
+    torch.set_num_threads(1)
+    sets = [data_set(folder, options.encoder) for folder in options.images or []]
+    sets.append(digits(options.encoder))
+    settings = [Setting(data, kind) for data in sets for kind in ("balanced", "zipf")]
+    if options.quick:
+        settings = settings[-2:]
+    stops, seeds = (QUICK, 2) if options.quick else (PER_LABEL, options.seeds)
+    with ExitStack() as stack:
+        choosers = _ours(options.only)
+        if options.peers.exists():
+            choosers |= stack.enter_context(_peers(options.peers, settings, options.only))
+        else:
+            print(f"scikit-activeml: skipped, {options.peers} is not there; make bench-peers")
+        curves = _run(settings, choosers, stops, seeds)
+    _finish(options, settings, curves, stops)
+
+
+def _options() -> argparse.Namespace:
+    parser = arguments(__doc__)
+    parser.add_argument("--images", type=Path, nargs="*", help="class folders, beside digits")
+    parser.add_argument("--encoder", default="efficientnet_lite:0")
+    parser.add_argument("--seeds", type=int, default=50)
+    parser.add_argument("--only", nargs="*", help="strategies to run; random is always among them")
+    parser.add_argument("--peers", type=Path, default=PEERS, help="their Python")
+    return parser.parse_args()
+
+
+def _run(
+    settings: Sequence[Setting], choosers: dict[str, Chooser], stops: Sequence[int], seeds: int
+) -> dict[str, dict[str, list[list[float]]]]:
+    """By setting and strategy the curves of all seeds."""
+    curves: dict[str, dict[str, list[list[float]]]] = {}
+    for setting in settings:
+        found = curves[setting.name] = {name: [] for name in choosers}
+        started = time.perf_counter()
+        for seed in range(seeds):
+            pool = _pool(setting, seed)
+            classes = len(set(setting.data.targets[pool].tolist()))
+            for name, choose in choosers.items():
+                found[name].append(
+                    _curve(setting, pool, choose, _budgets(pool, classes, stops), seed)
+                )
+        seconds = time.perf_counter() - started
+        print(f"{setting.name}: {seeds} seeds in {seconds:.0f} s", flush=True)
+    return curves
+
+
+def _pool(setting: Setting, seed: int) -> list[int]:
+    """Rows of the training images: as many of each label, or fewer and fewer."""
+    chance = np.random.default_rng(seed)
+    targets = setting.data.targets.numpy()
+    labels = np.arange(int(targets.max()) + 1)
+    sizes = np.bincount(targets)
+    order = np.argsort(-sizes, kind="stable")
+    ranks = np.empty(len(labels))
+    ranks[order] = np.arange(1, len(labels) + 1)
+    power = np.log(LONG_TAIL) / np.log(len(labels))  # falls from 1 to 1 / LONG_TAIL
+    wanted = (
+        np.full(len(labels), sizes.min())
+        if setting.kind == "balanced"
+        else np.minimum(sizes, np.maximum(sizes.max() * ranks**-power, 1).round())
+    )
+    rows: list[int] = []
+    for label, size in zip(labels, wanted.astype(int), strict=True):
+        rows += chance.choice(np.flatnonzero(targets == label), size, replace=False).tolist()
+    return sorted(rows)
+
+
+def _budgets(pool: list[int], classes: int, stops: Sequence[int]) -> list[int]:
+    """Numbers of labels at which to judge: while half of the pool is left."""
+    wanted = [stop * classes for stop in stops]
+    return [budget for budget in wanted if budget <= max(len(pool) // 2, wanted[1])]
+
+
+def _curve(
+    setting: Setting, pool: list[int], choose: Chooser, budgets: Sequence[int], seed: int
+) -> list[float]:
+    chance = np.random.default_rng(1000 + seed)
+    chosen = chance.choice(pool, budgets[0], replace=False).tolist()
+    mean = setting.data.train[pool].double().mean(dim=0).float()
+    accuracy = []
+    for step, budget in enumerate(budgets):
+        left = sorted(set(pool) - set(chosen))
+        wanted = budget - len(chosen)
+        if wanted:
+            known = _known(setting, chosen, mean)
+            chosen = chosen + choose(setting, left, known, wanted, 100 * seed + step)
+        accuracy.append(_recall(setting, _known(setting, chosen, mean)))
+    return accuracy
+
+
+def _known(setting: Setting, rows: list[int], mean: Tensor) -> Known:
+    truth = setting.data.targets[rows]
+    classes = sorted(set(truth.tolist()))
+    targets = torch.tensor([classes.index(label) for label in truth.tolist()])
+    head = None
+    if len(classes) > 1:
+        head = Cosine(centered=True).fit(setting.data.train[rows], targets, len(classes), mean)
+    return Known(rows, classes, targets, head)
+
+
+def _recall(setting: Setting, known: Known) -> float:
+    """Mean recall over all labels; what was never seen is never said."""
+    truth = setting.data.test_targets
+    said = torch.full_like(truth, known.classes[0])
+    if known.head is not None:
+        best = known.head.probabilities(setting.data.test.float()).argmax(dim=1)
+        said = torch.tensor(known.classes)[best]
+    right = (said == truth).double()
+    labels = sorted(set(truth.tolist()))
+    return float(np.mean([float(right[truth == label].mean()) for label in labels]))
+
+
+def _ours(only: Sequence[str] | None) -> dict[str, Chooser]:
+    names = [n for n in strategies if not of_labeled(strategies[n]()) and n != "rare_search"]
+    names = [n for n in names if not only or n in only or n == BASE]
+    return {name: partial(_choose, name) for name in names}
+
+
+def _choose(
+    name: str, setting: Setting, left: list[int], known: Known, budget: int, seed: int
+) -> list[int]:
+    """One of our strategies; a class that nobody has seen is not known by name."""
+    options = {"seed": seed} if name == "random" else {}
+    strategy: Any = strategies[name](**options)
+    if known.head is None and strategy.needs_classes:
+        return _at_random(left, budget, seed)
+    head = known.head
+    pool = Pool(
+        setting.data.train,
+        torch.tensor(left),
+        head.probabilities if head else None,
+        torch.tensor(known.rows),
+        known.targets,
+        skill=partial(_skill, setting, known) if head else None,
+        seed=seed,
+    )
+    return [left[place] for place in strategy.rank(pool, budget).indices.tolist()]
+
+
+def _at_random(left: list[int], budget: int, seed: int) -> list[int]:
+    chosen: list[int] = np.random.default_rng(seed).choice(left, budget, replace=False).tolist()
+    return chosen
+
+
+def _skill(setting: Setting, known: Known) -> float | None:
+    assert known.head is not None
+    judged = torch.bincount(known.targets)[known.targets] > 1
+    if not bool(judged.any()):
+        return None
+    rows, targets = torch.tensor(known.rows)[judged], known.targets[judged]
+    left = known.head.leave_one_out(setting.data.train[rows], targets)
+    return skill(left.argmax(dim=1) == targets, targets)
+
+
+@contextmanager
+def _peers(
+    python: Path, settings: Sequence[Setting], only: Sequence[str] | None
+) -> Iterator[dict[str, Chooser]]:
+    """scikit-activeml's strategies, in a process that answers one question at a time."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        command = [python, ROOT / "bench/peers/active.py", folder]
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stdin
+            assert process.stdout
+            names = [n for n in THEIRS if not only or f"skactiveml {n}" in only]
+            yield {
+                f"skactiveml {n}": partial(_ask, n, folder, process.stdin, process.stdout)
+                for n in names
+            }
+            process.stdin.close()
+
+
+def _ask(
+    name: str,
+    folder: Path,
+    questions: IO[str],
+    answers: IO[str],
+    setting: Setting,
+    left: list[int],
+    known: Known,
+    budget: int,
+    seed: int,
+) -> list[int]:
+    """One of theirs, on the images as our head sees them."""
+    if known.head is None:
+        return _at_random(left, budget, seed)
+    vectors = setting.data.train[left + known.rows].float()
+    assert known.head.mean is not None
+    np.savez(
+        folder / "question.npz",
+        vectors=F.normalize(vectors - known.head.mean, dim=1).numpy(),
+        targets=known.targets.numpy(),
+        centroids=known.head.centroids.numpy(),
+    )
+    asked = {
+        "strategy": name, "budget": budget, "seed": seed, "temperature": known.head.temperature,
+    }  # fmt: skip
+    questions.write(json.dumps(asked) + "\n")
+    questions.flush()
+    return [left[place] for place in json.loads(answers.readline())]
+
+
+def _finish(
+    options: argparse.Namespace,
+    settings: Sequence[Setting],
+    curves: dict[str, dict[str, list[list[float]]]],
+    stops: Sequence[int],
+) -> None:
+    names = list(next(iter(curves.values())))
+    area = {
+        setting: {name: [_area(c) for c in found[name]] for name in names}
+        for setting, found in curves.items()
+    }
+    ranks = {name: _mean_rank(area, name) for name in names}
+    penalty = _penalties(curves, names)
+    worse = sum(
+        _beats(np.array(found[BASE])[:, step], np.array(found[JUDGED])[:, step])
+        for found in curves.values()
+        if JUDGED in found
+        for step in range(len(found[BASE][0]))
+    )
+    needed = {
+        setting: {name: _needed(found[name], found[BASE], stops) for name in names}
+        for setting, found in curves.items()
+    }
+    _print(names, area, ranks, penalty, needed)
+    result = {
+        "labels_per_label": list(stops),
+        "curves": {
+            setting: {name: np.mean(found[name], axis=0).round(4).tolist() for name in names}
+            for setting, found in curves.items()
+        },
+        "area": {
+            s: {n: round(float(np.mean(v)), 4) for n, v in a.items()} for s, a in area.items()
+        },
+        "mean_rank": ranks,
+        "penalty": {name: dict(zip(names, row, strict=True)) for name, row in penalty.items()},
+        "share_of_labels_for_the_final_accuracy_of_random": needed,
+    }
+    if JUDGED not in names:
+        finish(options, result, f"{JUDGED} did not run", False)
+        return
+    even = [needed[s.name][JUDGED] for s in settings if s.kind == "balanced"]
+    tail = [needed[s.name][JUDGED] for s in settings if s.kind == "zipf"]
+    headline = (
+        f"{JUDGED}: mean rank {ranks[JUDGED]:.1f} of {len(names)}; "
+        f"{100 * max(even):.0f} % of {BASE}'s labels for its final accuracy, "
+        f"{100 * max(tail):.0f} % under Zipf; below {BASE} {worse} times"
+    )
+    kept = (
+        ranks[JUDGED] <= RANK and max(even) <= SHARE and max(tail) <= SHARE_LONG_TAIL and not worse
+    )
+    finish(options, result, headline, kept)
+
+
+def _area(curve: Sequence[float]) -> float:
+    """Mean over the batches, whose sizes grow, so that few labels count as much as many."""
+    return float(np.mean(curve[1:]))  # the first batch is the same for all
+
+
+def _mean_rank(area: dict[str, dict[str, list[float]]], name: str) -> float:
+    """Over settings and seeds, 1 for the best; equals share the mean of their ranks."""
+    places = [
+        1 + sum(o > own for o in others) + (sum(o == own for o in others) - 1) / 2
+        for found in area.values()
+        for seed, own in enumerate(found[name])
+        for others in [[values[seed] for values in found.values()]]
+    ]
+    return round(float(np.mean(places)), 2)
+
+
+def _penalties(
+    curves: dict[str, dict[str, list[list[float]]]], names: Sequence[str]
+) -> dict[str, list[float]]:
+    """By row how often it is beaten by each column, each setting counting 1."""
+    table = {}
+    for row in names:
+        table[row] = [
+            round(
+                sum(
+                    float(
+                        np.mean(
+                            [
+                                _beats(np.array(found[column])[:, s], np.array(found[row])[:, s])
+                                for s in range(1, len(found[row][0]))
+                            ]
+                        )
+                    )
+                    for found in curves.values()
+                ),
+                2,
+            )
+            for column in names
+        ]
+    return table
+
+
+def _beats(first: Any, second: Any) -> bool:
+    """Whether the first is better over the same seeds, by a two-sided paired t-test."""
+    differences = first - second
+    freedom = len(differences) - 1
+    spread = float(differences.std(ddof=1)) if freedom else 0.0
+    if not spread:
+        return False
+    z = normal_quantile((1 + CONFIDENCE) / 2)
+    # The quantile of t from that of the normal distribution (Abramowitz & Stegun, 26.7.5).
+    t = z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+    return bool(float(differences.mean()) / (spread / (freedom + 1) ** 0.5) > t)
+
+
+def _needed(curves: list[list[float]], base: list[list[float]], stops: Sequence[int]) -> float:
+    """The share of all labels with which the mean curve first reaches where the base ends."""
+    mean, goal = np.mean(curves, axis=0), float(np.mean(base, axis=0)[-1])
+    steps = stops[: len(mean)]
+    for place, value in enumerate(mean):
+        if value >= goal - 1e-9:
+            if not place:
+                return steps[0] / steps[-1]
+            before = mean[place - 1]
+            part = (goal - before) / (value - before) if value > before else 1.0
+            return round(
+                (steps[place - 1] + part * (steps[place] - steps[place - 1])) / steps[-1], 3
+            )
+    return float("inf")
+
+
+def _print(
+    names: Sequence[str],
+    area: dict[str, dict[str, list[float]]],
+    ranks: dict[str, float],
+    penalty: dict[str, list[float]],
+    needed: dict[str, dict[str, float]],
+) -> None:
+    """Best first: ranks, areas and labels needed; then who is beaten by whom."""
+    order = sorted(names, key=lambda name: ranks[name])
+    print(f"\n{'strategy':<28}{'rank':>6}{'lost':>7}" + "".join(f"{s:>24}" for s in area))
+    for name in order:
+        cells = "".join(
+            f"{100 * float(np.mean(area[s][name])):>14.1f} %{100 * needed[s][name]:>6.0f} %"
+            for s in area
+        )
+        lost = sum(penalty[name]) / max(len(names) - 1, 1)
+        print(f"{name:<28}{ranks[name]:>6.1f}{lost:>7.2f}{cells}")
+    print("rank by area; lost: penalty, mean over the others; mean recall and labels needed\n")
+
+
+if __name__ == "__main__":
+    main()
