@@ -1,0 +1,57 @@
+"""Ranking by scikit-activeml and search by faiss; runs in the peers' environment, prints JSON."""
+
+import json
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from active import Centroids
+from skactiveml.classifier import SklearnClassifier
+from skactiveml.pool import UncertaintySampling
+
+
+def main() -> None:
+    """Seconds of each; null for what is not installed."""
+    warnings.filterwarnings("ignore")
+    budget = int(sys.argv[2])
+    with np.load(Path(sys.argv[1]) / "pool.npz") as data:
+        vectors, centroids = data["vectors"], data["centroids"]
+        temperature = float(data["temperature"])
+    found = {
+        "scikit-activeml": _uncertainty(vectors, centroids, temperature, budget),
+        "faiss": _faiss(vectors, centroids, budget),
+    }
+    print(json.dumps(found))
+
+
+def _uncertainty(vectors: Any, centroids: Any, temperature: float, budget: int) -> float:
+    labels = len(centroids)
+    head = SklearnClassifier(Centroids(centroids, temperature), classes=list(range(labels)))
+    x = np.concatenate([vectors, centroids])
+    y = np.concatenate([np.full(len(vectors), np.nan), np.arange(labels)])
+    query = UncertaintySampling(method="margin_sampling", random_state=0)
+    start = time.perf_counter()
+    query.query(X=x, y=y, clf=head, fit_clf=True, batch_size=budget)
+    return time.perf_counter() - start
+
+
+def _faiss(vectors: Any, centroids: Any, budget: int) -> float | None:
+    try:
+        import faiss
+    except ImportError:
+        return None
+    index = faiss.IndexScalarQuantizer(
+        vectors.shape[1], faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
+    )
+    index.train(vectors)
+    index.add(vectors)
+    start = time.perf_counter()
+    index.search(centroids.astype(np.float32), budget)
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()
