@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from active import Centroids
+from active import Centroids  # type: ignore[import-not-found]
 from skactiveml.classifier import SklearnClassifier
 from skactiveml.pool import UncertaintySampling
 
@@ -40,7 +40,7 @@ def _uncertainty(vectors: Any, centroids: Any, temperature: float, budget: int) 
 
 def _faiss(vectors: Any, centroids: Any, budget: int) -> float | None:
     try:
-        import faiss
+        import faiss  # type: ignore[import-not-found]
     except ImportError:
         return None
     index = faiss.IndexScalarQuantizer(
