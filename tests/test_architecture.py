@@ -63,7 +63,13 @@ def test_every_axis_of_a_signature_is_defined():
 
 
 def test_tests_mirror_the_code():
-    whole = {"test_bad_input", "test_concurrency", "test_labeling_flow", "test_schema"}
+    whole = {
+        "test_bad_input",
+        "test_concurrency",
+        "test_hard_cases",
+        "test_labeling_flow",
+        "test_schema",
+    }
     for path in ROOT.glob("tests/*/**/test_*.py"):
         module = ROOT / path.relative_to(ROOT / "tests").with_name(path.name[len("test_") :])
         contract = path.stem == f"test_{path.parent.name}" or path.stem == "test_strategies"
