@@ -277,6 +277,8 @@ def _rank_labeled(fitted: ProjectHead, wish: Wish, excluded: set[UUID]) -> list[
     ranking = _choose(pool, wish)
     place = {row: m for m, row in enumerate(fitted.rows.tolist())}
     chosen = [place[row] for row in pool.rows[ranking.indices].tolist()]
+    if not chosen:
+        return []
     left_out = fitted.head.leave_one_out(
         support.vectors[fitted.rows[chosen]], fitted.targets[chosen]
     )

@@ -551,11 +551,12 @@ def _set_label(
     Either answers whoever holds the image.
     """
     image = view.image
-    session.execute(
-        update(Reservation)
-        .where(Reservation.image_id == image.id, Reservation.outcome.is_(None))
-        .values(outcome="labeled")
-    )
+    if label is not None or image.label_id is not None:
+        session.execute(
+            update(Reservation)
+            .where(Reservation.image_id == image.id, Reservation.outcome.is_(None))
+            .values(outcome="labeled")
+        )
     if image.label_id == (label.id if label else None):
         return False
     image.label_id = label.id if label else None
