@@ -70,11 +70,14 @@ class Remembered:
         """
         moved = self.moved(head)
         growth = (moved + moved.max()).exp()
+        far = (moved > 2 * ROUNDING / head.temperature).nonzero().squeeze(1)
+        near = 2 * ROUNDING / head.temperature * float(growth.max())  # of all others together
         before, reach = torch.empty(len(rows)), torch.empty(len(rows))
         for at in torch.split(torch.arange(len(rows)), ROWS_PER_BLOCK):
             probabilities = (self.cosines[rows[at]] / head.temperature).softmax(dim=1)
             before[at] = uncertainty(probabilities)
-            reach[at] = slope * ((probabilities * growth).clamp_max(1) @ moved) + ROUNDING
+            moving = (probabilities[:, far] * growth[far]).clamp_max(1) @ moved[far]
+            reach[at] = slope * (moving + near) + ROUNDING
         surely = (before - reach).topk(min(budget, len(rows))).values[-1]
         able = (before + reach >= surely).nonzero().squeeze(1)
         now = torch.cat(
