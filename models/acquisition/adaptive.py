@@ -17,7 +17,6 @@ from models.acquisition import (
     within,
 )
 from models.coverage import LANDMARKS, Herding, gaussian, greedy, width
-from models.discovery import unseen_mass
 from models.gradients import gradients, spread
 
 FILTER = 10  # images that margin keeps for each that BADGE picks
@@ -34,11 +33,6 @@ class Adaptive:
     2020, https://arxiv.org/abs/1906.03671) on the ten images of the smallest margin for each pick.
     The last two share a batch: BADGE's part is the head's leave-one-out skill where that is known,
     else n / (n + 10) with n labels per class.
-
-    A class that nobody has seen cannot be uncertain. As large a share of a batch as images are
-    likely to be of such classes, judged by how many classes have one label so far (Good, 1953,
-    https://doi.org/10.1093/biomet/40.3-4.237), is what is farthest from all labels, by core-set
-    (Sener & Savarese, 2018, https://arxiv.org/abs/1708.00489). The sharing of batches is ours.
 
     A share of `uniform` is drawn from the whole pool at random, whatever the other images are, and
     told apart by its propensities: labels chosen because they are hard say nothing of how good the
@@ -92,19 +86,6 @@ class Adaptive:
         if pool.probabilities is None or pool.unseen:
             candidates = pool.sample(self.candidates)
             return self._cover(pool, candidates, budget, certain=True)
-        unseen = round(_unseen(pool) * budget)
-        if not unseen:
-            return self._uncertain(pool, budget, chance)
-        far = strategies["coreset"]().rank(pool, unseen)
-        free = torch.ones(len(pool), dtype=torch.bool)
-        free[far.indices] = False
-        others = free.nonzero().squeeze(1)
-        left = replace(pool.part(others), taken=torch.cat([pool.taken, pool.rows[far.indices]]))
-        picks, scores, _ = self._uncertain(left, budget - len(far.indices), chance)
-        return _joined(far, Ranking(others[picks], scores))
-
-    def _uncertain(self, pool: Pool, budget: int, chance: Generator) -> Ranking:
-        """Cover what is uncertain, and take BADGE."""
         by_gradient = round(_competence(pool) * budget)
         size = max(self.candidates, 2 * budget)
         doubtful = pool.best(
@@ -146,12 +127,6 @@ def _shortlist(pool: Pool, doubtful: Int[Tensor, " V"], size: int) -> Int[Tensor
     kept[doubtful[: size // 2]] = True
     kept[pool.sample(size - size // 2)] = True
     return kept.nonzero().squeeze(1)
-
-
-def _unseen(pool: Pool) -> float:
-    """The share of images whose class has no label yet; 0 where nothing tells."""
-    shots = torch.bincount(pool.targets)
-    return unseen_mass(shots[shots > 0]).value if len(pool.targets) else 0.0
 
 
 def _competence(pool: Pool) -> float:

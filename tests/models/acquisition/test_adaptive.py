@@ -7,7 +7,6 @@ import torch
 
 from models.acquisition import Pool
 from models.acquisition.adaptive import Adaptive
-from models.acquisition.coreset import CoreSet
 from models.acquisition.maxherding import MaxHerding
 from models.acquisition.uherding import UHerding
 from tests.models.acquisition.naive import classify, margins, unit
@@ -35,18 +34,6 @@ def test_while_a_class_is_unseen_it_covers_the_pool():
     pool = replace(make_pool(), unseen=1)
 
     assert ALONE.rank(pool, 20).indices.tolist() == MaxHerding().rank(pool, 20).indices.tolist()
-
-
-def test_labels_seen_once_leave_their_share_to_what_is_farthest():
-    pool = make_pool()
-    once = replace(pool, targets=torch.tensor([0, 0, 0, 0, 0, 0, 1, 2]), skill=lambda: 0.0)
-
-    picks = ALONE.rank(once, 20).indices.tolist()
-
-    far = CoreSet().rank(once, 5).indices.tolist()  # two of eight labels are of a class seen once
-    assert len(set(picks)) == 20
-    assert set(far) <= set(picks)
-    assert len(set(CoreSet().rank(once, 20).indices.tolist()) & set(picks)) < 20
 
 
 def test_without_skill_it_covers_what_is_uncertain():
