@@ -32,7 +32,8 @@ from bench.few_shot import PEERS
 from bench.harness import ROOT, arguments, finish
 from models.accuracy import normal_quantile, skill
 from models.acquisition import Pool, of_labeled, strategies
-from models.heads.cosine import Cosine, FittedCosine
+from models.heads import FittedHead
+from models.heads.cosine import Cosine
 
 PER_LABEL = (1, 2, 3, 4, 5, 7, 10, 14, 20, 28, 38, 50)  # labels bought so far, for each label
 QUICK = (1, 4)
@@ -63,7 +64,7 @@ class Known(NamedTuple):
     rows: list[int]  # of the training images
     classes: list[int]  # that have been seen, in order
     targets: Tensor  # (U,), indices into `classes`
-    head: FittedCosine | None  # None before there are two
+    head: FittedHead | None  # None before there are two
 
 
 # From rows that may be chosen, what is known, how many and a seed, to the chosen rows.

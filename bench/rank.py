@@ -30,7 +30,8 @@ from bench.few_shot import PEERS
 from bench.harness import ROOT, arguments, finish
 from models.acquisition import BLOCK_ROWS, Pool, Ranking
 from models.acquisition.margin import Margin
-from models.heads.cosine import Cosine, FittedCosine
+from models.heads import FittedHead
+from models.heads.cosine import Cosine
 
 MOST_SHOTS, BUDGET = 20, 100
 SECONDS = {10: 1.0, 100: 4.0}  # by the number of labels
@@ -45,7 +46,7 @@ class World(NamedTuple):
     truth: Tensor
     labels: int
 
-    def head(self, labeled: Tensor) -> FittedCosine:
+    def head(self, labeled: Tensor) -> FittedHead:
         """With the temperature that leave-one-out gives, as the service fits it."""
         return Cosine().fit(self.everything.vectors[labeled], self.truth[labeled], self.labels)
 
@@ -113,7 +114,7 @@ def _measure(
     megabytes = _memory("VmHWM") - before
     cosines, key = Cosines(), (UUID(int=0), UUID(int=1))
 
-    def quick(head: FittedCosine, rows: Tensor) -> Ranking:
+    def quick(head: FittedHead, rows: Tensor) -> Ranking:
         shortcut = cosines.shortcut(key, world.everything, head)
         part = Pool(vectors, rows, head.probabilities, shortcut=shortcut)
         return Margin().rank(part, BUDGET)
@@ -199,7 +200,7 @@ def _alike(first: Ranking, second: Ranking) -> bool:
     return bool((~moved | near).all())
 
 
-def _peers(python: Path, world: World, head: FittedCosine, rows: int) -> dict[str, float]:
+def _peers(python: Path, world: World, head: FittedHead, rows: int) -> dict[str, float]:
     """Seconds for a part of the images."""
     vectors = F.normalize(world.everything.vectors[:rows].float(), dim=1)
     pool = Pool(world.everything.vectors, torch.arange(rows), head.probabilities)
