@@ -1,17 +1,22 @@
 """The documentation says what the code does."""
 
 import ast
+import gzip
 import json
+import os
 import re
 import shutil
 import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 import typer
 import yaml
+from sklearn.datasets import load_digits
 
 from app import cli, demo
 from app.settings import Settings
@@ -175,6 +180,61 @@ def test_labels_become_a_promoted_version_as_the_how_to_says(live_service, setti
     assert '"promoted":true' in done.stdout  # back and forth
     assert (tmp_path / "views.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "tuned.safetensors").stat().st_size > 1000
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)  # four jobs, each in a process of its own, and a dozen commands
+@pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
+def test_images_become_an_encoder_that_serves_as_the_how_to_says(live_service, settings, tmp_path):
+    url, app = live_service
+    script = "".join(code for page, code in blocks("bash") if page.stem == "pretrain")
+    for old, new in (
+        ("/usr/share/datasets/fashion-mnist", str(tmp_path)),
+        ("http://127.0.0.1:8000", url),
+        ("curl ", "curl --fail-with-body "),
+        ("$data 10000", "$data 250"),
+        ('"epochs": 12', '"epochs": 1'),
+        ('"epochs": 30', '"epochs": 1'),
+    ):
+        assert old in script
+        script = script.replace(old, new)
+    write_fashion(tmp_path)
+    worker = Worker(settings, app.state.queue.db)
+    thread = threading.Thread(target=worker.run)
+    thread.start()
+
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail"],
+        input=script,
+        cwd=tmp_path,
+        text=True,
+        capture_output=True,
+        check=False,
+        env=os.environ
+        | {
+            "HANDFUL_PORT": url.rpartition(":")[2],
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        },
+    )
+
+    worker.stop.set()
+    thread.join()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(re.findall(r"^\d+ of 40 are right$", done.stdout, re.MULTILINE)) == 4
+    assert "'against': {'prototypes':" in done.stdout  # the verdict
+    for name in ("views.png", "painted.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+
+
+def write_fashion(folder: Path) -> None:
+    """Digits in the format and under the names of Fashion-MNIST."""
+    found = load_digits()
+    pixels = np.kron(found.images, np.ones((4, 4)))[:, 2:30, 2:30] * 15.9  # 28 pixels
+    for part, rows in (("train", slice(0, 250)), ("t10k", slice(250, 290))):
+        images = b"\0" * 16 + pixels[rows].astype(np.uint8).tobytes()
+        (folder / f"{part}-images-idx3-ubyte.gz").write_bytes(gzip.compress(images))
+        targets = b"\0" * 8 + found.target[rows].astype(np.uint8).tobytes()
+        (folder / f"{part}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(targets))
 
 
 def test_commands_of_handful_exist():
