@@ -102,13 +102,13 @@ def test_one_shot_each_and_a_budget_beyond_the_pool(birds, png):
 
 
 def test_images_all_the_same_are_each_ranked_once(birds, png):
-    upload(birds, "/labels/red/support", *same(png, 2))
-    upload(birds, "/labels/blue/support", *same(png, 2, first=2))
+    labeled = upload(birds, "/labels/red/support", *same(png, 2))
+    labeled += upload(birds, "/labels/blue/support", *same(png, 2, first=2))
     pool = upload(birds, "/pool", *same(png, 5, first=4))
 
     for name in of_pool(needs_classes=False) + of_pool(needs_classes=True):
         assert sorted(ranked(birds, name, budget=5)) == sorted(pool)
-    assert ranked(birds, "relabel") == []
+    assert set(ranked(birds, "relabel")) <= set(labeled)  # the same with two labels
     similar = birds.get(f"/v1/projects/birds/images/{pool[0]}/similar").json()["images"]
     assert [s["cosine"] for s in similar] == pytest.approx([1] * 8, abs=1e-3)
     assert birds.get("/v1/projects/birds/report").status_code == 200

@@ -249,6 +249,7 @@ def test_there_is_no_report_of_a_project_that_is_not_there(service):
 
 def test_accuracy_rests_on_what_was_drawn_at_random_once_there_is_enough(coloured, png):
     service, _ = coloured
+    service.patch("/v1/projects/birds", json={"head": {"name": "cosine"}})
     files = [("files", png(colour, 40 + n)) for n in range(12) for colour in ("red", "blue")]
     ids = [
         image["id"]
