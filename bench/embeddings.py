@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -49,6 +50,20 @@ def data_set(folder: Path, encoder: str) -> DataSet:
     targets = [torch.tensor([names.index(p.label) for p in photos]) for photos in (train, test)]
     vectors = torch.load(kept, weights_only=True)
     return DataSet(folder.resolve().name, vectors[0], targets[0], vectors[1], targets[1])
+
+
+def draw_shots(
+    data: DataSet, labels: Sequence[int], shots: int, chance: np.random.Generator
+) -> tuple[list[int], list[int]]:
+    """Rows of training images of each label, at most `shots`, and the place of their label."""
+    support: list[int] = []
+    targets: list[int] = []
+    for target, label in enumerate(labels):
+        members = np.flatnonzero(data.targets.numpy() == label)
+        rows = chance.choice(members, min(shots, len(members)), replace=False).tolist()
+        support += rows
+        targets += [target] * len(rows)
+    return support, targets
 
 
 def _digest(encoder: str, photos: Sequence[Photo]) -> str:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench.embeddings import DataSet, data_set, digits
+from bench.embeddings import DataSet, data_set, digits, draw_shots
 from bench.few_shot import PEERS
 from bench.harness import ROOT, arguments, finish
 from models.calibration import expected_calibration_error
@@ -104,13 +104,7 @@ def _draw(number: int, data: DataSet, shots: int, ways: int, seed: int) -> Draw:
     chance = np.random.default_rng(seed)
     labels = sorted(set(data.targets.tolist()))
     chosen = sorted(chance.choice(labels, ways, replace=False).tolist())
-    support: list[int] = []
-    targets: list[int] = []
-    for target, label in enumerate(chosen):
-        members = np.flatnonzero(data.targets.numpy() == label)
-        rows = chance.choice(members, min(shots, len(members)), replace=False).tolist()
-        support += rows
-        targets += [target] * len(rows)
+    support, targets = draw_shots(data, chosen, shots, chance)
     queries = [i for i, label in enumerate(data.test_targets.tolist()) if label in chosen]
     truth = [chosen.index(int(data.test_targets[i])) for i in queries]
     return Draw(number, shots, ways, support, targets, queries, truth)

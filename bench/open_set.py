@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench.embeddings import DataSet, data_set, digits
+from bench.embeddings import DataSet, data_set, digits, draw_shots
 from bench.few_shot import PEERS
 from bench.harness import ROOT, arguments, finish
 from models import conformal, unknown
@@ -93,13 +93,7 @@ def _draw(number: int, data: DataSet, shots: int, seed: int) -> Draw:
     chance = np.random.default_rng(seed)
     labels = chance.permutation(sorted(set(data.targets.tolist()))).tolist()
     known = labels[: round(KNOWN * len(labels))]
-    support: list[int] = []
-    targets: list[int] = []
-    for target, label in enumerate(known):
-        members = np.flatnonzero(data.targets.numpy() == label)
-        rows = chance.choice(members, min(shots, len(members)), replace=False).tolist()
-        support += rows
-        targets += [target] * len(rows)
+    support, targets = draw_shots(data, known, shots, chance)
     truth = [known.index(one) if one in known else -1 for one in data.test_targets.tolist()]
     return Draw(number, shots, support, targets, truth)
 

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from models.calibration import log_loss
-from models.heads import FittedHead, heads, sample
+from models.heads import FittedHead, Placing, Support, heads, sample
 
 # In the order in which they are trusted where there is nothing to choose on.
 CANDIDATES = ("mahalanobis", "ridge", "knn")
@@ -16,33 +16,21 @@ CANDIDATES = ("mahalanobis", "ridge", "knn")
 
 @heads.register
 @dataclass(frozen=True, kw_only=True)
-class Auto:
+class Auto(Placing):
     """Fit several heads and keep the one whose leave-one-out log loss is least.
 
     Where each label has one shot nothing can be left out; it is `mahalanobis` then.
     """
 
-    centered: bool = True  # subtract the mean embedding of all images of the project first
-
-    @property
-    def uses_mean(self) -> bool:
-        return self.centered
-
-    def fit(
-        self,
-        embeddings: Float[Tensor, "M D"],
-        targets: Int[Tensor, " M"],
-        classes: int,
-        mean: Float[Tensor, " D"] | None = None,
-    ) -> "FittedAuto":
+    def learn(self, support: Support) -> "FittedAuto":
         """Fit the candidates, each with its own choices; keep the best."""
-        rows = sample(targets)
+        rows = sample(support.targets)
+        some, targets = support.embeddings[rows], support.targets[rows]
         fitted, losses = {}, {}
         for name in CANDIDATES:
             candidate: Any = heads[name]
-            fitted[name] = candidate(centered=self.centered).fit(embeddings, targets, classes, mean)
-            left = fitted[name].leave_one_out(embeddings[rows], targets[rows])
-            losses[name] = log_loss(left, targets[rows])
+            fitted[name] = candidate(centered=self.centered).learn(support)
+            losses[name] = log_loss(fitted[name].leave_one_out(some, targets), targets)
         name = min(CANDIDATES, key=lambda one: math.inf if math.isnan(losses[one]) else losses[one])
         best = fitted[name]
         return FittedAuto(
