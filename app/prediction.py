@@ -176,6 +176,14 @@ class ProjectHead:
         ]
 
 
+class _Built(NamedTuple):
+    """A bridge, and what it rests on."""
+
+    editions: tuple[int, int]  # of the matrices of both versions
+    power: int  # of two, above the number of common images
+    bridge: Bridge
+
+
 class ProjectHeads:
     """The heads of projects, fitted again when what they rest on has changed."""
 
@@ -183,7 +191,7 @@ class ProjectHeads:
         self._db = db
         self._vectors = vectors
         self._fitted: OrderedDict[Hashable, ProjectHead] = OrderedDict()
-        self._bridges: OrderedDict[Hashable, Bridge] = OrderedDict()
+        self._bridges: OrderedDict[Hashable, _Built] = OrderedDict()
         self._lock = threading.Lock()
 
     def fitted(self, project: Project) -> ProjectHead:
@@ -228,24 +236,29 @@ class ProjectHeads:
         """
         source = self._vectors.everything(project.id, version)
         target = self._vectors.everything(project.id, project.encoder_id)
-        rows = _common(source, target)
-        key = project.id, version, project.encoder_id, len(rows[0]).bit_length()
+        key, editions = (project.id, version, project.encoder_id), (source.edition, target.edition)
         with self._lock:
-            if key in self._bridges:
-                self._bridges.move_to_end(key)
-                return self._bridges[key]
-        evenly = torch.linspace(0, len(rows[0]) - 1, min(len(rows[0]), BRIDGE_IMAGES)).long()
-        try:
-            found = bridge.fit(
-                source.vectors[rows[0][evenly]].float(), target.vectors[rows[1][evenly]].float()
-            )
-        except ValueError as error:
-            raise NoBridge(
-                f"{error} that version {version} and the project's have both embedded; "
-                "promoting a version embeds all images with it"
-            ) from error
+            known = self._bridges.get(key)
+        if known is not None and known.editions == editions:
+            return known.bridge
+        rows, same = _common(source, target)
+        power = len(rows).bit_length()
+        if known is not None and known.power == power:
+            found = known.bridge
+        else:
+            evenly = torch.linspace(0, len(rows) - 1, min(len(rows), BRIDGE_IMAGES)).long()
+            try:
+                found = bridge.fit(
+                    source.vectors[rows[evenly]].float(), target.vectors[same[evenly]].float()
+                )
+            except ValueError as error:
+                raise NoBridge(
+                    f"{error} that version {version} and the project's have both embedded; "
+                    "promoting a version embeds all images with it"
+                ) from error
         with self._lock:
-            self._bridges[key] = found
+            self._bridges[key] = _Built(editions, power, found)
+            self._bridges.move_to_end(key)
             while len(self._bridges) > BRIDGES_KEPT:
                 self._bridges.popitem(last=False)
         return found
