@@ -4,7 +4,7 @@ Each one gathers, then computes, then writes: no transaction is open while a poo
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import NamedTuple
@@ -13,12 +13,14 @@ from uuid import UUID
 import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from sqlalchemy import Select, select, update
 from sqlalchemy.orm import Session
 from torch import Tensor
 
 from app.cosines import Cosines
 from app.db import Database
+from app.metadata import matching
 from app.prediction import ProjectHead, ProjectHeads
 from app.problems import ImageNotFound, StrategyRefused, TooFewLabels
 from app.projects import find_project
@@ -31,6 +33,7 @@ ATTEMPTS = 20  # at reserving images that others reserve at the same time
 SUGGESTIONS = 3  # labels that come with an image
 ROWS_PER_BLOCK = 4096
 IDS_PER_QUERY = 500
+ID = np.dtype("V16")
 
 
 class Wish(NamedTuple):
@@ -43,6 +46,7 @@ class Wish(NamedTuple):
     max_confidence: float = 1.0
     uploaded_after: datetime | None = None
     uploaded_before: datetime | None = None
+    metadata: Mapping[str, str | Sequence[str]] | None = None
     max_cosine: float | None = None
     balanced: bool = False
 
@@ -204,16 +208,26 @@ class Choosing:
     ) -> list[Ranked]:
         fitted = self._fitted(project, needed=wish.strategy.needs_classes or wish.by_prediction)
         if fitted and of_labeled(wish.strategy):
-            return _rank_labeled(fitted, wish, taken | avoided)
+            found = self._with_metadata(project, wish)
+            return _rank_labeled(fitted, wish, taken | avoided, found)
         everything = self.vectors.everything(project.id, project.encoder_id)
         pool = self._pool(project, everything, fitted)
         rows = _without(everything, pool.rows, taken | avoided)
         reserved = [row for i in taken if (row := _row(everything, i)) is not None]
         pool = replace(pool, rows=rows, taken=torch.tensor(reserved, dtype=torch.long))
-        pool = _filtered(pool, everything, fitted, wish)
+        pool = _filtered(pool, everything, fitted, wish, self._with_metadata(project, wish))
         if not len(pool):
             return []
         return _described(pool, everything, fitted, _choose(pool, wish), whole=wish.whole)
+
+    def _with_metadata(self, project: Project, wish: Wish) -> NDArray[np.void] | None:
+        """The ids of the images that have the metadata wished for; None if all will do."""
+        if not wish.metadata:
+            return None
+        query = select(Image.id).where(Image.project_id == project.id, *matching(wish.metadata))
+        with self.db.reading() as session:
+            found = b"".join(image.bytes for image in session.scalars(query))
+        return np.frombuffer(found, ID)
 
     def _fitted(self, project: Project, *, needed: bool) -> ProjectHead | None:
         try:
@@ -251,7 +265,9 @@ class Choosing:
         )
 
 
-def _rank_labeled(fitted: ProjectHead, wish: Wish, excluded: set[UUID]) -> list[Ranked]:
+def _rank_labeled(
+    fitted: ProjectHead, wish: Wish, excluded: set[UUID], found: NDArray[np.void] | None
+) -> list[Ranked]:
     """Labeled images, each with what the head says without it.
 
     Raises:
@@ -273,7 +289,7 @@ def _rank_labeled(fitted: ProjectHead, wish: Wish, excluded: set[UUID]) -> list[
         names=tuple(fitted.names),
         left_out=fitted.left_out,
     )
-    pool = _filtered(pool, support, fitted, wish)
+    pool = _filtered(pool, support, fitted, wish, found)
     ranking = _choose(pool, wish)
     place = {row: m for m, row in enumerate(fitted.rows.tolist())}
     chosen = [place[row] for row in pool.rows[ranking.indices].tolist()]
@@ -336,8 +352,18 @@ def _without(everything: Snapshot, rows: Tensor, images: set[UUID]) -> Tensor:
     return rows[free[rows]]
 
 
-def _filtered(pool: Pool, everything: Snapshot, fitted: ProjectHead | None, wish: Wish) -> Pool:
+def _filtered(
+    pool: Pool,
+    everything: Snapshot,
+    fitted: ProjectHead | None,
+    wish: Wish,
+    found: NDArray[np.void] | None,
+) -> Pool:
+    """What is left of a pool; `found` are the ids of images with the metadata wished for."""
     kept = torch.ones(len(pool), dtype=torch.bool)
+    if found is not None:
+        ids = everything.ids[pool.rows.numpy()].view(ID).squeeze(1)
+        kept &= torch.from_numpy(np.isin(ids, found))
     if wish.uploaded_after or wish.uploaded_before:
         uploaded = _milliseconds(everything)[pool.rows.numpy()]
         if wish.uploaded_after:

@@ -124,6 +124,9 @@ def import_(
         int | None,
         typer.Option(min=0, help="Images of each label to register; the rest become pool."),
     ] = None,
+    metadata: Annotated[
+        list[str] | None, typer.Option(help="KEY=VALUE of all these images; repeat for more.")
+    ] = None,
     url: Url = "",
 ) -> None:
     """Send a folder of images to a running service; safe to repeat."""
@@ -131,7 +134,9 @@ def import_(
     with _client(url) as client, Progress(console=Console(stderr=True)) as progress:
         client.ensure_project(project)
         task = progress.add_task("Importing", total=len(sources))
-        report = importing.upload(client, project, sources, lambda n: progress.advance(task, n))
+        report = importing.upload(
+            client, project, sources, lambda n: progress.advance(task, n), metadata or ()
+        )
     for path, reason in report.failed:
         typer.echo(f"{path}: {reason}", err=True)
     typer.echo(

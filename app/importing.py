@@ -65,19 +65,26 @@ def scan(folder: Path, support: int | None = None) -> list[Source]:
 
 
 def upload(
-    client: Client, project: str, sources: Sequence[Source], advance: Callable[[int], None]
+    client: Client,
+    project: str,
+    sources: Sequence[Source],
+    advance: Callable[[int], None],
+    metadata: Sequence[str] = (),
 ) -> Report:
     """Send images to a project; what it has already stays as it is.
 
     Args:
         advance: called with the number of files that were just answered.
+        metadata: `key=value` of all images.
     """
     report = Report()
     with ThreadPoolExecutor(CONNECTIONS) as threads:
         batches = list(_batches(sources))
         try:
             for batch, answer in zip(
-                batches, threads.map(lambda b: _send(client, project, b), batches), strict=True
+                batches,
+                threads.map(lambda b: _send(client, project, b, metadata), batches),
+                strict=True,
             ):
                 _record(report, batch, answer)
                 advance(len(batch))
@@ -87,17 +94,20 @@ def upload(
     return report
 
 
-def _send(client: Client, project: str, batch: Sequence[Source]) -> dict[str, Any] | str:
+def _send(
+    client: Client, project: str, batch: Sequence[Source], metadata: Sequence[str]
+) -> dict[str, Any] | str:
     """The service's answer, or why it refused all of the batch."""
     label = batch[0].label
     files = [source.path for source in batch]
+    said = {"metadata": list(metadata)} if metadata else {}
     answer: dict[str, Any]
     try:
         if label is None:
-            answer = client.upload(project_path(project, "pool"), files)
+            answer = client.upload(project_path(project, "pool"), files, **said)
         else:
             path = project_path(project, "labels", label, "support")
-            answer = client.upload(path, files, existing="keep")
+            answer = client.upload(path, files, existing="keep", **said)
     except RequestRefused as problem:
         if problem.status not in FILES_REFUSED:
             raise

@@ -5,7 +5,7 @@ Each one gathers, then computes, then writes: no transaction is open during infe
 
 import hashlib
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 from uuid import UUID
@@ -17,6 +17,7 @@ from uuid_utils.compat import uuid7
 
 from app.db import Database
 from app.inference import Embedded, Embedder
+from app.metadata import matching
 from app.prediction import Answer, Asked, ProjectHeads
 from app.problems import (
     AlreadyLabeled,
@@ -36,6 +37,7 @@ from models.unknown import Rejection
 
 CHUNK_IMAGES = 64  # images per transaction
 CHUNK_BYTES = 64 << 20
+IDS_PER_QUERY = 500
 
 
 class Upload(NamedTuple):
@@ -113,6 +115,14 @@ class _File(NamedTuple):
     sha256: str
 
 
+class _Marks(NamedTuple):
+    """What all images of an upload get."""
+
+    label: str | None
+    existing: Literal["relabel", "keep"]  # of images that have another label
+    metadata: Mapping[str, str]
+
+
 @dataclass(frozen=True)
 class Labeling:
     """Everything the use cases need, wired once in `app.main`."""
@@ -131,6 +141,7 @@ class Labeling:
         *,
         label: str | None = None,
         existing: Literal["relabel", "keep"] = "relabel",
+        metadata: Mapping[str, str] | None = None,
     ) -> Added:
         """Store images, in the pool or as support images of `label`, making it if it is new.
 
@@ -139,16 +150,18 @@ class Labeling:
 
         Args:
             existing: whether an image that already has another label gets this one.
+            metadata: of all these images; an image keeps what it has under other keys.
         """
         if label is not None:
             label = clean_name(label)
         with self.db.reading() as session:
             project_id = find_project(session, project_key).id
+        marks = _Marks(label, existing, metadata or {})
         stored: list[Stored] = []
         failed: list[Failed] = []
         for number, (files, refused) in enumerate(_chunks(uploads)):
             failed += refused
-            done, undone = self._add_chunk(project_id, files, label, existing, wait=number > 0)
+            done, undone = self._add_chunk(project_id, files, marks, wait=number > 0)
             stored += done
             failed += undone
         return Added(stored, sorted(failed, key=lambda f: f.position))
@@ -157,8 +170,7 @@ class Labeling:
         self,
         project_id: UUID,
         files: list[_File],
-        label: str | None,
-        existing: Literal["relabel", "keep"],
+        marks: _Marks,
         *,
         wait: bool,
     ) -> Added:
@@ -179,7 +191,7 @@ class Labeling:
             for file in kept:
                 # Also what the project has: an image being deleted meanwhile keeps its file.
                 self.blobs.put(file.content)
-            stored = self._write_chunk(project_id, encoder_id, kept, embedded, label, existing)
+            stored = self._write_chunk(project_id, encoder_id, kept, embedded, marks)
             if stored is not None:
                 return Added(
                     stored,
@@ -196,8 +208,7 @@ class Labeling:
         encoder_id: UUID,
         files: list[_File],
         embedded: dict[str, Embedded],
-        label_name: str | None,
-        existing: Literal["relabel", "keep"],
+        marks: _Marks,
     ) -> list[Stored] | None:
         """None when the encoder was promoted, or an image deleted, since we looked."""
         with self.db.writing() as session:
@@ -212,7 +223,7 @@ class Labeling:
             embeddable = digests - embedded.keys()
             if not embeddable <= _known(session, project_id, encoder_id, embeddable):
                 return None
-            label = _get_or_make_label(session, project, label_name) if label_name else None
+            label = _get_or_make_label(session, project, marks.label) if marks.label else None
             revision = project.revision + 1
             stored = []
             for file in files:
@@ -230,7 +241,9 @@ class Labeling:
                     )
                     view, created = ImageView(image, None), True
                     project.revision = revision
-                if label is not None and (view.label is None or existing == "relabel"):
+                if marks.metadata.items() - view.image.metadata_.items():
+                    view.image.metadata_ = {**view.image.metadata_, **marks.metadata}
+                if label is not None and (view.label is None or marks.existing == "relabel"):
                     if _set_label(session, view, label, None, "support", revision):
                         project.revision = revision
                     view = ImageView(view.image, label.name)
@@ -306,11 +319,12 @@ class Labeling:
         label: str | None,
         after: UUID | None,
         limit: int,
+        metadata: Mapping[str, str] | None = None,
     ) -> list[ImageView]:
         """Images in the order in which they came."""
         with self.db.reading() as session:
             project = find_project(session, project_key)
-            wanted: list[Any] = []
+            wanted: list[Any] = [*matching(metadata or {})]
             if state == "support":
                 wanted.append(Image.label_id.is_not(None))
             elif state == "pool":
@@ -380,6 +394,27 @@ class Labeling:
         with self.db.writing() as session:
             project = find_project(session, project_key, lock=True)
             return _change(session, project, change)
+
+    def set_metadata(
+        self, project_key: str, metadata: Sequence[tuple[UUID, Mapping[str, str]]]
+    ) -> list[Failed]:
+        """Replace the metadata of images in one transaction; an unknown image fails alone."""
+        with self.db.writing() as session:
+            project = find_project(session, project_key, lock=True)
+            known = set[UUID]()
+            for start in range(0, len(metadata), IDS_PER_QUERY):
+                some = [image for image, _ in metadata[start : start + IDS_PER_QUERY]]
+                query = select(Image.id).where(Image.project_id == project.id, Image.id.in_(some))
+                known.update(session.scalars(query))
+            rows = [{"id": image, "metadata_": new} for image, new in metadata if image in known]
+            if rows:
+                session.execute(update(Image), rows)
+            name = project.name
+        return [
+            Failed(n, None, ImageNotFound(f"project {name!r} has no image {image}"))
+            for n, (image, _) in enumerate(metadata)
+            if image not in known
+        ]
 
     def annotate(self, project_key: str, changes: Sequence[Change]) -> list[Failed]:
         """Many changes in one transaction; one that cannot be made fails alone."""
@@ -485,6 +520,7 @@ def _new_image(project_id: UUID, file: _File, embedded: Embedded, revision: int)
         height=embedded.height,
         bytes=len(file.content),
         filename=file.filename,
+        metadata_={},
         revision=revision,
         label_id=None,
     )

@@ -85,6 +85,7 @@ class ImageRead(BaseModel):
     bytes: int
     filename: str | None = Field(description="As the client called it.")
     label: str | None = Field(description="Null while the image is in the pool.")
+    metadata: dict[str, str] = Field(description="What clients said of it: text by key.")
     created_at: datetime
     labeled_at: datetime | None
 
@@ -100,6 +101,7 @@ class ImageRead(BaseModel):
             bytes=image.bytes,
             filename=image.filename,
             label=view.label,
+            metadata=image.metadata_,
             created_at=image.created_at,
             labeled_at=image.labeled_at,
         )

@@ -144,6 +144,10 @@ class Image(Table):
     height: Mapped[int]
     bytes: Mapped[int] = mapped_column(BigInteger)
     filename: Mapped[str | None] = mapped_column(String(255))  # as the client called it
+    # Text by key; `metadata` is the name of something else in every table class.
+    metadata_: Mapped[dict[str, str]] = mapped_column(
+        "metadata", JSON, default=dict, server_default="{}"
+    )
     revision: Mapped[int] = mapped_column(BigInteger)  # of the project, at the last change
     created_at: Mapped[datetime] = mapped_column(default=now)
     labeled_at: Mapped[datetime | None]

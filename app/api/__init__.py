@@ -68,6 +68,10 @@ Limit = Annotated[int, Query(ge=1, le=1000, description="Items of a page.")]
 Cursor = Annotated[str | None, Query(description="`next_cursor` of the page before.")]
 ProjectKey = Annotated[str, Field(description="Id or name of the project.")]
 LabelKey = Annotated[str, Field(description="Id or name of the label.")]
+Pairs = Annotated[
+    Sequence[str],
+    Query(alias="metadata", description="`key=value`; repeat it for more."),
+]
 ImageKey = Annotated[UUID, Field(description="Id of the image.")]
 
 

@@ -13,12 +13,14 @@ from app.api import (
     ImageKey,
     LabelingService,
     Limit,
+    Pairs,
     ProjectKey,
     after,
     page,
     problems,
 )
 from app.labeling import Change
+from app.metadata import Metadata, parse
 from app.schemas import FailedRead, ImageRead, Page, Schema
 from app.tables import NAME_LENGTH, Annotation
 
@@ -59,8 +61,26 @@ class AnnotationsWrite(Schema):
     annotations: list[AnnotationWrite] = Field(min_length=1, max_length=10_000)
 
 
-class AnnotationsRead(BaseModel):
-    """How many labels were set, and which were not."""
+class MetadataSet(Schema):
+    """The metadata of an image, instead of what it has."""
+
+    metadata: Metadata
+
+
+class MetadataWrite(MetadataSet):
+    """The metadata of one image of many."""
+
+    image: UUID
+
+
+class ManyMetadataWrite(Schema):
+    """The metadata of many images."""
+
+    images: list[MetadataWrite] = Field(min_length=1, max_length=10_000)
+
+
+class AppliedRead(BaseModel):
+    """How many changes were made, and which were not."""
 
     applied: int
     failed: list[FailedRead]
@@ -104,12 +124,18 @@ def list_images(
         Literal["support", "pool"] | None, Query(description="With a label, or without one.")
     ] = None,
     label: Annotated[str | None, Query(description="Id or name of a label.")] = None,
+    metadata: Pairs = (),
     limit: Limit = 100,
     cursor: Cursor = None,
 ) -> Page[ImageRead]:
     """List images, oldest first."""
     rows = labeling.image_page(
-        project, state=state, label=label, after=after(cursor), limit=limit + 1
+        project,
+        state=state,
+        label=label,
+        after=after(cursor),
+        limit=limit + 1,
+        metadata=parse(metadata),
     )
     return page(rows, limit, lambda view: view.image.id, ImageRead.of)
 
@@ -124,6 +150,27 @@ def read_image(project: ProjectKey, image: ImageKey, labeling: LabelingService) 
 def delete_image(project: ProjectKey, image: ImageKey, labeling: LabelingService) -> None:
     """Delete an image, its embeddings and its history."""
     labeling.delete_image(project, image)
+
+
+@router.put("/images/{image}/metadata", responses=problems(404, 422))
+def set_metadata(
+    project: ProjectKey, image: ImageKey, body: MetadataSet, labeling: LabelingService
+) -> ImageRead:
+    """Replace the metadata of an image."""
+    for failed in labeling.set_metadata(project, [(image, body.metadata)]):
+        raise failed.problem
+    return ImageRead.of(labeling.image(project, image))
+
+
+@router.post("/images/metadata", responses=problems(404, 422))
+def set_many_metadata(
+    project: ProjectKey, body: ManyMetadataWrite, labeling: LabelingService
+) -> AppliedRead:
+    """Replace the metadata of many images in one transaction; an unknown image fails alone."""
+    failed = labeling.set_metadata(project, [(one.image, one.metadata) for one in body.images])
+    return AppliedRead(
+        applied=len(body.images) - len(failed), failed=[FailedRead.of(f) for f in failed]
+    )
 
 
 @router.get(
@@ -232,13 +279,11 @@ def list_annotations(
 
 
 @router.post("/annotations", tags=["labels"], responses=problems(404, 422))
-def annotate(
-    project: ProjectKey, body: AnnotationsWrite, labeling: LabelingService
-) -> AnnotationsRead:
+def annotate(project: ProjectKey, body: AnnotationsWrite, labeling: LabelingService) -> AppliedRead:
     """Set or take back many labels in one transaction; one that cannot be set fails alone."""
     changes = [Change(a.image, a.label, a.annotator, a.source, a.replace) for a in body.annotations]
     failed = labeling.annotate(project, changes)
-    return AnnotationsRead(
+    return AppliedRead(
         applied=len(changes) - len(failed), failed=[FailedRead.of(f) for f in failed]
     )
 

@@ -13,6 +13,7 @@ from app.api import (
     LabelingService,
     LabelKey,
     Limit,
+    Pairs,
     ProjectKey,
     ProjectService,
     after,
@@ -21,6 +22,7 @@ from app.api import (
     problems,
     refuse_if_all_failed,
 )
+from app.metadata import parse
 from app.projects import LabelView
 from app.schemas import FailedRead, ImageRead, Page, Schema, StoredRead
 from app.uploads import OPENAPI_BODY, Uploads
@@ -125,9 +127,10 @@ def add_support(
         Literal["relabel", "keep"],
         Query(description="What to do with an image that has another label already."),
     ] = "relabel",
+    metadata: Pairs = (),
 ) -> SupportAdded:
     """Register support images of a label, creating the label if it is new."""
-    added = labeling.add(project, uploads, label=label, existing=existing)
+    added = labeling.add(project, uploads, label=label, existing=existing, metadata=parse(metadata))
     refuse_if_all_failed(added.failed, len(added.stored))
     return SupportAdded(
         label=LabelRead.of(projects.read_label(project, label)),

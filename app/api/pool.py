@@ -10,12 +10,14 @@ from pydantic import AwareDatetime, BaseModel, Field
 from app.api import (
     ChoosingService,
     LabelingService,
+    Pairs,
     ProjectKey,
     problems,
     refuse_if_all_failed,
 )
 from app.choices import choice
 from app.choosing import Ranked, Wish
+from app.metadata import Wanted, parse
 from app.schemas import FailedRead, Schema, StoredRead
 from app.tables import NAME_LENGTH
 from app.uploads import OPENAPI_BODY, Uploads
@@ -47,6 +49,7 @@ class PoolFilter(Schema):
     )
     uploaded_after: AwareDatetime | None = None
     uploaded_before: AwareDatetime | None = None
+    metadata: Wanted | None = None
 
 
 class RankRequest(Schema):
@@ -155,9 +158,11 @@ class NextRead(RankRead):
     responses=problems(404, 413, 415, 422, 429, 503),
     openapi_extra=OPENAPI_BODY,
 )
-def add_to_pool(project: ProjectKey, uploads: Uploads, labeling: LabelingService) -> PoolAdded:
+def add_to_pool(
+    project: ProjectKey, uploads: Uploads, labeling: LabelingService, metadata: Pairs = ()
+) -> PoolAdded:
     """Add unlabeled images; one that the project has already keeps its label."""
-    added = labeling.add(project, uploads)
+    added = labeling.add(project, uploads, metadata=parse(metadata))
     refuse_if_all_failed(added.failed, len(added.stored))
     return PoolAdded(
         images=[StoredRead.of(stored) for stored in added.stored],

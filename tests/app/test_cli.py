@@ -101,6 +101,14 @@ def test_a_flat_folder_becomes_pool(live_url, photos):
     assert (project["labels"], project["support"], project["pool"]) == (0, 0, 9)
 
 
+def test_an_import_says_metadata_of_all_its_images(live_url, photos):
+    imported(live_url, photos, "--project", "p", "--metadata", "camera=north", "--metadata", "d=1")
+
+    images = get(live_url, "/v1/projects/p/images?metadata=camera%3Dnorth")["items"]
+    assert len(images) == 18
+    assert images[0]["metadata"] == {"camera": "north", "d": "1"}
+
+
 def test_files_that_cannot_be_used_are_named_and_the_others_go_in(live_url, photos):
     (photos / "red" / "broken.png").write_bytes(b"no image")
 
