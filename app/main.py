@@ -17,7 +17,7 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 from sqlalchemy.exc import SQLAlchemyError
 
-from app import problems
+from app import problems, web
 from app.api import refuse_unknown_parameters, routers
 from app.choosing import Choosing
 from app.cosines import Cosines
@@ -134,6 +134,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     problems.install(app)
     for router in routers():
         app.include_router(router)
+    web.install(app)
     _document(app)
     app.add_middleware(Idempotency, answers=answers)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)

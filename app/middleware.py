@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import anyio.to_thread
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, cookie_parser
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bound_contextvars
 from uuid_utils.compat import uuid7
@@ -27,12 +27,14 @@ from app.problems import (
     as_problem,
     respond,
 )
+from app.sessions import COOKIE, is_valid
 from app.settings import Settings
 
 log = logger("handful.http")
 
 DOCS_ASSETS = "/docs/assets"
-OPEN_PATHS = {"/livez", "/readyz", "/docs", "/openapi.json", "/favicon.ico"}
+WEB = "/web/"
+OPEN_PATHS = {"/", "/livez", "/readyz", "/docs", "/openapi.json", "/favicon.ico", "/v1/session"}
 SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
 JSON_BODY_BYTES = 16 << 20  # JSON is parsed in memory
 REMEMBERED_BYTES = 8 << 20  # larger answers are not kept for an Idempotency-Key
@@ -41,6 +43,12 @@ API_CSP = "default-src 'none'; frame-ancestors 'none'; sandbox"
 DOCS_CSP = (
     "default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data:; connect-src 'self'; frame-ancestors 'none'"
+)
+
+# The labeling page holds no script or style of its own, and loads none from elsewhere.
+WEB_CSP = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
+    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 
 
@@ -86,9 +94,7 @@ class RequestLog:
                 headers["X-Request-ID"] = request_id
                 headers["X-Content-Type-Options"] = "nosniff"
                 headers["Referrer-Policy"] = "no-referrer"
-                headers.setdefault(
-                    "Content-Security-Policy", DOCS_CSP if scope["path"] == "/docs" else API_CSP
-                )
+                headers.setdefault("Content-Security-Policy", _content_policy(scope["path"]))
             await send(message)
 
         with bound_contextvars(request_id=request_id):
@@ -126,7 +132,8 @@ class Guard:
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self.app = app
         key = settings.api_key.get_secret_value()
-        self._key = hashlib.sha256(key.encode()).digest() if key else None
+        self._key = key
+        self._digest = hashlib.sha256(key.encode()).digest()
         self._hosts = {host.lower() for host in settings.allowed_hosts}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -143,14 +150,12 @@ class Guard:
         foreign = origin is not None and urlsplit(origin).netloc.lower() != host.lower()
         if foreign and scope["method"] not in SAFE_METHODS:
             return ForeignOrigin(f"a page of {origin!r} may not change what is kept here")
-        if scope["path"] in OPEN_PATHS or scope["path"].startswith(f"{DOCS_ASSETS}/"):
+        if scope["path"] in OPEN_PATHS or scope["path"].startswith((f"{DOCS_ASSETS}/", WEB)):
             return None
-        if self._key is not None:
-            return (
-                None
-                if self._has_key(headers)
-                else Unauthorized("send the API key as 'Authorization: Bearer KEY'")
-            )
+        if self._key:
+            if self._has_key(headers) or self._has_session(scope, headers):
+                return None
+            return Unauthorized("send the API key as 'Authorization: Bearer KEY'")
         if _without_port(host) not in self._hosts:
             # A page whose name was pointed at this machine could read everything otherwise.
             return ForeignOrigin(
@@ -162,7 +167,14 @@ class Guard:
     def _has_key(self, headers: Headers) -> bool:
         scheme, _, given = headers.get("authorization", "").partition(" ")
         digest = hashlib.sha256(given.strip().encode("latin-1", "replace")).digest()
-        return hmac.compare_digest(digest, self._key or b"") and scheme.lower() == "bearer"
+        return hmac.compare_digest(digest, self._digest) and scheme.lower() == "bearer"
+
+    def _has_session(self, scope: Scope, headers: Headers) -> bool:
+        """Whether a browser shows its cookie; to change anything, also that our page asks."""
+        if scope["method"] not in SAFE_METHODS and "origin" not in headers:
+            return False
+        cookies = cookie_parser(headers.get("cookie", ""))
+        return is_valid(self._key, cookies.get(COOKIE, ""), time.time())
 
 
 class BodyLimit:
@@ -324,6 +336,12 @@ class _Kept:
 
 def _body_too_large(limit: int) -> BodyTooLarge:
     return BodyTooLarge(f"the body is larger than {limit} bytes; send it in parts")
+
+
+def _content_policy(path: str) -> str:
+    if path == "/" or path.startswith(WEB):
+        return WEB_CSP
+    return DOCS_CSP if path == "/docs" else API_CSP
 
 
 def _without_port(host: str) -> str:

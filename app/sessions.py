@@ -1,0 +1,29 @@
+"""A browser that has shown the API key: a signed cookie, so that no script holds the key.
+
+Nothing is kept here: the cookie says until when it holds, and is signed with the key, so that a new
+key ends every session.
+"""
+
+import hashlib
+import hmac
+
+COOKIE = "handful_session"
+LIFETIME_S = 30 * 24 * 3600
+
+
+def issue(key: str, now: float) -> str:
+    """The value of a new cookie; `now` in seconds since 1970."""
+    until = str(int(now + LIFETIME_S))
+    return f"{until}.{_signature(key, until)}"
+
+
+def is_valid(key: str, value: str, now: float) -> bool:
+    """Whether a cookie was issued here, with this key, and still holds."""
+    until, _, signature = value.partition(".")
+    signed = hmac.compare_digest(signature.encode(), _signature(key, until).encode())
+    return signed and until.isdigit() and now < int(until)
+
+
+def _signature(key: str, until: str) -> str:
+    text = f"handful session until {until}"
+    return hmac.new(key.encode(), text.encode(), hashlib.sha256).hexdigest()

@@ -1,0 +1,306 @@
+"""The labeling page, in a real browser."""
+
+import shutil
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+from pydantic import SecretStr
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+PATIENCE_MS = 30_000
+SERIOUS = {"serious", "critical"}
+WAYS = ("level", "upright")
+VIEWS = ["start", "label", "see", "train", "try"]
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        CHROMIUM is None, reason="chromium is not installed: the labeling page is not tested"
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def visit(browser, live_url):
+    """Open the page as somebody new; whatever it complains of fails the test."""
+    contexts, complaints = [], []
+
+    def go(place: str = "", **options: object) -> Page:
+        context = browser.new_context(locale="en-GB", **options)
+        context.set_default_timeout(PATIENCE_MS)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.goto(f"{live_url}/#/{place}")
+        return page
+
+    expect.set_options(timeout=PATIENCE_MS)
+    yield go
+    for context in contexts:
+        context.close()
+    assert complaints == []
+
+
+@pytest.fixture
+def api(live_url):
+    with httpx.Client(base_url=f"{live_url}/v1/projects", timeout=60) as client:
+        yield client
+
+
+@pytest.fixture
+def stripes_project(api, stripes):
+    """A project with two labels of two images each, and twenty images in the pool."""
+    api.post(f"{api.base_url}".rstrip("/"), json={"name": "s"}).raise_for_status()
+    for way in WAYS:
+        send(api, f"s/labels/{way}/support", [stripes(way, n) for n in range(2)])
+    send(api, "s/pool", [stripes(way, 50 + n) for n in range(10) for way in WAYS])
+    return "s"
+
+
+def send(api, path, contents):
+    files = [("files", (f"{n}.png", content, "image/png")) for n, content in enumerate(contents)]
+    api.post(f"/{path}", files=files).raise_for_status()
+
+
+def shown(page: Page) -> str:
+    """The id of the image that is to be labeled now."""
+    source = page.locator(".stage img").get_attribute("src")
+    assert source is not None
+    return source.split("/")[5]
+
+
+def labels(api) -> dict[str, str]:
+    """Labels of images that somebody has labeled on the page."""
+    images = api.get("/s/images", params={"limit": 1000}).json()["items"]
+    return {one["id"]: one["label"] for one in images if one["label"]}
+
+
+def test_from_nothing_to_a_classified_image(visit, api, stripes, tmp_path):
+    files = []
+    for number in range(6):
+        for way in WAYS:
+            files.append(tmp_path / f"{way} {number}.png")
+            files[-1].write_bytes(stripes(way, number))
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no image")
+    page = visit()
+
+    page.get_by_role("textbox", name="Name").fill("lines")
+    page.get_by_role("button", name="Create").click()
+    page.locator("input[type=file]").set_input_files([*files, broken])
+    expect(page.get_by_text("12 images are in the project.")).to_be_visible()
+    expect(page.get_by_text("broken.png: the file is not an image")).to_be_visible()
+    for way in WAYS:
+        page.get_by_role("textbox", name="Name").fill(way)
+        page.get_by_role("button", name="Add a label").click()
+        expect(page.locator(".cards strong", has_text=way)).to_be_visible()
+    page.get_by_role("link", name="Start labeling").click()
+    named = {one["id"]: one["filename"] for one in api.get("/lines/images").json()["items"]}
+    for _ in range(12):
+        expect(page.locator(".stage img")).to_be_visible()
+        way = named[shown(page)].split()[0]
+        choice = page.locator(".choices button", has=page.get_by_text(way, exact=True))
+        page.keyboard.press(choice.locator("kbd").inner_text())
+    expect(page.get_by_text("Nothing is left to label.")).to_be_visible()
+    expect(page.get_by_text("All is saved")).to_be_visible()
+    page.get_by_role("link", name="Try").click()
+    query = tmp_path / "query.png"
+    query.write_bytes(stripes("upright", 99))
+    page.locator("input[type=file]").set_input_files(query)
+    expect(page.locator("tr").first).to_contain_text("upright")
+
+    kept = api.get("/lines/images", params={"state": "support"}).json()["items"]
+    assert len(kept) == 12
+    assert all(one["filename"].startswith(one["label"]) for one in kept)
+
+
+def test_space_accepts_s_skips_and_z_takes_back(visit, api, stripes_project):
+    page = visit("s/label")
+    expect(page.locator(".choices .first")).to_be_visible()
+    first, before = shown(page), labels(api)
+    suggested = page.locator(".choices .first span").first.inner_text()
+
+    page.keyboard.press("Space")
+    expect(page.get_by_text("All is saved")).to_be_visible()
+    assert labels(api) == {**before, first: suggested}
+    second = shown(page)
+    page.keyboard.press("s")
+    assert shown(page) not in {first, second}
+    page.keyboard.press("z")
+    assert shown(page) == second
+    page.keyboard.press("z")
+    assert shown(page) == first
+    expect(page.get_by_text("All is saved")).to_be_visible()
+    assert labels(api) == before
+
+
+def test_a_new_label_is_typed_and_u_is_none_of_these(visit, api, stripes_project):
+    page = visit("s/label")
+    expect(page.locator(".stage img")).to_be_visible()
+    first = shown(page)
+
+    page.keyboard.press("/")
+    page.keyboard.type("diagonal")
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("1 labeled in this session")).to_be_visible()
+    second = shown(page)
+    page.keyboard.press("u")
+    expect(page.get_by_text("2 labeled in this session")).to_be_visible()
+    expect(page.get_by_text("All is saved")).to_be_visible()
+
+    said = labels(api)
+    assert (said[first], said[second]) == ("diagonal", "none of these")
+
+
+def test_two_people_never_see_the_same_image(visit, stripes_project):
+    ann, bob = visit("s/label"), visit("s/label")
+    seen: dict[Page, set[str]] = {ann: set(), bob: set()}
+    for page, name in ((ann, "ann"), (bob, "bob")):
+        expect(page.locator(".stage img")).to_be_visible()
+        page.get_by_label("Your name").fill(name)
+
+    for _ in range(6):
+        for page, images in seen.items():
+            page.locator("main").focus()
+            expect(page.locator(".stage img")).to_be_visible()
+            images.add(shown(page))
+            page.keyboard.press("1")
+
+    assert len(seen[ann]) == len(seen[bob]) == 6
+    assert not seen[ann] & seen[bob]
+
+
+def test_labels_given_while_the_network_is_away_arrive_when_it_is_back(visit, api, stripes_project):
+    page = visit("s/label")
+    expect(page.locator(".stage img")).to_be_visible()
+    before = labels(api)
+
+    page.context.set_offline(True)
+    said = {}
+    for _ in range(3):
+        said[shown(page)] = page.locator(".choices button span").first.inner_text()
+        page.keyboard.press("1")
+    expect(page.get_by_text("Offline: 3 labels wait")).to_be_visible()
+    assert labels(api) == before
+    page.context.set_offline(False)
+    expect(page.get_by_text("All is saved")).to_be_visible()
+
+    assert labels(api) == {**before, **said}
+
+
+def test_a_reload_loses_neither_labels_nor_the_images_in_hand(visit, api, stripes_project):
+    page = visit("s/label")
+    expect(page.locator(".stage img")).to_be_visible()
+    before, first = labels(api), shown(page)
+    page.route("**/label", lambda route: route.abort())
+    page.keyboard.press("1")
+    second = shown(page)
+    page.on("dialog", lambda dialog: dialog.accept())
+    page.unroute("**/label")
+
+    page.reload()
+
+    expect(page.locator(".stage img")).to_be_visible()
+    assert shown(page) == second
+    expect(page.get_by_text("All is saved")).to_be_visible()
+    assert labels(api).keys() == before.keys() | {first}
+
+
+def test_who_disagrees_with_another_is_told_and_may_overrule(visit, api, stripes_project):
+    page = visit("s/label")
+    expect(page.locator(".choices .first")).to_be_visible()
+    image = shown(page)
+    mine, other = (page.locator(".choices button span").nth(n).inner_text() for n in (0, 2))
+    api.put(f"/s/images/{image}/label", json={"label": other, "annotator": "ann"})
+
+    page.keyboard.press("1")
+    expect(page.get_by_text(f"ann has labeled this image as “{other}”")).to_be_visible()
+    assert labels(api)[image] == other
+    page.get_by_role("button", name="Keep mine").click()
+    expect(page.get_by_text("All is saved")).to_be_visible()
+
+    assert labels(api)[image] == mine
+
+
+def test_a_grid_is_confirmed_without_those_taken_out(visit, api, stripes_project):
+    page = visit("s/label")
+    page.get_by_role("button", name="Grid").click()
+    expect(page.locator(".tiles button").first).to_be_visible()
+    before, count = labels(api), page.locator(".tiles button").count()
+    assert count > 1
+
+    page.locator(".tiles button").first.click()
+    page.get_by_role("button", name=f"Confirm {count - 1}").click()
+    expect(page.get_by_text("Nothing is left to label.")).to_be_visible()
+    expect(page.get_by_text("All is saved")).to_be_visible()
+
+    given = {image: label for image, label in labels(api).items() if image not in before}
+    assert len(given) == count - 1
+    assert set(given.values()) == {"level"}
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_each_view_suits_keyboards_and_screen_readers(visit, stripes_project, view):
+    page = visit(f"s/{view}", viewport={"width": 390, "height": 800})
+    expect(page.get_by_text("Loading")).to_have_count(0)
+
+    found = Axe().run(page)
+
+    serious = [one for one in found.response["violations"] if one["impact"] in SERIOUS]
+    assert [(one["id"], one["nodes"][0]["html"]) for one in serious] == []
+    width = page.evaluate("document.documentElement.scrollWidth")
+    assert width <= 390
+
+
+def test_it_speaks_russian(visit, stripes_project):
+    page = visit("s/see")
+    page.locator("#language").click()
+
+    expect(page.get_by_role("link", name="Разметка")).to_be_visible()
+    expect(page.get_by_role("heading", name="Обзор")).to_be_visible()
+
+
+class TestWithAKey:
+    """The service asks for a key."""
+
+    @pytest.fixture
+    def settings(self, settings):
+        return settings.model_copy(update={"api_key": SecretStr("correct horse")})
+
+    def test_the_key_is_asked_for_once_and_hidden_from_scripts(self, visit, live_url):
+        page = visit()
+
+        page.get_by_label("API key").fill("wrong")
+        page.get_by_role("button", name="Enter").click()
+        expect(page.get_by_text("this is not the API key of the service")).to_be_visible()
+        page.get_by_label("API key").fill("correct horse")
+        page.get_by_role("button", name="Enter").click()
+        expect(page.get_by_role("heading", name="Projects")).to_be_visible()
+        page.get_by_role("textbox", name="Name").fill("mine")
+        page.get_by_role("button", name="Create").click()
+        expect(page.get_by_role("heading", name="mine")).to_be_visible()
+        page.reload()
+        expect(page.get_by_role("heading", name="mine")).to_be_visible()
+
+        assert page.evaluate("document.cookie") == ""
+        assert "correct horse" not in page.evaluate("JSON.stringify({...localStorage})")
