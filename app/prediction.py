@@ -219,7 +219,7 @@ class ProjectHeads:
             if key in self._fitted:
                 self._fitted.move_to_end(key)
                 return self._fitted[key]
-        head = _fit(options, support, everything, names)
+        head = fit_head(options, support, everything, names)
         with self._lock:
             self._fitted[key] = head
             while len(self._fitted) > FITTED_HEADS_KEPT:
@@ -264,9 +264,18 @@ class ProjectHeads:
         return found
 
 
-def _fit(
+def fit_head(
     options: Head, support: Snapshot, everything: Snapshot | None, names: dict[UUID, str]
 ) -> ProjectHead:
+    """A head fitted to the labeled images of a snapshot.
+
+    Args:
+        everything: whose mean embedding the head may need; None where it needs none.
+        names: of the project's labels.
+
+    Raises:
+        TooFewLabels: fewer than two labels have support images.
+    """
     rows = support.rows(labeled=True)
     codes = torch.from_numpy(support.codes)[rows].long()
     present = sorted(
@@ -283,7 +292,7 @@ def _fit(
         target_of[code] = target
     targets = target_of[codes]
     rows, targets = rows[targets >= 0], targets[targets >= 0]
-    mean = _mean(everything) if everything is not None else None
+    mean = mean_embedding(everything) if everything is not None else None
     head = options.fit(support.vectors[rows], targets, len(present), mean)
     return ProjectHead([name for name, _ in present], head, support, rows, targets)
 
@@ -299,7 +308,7 @@ def _common(one: Snapshot, other: Snapshot) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(rows[mine]), torch.from_numpy(other_rows[theirs])
 
 
-def _mean(everything: Snapshot) -> Tensor:
+def mean_embedding(everything: Snapshot) -> Tensor:
     """The mean embedding of all images, float32; its float64 sum is exact."""
     kept = torch.cat([everything.rows(labeled=True), everything.rows(labeled=False)])
     total = torch.zeros(everything.vectors.shape[1], dtype=torch.float64)

@@ -65,6 +65,10 @@ class JobNotFound(NotFound):
     """The job does not exist."""
 
 
+class PredictionsNotFound(NotFound):
+    """The job has no predictions."""
+
+
 class SameJobUnfinished(Problem):
     """A job that would do the same has not ended yet."""
 
@@ -163,6 +167,12 @@ class UnsupportedMediaType(Problem):
 
 class TooFewLabels(Problem):
     """Classification needs support images in at least two labels."""
+
+    status = HTTPStatus.CONFLICT
+
+
+class EmptyPool(Problem):
+    """The pool has no images that can be scored."""
 
     status = HTTPStatus.CONFLICT
 

@@ -18,7 +18,13 @@ from sqlalchemy import ColumnElement, or_, select
 from sqlalchemy.orm import Session
 
 from app.db import Database
-from app.problems import JobEnded, JobNotFound, ProjectNotFound, SameJobUnfinished
+from app.problems import (
+    JobEnded,
+    JobNotFound,
+    PredictionsNotFound,
+    ProjectNotFound,
+    SameJobUnfinished,
+)
 from app.projects import find_project
 from app.tables import Job, JobEvent, JobState, now
 
@@ -150,6 +156,11 @@ class Queue:
             replaced, job.checkpoint = job.checkpoint, digest
             return replaced
 
+    def keep_predictions(self, claim: Claim, digest: str) -> None:
+        """Note the file of what the job predicted."""
+        with self.db.writing() as session:
+            _held(session, claim).predictions = digest
+
     @contextmanager
     def holding(self, claim: Claim) -> Iterator[Session]:
         """A transaction in which the job is ours; it commits at the end, or not at all.
@@ -221,6 +232,20 @@ class Queue:
         """One job."""
         with self.db.reading() as session:
             return _find(session, project_key, job_id)
+
+    def predictions(self, project_key: str, job_id: UUID) -> str:
+        """The SHA-256 of the file of what a job predicted.
+
+        Raises:
+            JobEnded: it has not succeeded, so that there may be one yet.
+            PredictionsNotFound: it is of a kind that predicts nothing.
+        """
+        job = self.read(project_key, job_id)
+        if job.predictions is not None:
+            return job.predictions
+        if job.state == JobState.SUCCEEDED:
+            raise PredictionsNotFound(f"job {job_id} is a {job.kind}, which predicts nothing")
+        raise JobEnded(f"job {job_id} is {job.state} and has no predictions yet")
 
     def page(self, project_key: str, after: UUID | None, limit: int) -> list[Job]:
         """The jobs of a project, newest first."""

@@ -9,12 +9,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import fsspec
 
 from app.problems import StorageFull, Unavailable
 
+PART_BYTES = 1 << 20  # of a file that is streamed
 GRACE_S = 3600.0  # a file this young may belong to an upload whose row is not written yet
 
 
@@ -55,6 +56,14 @@ class Blobs:
         """
         content: bytes = self._fs.cat_file(self._path(digest))
         return content
+
+    def stream(self, digest: str) -> Iterator[bytes]:
+        """The content of a file, a part at a time; opened at once.
+
+        Raises:
+            FileNotFoundError: it was never stored, or was swept.
+        """
+        return _parts(self._fs.open(self._path(digest), "rb"))
 
     def remove(self, digest: str) -> None:
         """Remove a file that nothing refers to any more, if it is there."""
@@ -129,6 +138,12 @@ class Blobs:
         """Put back what a sweep that was killed had set aside; the next sweep decides anew."""
         for aside in Path(self._root).glob("??/*.aside"):
             aside.rename(aside.with_suffix(""))
+
+
+def _parts(file: IO[bytes]) -> Iterator[bytes]:
+    with file:
+        while part := file.read(PART_BYTES):
+            yield part
 
 
 def _protocols(fs: Any) -> tuple[str, ...]:

@@ -260,6 +260,7 @@ class Job(Table):
     lease_until: Mapped[datetime | None]  # by the database's clock
     cancel_requested: Mapped[bool] = mapped_column(default=False)
     checkpoint: Mapped[str | None] = mapped_column(String(64))  # SHA-256 of the file
+    predictions: Mapped[str | None] = mapped_column(String(64))  # likewise, of what it predicted
     result: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     error: Mapped[str | None]
     events: Mapped[int] = mapped_column(default=0)  # how many there are

@@ -111,11 +111,16 @@ class Versions:
         return encoder.to(self.device).eval()
 
     def blob_in_use(self, digest: str) -> bool:
-        """Whether a file holds an image, the weights of a version or the checkpoint of a job."""
+        """Whether a file holds an image, weights, or the checkpoint or predictions of a job."""
         with self.db.reading() as session:
             return any(
                 session.scalar(select(column).where(column == digest).limit(1)) is not None
-                for column in (EncoderVersion.weights, Image.sha256, Job.checkpoint)
+                for column in (
+                    EncoderVersion.weights,
+                    Image.sha256,
+                    Job.checkpoint,
+                    Job.predictions,
+                )
             )
 
     def _find(self, name: str, options: dict[str, object]) -> list[EncoderVersion]:

@@ -89,6 +89,14 @@ def _show(bar: Progress, task: TaskID, event: dict[str, Any]) -> None:
             note=f"score {data['score']:.3f}, held-out {100 * data['accuracy']:.1f} %, "
             f"about {data['seconds_left']:.0f} s left",
         )
+    elif data.get("stage") == "transduction":
+        share = (data["run"] - 1 + data["epoch"] / data["epochs"]) / data["runs"]
+        bar.update(
+            task,
+            completed=share,
+            description="the whole pool" if data["fold"] is None else f"fold {data['fold']}",
+            note=f"loss {data['loss']:.3f}, about {data['seconds_left']:.0f} s left",
+        )
     elif data.get("stage") == "embedding":
         total = data["done"] + data["left"]
         bar.update(
@@ -112,6 +120,11 @@ def _short(job: dict[str, Any]) -> str:
         return str(job["error"])
     if "augmentation" in result:
         return _augmentation(result)
+    if "changed" in result:
+        return (
+            f"{result['changed']} of {result['images']} images get another label than by the head; "
+            f"{result['verdict']['reason']}"
+        )
     if "promoted" not in result:
         return ""
     done = "promoted" if result["promoted"] else "not promoted"

@@ -13,9 +13,19 @@ from fastapi.encoders import jsonable_encoder
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
-from app.api import Cursor, JobQueue, Limit, ProjectKey, after, page, problems
+from app.api import (
+    Cursor,
+    JobQueue,
+    Limit,
+    ProjectKey,
+    PromotionService,
+    after,
+    page,
+    problems,
+)
 from app.choices import choice
 from app.jobs import kinds, submit
+from app.problems import PredictionsNotFound
 from app.queue import FINAL, Queue
 from app.schemas import JobRead, Page
 from app.tables import JobEvent, JobState
@@ -28,6 +38,12 @@ JobWrite: Any = Annotated[choice(kinds, "kind"), Body()]
 POLL_S = 0.25  # between two looks for new events
 KEEP_ALIVE_S = 15.0  # between two signs of life, so that proxies do not close a quiet stream
 EVENT_STREAM = "text/event-stream"
+JSON_LINES = "application/x-ndjson"
+PREDICTIONS = {
+    "type": "string",
+    "description": "Each line an object: `image`, its id; `label`; `probability` of that; "
+    "`head_label`, what the project's head said.",
+}
 
 
 class EventRead(BaseModel):
@@ -88,6 +104,36 @@ def cancel_job(project: ProjectKey, job: JobKey, queue: JobQueue) -> JobRead:
 def retry_job(project: ProjectKey, job: JobKey, queue: JobQueue) -> JobRead:
     """Try a job again that failed or was cancelled; it goes on from its last checkpoint."""
     return JobRead.of(queue.retry(project, job))
+
+
+@router.get(
+    "/{job}/predictions",
+    response_class=StreamingResponse,
+    responses={200: {"content": {JSON_LINES: {"schema": PREDICTIONS}}}, **problems(404, 409, 422)},
+)
+def read_predictions(
+    project: ProjectKey,
+    job: JobKey,
+    queue: JobQueue,
+    promotions: PromotionService,
+    request: Request,
+) -> Response:
+    """What a job of the kind `transduce` made of the pool: an image a line, as JSON."""
+    digest = queue.predictions(project, job)
+    headers = {
+        "ETag": f'"{digest}"',
+        "Cache-Control": "private, no-cache",
+        "Content-Disposition": f'attachment; filename="{job}.jsonl"',
+    }
+    if request.headers.get("if-none-match") == headers["ETag"]:
+        return Response(status_code=304, headers=headers)
+    try:
+        parts = promotions.blobs.stream(digest)
+    except FileNotFoundError as error:
+        raise PredictionsNotFound(
+            f"the predictions of job {job} are missing from the blob store; start another one"
+        ) from error
+    return StreamingResponse(parts, media_type=JSON_LINES, headers=headers)
 
 
 @router.get(

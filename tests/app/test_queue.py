@@ -57,6 +57,22 @@ def test_jobs_are_claimed_in_order_and_end_once(queue):
         queue.finish(claim, JobState.FAILED)
 
 
+def test_predictions_are_noted_by_who_holds_the_job_and_found_by_their_project(queue):
+    job = queue.enqueue("a", "transduce", {}, "")
+    claim = queue.claim()
+    with pytest.raises(JobEnded, match="preparing and has no predictions yet"):
+        queue.predictions("a", job.id)
+
+    queue.keep_predictions(claim, "1" * 64)
+    queue.finish(claim, JobState.SUCCEEDED)
+
+    assert queue.predictions("a", job.id) == "1" * 64
+    with pytest.raises(JobNotFound):
+        queue.predictions("b", job.id)
+    with pytest.raises(LeaseLost):
+        queue.keep_predictions(claim, "2" * 64)
+
+
 def test_events_are_numbered_without_gaps(queue):
     job = queue.enqueue("a", "finetune", {}, "")
     claim = queue.claim()

@@ -35,6 +35,15 @@ def age(path: Path, seconds: float = 7200) -> None:
     os.utime(path, (then, then))
 
 
+def test_a_file_is_streamed_in_parts_and_a_missing_one_is_known_at_once(store, monkeypatch):
+    monkeypatch.setattr("app.storage.PART_BYTES", 4)
+    store.put(CONTENT)
+
+    assert list(store.stream(DIGEST)) == [b"some", b" ima", b"ge"]
+    with pytest.raises(FileNotFoundError):
+        store.stream("0" * 64)
+
+
 def test_what_was_put_is_got_by_its_sha256(store):
     assert store.put(CONTENT) == DIGEST
     assert store.put(CONTENT) == DIGEST
