@@ -84,10 +84,11 @@ class Rescoring(Iterator[Progress]):
         for repeat, folds in enumerate(self._folds):
             for fold in folds:
                 before[repeat, fold.test] = self._classify(head, fold)
-        after = self._scores.argmax(dim=2)
-        right = [(p == self._targets).float().mean(dim=0)[self.judged] for p in (after, before)]
-        _, classes = self._targets[self.judged].unique(return_inverse=True)
-        return compare(*right, classes)
+        right, right_before = (
+            (predicted == self._targets).float().mean(dim=0)[self.judged]
+            for predicted in (self._scores.argmax(dim=2), before)
+        )
+        return compare(right, right_before, _dense(self._targets[self.judged]))
 
     @property
     def temperature(self) -> float:
@@ -144,7 +145,7 @@ def _folds(targets: Int[Tensor, " U"]) -> tuple[Int[Tensor, " K"], list[list[Fol
     if int((shots > 1).sum()) < 2:
         return torch.empty(0, dtype=torch.long), []
     judged = (shots[targets] > 1).nonzero().flatten()
-    _, classes = targets[judged].unique(return_inverse=True)
+    classes = _dense(targets[judged])
     count = min(FOLDS, int(torch.bincount(classes).min()))
     others = (shots[targets] == 1).nonzero().flatten()
     return judged, [
@@ -154,3 +155,10 @@ def _folds(targets: Int[Tensor, " U"]) -> tuple[Int[Tensor, " K"], list[list[Fol
         ]
         for seed in range(REPEATS)
     ]
+
+
+def _dense(targets: Int[Tensor, " K"]) -> Int[Tensor, " K"]:
+    """The classes that occur, numbered from 0."""
+    found = targets.unique(return_inverse=True)  # type: ignore[no-untyped-call]
+    numbered: Tensor = found[1]
+    return numbered

@@ -166,9 +166,17 @@ class Transduction(Iterator[Epoch]):
         batches = order.tensor_split(self._steps)
         parts = torch.tensor([self._step(batch) for batch in batches], dtype=torch.float64)
         self.epoch += 1
-        means = parts.mean(dim=0).tolist()
-        seconds = time.monotonic() - started
-        return Epoch(self.epoch, self.epochs, *means, len(self._unlabeled), seconds)
+        loss, cross, marginal, conditional = parts.mean(dim=0).tolist()
+        return Epoch(
+            self.epoch,
+            self.epochs,
+            loss,
+            cross,
+            marginal,
+            conditional,
+            len(self._unlabeled),
+            time.monotonic() - started,
+        )
 
     @torch.no_grad()
     def scores(self, rows: Int[Tensor, " Q"]) -> Float[Tensor, "Q C"]:

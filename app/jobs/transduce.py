@@ -90,17 +90,18 @@ class Transduce:
         self, work: Work, rescoring: Rescoring, data: "_Data", checkpoint: dict[str, Any] | None
     ) -> None:
         """Go through all epochs; tell of the last one of each fold, and of each of the whole."""
-        told: dict[str, Any] = {}
+        told = None
         if checkpoint is not None:
             rescoring.load(checkpoint["rescoring"])
         if checkpoint is not None or work.claim.checkpoint is None:
-            told = work.patiently(lambda: work.queue.last_metrics(work.claim)) or {}
+            told = work.patiently(lambda: work.queue.last_metrics(work.claim))
         work.running()
         seconds: list[float] = []
         for progress in rescoring:
             epoch = progress.epoch
             seconds.append(epoch.seconds)
-            news = [progress.run, epoch.number] > [told.get("run", 0), told.get("epoch", 0)]
+            position = [progress.run, epoch.number]
+            news = told is None or position > [told.get("run", 0), told.get("epoch", 0)]
             if news and (progress.fold is None or epoch.number == epoch.of):
                 work.tell(_metrics(progress, seconds))
             work.keep(lambda: {"rescoring": rescoring.state(), "digest": data.digest})
