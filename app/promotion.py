@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 import torch
-from sqlalchemy import Select, exists, func, select
+from sqlalchemy import Select, exists, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -99,7 +99,7 @@ class Promotions:
                 return
             vectors = self._embed(encoder, images, unreadable)
             with self.db.writing() as session:
-                self._write(session, version_id, vectors)
+                self._write(session, project_id, version_id, vectors)
             done += len(vectors)
             with self.db.reading() as session:
                 yield done, _count_missing(session, project_id, version_id, unreadable)
@@ -153,15 +153,23 @@ class Promotions:
         vectors = encoder.embed(torch.stack(list(pixels.values()))).half()
         return dict(zip(pixels, vectors, strict=True))
 
-    def _write(self, session: Session, version_id: UUID, vectors: dict[UUID, Any]) -> None:
-        there = select(Image.id).where(Image.id.in_(vectors)).with_for_update(key_share=True)
+    def _write(
+        self, session: Session, project_id: UUID, version_id: UUID, vectors: dict[UUID, Any]
+    ) -> None:
+        """Add embeddings; their images count as changed, so that caches look at them again."""
+        project = session.get(Project, project_id, with_for_update=True)
+        there = list(session.scalars(select(Image.id).where(Image.id.in_(vectors))))
+        if project is None or not there:
+            return  # deleted meanwhile
+        project.revision += 1
+        session.execute(update(Image).where(Image.id.in_(there)).values(revision=project.revision))
         rows = [
             {"image_id": image_id, "encoder_id": version_id, "vector": vectors[image_id]}
-            for image_id in session.scalars(there)
+            for image_id in there
         ]
         insert = sqlite.insert if self.db.is_sqlite else postgresql.insert
-        if rows:  # another promotion of the same version may have written some of them
-            session.execute(insert(Embedding).values(rows).on_conflict_do_nothing())
+        # Another promotion of the same version may have written some of them.
+        session.execute(insert(Embedding).values(rows).on_conflict_do_nothing())
 
 
 def _view(session: Session, project: Project, version: EncoderVersion) -> VersionView:

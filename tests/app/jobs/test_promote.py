@@ -53,6 +53,23 @@ def test_a_version_that_has_embedded_nothing_is_promoted_by_a_job(striped, other
     assert progress[-1] == {"stage": "embedding", "done": 36, "left": 0}
 
 
+def test_what_was_asked_of_a_version_before_it_had_embedded_the_images_is_not_kept(
+    striped, stripes, other, do
+):
+    def classify(**params):
+        files = [("files", stripes("level", 99))]
+        return striped.post("/v1/projects/birds/classify", files=files, params=params)
+
+    assert classify(query_encoder=other).status_code == 409  # no bridge from no images
+
+    striped.post(f"{ENCODERS}/{other}/promote")
+    do(striped)
+
+    assert classify().status_code == 200
+    ranked = striped.post("/v1/projects/birds/pool/rank", json={"budget": 4}).json()["images"]
+    assert len(ranked) == 4
+
+
 def test_promoting_the_version_before_rolls_back_at_once(striped, other, do):
     before = serving(striped)
     striped.post(f"{ENCODERS}/{other}/promote")
