@@ -1,6 +1,6 @@
 """Cosines of a project's images to its centroids: what is left of the last ranking for the next.
 
-A cache of what can be computed from the embeddings again, like them in memory only.
+A cache of what can be computed from the embeddings again, in memory only.
 """
 
 import threading

@@ -36,6 +36,7 @@ from app.schemas import ProblemRead
 from app.settings import Settings
 from app.storage import Blobs
 from app.uploads import Limits
+from app.vector_files import VectorFiles
 from app.vectors import Vectors
 from app.versions import Versions
 from models.encoders import parse, pick_device
@@ -94,14 +95,18 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     embedder.encoder(encoder_id)  # what cannot be loaded stops the start, not a request
     answers = Answers(db, settings.idempotency_hours)
+    files = VectorFiles(settings.vector_files, settings.min_free_bytes)
+    vectors = Vectors(db, settings.vector_cache_bytes, files)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         anyio.to_thread.current_default_thread_limiter().total_tokens = settings.request_threads
         if db.is_sqlite:
             await anyio.to_thread.run_sync(answers.release_all)
+        await anyio.to_thread.run_sync(vectors.sweep)
         with embedder:
             yield
+        vectors.close()
         db.close()
 
     app = FastAPIOffline(
@@ -121,12 +126,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.upload_limits = Limits.of(settings)
     app.state.health_limiter = CapacityLimiter(2)
     app.state.readiness = lambda: _readiness(db, blobs, embedder, settings.min_free_bytes)
-    app.state.projects = Projects(db, encoder_id)
+    app.state.projects = Projects(db, encoder_id, vectors)
     app.state.queue = Queue(db, settings.lease_seconds, settings.job_attempts)
     app.state.versions = versions
     app.state.promotions = Promotions(db, blobs, settings.max_pixels)
     app.state.stopping = lambda: False
-    vectors = Vectors(db, settings.vector_cache_bytes)
     project_heads = ProjectHeads(db, vectors)
     app.state.labeling = Labeling(db, embedder, blobs, vectors, project_heads, settings.max_pixels)
     app.state.choosing = Choosing(db, vectors, project_heads, Cosines())

@@ -21,6 +21,7 @@ from app.tables import (
     ProjectVersion,
     now,
 )
+from app.vectors import Vectors
 
 
 class ProjectView(NamedTuple):
@@ -74,6 +75,7 @@ class Projects:
 
     db: Database
     default_encoder: UUID
+    vectors: Vectors
 
     def create(self, name: str, description: str, head: dict[str, Any]) -> ProjectView:
         """Make a project that the default encoder serves."""
@@ -133,6 +135,7 @@ class Projects:
             session.delete(project)
             session.flush()
             session.execute(delete(EncoderVersion).where(EncoderVersion.id.in_(versions)))
+        self.vectors.forget(project.id)
 
     def create_label(self, key: str, name: str) -> LabelView:
         """Make a label without support images."""

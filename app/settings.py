@@ -64,7 +64,9 @@ class Settings(BaseSettings):
     )
     encoders_in_memory: int = Field(2, ge=1, description="Encoder versions kept loaded.")
     vector_cache_bytes: int = Field(
-        4 * 1024 * MIB, ge=0, description="Memory for the embedding matrices of projects."
+        4 * 1024 * MIB,
+        ge=0,
+        description="Embedding matrices of projects that are held open, in memory or mapped.",
     )
     workers: int = Field(
         1, ge=0, le=64, description="Workers that `handful serve` starts beside it, for jobs."
@@ -129,3 +131,8 @@ class Settings(BaseSettings):
     def blobs(self) -> str:
         """Where images and weights are kept."""
         return self.blob_url or str(self.data_dir.resolve() / "blobs")
+
+    @property
+    def vector_files(self) -> Path:
+        """Where embeddings are kept beside the database, for a quick start."""
+        return self.data_dir.resolve() / "cache" / "vectors"

@@ -323,6 +323,19 @@ def test_deleting_a_project_takes_all_it_has(birds, png):
     assert birds.post("/v1/projects", json={"name": "birds"}).status_code == 201
 
 
+def test_files_of_embeddings_go_with_their_project(birds, png, settings):
+    for label in ("red", "blue"):
+        upload(birds, f"/labels/{label}/support", png(label))
+    upload(birds, "/pool", png("green"))
+    assert birds.post("/v1/projects/birds/pool/rank", json={"budget": 1}).status_code == 200
+    before = list(settings.vector_files.glob("*/*.vectors"))
+
+    birds.delete("/v1/projects/birds")
+
+    assert len(before) == 1
+    assert list(settings.vector_files.glob("*/*")) == []
+
+
 def test_projects_do_not_see_each_other(birds, png):
     image = upload(birds, "/pool", png("red")).json()["images"][0]["id"]
     birds.post("/v1/projects", json={"name": "fish"})
