@@ -19,10 +19,13 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app import problems, web
 from app.api import refuse_unknown_parameters, routers
+from app.archives import Limits
 from app.choosing import Choosing
 from app.cosines import Cosines
 from app.db import Database, SchemaOutOfDate, migrate
+from app.exports import Exports
 from app.idempotency import Answers
+from app.imports import Imports
 from app.inference import Embedder, InferenceMetrics, compute_alone, keep_freed_memory
 from app.labeling import Labeling
 from app.logs import configure
@@ -35,7 +38,6 @@ from app.report import Reports
 from app.schemas import ProblemRead
 from app.settings import Settings
 from app.storage import Blobs
-from app.uploads import Limits
 from app.vector_files import VectorFiles
 from app.vectors import Vectors
 from app.versions import Versions
@@ -51,6 +53,7 @@ TAGS = (
     "pool",
     "classify",
     "report",
+    "exchange",
     "jobs",
     "augmentations",
     "pretraining",
@@ -133,6 +136,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.stopping = lambda: False
     project_heads = ProjectHeads(db, vectors)
     app.state.labeling = Labeling(db, embedder, blobs, vectors, project_heads, settings.max_pixels)
+    app.state.exports = Exports(db, blobs, project_heads)
+    app.state.imports = Imports(db, app.state.labeling, app.state.projects)
     app.state.choosing = Choosing(db, vectors, project_heads, Cosines())
     app.state.reports = Reports(db, vectors, project_heads)
     problems.install(app)

@@ -147,6 +147,24 @@ class ArchiveMemberRefused(Problem):
     status = HTTPStatus.UNPROCESSABLE_ENTITY
 
 
+class ImportRefused(Problem):
+    """The file to import cannot be read as what it should be."""
+
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
+
+
+class ImageNotInProject(Problem):
+    """A file to import labels an image that is neither in it nor in the project."""
+
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
+
+
+class FormatUnavailable(Problem):
+    """The format needs a package that is not installed."""
+
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
+
+
 class NoFiles(Problem):
     """The request has no files."""
 

@@ -5,16 +5,12 @@ temporary file, and their names only serve to tell the client which one failed.
 """
 
 import errno
-import stat
 import tarfile
 import tempfile
 import zipfile
 import zlib
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from itertools import islice
-from pathlib import PurePosixPath
 from typing import IO, Annotated, Any
 
 import anyio.to_thread
@@ -23,6 +19,7 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect
 
+from app.archives import Limits, Members, check_room, is_litter, name_complaint, shown, too_large
 from app.labeling import Upload
 from app.problems import (
     ArchiveMemberRefused,
@@ -35,7 +32,6 @@ from app.problems import (
     TooManyFiles,
     UnsupportedMediaType,
 )
-from app.settings import Settings
 
 SPOOL_BYTES = 1 << 20  # a body larger than this waits on disk
 ARCHIVES = {
@@ -79,23 +75,23 @@ OPENAPI_BODY: dict[str, Any] = {
 }
 
 
-@dataclass(frozen=True)
-class Limits:
-    """How much one request may bring."""
-
-    file_bytes: int
-    files: int
-    archive_files: int
-    archive_bytes: int
-
-    @classmethod
-    def of(cls, settings: Settings) -> "Limits":
-        return cls(
-            settings.max_file_bytes,
-            settings.max_files,
-            settings.max_archive_files,
-            settings.max_archive_bytes,
-        )
+FILE = {"schema": {"type": "string", "format": "binary"}}
+OPENAPI_FILE: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "description": "One file.",
+        "content": {
+            "application/octet-stream": FILE,
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": [FIELD],
+                    "properties": {FIELD: {"type": "string", "format": "binary"}},
+                }
+            },
+        },
+    }
+}
 
 
 async def read_uploads(request: Request) -> AsyncIterator[Iterator[Upload]]:
@@ -120,6 +116,27 @@ async def read_uploads(request: Request) -> AsyncIterator[Iterator[Upload]]:
 
 
 Uploads = Annotated[Iterator[Upload], Depends(read_uploads)]
+
+
+async def read_file(request: Request) -> AsyncIterator[IO[bytes]]:
+    """The one file of a request, whatever it is; it goes when the answer is ready."""
+    limits: Limits = request.app.state.upload_limits
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    with ExitStack() as stack, _disk_errors():
+        if kind == "multipart/form-data":
+            files = await _form_files(request, limits, stack)
+            if len(files) > 1:
+                raise InvalidRequest(f"the form has {len(files)} files: send one")
+            file: IO[bytes] = files[0].file
+        else:
+            file = await _spool(request, None, stack)
+        if not file.read(1):
+            raise NoFiles("the body is empty: send the file itself, or a form with a part 'files'")
+        file.seek(0)
+        yield file
+
+
+OneFile = Annotated[IO[bytes], Depends(read_file)]
 
 
 async def _form_files(request: Request, limits: Limits, stack: ExitStack) -> list[UploadFile]:
@@ -185,11 +202,11 @@ def _read_form(files: list[UploadFile], limits: Limits) -> Iterator[Upload]:
 
 
 def _read(file: IO[bytes], name: str | None, limits: Limits) -> Upload:
-    name = _short(name)
+    name = shown(name)
     file.seek(0)
     content = file.read(limits.file_bytes + 1)
     if len(content) > limits.file_bytes:
-        return Upload(name, _too_large(limits))
+        return Upload(name, too_large(limits))
     return Upload(name, content)
 
 
@@ -208,40 +225,21 @@ def _expand(archive: IO[bytes], name: str | None, limits: Limits) -> Iterator[Up
     try:
         yield from members
     except ArchiveRefused as problem:
-        yield Upload(_short(name), problem)
+        yield Upload(shown(name), problem)
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, ValueError, OSError) as e:
         if getattr(e, "errno", None) == errno.ENOSPC:
             raise
-        yield Upload(_short(name), ArchiveRefused(f"the archive cannot be read: {e}"))
+        yield Upload(shown(name), ArchiveRefused(f"the archive cannot be read: {e}"))
 
 
 def _zip_members(archive: IO[bytes], limits: Limits) -> Iterator[Upload]:
-    with zipfile.ZipFile(archive) as opened:
-        members = [m for m in opened.infolist() if not m.is_dir() and not _is_litter(m.filename)]
-        if len(members) > limits.archive_files:
-            raise ArchiveRefused(
-                f"the archive has {len(members)} files; {limits.archive_files} are allowed"
-            )
-        room = limits.archive_bytes
-        for member in members:
-            complaint = _name_complaint(member.filename)
-            mode = member.external_attr >> 16
-            if complaint is None and stat.S_IFMT(mode) not in (0, stat.S_IFREG):
-                complaint = "is a link or a device, not a file"
-            if complaint is None and member.flag_bits & 1:
-                complaint = "is encrypted: send it without a password"
-            if complaint is not None:
-                yield _refused(member.filename, complaint)
-                continue
-            try:
-                with opened.open(member) as file:
-                    content = file.read(limits.file_bytes + 1)
-            except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError) as error:
-                yield _refused(member.filename, f"cannot be unpacked: {error}")
-                continue
-            room -= len(content)
-            _check_room(room, limits)
-            yield _member(member.filename, content, limits)
+    members = Members(archive, limits)
+    for member in members.infos:
+        name = shown(member.filename)
+        try:
+            yield Upload(name, members.read(member))
+        except (ArchiveMemberRefused, FileTooLarge) as problem:
+            yield Upload(name, problem)
 
 
 def _tar_members(archive: IO[bytes], limits: Limits) -> Iterator[Upload]:
@@ -249,15 +247,15 @@ def _tar_members(archive: IO[bytes], limits: Limits) -> Iterator[Upload]:
         room = limits.archive_bytes
         count = 0
         for member in opened:
-            if member.isdir() or _is_litter(member.name):
+            if member.isdir() or is_litter(member.name):
                 continue
             count += 1
             if count > limits.archive_files:
                 raise ArchiveRefused(f"the archive has more than {limits.archive_files} files")
             # A member is skipped by unpacking it, so its declared size counts even when refused.
             room -= member.size
-            _check_room(room, limits)
-            complaint = _name_complaint(member.name)
+            check_room(room, limits)
+            complaint = name_complaint(member.name)
             if complaint is None and not member.isreg():
                 complaint = "is a link or a device, not a file"
             file = None if complaint else opened.extractfile(member)
@@ -267,46 +265,13 @@ def _tar_members(archive: IO[bytes], limits: Limits) -> Iterator[Upload]:
             yield _member(member.name, file.read(limits.file_bytes + 1), limits)
 
 
-def _check_room(room: int, limits: Limits) -> None:
-    if room < 0:
-        raise ArchiveRefused(
-            f"the archive unpacks to more than {limits.archive_bytes} bytes; send it in parts"
-        )
-
-
 def _member(name: str, content: bytes, limits: Limits) -> Upload:
-    too_large = len(content) > limits.file_bytes
-    return Upload(_short(name), _too_large(limits) if too_large else content)
+    too_many = len(content) > limits.file_bytes
+    return Upload(shown(name), too_large(limits) if too_many else content)
 
 
 def _refused(name: str, complaint: str) -> Upload:
-    return Upload(_short(name), ArchiveMemberRefused(f"the archive member {name!r} {complaint}"))
-
-
-def _too_large(limits: Limits) -> FileTooLarge:
-    return FileTooLarge(f"the file is larger than {limits.file_bytes} bytes: send a smaller one")
-
-
-def _name_complaint(name: str) -> str | None:
-    path = PurePosixPath(name.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts or (path.parts and path.parts[0].endswith(":")):
-        return "has a name that leaves the archive: pack it with relative names"
-    return None
-
-
-def _is_litter(name: str) -> bool:
-    """Whether a member is what an operating system leaves behind, not what somebody packed."""
-    parts = PurePosixPath(name).parts
-    return bool(parts) and (
-        "__MACOSX" in parts or parts[-1] in {".DS_Store", "Thumbs.db", "desktop.ini"}
-    )
-
-
-def _short(name: str | None) -> str | None:
-    """A client's file name, safe to keep and to show: the last 255 printable characters."""
-    if name is None:
-        return None
-    return "".join(islice((c for c in name[-255:] if c.isprintable()), 255)) or None
+    return Upload(shown(name), ArchiveMemberRefused(f"the archive member {name!r} {complaint}"))
 
 
 @contextmanager

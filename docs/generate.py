@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from app.formats import formats
 from app.main import TAGS, create_app
 from app.problems import Problem
 from app.settings import Settings
@@ -176,6 +177,7 @@ def _plugins() -> Iterator[str]:
         ("Augmentations", "models/augmentation", augmentations),
         ("Searches for augmentations", "models/augmentation_search", searches),
         ("Pretraining methods", "models/pretraining", pretexts),
+        ("Formats", "app/formats", formats),
     )
     for title, folder, registry in kinds:
         yield f"### {title}"

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import models
+from app.formats import formats
 from models.acquisition import strategies
 from models.augmentation import augmentations
 from models.augmentation_search import searches
@@ -20,13 +21,14 @@ ROOT = Path(__file__).parent.parent
 PLUG_INS = [
     pytest.param(kind, name, plugin, id=f"{kind}-{name}")
     for kind, registry in {
-        "acquisition": strategies,
-        "augmentation": augmentations,
-        "augmentation_search": searches,
-        "encoders": architectures,
-        "finetuning": methods,
-        "heads": heads,
-        "pretraining": pretexts,
+        "models/acquisition": strategies,
+        "models/augmentation": augmentations,
+        "models/augmentation_search": searches,
+        "models/encoders": architectures,
+        "models/finetuning": methods,
+        "models/heads": heads,
+        "models/pretraining": pretexts,
+        "app/formats": formats,
     }.items()
     for name, plugin in registry.items()
 ]
@@ -37,8 +39,8 @@ AXIS = re.compile(r"\b([A-Z]) {2}\w")
 @pytest.mark.parametrize(("kind", "name", "plugin"), PLUG_INS)
 def test_a_plug_in_is_named_as_its_file_and_has_a_test(kind, name, plugin):
     assert plugin.__name__.lower() == name.replace("_", "")
-    assert inspect.getsourcefile(plugin) == str(ROOT / "models" / kind / f"{name}.py")
-    assert (ROOT / "tests/models" / kind / f"test_{name}.py").exists()
+    assert inspect.getsourcefile(plugin) == str(ROOT / kind / f"{name}.py")
+    assert (ROOT / "tests" / kind / f"test_{name}.py").exists()
 
 
 @pytest.mark.parametrize(("kind", "name", "plugin"), PLUG_INS)

@@ -14,6 +14,8 @@ from fastapi import APIRouter, Depends, Header, Query, Request
 from pydantic import Field
 
 from app.choosing import Choosing
+from app.exports import Exports
+from app.imports import Imports
 from app.labeling import Failed, Labeling
 from app.problems import InvalidRequest, NothingStored, Stale
 from app.projects import Projects
@@ -56,6 +58,18 @@ def _promotions(request: Request) -> Promotions:
     return service
 
 
+def _exports(request: Request) -> Exports:
+    service: Exports = request.app.state.exports
+    return service
+
+
+def _imports(request: Request) -> Imports:
+    service: Imports = request.app.state.imports
+    return service
+
+
+ExportService = Annotated[Exports, Depends(_exports)]
+ImportService = Annotated[Imports, Depends(_imports)]
 JobQueue = Annotated[Queue, Depends(_queue)]
 PromotionService = Annotated[Promotions, Depends(_promotions)]
 ChoosingService = Annotated[Choosing, Depends(_choosing)]

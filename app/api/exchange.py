@@ -1,0 +1,136 @@
+"""Projects to files that other tools read, and back."""
+
+import re
+from math import isclose
+from typing import Annotated, Any, Literal
+from urllib.parse import quote
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import StreamingResponse
+from pydantic import AfterValidator, BaseModel, Field
+
+from app.api import (
+    ExportService,
+    ImportService,
+    ProjectKey,
+    problems,
+    refuse_if_all_failed,
+)
+from app.archives import Limits
+from app.choices import choice
+from app.exports import State, Wish
+from app.formats import formats
+from app.schemas import FailedRead, Schema
+from app.uploads import OPENAPI_FILE, OneFile
+
+router = APIRouter(prefix="/v1/projects/{project}", tags=["exchange"])
+
+FORMATS: Any = Literal[tuple(formats)]
+SplitName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,49}$")]
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+def _sum_to_one(shares: dict[str, float] | None) -> dict[str, float] | None:
+    if shares == {}:
+        raise ValueError("name a split, or leave `splits` out")
+    if shares is not None and not isclose(sum(shares.values()), 1, abs_tol=1e-6):
+        raise ValueError(f"the shares sum to {sum(shares.values()):g}: make that 1")
+    if shares is not None and len({name.lower() for name in shares}) < len(shares):
+        raise ValueError("two splits differ only in upper and lower case")
+    return shares
+
+
+class ExportRequest(Schema):
+    """What to write, and as what."""
+
+    format: choice(formats) = Field(default={"name": "folders"}, validate_default=True)  # type: ignore[valid-type]
+    state: State = Field(default="all", description="With a label, without one, or both.")
+    splits: Annotated[
+        dict[SplitName, Share] | None,
+        Field(
+            max_length=20,
+            description='Share of each split, such as `{"train": 0.8, "test": 0.2}`. Each '
+            "label is divided alike, and the same way every time.",
+        ),
+        AfterValidator(_sum_to_one),
+    ] = None
+    predictions: bool = Field(
+        default=False, description="Suggest labels for the images that have none."
+    )
+
+
+class ImportRead(BaseModel):
+    """What became of the file; `failed` counts its images from 0."""
+
+    format: str
+    images: int = Field(description="That the file names.")
+    created: int = Field(description="That the project did not have.")
+    labeled: int = Field(description="Whose label was set or changed.")
+    labels: int = Field(description="That the project did not have.")
+    failed: list[FailedRead]
+
+
+@router.post(
+    "/export",
+    response_class=StreamingResponse,
+    responses={
+        200: {"content": {"*/*": {"schema": {"type": "string", "format": "binary"}}}},
+        **problems(404, 409, 422),
+    },
+)
+def export_project(
+    project: ProjectKey, body: ExportRequest, exports: ExportService
+) -> StreamingResponse:
+    """Write a project as one file, sent while images are read.
+
+    An image whose file cannot be read any more is in the file with the reason under `missing`. An
+    error on the way ends the answer before it is complete.
+    """
+    chosen: Any = body.format
+    made = exports.export(project, chosen.options, Wish(body.state, body.splits, body.predictions))
+    return StreamingResponse(
+        made.parts,
+        media_type=made.media_type,
+        headers={"Content-Disposition": _attachment(made.filename), "Cache-Control": "no-store"},
+    )
+
+
+@router.post(
+    "/import",
+    responses=problems(404, 413, 415, 422, 429, 503),
+    openapi_extra=OPENAPI_FILE,
+)
+def import_file(
+    project: ProjectKey,
+    file: OneFile,
+    imports: ImportService,
+    request: Request,
+    format_: Annotated[
+        FORMATS | None, Query(alias="format", description="When empty, what the file looks like.")
+    ] = None,
+    existing: Annotated[
+        Literal["relabel", "keep"],
+        Query(description="What to do with an image that has another label already."),
+    ] = "relabel",
+) -> ImportRead:
+    """Add the images and labels of a file that was exported here or by another tool.
+
+    Images come in the file, or are looked up in the project by SHA-256, id or file name; URLs are
+    not fetched. One that cannot be used fails alone.
+    """
+    limits: Limits = request.app.state.upload_limits
+    made = imports.bring_in(project, file, limits, name=format_, existing=existing)
+    refuse_if_all_failed(made.failed, made.usable)
+    return ImportRead(
+        format=made.format,
+        images=made.images,
+        created=made.created,
+        labeled=made.labeled,
+        labels=made.labels,
+        failed=[FailedRead.of(failed) for failed in made.failed],
+    )
+
+
+def _attachment(filename: str) -> str:
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", filename).lstrip(".-") or "export"
+    return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(filename, safe='')}"
