@@ -15,14 +15,15 @@ import typer
 import uvicorn
 from pydantic import SecretStr, ValidationError
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from rich.table import Table
 from sqlalchemy.exc import SQLAlchemyError
 
 from app import demo as demonstration
-from app import importing, watching
+from app import exporting, importing, watching
 from app.client import Client, RequestRefused, ServiceUnreachable, project_path
 from app.db import SchemaOutOfDate, UnsafeSQLite, migrate
+from app.formats import formats
 from app.main import StartRefused, create_app, sweep
 from app.settings import Settings
 from app.worker import beside, work
@@ -36,6 +37,7 @@ EXPECTED = (
     ServiceUnreachable,
     RequestRefused,
     importing.NothingToImport,
+    exporting.CannotWrite,
     demonstration.DemoRefused,
 )
 KEEP_ALIVE_S = 75  # longer than the pools of usual proxies and clients keep a connection
@@ -146,6 +148,46 @@ def import_(
     )
     if report.failed:
         raise typer.Exit(1)
+
+
+@app.command("export")
+def export_(
+    project: Annotated[str, typer.Argument(help="Name or id of the project.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")],
+    format_: Annotated[
+        str, typer.Option("--format", help=f"One of {', '.join(formats)}.")
+    ] = "folders",
+    images: Annotated[
+        bool, typer.Option(help="Pack the images too, where the format can do without.")
+    ] = False,
+    state: Annotated[str, typer.Option(help="all, support or pool.")] = "all",
+    split: Annotated[
+        list[str] | None, typer.Option(help="A split and its share, such as train=0.8; repeat it.")
+    ] = None,
+    predictions: Annotated[
+        bool, typer.Option(help="Suggest labels for the images without one.")
+    ] = False,
+    force: Annotated[bool, typer.Option(help="Overwrite the file.")] = False,
+    url: Url = "",
+) -> None:
+    """Write a project of a running service to one file."""
+    body = {
+        "format": {"name": format_, "options": {"images": True} if images else {}},
+        "state": state,
+        "splits": exporting.shares(split or ()),
+        "predictions": predictions,
+    }
+    with _client(url) as client, exporting.replacing(output, force=force) as file:
+        with Progress(
+            TextColumn("Exporting"), DownloadColumn(), TransferSpeedColumn(),
+            console=Console(stderr=True),
+        ) as progress:  # fmt: skip
+            task = progress.add_task("Exporting", total=None)
+            for part in client.download(project_path(project, "export"), body):
+                file.write(part)
+                progress.advance(task, len(part))
+        size = file.tell()
+    typer.echo(f"{output}: {size} bytes")
 
 
 @app.command()

@@ -1,7 +1,7 @@
 """Calls to a running service, for the command line."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -72,6 +72,23 @@ class Client:
         parts = [("files", (file.name, file.read_bytes())) for file in files]
         return self._send("POST", path, files=parts, params=params)
 
+    def download(self, path: str, body: Any) -> Iterator[bytes]:
+        """The answer to a POST of JSON in parts, as they come.
+
+        Raises:
+            ServiceUnreachable: also when the answer breaks off.
+        """
+        try:
+            with self._http.stream("POST", path, json=body) as answer:
+                if answer.is_error:
+                    answer.read()
+                    _content(answer)
+                yield from answer.iter_bytes()
+        except httpx.ConnectError as error:
+            raise self._nobody() from error
+        except httpx.HTTPError as error:
+            raise ServiceUnreachable(f"the connection to {self.url} failed: {error!r}") from error
+
     def ensure_project(self, name: str) -> Any:
         """The project of that name, made if it is new."""
         try:
@@ -88,10 +105,7 @@ class Client:
             try:
                 answer = self._http.request(method, path, headers=headers, **content)
             except httpx.ConnectError as error:
-                raise ServiceUnreachable(
-                    f"no service answers at {self.url}: start one with `handful serve`, "
-                    "or name another with --url"
-                ) from error
+                raise self._nobody() from error
             except httpx.HTTPError as error:
                 wait_s, reason = 1.0, f"the connection to {self.url} failed: {error!r}"
             else:
@@ -102,6 +116,12 @@ class Client:
             if time.monotonic() + wait_s > deadline:
                 raise ServiceUnreachable(reason)
             time.sleep(wait_s)
+
+    def _nobody(self) -> ServiceUnreachable:
+        return ServiceUnreachable(
+            f"no service answers at {self.url}: start one with `handful serve`, "
+            "or name another with --url"
+        )
 
 
 def project_path(project: str, *below: str) -> str:

@@ -150,6 +150,54 @@ def test_large_files_travel_alone(photos, monkeypatch):
     assert [len(batch) for batch in batches] == [1] * 18
 
 
+def test_a_project_is_exported_to_a_file_that_can_be_imported(live_url, photos, tmp_path):
+    imported(live_url, photos, "--project", "p")
+    output = tmp_path / "p.zip"
+
+    said = run("export", "p", "--output", output, "--split", "train=1", "--url", live_url)
+
+    assert said.stdout.strip() == f"{output}: {output.stat().st_size} bytes"
+    httpx.post(f"{live_url}/v1/projects", json={"name": "q"})
+    answer = httpx.post(f"{live_url}/v1/projects/q/import", content=output.read_bytes())
+    assert (answer.json()["created"], answer.json()["failed"]) == (18, [])
+    assert get(live_url, "/v1/projects/q")["support"] == 18
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["none"], "there is no project 'none'"),
+        (["p", "--format", "xml"], "xml"),
+        (["p", "--split", "half"], "train=0.8"),
+        (["p", "--split", "train=0.5"], "sum to 0.5"),
+    ],
+)
+def test_an_export_that_is_refused_leaves_no_file(live_url, tmp_path, arguments, sentence):
+    httpx.post(f"{live_url}/v1/projects", json={"name": "p"})
+    command = ["export", *arguments, "--output", str(tmp_path / "x.zip"), "--url", live_url]
+
+    result = CliRunner().invoke(cli.app, command)
+
+    assert isinstance(result.exception, cli.EXPECTED)
+    assert sentence in str(result.exception)
+    assert not list(tmp_path.glob("*x.zip*"))
+
+
+def test_an_export_that_breaks_off_leaves_no_file(live_url, photos, tmp_path, monkeypatch):
+    imported(live_url, photos, "--project", "p")
+
+    def fail(*_) -> bytes:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("app.exports.Exports._content", fail)
+    command = ["export", "p", "--output", str(tmp_path / "x.zip"), "--url", live_url]
+
+    result = CliRunner().invoke(cli.app, command)
+
+    assert isinstance(result.exception, ServiceUnreachable)
+    assert not list(tmp_path.glob("*x.zip*"))
+
+
 def test_classify_prints_a_line_for_each_file(live_url, photos):
     imported(live_url, photos, "--project", "p")
     files = [photos / "red" / "0.png", photos / "blue" / "0.png"]
