@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import typer
 import uvicorn
@@ -45,7 +46,6 @@ KEEP_ALIVE_S = 75  # longer than the pools of usual proxies and clients keep a c
 app = typer.Typer(
     help="Few-shot and active labeling of images: a handful of labels is enough.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
@@ -152,8 +152,8 @@ def import_(
 
 @app.command("export")
 def export_(
-    project: Annotated[str, typer.Argument(help="Name or id of the project.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")],
+    output: Annotated[Path, typer.Argument(help="File to write.")],
+    project: Project,
     format_: Annotated[
         str, typer.Option("--format", help=f"One of {', '.join(formats)}.")
     ] = "folders",
@@ -188,6 +188,16 @@ def export_(
                 progress.advance(task, len(part))
         size = file.tell()
     typer.echo(f"{output}: {size} bytes")
+
+
+@app.command()
+def label(project: Project, url: Url = "") -> None:
+    """Open the labeling page in a browser."""
+    with _client(url) as client:
+        client.get(project_path(project))  # says if there is none
+        page = f"{client.url}/#/{quote(project, safe='')}/label"
+    typer.echo(page)
+    typer.launch(page)
 
 
 @app.command()

@@ -63,7 +63,11 @@ class Command:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        self.start()
+        try:
+            self.start()
+        except BaseException:  # also SIGTERM while it starts: nobody else would stop it
+            self.stop(signal.SIGINT)
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:

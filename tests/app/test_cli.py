@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from app import cli, demo, importing
@@ -154,7 +155,7 @@ def test_a_project_is_exported_to_a_file_that_can_be_imported(live_url, photos, 
     imported(live_url, photos, "--project", "p")
     output = tmp_path / "p.zip"
 
-    said = run("export", "p", "--output", output, "--split", "train=1", "--url", live_url)
+    said = run("export", output, "--project", "p", "--split", "train=1", "--url", live_url)
 
     assert said.stdout.strip() == f"{output}: {output.stat().st_size} bytes"
     httpx.post(f"{live_url}/v1/projects", json={"name": "q"})
@@ -166,15 +167,15 @@ def test_a_project_is_exported_to_a_file_that_can_be_imported(live_url, photos, 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["none"], "there is no project 'none'"),
-        (["p", "--format", "xml"], "xml"),
-        (["p", "--split", "half"], "train=0.8"),
-        (["p", "--split", "train=0.5"], "sum to 0.5"),
+        (["--project", "none"], "there is no project 'none'"),
+        (["--project", "p", "--format", "xml"], "xml"),
+        (["--project", "p", "--split", "half"], "train=0.8"),
+        (["--project", "p", "--split", "train=0.5"], "sum to 0.5"),
     ],
 )
 def test_an_export_that_is_refused_leaves_no_file(live_url, tmp_path, arguments, sentence):
     httpx.post(f"{live_url}/v1/projects", json={"name": "p"})
-    command = ["export", *arguments, "--output", str(tmp_path / "x.zip"), "--url", live_url]
+    command = ["export", str(tmp_path / "x.zip"), *arguments, "--url", live_url]
 
     result = CliRunner().invoke(cli.app, command)
 
@@ -190,12 +191,26 @@ def test_an_export_that_breaks_off_leaves_no_file(live_url, photos, tmp_path, mo
         raise ZeroDivisionError
 
     monkeypatch.setattr("app.exports.Exports._content", fail)
-    command = ["export", "p", "--output", str(tmp_path / "x.zip"), "--url", live_url]
+    command = ["export", str(tmp_path / "x.zip"), "--project", "p", "--url", live_url]
 
     result = CliRunner().invoke(cli.app, command)
 
     assert isinstance(result.exception, ServiceUnreachable)
     assert not list(tmp_path.glob("*x.zip*"))
+
+
+def test_label_opens_the_page_of_a_project(live_url, monkeypatch):
+    opened = []
+    monkeypatch.setattr(typer, "launch", opened.append)
+    httpx.post(f"{live_url}/v1/projects", json={"name": "a b"})
+
+    said = run("label", "--project", "a b", "--url", live_url).stdout.strip()
+
+    assert opened == [said] == [f"{live_url}/#/a%20b/label"]
+    refused = run("label", "--project", "c", "--url", live_url, code=1).exception
+    assert isinstance(refused, RequestRefused)
+    assert refused.status == 404
+    assert len(opened) == 1
 
 
 def test_classify_prints_a_line_for_each_file(live_url, photos):
