@@ -5,8 +5,8 @@ import { attempt, fill, h, percent, say } from "./dom.js";
 import { send, withdraw } from "./outbox.js";
 import { t } from "./strings.js";
 
-const AHEAD = 12; // images that are reserved and loaded before they are needed
-const LEAST = 6; // ask for more below this
+const LEAST = 8; // images in hand, below which more are asked for: as many again
+const MOST = 64; // what that may grow to, for people who label faster than a large pool is ranked
 const GRID = 24;
 const KEYS = 9;
 const LEASE_S = 900;
@@ -34,6 +34,7 @@ class Work {
     this.past = []; // those that were answered, for undo
     this.counted = 0;
     this.asking = null;
+    this.least = LEAST;
     this.exhausted = false;
     this.labels = [];
   }
@@ -72,9 +73,9 @@ class Work {
   }
 
   refill() {
-    if (this.queue.length >= LEAST || this.exhausted) return this.asking;
+    if (this.queue.length >= this.least || this.exhausted) return this.asking;
     this.asking ??= attempt(async () => {
-      const got = await this.ask(AHEAD);
+      const got = await this.ask(this.least);
       this.exhausted = got.length === 0;
       const known = new Set(this.queue.map((one) => one.id));
       this.queue.push(...got.filter((one) => !known.has(one.id)).map((one) => this.prepare(one)));
@@ -105,6 +106,7 @@ class Work {
       send(this.project, "PUT", ["images", one.id, "label"],
         { label, annotator: this.annotator || "browser", source: "page" });
     }
+    if (!this.queue.length) this.least = Math.min(2 * this.least, MOST);
     this.keep();
     this.drawImage();
     this.refill();
