@@ -1,8 +1,8 @@
 // One image at a time, large, with its suggestions; or a grid of those that look like one label.
 
-import { all, get, path, picture, post } from "./api.js";
-import { attempt, fill, h, percent, say } from "./dom.js";
-import { send, withdraw } from "./outbox.js";
+import { all, path, picture, post } from "./api.js";
+import { attempt, fill, h, percent } from "./dom.js";
+import { annotator, send, withdraw } from "./outbox.js";
 import { t } from "./strings.js";
 
 const LEAST = 8; // images in hand, below which more are asked for: as many again
@@ -27,7 +27,6 @@ class Work {
   constructor(project) {
     this.project = project;
     this.store = `handful queue ${project}`;
-    this.annotator = localStorage.getItem("annotator") ?? "";
     this.strategy = localStorage.getItem("strategy") ?? STRATEGIES[0];
     this.mode = "single";
     this.queue = []; // images in hand: { id, suggestions, until, element }
@@ -65,7 +64,7 @@ class Work {
 
   async ask(budget, where = {}) {
     const answer = await post(path(...this.url, "pool", "next"), {
-      annotator: this.annotator || "browser", budget, lease_s: LEASE_S,
+      annotator: annotator(), budget, lease_s: LEASE_S,
       strategy: { name: this.strategy }, where,
     });
     const until = Date.parse(answer.lease_until);
@@ -100,11 +99,11 @@ class Work {
     if (!one) return;
     this.past.push({ one, label });
     if (label === null) {
-      send(this.project, "POST", ["pool", "skip"], { annotator: this.annotator || "browser", images: [one.id] });
+      send(this.project, "POST", ["pool", "skip"], { annotator: annotator(), images: [one.id] });
     } else {
       this.counted += 1;
       send(this.project, "PUT", ["images", one.id, "label"],
-        { label, annotator: this.annotator || "browser", source: "page" });
+        { label, annotator: annotator(), source: "page" });
     }
     if (!this.queue.length) this.least = Math.min(2 * this.least, MOST);
     this.keep();
@@ -162,8 +161,8 @@ class Work {
   }
 
   draw(view) {
-    const who = h("input", { value: this.annotator, size: 12, maxlength: 200, autocomplete: "name",
-      onchange: () => { this.annotator = who.value.trim(); localStorage.setItem("annotator", this.annotator); } });
+    const who = h("input", { value: localStorage.getItem("annotator") ?? "", size: 12, maxlength: 200, autocomplete: "name",
+      onchange: () => localStorage.setItem("annotator", who.value.trim()) });
     const strategy = h("select", { onchange: () => {
       this.strategy = strategy.value;
       localStorage.setItem("strategy", strategy.value);
@@ -249,10 +248,9 @@ class Work {
       count();
     });
     confirm.addEventListener("click", () => {
-      const annotator = this.annotator || "browser";
       const label = wanted.value;
       send(this.project, "POST", ["annotations"], {
-        annotations: chosen().map((one) => ({ image: one.id, label, annotator, source: "page" })),
+        annotations: chosen().map((one) => ({ image: one.id, label, annotator: annotator(), source: "page" })),
       });
       this.counted += chosen().length;
       // Those that were taken out are asked for one by one.

@@ -38,6 +38,9 @@ async function inherit() {
   deliver();
 }
 
+// Who labels, as the service is told.
+export const annotator = () => localStorage.getItem("annotator") || "browser";
+
 // Send a change some time; it survives a reload. `address` is below the project.
 export function send(project, method, address, body) {
   waiting.push({ project, method, address, body, key: unique() });

@@ -2,7 +2,7 @@
 
 import { all, get, path, picture } from "./api.js";
 import { attempt, fill, h, percent } from "./dom.js";
-import { send } from "./outbox.js";
+import { annotator, send } from "./outbox.js";
 import { t } from "./strings.js";
 
 const CONFUSIONS = 6;
@@ -38,7 +38,7 @@ function errors(project, found) {
   return h("ul", { class: "tiles" }, found.slice(0, ERRORS).map((one) => {
     const fix = h("button", { type: "button", onclick: () => {
       send(project, "PUT", ["images", one.image, "label"],
-        { label: one.suggested, annotator: localStorage.getItem("annotator") || "browser", source: "page", replace: true });
+        { label: one.suggested, annotator: annotator(), source: "page", replace: true });
       fix.closest("li").remove();
     } }, h("img", { src: picture(project, one.image, 256), alt: "", loading: "lazy" }),
     h("span", {}, t("relabel", { label: one.label, other: one.suggested })));

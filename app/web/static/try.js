@@ -1,6 +1,6 @@
 // Drop an image, and see what the project makes of it.
 
-import { call, get, path, picture } from "./api.js";
+import { call, path, picture } from "./api.js";
 import { attempt, dropZone, fill, h, percent } from "./dom.js";
 import { t } from "./strings.js";
 
