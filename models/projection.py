@@ -24,8 +24,9 @@ def project(encoder: Encoder) -> Encoder:
     """The encoder with a projection as its last stage, which changes nothing yet."""
     if isinstance(encoder.stages[-1], Projection):
         return encoder
-    return Encoder(
+    projected = Encoder(
         [*encoder.stages, Projection(encoder.embedding_dim)],
         embedding_dim=encoder.embedding_dim,
         preprocessing=encoder.preprocessing,
-    ).eval()
+    )
+    return projected.to(encoder.mean.device).eval()

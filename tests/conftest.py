@@ -29,6 +29,15 @@ from app.worker import perform
 torch.set_num_threads(1)  # tiny tensors: threads cost four times what they save
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a CUDA device where there is none."""
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("cuda"):
+            item.add_marker(pytest.mark.skip(reason="there is no CUDA device"))
+
+
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[Callable[[], str]]:
     """Makes PostgreSQL databases that are migrated and empty, on a server of the test run's own."""
@@ -76,7 +85,12 @@ def make_version() -> Callable[[Database], UUID]:
 def settings(tmp_path, monkeypatch) -> Settings:
     """Settings of a service that lives in a folder of its own."""
     return Settings(
-        data_dir=tmp_path / "data", encoder="conv4:8", device="cpu", decode_threads=2, max_batch=8
+        data_dir=tmp_path / "data",
+        encoder="conv4:8",
+        device="cpu",
+        runtime="pytorch",
+        decode_threads=2,
+        max_batch=8,
     )
 
 

@@ -324,6 +324,10 @@ def _ask_until_ready(url) -> dict:
         ({"HANDFUL_PORT": "many"}, "HANDFUL_PORT='many'"),
         ({"HANDFUL_ENCODER": "resnet"}, "there is no encoder 'resnet'"),
         ({"HANDFUL_DEVICE": "cuda:99"}, "use auto or cpu"),
+        (
+            {"HANDFUL_RUNTIME": "tpu"},
+            "there is no runtime 'tpu'; known are auto, cuda_graphs, open",
+        ),
         ({"HANDFUL_DATA_DIR": "/dev/null/x"}, "the data folder /dev/null/x cannot be used"),
         ({"HANDFUL_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/x"}, "database cannot be"),
     ],

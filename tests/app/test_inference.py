@@ -15,6 +15,7 @@ from app.inference import Embedded, Embedder, InferenceMetrics
 from app.problems import ImageNotDecodable, InferenceFailed, Overloaded, Unavailable
 from models.encoders import Encoder
 from models.images import Preprocessing
+from models.runtimes import Chooser, Resources
 
 SMALL = Preprocessing(resize=16, crop=16, mean=(0.0,) * 3, std=(1.0,) * 3)
 VERSION = uuid4()
@@ -64,7 +65,8 @@ def start(network):
             "stall_s": 5.0,
             "metrics": InferenceMetrics(CollectorRegistry()),
         }
-        embedder = Embedder(changes.pop("load", load), **(options | changes))
+        chooser = Chooser("pytorch", Resources(threads=1, batch=8))
+        embedder = Embedder(changes.pop("load", load), chooser, **(options | changes))
         running.append(embedder.__enter__())
         return embedder
 

@@ -64,6 +64,22 @@ def test_training_on_what_tells_classes_apart_is_chosen_and_better():
     assert not torch.allclose(embed_all(found.encoder, stripes(24)), selection.embeddings)
 
 
+@pytest.mark.cuda
+def test_a_choice_on_cuda_is_better_than_before():
+    torch.manual_seed(0)
+    encoder = parse("conv4:8")[1].build(pretrained=False).eval().to("cuda")
+    recipe = Recipe(epochs=20, rate=3e-3, batch_size=8)
+    ways = [Full(), Discriminative(), FeatureExtraction()]
+    selection = Selection(encoder, stripes(24), TARGETS, ways, recipe, Cosine(), folds=2)
+    list(selection)
+
+    found = selection.result()
+
+    before = (selection.predict(selection.embeddings) == TARGETS).float().mean()
+    assert (found.predicted == TARGETS).float().mean() > before
+    assert next(found.encoder.parameters()).is_cuda
+
+
 def test_labels_without_a_pattern_leave_the_encoder_nearly_always_as_good_as_it_was():
     images = torch.randint(0, 256, (24, 3, 32, 32), dtype=torch.uint8)
     selection = select(images=images)

@@ -10,6 +10,7 @@ from sqlalchemy import create_engine, event, make_url, text
 
 from app.main import create_app
 from app.storage import Blobs
+from models.runtimes import runtimes
 
 
 def ready(service) -> dict:
@@ -101,12 +102,31 @@ def test_metrics_count_requests_and_images(birds, png):
     assert "process_resident_memory_bytes" in text
 
 
-def test_the_version_names_encoder_and_device(service):
+def test_the_version_names_encoder_device_and_runtime(service):
+    ready(service)
+
     assert service.get("/v1/version").json() == {
         "version": "0.1.0",
         "encoder": "conv4:8",
         "device": "cpu",
+        "runtime": "pytorch",
     }
+
+
+def test_a_service_chooses_a_runtime_and_embeds_alike_with_any(settings, png):
+    vectors = []
+    for runtime in ("pytorch", "auto"):
+        changed = {"runtime": runtime, "data_dir": settings.data_dir / runtime}
+        app = create_app(settings.model_copy(update=changed))
+        with TestClient(app, base_url="http://localhost") as service:
+            ready(service)
+            assert service.get("/v1/version").json()["runtime"] in runtimes
+            (embedded,) = app.state.embedder.embed(
+                app.state.projects.default_encoder, [png("blue")]
+            )
+            vectors.append(embedded.vector.float())
+
+    assert vectors[0] @ vectors[1] >= 0.999
 
 
 def test_a_full_disk_is_a_503_with_nothing_half_stored(birds, png, settings, monkeypatch):

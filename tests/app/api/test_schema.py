@@ -24,7 +24,11 @@ API = schemathesis.openapi.from_dict(generate.openapi())
 def fuzzed(tmp_path_factory):
     """A service with a project that has support, a pool and some history."""
     settings = Settings(
-        data_dir=tmp_path_factory.mktemp("fuzz"), encoder="conv4:8", device="cpu", decode_threads=1
+        data_dir=tmp_path_factory.mktemp("fuzz"),
+        encoder="conv4:8",
+        device="cpu",
+        runtime="pytorch",
+        decode_threads=1,
     )
     with TestClient(
         create_app(settings), base_url="http://localhost", raise_server_exceptions=False

@@ -90,9 +90,12 @@ def import_(service, content: bytes, project, query="") -> dict:
 def shared(tmp_path_factory) -> Iterator[TestClient]:
     """A service for all tests of a module; each makes projects of its own."""
     settings = Settings(
-        data_dir=tmp_path_factory.mktemp("shared"), encoder="conv4:8", device="cpu",
+        data_dir=tmp_path_factory.mktemp("shared"),
+        encoder="conv4:8",
+        device="cpu",
+        runtime="pytorch",
         decode_threads=1,
-    )  # fmt: skip
+    )
     with TestClient(create_app(settings), base_url="http://localhost") as client:
         yield client
 

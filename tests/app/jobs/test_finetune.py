@@ -510,3 +510,14 @@ def test_a_job_waits_while_the_database_is_away(striped, do, monkeypatch):
     assert striped.get(location).json()["state"] == "succeeded"
     told = [(data["run"], data["epoch"]) for data in events(striped, location)[:8]]
     assert told == [(1, epoch) for epoch in range(1, 9)]
+
+
+@pytest.mark.cuda
+class TestOnCUDA:
+    @pytest.fixture
+    def settings(self, settings):
+        return settings.model_copy(update={"device": "cuda"})
+
+    def test_a_better_encoder_is_promoted(self, striped, do, stripes):
+        assert striped.get("/v1/version").json()["device"] == "cuda"
+        test_a_better_encoder_is_promoted_and_classifies_from_then_on(striped, do, stripes)

@@ -1,5 +1,7 @@
 """What every encoder promises, and how a setting names one."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -74,6 +76,16 @@ def test_weights_go_through_a_file(encoder, request):
     again.load_state_dict(encoder.state_dict())
 
     assert torch.equal(again.embed(pixels(encoder)), encoder.embed(pixels(encoder)))
+
+
+@pytest.mark.cuda
+def test_cuda_embeds_as_the_cpu_does(encoder):
+    images = pixels(encoder)
+    on_cpu = encoder.embed(images)
+
+    on_cuda = copy.deepcopy(encoder).to("cuda").embed(images)
+
+    assert (on_cpu * on_cuda).sum(dim=1).min() >= 0.9999
 
 
 def test_every_architecture_is_tried_here():

@@ -5,6 +5,7 @@ import torch
 
 from models.encoders import EncoderUnavailable, parse
 from models.encoders.projected import Projected
+from models.projection import project
 
 
 def test_it_starts_as_its_base():
@@ -18,6 +19,13 @@ def test_it_starts_as_its_base():
     with torch.no_grad():
         assert torch.allclose(projected(images), base(images), atol=1e-6)
     assert projected.preprocessing == base.preprocessing
+
+
+def test_a_projection_is_where_the_encoder_is():
+    elsewhere = project(parse("conv4:8")[1].build(pretrained=False).to("meta"))
+
+    tensors = [*elsewhere.parameters(), *elsewhere.buffers()]
+    assert {tensor.device.type for tensor in tensors} == {"meta"}
 
 
 def test_it_names_its_base():

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from models.augmentation.colour import Colour
+from models.checkpoint import pack, unpack
 from models.encoders import Encoder, parse
 from models.finetuning import class_centroids, embed_all, interpolate, methods, settle, start
 from models.training import Recipe
@@ -54,6 +55,31 @@ def test_nearest_centroids_get_better(method):
 
     assert accuracy(tuned) > accuracy(before)
     assert method.frozen or accuracy(tuned) >= 0.95  # a frozen network saw no stripes in its youth
+
+
+@pytest.mark.cuda
+def test_nearest_centroids_get_better_on_cuda(method):
+    before = encoder().to("cuda")
+
+    tuned = tune(before, method)
+
+    assert accuracy(tuned) > accuracy(before)
+    assert method.frozen or accuracy(tuned) >= 0.95
+
+
+@pytest.mark.cuda
+def test_a_training_on_cuda_goes_on_from_a_state_that_went_through_a_file(method):
+    recipe = Recipe(epochs=4, rate=3e-3, batch_size=10, ema_decay=0.9)
+    whole, first, second = (
+        start(method, encoder().to("cuda"), stripes(20, 1), TARGETS, recipe).training
+        for _ in range(3)
+    )
+    losses = [epoch.loss for epoch in whole]
+    next(first)
+
+    second.load(unpack(pack(first.state())))
+
+    assert [epoch.loss for epoch in second] == pytest.approx(losses[1:], rel=0.02)
 
 
 def test_the_encoder_given_stays_as_it_is(method):

@@ -12,6 +12,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Generator, Tensor
 
+from models.checkpoint import pack, unpack
 from models.encoders import Encoder
 from models.encoders.conv4 import Conv4
 from models.encoders.vit import ViT
@@ -111,6 +112,27 @@ def test_a_resumed_run_is_bit_for_bit_the_uninterrupted_one(name, encoder):
         second.objective.state_dict().values(), whole.objective.state_dict().values(), strict=True
     ):
         assert torch.equal(one, other)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize(("name", "encoder"), CASES)
+def test_it_learns_on_cuda_and_goes_on_there(name, encoder):
+    whole, first, second = (
+        start(
+            methods[name](**({"grid": 2} if name in {"jigsaw", "pirl"} else {})),
+            ENCODERS[encoder]().to("cuda"),
+            pictures(),
+            RECIPE,
+            fresh=True,
+        )
+        for _ in range(3)
+    )
+    losses = [epoch.loss for epoch in whole]
+    next(first)
+
+    second.load(unpack(pack(first.state())))
+
+    assert [epoch.loss for epoch in second] == pytest.approx(losses[1:], rel=0.05)
 
 
 @pytest.mark.parametrize(("name", "encoder"), CASES)

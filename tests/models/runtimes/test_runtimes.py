@@ -1,0 +1,191 @@
+"""What every runtime promises, and how one is chosen."""
+
+import copy
+import time
+
+import pytest
+import torch
+
+from models.encoders import Encoder
+from models.encoders.conv4 import Conv4
+from models.encoders.efficientnet_lite import EfficientNetLite
+from models.encoders.timm import Timm
+from models.encoders.vit import ViT
+from models.runtimes import (
+    AGREEMENT,
+    Chooser,
+    Resources,
+    RuntimeUnavailable,
+    agree,
+    runtimes,
+    samples,
+    speed,
+    try_out,
+)
+
+RESOURCES = Resources(threads=1, batch=4)
+ENCODERS = {
+    "conv4": Conv4(width=8, image_side=32),
+    "resnet18": Timm(model="resnet18"),
+    "vit": ViT(width=24, image_side=16, patch=4, depth=2, heads=2),
+}
+
+
+def encoder(name: str = "conv4") -> Encoder:
+    torch.manual_seed(0)
+    return ENCODERS[name].build(pretrained=False).eval()
+
+
+class Reference:
+    """As PyTorch computes, perhaps late or wrong, and only some encoders."""
+
+    late_s = 0.0
+    wrong = False
+    lost = False
+    refuses = False
+    prepared: list[Encoder]
+
+    def prepare(self, encoder, resources):
+        self.prepared.append(encoder)
+        if self.refuses:
+            raise RuntimeUnavailable("it is out of order")
+
+        def embed(pixels):
+            time.sleep(self.late_s)
+            embeddings = encoder.embed(pixels)
+            if self.lost:
+                return embeddings * torch.nan
+            return embeddings.roll(1, dims=1) if self.wrong else embeddings
+
+        return embed
+
+
+@pytest.fixture
+def known(monkeypatch):
+    """Runtimes of a test's own, by name."""
+
+    def make(**kinds):
+        found = {
+            name: type(name, (Reference,), {"prepared": [], **options})
+            for name, options in kinds.items()
+        }
+        monkeypatch.setattr("models.runtimes.runtimes", found)
+        return found
+
+    return make
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("runtime", runtimes)
+def test_a_runtime_embeds_as_pytorch_does_or_says_why_not(runtime, name):
+    given = encoder(name)
+    try:
+        embed = runtimes[runtime]().prepare(given, RESOURCES)
+    except RuntimeUnavailable as error:
+        pytest.skip(str(error))
+
+    for count in (1, 3, 4, 9):  # one, fewer and more than the largest batch
+        pictures = samples(given.preprocessing.crop, count)
+        embeddings = embed(pictures)
+        assert embeddings.shape == (count, given.embedding_dim)
+        assert embeddings.dtype == torch.float32
+        assert (embeddings * given.embed(pictures)).sum(dim=1).min() >= AGREEMENT
+        assert torch.equal(embeddings, embed(pictures))  # nothing of one batch is in the next
+
+
+def test_openvino_is_there_on_linux():
+    assert not try_out("openvino", encoder(), RESOURCES, timed=False).refusal
+
+
+def test_the_fastest_that_agrees_is_chosen(known):
+    known(
+        fast_but_wrong={"wrong": True},
+        right={"late_s": 0.001},
+        slow={"late_s": 0.02},
+        broken={"refuses": True},
+        lost={"lost": True},
+    )
+    told = []
+
+    serving = Chooser("auto", RESOURCES, told.append).prepare(encoder())
+
+    assert serving.runtime == "right"
+    (trials,) = told
+    assert trials[-1].runtime == "right"
+    assert set(trials[-1].images_per_s) == {1, 4}
+    refusals = {trial.runtime: trial.refusal for trial in trials}
+    assert "cosine of 0." in refusals["fast_but_wrong"]
+    assert "cosine of nan" in refusals["lost"]
+    assert refusals["broken"] == "it is out of order"
+    assert not refusals["slow"]
+
+
+def test_one_architecture_is_tried_once(known):
+    kinds = known(pytorch={}, other={"late_s": 0.01})
+    chooser = Chooser("auto", RESOURCES)
+    first, second, larger = encoder(), encoder(), Conv4(width=16, image_side=32).build().eval()
+    assert not chooser.knows(first)
+
+    assert [chooser.prepare(one).runtime for one in (first, second, second)] == ["pytorch"] * 3
+
+    assert len(kinds["other"].prepared) == 1
+    assert len(kinds["pytorch"].prepared) == 3
+    assert chooser.knows(second)
+    assert not chooser.knows(larger)
+
+
+def test_a_version_that_its_runtime_cannot_compute_is_served_by_pytorch(known):
+    kinds = known(pytorch={"late_s": 0.02}, other={})
+    told = []
+    chooser = Chooser("auto", RESOURCES, told.append)
+    assert chooser.prepare(encoder()).runtime == "other"
+
+    kinds["other"].refuses = True
+
+    assert chooser.prepare(encoder()).runtime == "pytorch"
+
+
+def test_a_runtime_can_be_asked_for(known):
+    known(pytorch={}, other={"late_s": 0.02}, wrong={"wrong": True})
+
+    assert Chooser("other", RESOURCES).prepare(encoder()).runtime == "other"
+    assert Chooser("wrong", RESOURCES).prepare(encoder()).runtime == "pytorch"
+    with pytest.raises(RuntimeUnavailable, match=r"no runtime 'tpu'; known are auto, pytorch, oth"):
+        Chooser("tpu", RESOURCES)
+
+
+@pytest.mark.slow
+def test_the_samples_find_out_eight_bits():
+    exact = EfficientNetLite().build().eval()
+    rough = copy.deepcopy(exact).bfloat16()
+
+    def embed(pixels):
+        with torch.inference_mode():
+            return torch.nn.functional.normalize(
+                rough.features(pixels.bfloat16() / 255).float(), dim=1
+            )
+
+    assert agree(embed, exact) < 0.999
+    assert agree(exact.embed, exact) > AGREEMENT
+
+
+def test_speed_is_in_images():
+    embed = Reference.prepare(
+        type("", (Reference,), {"prepared": [], "late_s": 0.01})(), encoder(), RESOURCES
+    )
+
+    assert 4 / 0.2 < speed(embed, encoder(), 4) < 4 / 0.01
+
+
+@pytest.mark.cuda
+def test_cuda_computes_with_graphs_in_half_precision():
+    given = EfficientNetLite().build().eval().to("cuda")
+    told = []
+
+    serving = Chooser("auto", Resources(threads=1, batch=32), told.append).prepare(given)
+
+    assert serving.runtime == "cuda_graphs"
+    assert AGREEMENT <= told[0][-1].agreement < 1
+    pictures = samples(224, 70)
+    expected = given.embed(pictures)
+    assert (serving.embed(pictures) * expected).sum(dim=1).min() >= AGREEMENT
