@@ -29,10 +29,12 @@ from app.main import StartRefused, create_app, sweep
 from app.settings import Settings
 from app.worker import beside, work
 from models.encoders import EncoderUnavailable
+from models.runtimes import RuntimeUnavailable
 
 EXPECTED = (
     StartRefused,
     EncoderUnavailable,
+    RuntimeUnavailable,
     SchemaOutOfDate,
     UnsafeSQLite,
     ServiceUnreachable,

@@ -18,6 +18,7 @@ from app.logs import logger
 from app.problems import ImageNotDecodable, InferenceFailed, Overloaded, Problem, Unavailable
 from models.encoders import Encoder
 from models.images import Decoded, Preprocessing, UnreadableImage, decode
+from models.runtimes import Chooser, Serving
 
 log = logger("handful.inference")
 
@@ -72,6 +73,21 @@ class _Item(NamedTuple):
 class _Ready(NamedTuple):
     item: _Item
     decoded: Decoded
+
+
+class _Loaded:
+    """An encoder in memory, and what computes it once that is prepared."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.encoder = encoder
+        self.serving: Serving | None = None
+        self._preparing = threading.Lock()
+
+    def prepare(self, chooser: Chooser) -> Serving:
+        with self._preparing:
+            if self.serving is None:
+                self.serving = chooser.prepare(self.encoder)
+            return self.serving
 
 
 class InferenceMetrics:
@@ -135,11 +151,14 @@ class Embedder:
     so requests that arrive together share a forward pass and nobody waits for a timer.
     Encoders are loaded on first use and kept by version; the version `warm_up` runs once with
     each batch size before the first request, which would else wait for what is set up lazily.
+    Runtimes are tried in the model thread, which has the threads; an encoder whose runtime is known
+    is prepared in the thread of the request that needs it, so that others do not wait for it.
     """
 
     def __init__(
         self,
         load: Callable[[UUID], Encoder],
+        chooser: Chooser,
         *,
         warm_up: UUID | None = None,
         threads: int = 1,
@@ -153,6 +172,7 @@ class Embedder:
         metrics: InferenceMetrics,
     ) -> None:
         self._load = load
+        self._chooser = chooser
         self._warm_up = warm_up
         self._threads = threads  # that compute the network
         self._has_threads = threading.Event()
@@ -164,7 +184,7 @@ class Embedder:
         self._keep = encoders_in_memory
         self._stall_s = stall_s
         self._metrics = metrics
-        self._encoders: OrderedDict[UUID, Encoder] = OrderedDict()
+        self._encoders: OrderedDict[UUID, _Loaded] = OrderedDict()
         self._loading = threading.Lock()
         self._room = threading.Condition()
         self._images = self._bytes = 0  # admitted and not yet answered
@@ -210,10 +230,13 @@ class Embedder:
             Overloaded: the queue is full.
             Unavailable: the inference threads are not running.
         """
-        encoder = self.encoder(version)
+        loaded = self._loaded(version)
+        if loaded.serving is None and self._chooser.knows(loaded.encoder):
+            loaded.prepare(self._chooser)
+        preprocessing = loaded.encoder.preprocessing
         size = sum(map(len, contents))
         self._admit(len(contents), size, wait=wait)
-        items = [_Item(version, c, encoder.preprocessing, Future()) for c in contents]
+        items = [_Item(version, c, preprocessing, Future()) for c in contents]
         try:
             for item in items:
                 self._undecoded.put(item)
@@ -227,18 +250,27 @@ class Embedder:
 
     def encoder(self, version: UUID) -> Encoder:
         """The encoder of a version, loaded if need be."""
-        with self._loading:
-            if version not in self._encoders:
-                self._encoders[version] = self._load(version).eval()
-            self._encoders.move_to_end(version)
-            while len(self._encoders) > self._keep:
-                self._encoders.popitem(last=False)
-            return self._encoders[version]
+        return self._loaded(version).encoder
+
+    @property
+    def runtime(self) -> str | None:
+        """What computes the version that was warmed up; None: it is warming up."""
+        loaded = self._encoders.get(self._warm_up) if self._warm_up else None
+        return loaded.serving.runtime if loaded and loaded.serving else None
 
     def ailments(self) -> list[str]:
         """What is wrong with the threads; empty when all is well."""
         found = (worker.ailment(self._stall_s) for worker in self._workers)
         return [ailment for ailment in found if ailment is not None]
+
+    def _loaded(self, version: UUID) -> _Loaded:
+        with self._loading:
+            if version not in self._encoders:
+                self._encoders[version] = _Loaded(self._load(version).eval())
+            self._encoders.move_to_end(version)
+            while len(self._encoders) > self._keep:
+                self._encoders.popitem(last=False)
+            return self._encoders[version]
 
     def _dead(self) -> bool:
         return not all(worker.thread.is_alive() for worker in self._workers)
@@ -310,9 +342,9 @@ class Embedder:
         size = 1
         while self._warm_up and size <= self._max_batch and not self._stopping:
             worker.busy_since = time.monotonic()
-            encoder = self.encoder(self._warm_up)
-            side = encoder.preprocessing.crop
-            encoder.embed(torch.zeros(size, 3, side, side, dtype=torch.uint8))
+            serving = self._loaded(self._warm_up).prepare(self._chooser)
+            side = serving.preprocessing.crop
+            serving.embed(torch.zeros(size, 3, side, side, dtype=torch.uint8))
             size *= 2
         worker.busy_since = None
         self.warm.set()
@@ -362,6 +394,6 @@ class Embedder:
     def _forward(self, batch: list[_Ready]) -> Tensor:
         self._metrics.batch.observe(len(batch))
         with self._metrics.stage.labels("forward").time():
-            encoder = self.encoder(batch[0].item.version)
+            serving = self._loaded(batch[0].item.version).prepare(self._chooser)
             pixels = torch.stack([ready.decoded.pixels for ready in batch])
-            return encoder.embed(pixels).to(torch.float16)
+            return serving.embed(pixels).to(torch.float16)

@@ -2,7 +2,7 @@
 
 import importlib.metadata
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from app.idempotency import Answers
 from app.imports import Imports
 from app.inference import Embedder, InferenceMetrics, compute_alone, keep_freed_memory
 from app.labeling import Labeling
-from app.logs import configure
+from app.logs import configure, logger
 from app.middleware import DOCS_ASSETS, BodyLimit, Guard, HttpMetrics, Idempotency, RequestLog
 from app.prediction import ProjectHeads
 from app.projects import Projects
@@ -42,8 +42,9 @@ from app.vector_files import VectorFiles
 from app.vectors import Vectors
 from app.versions import Versions
 from models.encoders import parse, pick_device
-from models.folding import fold
+from models.runtimes import Chooser, Resources, Trial
 
+log = logger("handful.main")
 DESCRIPTION = """A handful of labels is enough: register a few support images per class, classify
 queries by nearest centroid, and ask which unlabeled images are most worth labeling."""
 TAGS = (
@@ -84,7 +85,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     versions = Versions(db, blobs, device)
     encoder_id = versions.ensure(*parse(settings.encoder))
     embedder = Embedder(
-        lambda version: fold(versions.load(version)),
+        versions.load,
+        _chooser(settings, threads),
         warm_up=encoder_id,
         threads=threads,
         max_batch=settings.max_batch,
@@ -150,6 +152,24 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(Guard, settings=settings)
     app.add_middleware(RequestLog, metrics=HttpMetrics(registry))
     return app
+
+
+def _chooser(settings: Settings, threads: int) -> Chooser:
+    cache = settings.data_dir.resolve() / "cache" / "runtimes"
+    resources = Resources(threads=threads, batch=settings.max_batch, cache=cache)
+    return Chooser(settings.runtime, resources, _tell_trials)
+
+
+def _tell_trials(trials: Sequence[Trial]) -> None:
+    for trial in trials:
+        log.info(
+            "runtime tried",
+            runtime=trial.runtime,
+            refusal=trial.refusal or None,
+            agreement=round(trial.agreement, 6),
+            images_per_s={size: round(speed, 1) for size, speed in trial.images_per_s.items()},
+        )
+    log.info("runtime chosen", runtime=trials[-1].runtime)
 
 
 def sweep(settings: Settings) -> int:

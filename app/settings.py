@@ -30,6 +30,11 @@ class Settings(BaseSettings):
         "`timm:NAME@weights.safetensors`, `conv4`; further options as `conv4:32,image_side=64`.",
     )
     device: str = Field("auto", description="`auto`, `cpu`, `cuda`, `cuda:1` or `mps`.")
+    runtime: str = Field(
+        "auto",
+        description="What computes encoders: `pytorch`, `openvino` on a CPU, `cuda_graphs`; `auto` "
+        "tries them and takes the fastest whose embeddings agree.",
+    )
     host: str = Field(
         "127.0.0.1", description="Address to listen on; others than loopback need an API key."
     )

@@ -32,7 +32,7 @@ from torch import Tensor
 from bench.few_shot import PEERS, Draw, Photo, draw_one, load
 from bench.harness import ROOT, Kept, arguments, finish
 from models.augmentation import Augmentation, augmentations
-from models.encoders import Encoder, parse
+from models.encoders import Encoder, parse, pick_device
 from models.encoders.efficientnet_lite import classifier_network
 from models.evaluation import Verdict, compare
 from models.finetuning import Method, embed_all, interpolate, methods, settle, start
@@ -66,6 +66,8 @@ class Task(NamedTuple):
     seed: int
     epochs: int  # 0: as a job does when nothing is said
     folds: int
+    repeats: int
+    device: str
 
 
 @dataclass
@@ -97,8 +99,9 @@ def main() -> None:
     options = _options()
     shots = (2, 5) if options.quick else tuple(options.shots)
     seeds, epochs = (1, 3) if options.quick else (options.seeds, 0)
+    how = (epochs, options.folds, options.repeats, str(pick_device(options.device)))
     tasks = [
-        Task(folder, options.side, draw_one(load(folder)[0], n, seed), seed, epochs, options.folds)
+        Task(folder, options.side, draw_one(load(folder)[0], n, seed), seed, *how)
         for seed in range(seeds)
         for n in sorted(shots, reverse=True)  # the longest first: no core idles at the end
         for folder in options.images
@@ -131,7 +134,8 @@ def main() -> None:
 def run(task: Task) -> Outcome:
     """Train in every way on one draw."""
     torch.set_num_threads(1)
-    data, encoder = images(task.images, task.side), encoder_at(task.side)
+    data = images(task.images, task.side)
+    encoder = encoder_at(task.side).to(task.device)
     support = torch.tensor(task.one.support)
     few, targets = data.train[support], data.train_targets[support]
     accuracy = {"prototypes": _judge(encoder, few, targets, data)}
@@ -199,8 +203,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--shots", type=int, nargs="+", default=SHOTS)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--folds", type=int, default=3, help="at most, of each choice")
+    parser.add_argument("--repeats", type=int, default=1, help="of the cross-validation")
     parser.add_argument("--minutes", type=float, default=math.inf, help="begin no seed later")
     parser.add_argument("--resume", type=Path, help="keep draws here, and go on from those there")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or auto")
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     parser.add_argument("--peers", type=Path, default=PEERS, help="their Python")
     return parser.parse_args()
@@ -239,7 +245,15 @@ def _cross_validate(encoder: Encoder, few: Tensor, targets: Tensor, task: Task) 
     ways = [methods[name]() for name in WAYS.values()]
     folds = min(task.folds, int(torch.bincount(targets).min()))
     selection = Selection(
-        encoder, few, targets, ways, _recipe(task), Cosine(), policy=policy(), folds=folds
+        encoder,
+        few,
+        targets,
+        ways,
+        _recipe(task),
+        Cosine(),
+        policy=policy(),
+        folds=folds,
+        repeats=task.repeats,
     )
     for progress in selection:
         if progress.fold is None:

@@ -27,9 +27,9 @@ from app.client import Client
 from app.importing import SUFFIXES
 from app.inference import keep_freed_memory
 from bench.harness import Server, arguments, finish
-from models.encoders import Encoder, parse, pick_device
-from models.folding import fold
-from models.images import decode
+from models.encoders import parse, pick_device
+from models.images import Preprocessing, decode
+from models.runtimes import Chooser, Resources
 
 CONCURRENCY = (1, 8, 32)
 BATCH = 16  # as HANDFUL_MAX_BATCH
@@ -96,33 +96,33 @@ def _loop(spec: str, photos: Sequence[bytes]) -> Callable[[], Run]:
     if device.type == "cpu":
         keep_freed_memory()
     _, architecture = parse(spec)
-    encoder = fold(architecture.build()).to(device)
+    resources = Resources(threads=torch.get_num_threads(), batch=BATCH)
+    serving = Chooser("auto", resources).prepare(architecture.build().eval().to(device))
+    print(f"both compute with {serving.runtime} on {device}")
 
     def run() -> Run:
         started = time.perf_counter()
         with ThreadPoolExecutor(os.cpu_count()) as threads:
-            for batch in _decoded(threads, encoder, photos):
-                encoder.embed(torch.stack(batch))
+            for batch in _decoded(threads, serving.preprocessing, photos):
+                serving.embed(torch.stack(batch))
         return Run(len(photos) / (time.perf_counter() - started), [])
 
     return run
 
 
 def _decoded(
-    threads: ThreadPoolExecutor, encoder: Encoder, photos: Sequence[bytes]
+    threads: ThreadPoolExecutor, preprocessing: Preprocessing, photos: Sequence[bytes]
 ) -> Iterator[list[torch.Tensor]]:
     """Batches of decoded images; four are decoded ahead."""
     rest = iter(photos)
     ahead = [
-        threads.submit(decode, photo, encoder.preprocessing)
-        for photo in itertools.islice(rest, 4 * BATCH)
+        threads.submit(decode, photo, preprocessing) for photo in itertools.islice(rest, 4 * BATCH)
     ]
     while ahead:
         batch, ahead = ahead[:BATCH], ahead[BATCH:]
         yield [future.result().pixels for future in batch]
         ahead += [
-            threads.submit(decode, photo, encoder.preprocessing)
-            for photo in itertools.islice(rest, BATCH)
+            threads.submit(decode, photo, preprocessing) for photo in itertools.islice(rest, BATCH)
         ]
 
 

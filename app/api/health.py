@@ -18,6 +18,7 @@ class VersionRead(BaseModel):
     version: str
     encoder: str
     device: str
+    runtime: str | None
 
 
 # Coroutines, so that they answer while every thread of the service is busy.
@@ -55,4 +56,5 @@ async def version(request: Request) -> VersionRead:
         version=importlib.metadata.version("handful"),
         encoder=settings.encoder,
         device=str(request.app.state.device),
+        runtime=request.app.state.embedder.runtime,
     )

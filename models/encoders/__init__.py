@@ -13,6 +13,9 @@ from torch.nn import functional as F
 from models.images import Preprocessing
 from models.registry import Registry
 
+# TensorFloat-32 has ten bits, too few for the shallow stages of EfficientNet-Lite0.
+torch.backends.cudnn.allow_tf32 = False
+
 
 class EncoderUnavailable(ValueError):
     """The encoder cannot be had here; the message says why in one sentence."""
@@ -55,14 +58,10 @@ class Encoder(nn.Module):
 
     @torch.inference_mode()
     def embed(self, pixels: UInt8[Tensor, "B 3 S S"]) -> Float[Tensor, "B D"]:
-        """Embed decoded images for serving: on the encoder's device, half precision on CUDA."""
-        device = self.mean.device
-        images = pixels.to(device, torch.float32, memory_format=torch.channels_last) / 255
-        on_cuda = device.type == "cuda"
-        half = torch.bfloat16 if on_cuda and torch.cuda.is_bf16_supported() else torch.float16
-        with torch.autocast("cuda", dtype=half, enabled=on_cuda):
-            embeddings = self(images)
-        return F.normalize(embeddings.float(), dim=1).cpu()
+        """Embed decoded images on the encoder's device, in float32."""
+        images = pixels.to(self.mean.device, torch.float32, memory_format=torch.channels_last) / 255
+        embeddings: Tensor = self(images)
+        return embeddings.cpu()
 
 
 def is_transformer(encoder: Encoder) -> bool:

@@ -1,0 +1,15 @@
+"""PyTorch as it is, in float32: the reference of all others."""
+
+from dataclasses import dataclass
+
+from models.encoders import Encoder
+from models.runtimes import Embed, Resources, runtimes
+
+
+@runtimes.register
+@dataclass(frozen=True)
+class PyTorch:
+    """Computes layer by layer; takes every encoder on every device."""
+
+    def prepare(self, encoder: Encoder, resources: Resources) -> Embed:
+        return encoder.embed
