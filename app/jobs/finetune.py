@@ -26,6 +26,8 @@ from models.training import Diverged, Recipe
 
 MethodChoice: Any = choice(methods)
 RATE_IMAGES = 2000  # at most, that a learning-rate range test looks at
+# Models that learned from half of some 50 images do not show what one that learns from all would.
+FEW, FOLDS_OF_FEW, FOLDS_OF_MANY = 200, 5, 3
 METHODS = [{"name": "discriminative"}]
 
 
@@ -62,14 +64,15 @@ class Finetune:
     ] = field(default_factory=lambda: many(AugmentationChoice, DEFAULT))
     per_class: PerLabel = field(default_factory=dict)
     folds: Annotated[
-        int,
+        int | None,
         Field(
             ge=2,
             le=20,
             description="Parts of the labeled images, each judged by a training on the others; "
-            "fewer where a label has fewer images.",
+            f"fewer where a label has fewer images. By default {FOLDS_OF_FEW} up to {FEW} images, "
+            f"and {FOLDS_OF_MANY} of more.",
         ),
-    ] = 3
+    ] = None
     repeats: Annotated[
         int, Field(ge=1, le=20, description="Of the cross-validation, with other folds.")
     ] = 1
@@ -117,7 +120,8 @@ class Finetune:
     ) -> Made:
         chosen = [one.options for one in self.methods]
         policy = combine(self.augmentation, self.per_class, data.labeled.labels)
-        folds = min(self.folds, int(torch.bincount(data.labeled.targets).min()))
+        usual = FOLDS_OF_FEW if len(data.labeled.targets) <= FEW else FOLDS_OF_MANY
+        folds = min(self.folds or usual, int(torch.bincount(data.labeled.targets).min()))
         recipe = settle(recipe, encoder, len(data.labeled.targets))
         try:
             if self.find_rate:

@@ -83,6 +83,17 @@ def test_every_epoch_tells_its_loss_rates_speed_and_time_left(striped, do):
     assert len(set(told[7]["rates"].values())) >= 4
 
 
+@pytest.mark.parametrize(("few", "folds"), [(32, 5), (31, 3)])
+def test_few_images_are_judged_on_more_folds(striped, do, monkeypatch, few, folds):
+    monkeypatch.setattr(module, "FEW", few)
+    location = submit(striped, recipe=OPTIONS["recipe"] | {"epochs": 1}, folds=None)
+
+    do(striped)
+
+    told = [data["fold"] for data in events(striped, location) if data["stage"] == "training"]
+    assert max(fold for fold in told if fold) == folds
+
+
 def test_training_on_labels_without_a_pattern_is_not_promoted(birds, do, stripes):
     for n, label in enumerate(("a", "b")):
         files = [("files", stripes("level", 100 * n + seed)) for seed in range(8)]
