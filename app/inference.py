@@ -1,10 +1,13 @@
 """Batched inference: many requests, one forward pass."""
 
 import ctypes
+import heapq
+import itertools
+import math
 import queue
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import NamedTuple
@@ -21,6 +24,10 @@ from models.images import Decoded, Preprocessing, UnreadableImage, decode
 from models.runtimes import Chooser, Serving
 
 log = logger("handful.inference")
+
+BULK_SHARE = 0.75  # of the queue, so that there is room for others
+LEARNING = 0.1  # how much a batch counts against those before, in what the speed is held to be
+BULK_PATIENCE_S = 30.0  # how much later an image of an upload in bulk counts as having come
 
 
 def keep_freed_memory() -> None:
@@ -64,6 +71,8 @@ Outcome = Embedded | Problem
 
 
 class _Item(NamedTuple):
+    due: float  # by time.monotonic(); the earliest goes first
+    number: int  # of equals the one that came first
     version: UUID
     content: bytes
     preprocessing: Preprocessing
@@ -165,6 +174,7 @@ class Embedder:
         max_batch: int,
         max_images: int,
         max_bytes: int,
+        max_delay_s: float,
         max_pixels: int,
         decode_threads: int,
         encoders_in_memory: int,
@@ -180,6 +190,7 @@ class Embedder:
         self._max_batch = max_batch
         self._max_images = max_images
         self._max_bytes = max_bytes
+        self._max_delay_s = max_delay_s
         self._max_pixels = max_pixels
         self._keep = encoders_in_memory
         self._stall_s = stall_s
@@ -187,10 +198,18 @@ class Embedder:
         self._encoders: OrderedDict[UUID, _Loaded] = OrderedDict()
         self._loading = threading.Lock()
         self._room = threading.Condition()
-        self._images = self._bytes = 0  # admitted and not yet answered
+        # Admitted and not yet answered: all, and those that are not in bulk.
+        self._images = self._bytes = self._prompt = 0
+        self._seconds_per_image = 0.0  # lately, while there was work; 0: not known yet
+        self._last_answer = 0.0  # time.monotonic() of the last batch
+        self._busy_since = 0.0  # time.monotonic() at which the first of these was admitted
         self._stopping = False
-        self._undecoded: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
-        self._ready: deque[_Ready] = deque()
+        self._numbers = itertools.count()
+        # Beside each item its due time and number, by which it is ordered; None ends a thread.
+        self._undecoded: queue.PriorityQueue[tuple[float, int, _Item | None]] = (
+            queue.PriorityQueue()
+        )
+        self._ready: list[_Ready] = []  # a heap
         self._arrived = threading.Condition()
         self._workers = [_Worker("model", self._embed_ready)] + [
             _Worker(f"decode-{n}", self._decode_next) for n in range(decode_threads)
@@ -209,7 +228,7 @@ class Embedder:
             self._stopping = True
             self._room.wait_for(lambda: self._images == 0 or self._dead(), timeout=self._stall_s)
         for _decoder in self._workers[1:]:
-            self._undecoded.put(None)
+            self._undecoded.put((math.inf, next(self._numbers), None))
         with self._arrived:
             self._arrived.notify_all()
         for worker in self._workers:
@@ -217,7 +236,7 @@ class Embedder:
         torch.set_num_threads(self._threads)
 
     def embed(
-        self, version: UUID, contents: Sequence[bytes], *, wait: bool = False
+        self, version: UUID, contents: Sequence[bytes], *, wait: bool = False, bulk: bool = False
     ) -> list[Outcome]:
         """Embed image files; an image that fails is a `Problem` at its place.
 
@@ -225,6 +244,7 @@ class Embedder:
             version: the encoder version to embed with.
             contents: the files' bytes.
             wait: wait for room instead of being turned away.
+            bulk: let what comes meanwhile go first, for a while.
 
         Raises:
             Overloaded: the queue is full.
@@ -235,15 +255,20 @@ class Embedder:
             loaded.prepare(self._chooser)
         preprocessing = loaded.encoder.preprocessing
         size = sum(map(len, contents))
-        self._admit(len(contents), size, wait=wait)
-        items = [_Item(version, c, preprocessing, Future()) for c in contents]
+        self._admit(len(contents), size, wait=wait, bulk=bulk)
+        due = time.monotonic() + (BULK_PATIENCE_S if bulk else 0.0)
+        items = [
+            _Item(due, next(self._numbers), version, content, preprocessing, Future())
+            for content in contents
+        ]
         try:
             for item in items:
-                self._undecoded.put(item)
+                self._undecoded.put((item.due, item.number, item))
             return [self._outcome(item) for item in items]
         finally:
             with self._room:
                 self._images -= len(contents)
+                self._prompt -= 0 if bulk else len(contents)
                 self._bytes -= size
                 self._count()
                 self._room.notify_all()
@@ -257,6 +282,10 @@ class Embedder:
         """What computes the version that was warmed up; None: it is warming up."""
         loaded = self._encoders.get(self._warm_up) if self._warm_up else None
         return loaded.serving.runtime if loaded and loaded.serving else None
+
+    def is_too_late(self, images: int) -> bool:
+        """Whether the last of that many images would wait too long, at the speed of late."""
+        return images * self._seconds_per_image > self._max_delay_s
 
     def ailments(self) -> list[str]:
         """What is wrong with the threads; empty when all is well."""
@@ -275,32 +304,43 @@ class Embedder:
     def _dead(self) -> bool:
         return not all(worker.thread.is_alive() for worker in self._workers)
 
-    def _admit(self, images: int, size: int, *, wait: bool) -> None:
+    def _admit(self, images: int, size: int, *, wait: bool, bulk: bool) -> None:
+        share = BULK_SHARE if bulk else 1.0
+
         def fits() -> bool:
-            alone = self._images == 0  # what is larger than the queue goes through alone
             return (
-                self._stopping
-                or alone
-                or (
-                    self._images + images <= self._max_images
-                    and self._bytes + size <= self._max_bytes
-                )
+                self._images + images <= share * self._max_images
+                and self._bytes + size <= share * self._max_bytes
+                and (bulk or not self.is_too_late(self._prompt + images))
             )
+
+        def admitted() -> bool:
+            # What is larger than the queue goes through alone.
+            alone = (self._images if bulk else self._prompt) == 0
+            return self._stopping or alone or fits()
 
         with self._room:
             if wait:
-                self._room.wait_for(lambda: fits() or self._dead())
+                self._room.wait_for(lambda: admitted() or self._dead())
             if self._stopping or self._dead():
                 raise Unavailable("the service is stopping or its threads have died", retry_after=5)
-            if not fits():
+            if not admitted():
                 self._metrics.rejected.inc(images)
-                raise Overloaded(
-                    f"{self._images} images are waiting; send these again in a moment",
-                    retry_after=1,
-                )
+                raise self.overloaded(self._prompt + images)
+            if not self._images:
+                self._busy_since = time.monotonic()
             self._images += images
+            self._prompt += 0 if bulk else images
             self._bytes += size
             self._count()
+
+    def overloaded(self, images: int) -> Overloaded:
+        """What is answered when that many images would wait, with the time to come again."""
+        late = images * self._seconds_per_image - self._max_delay_s
+        return Overloaded(
+            f"{self._images} images are waiting; send these again in a moment",
+            retry_after=max(1, math.ceil(late)),
+        )
 
     def _count(self) -> None:
         self._metrics.waiting.set(self._images)
@@ -320,7 +360,7 @@ class Embedder:
             return outcome
 
     def _decode_next(self, worker: _Worker) -> None:
-        while (item := self._undecoded.get()) is not None:
+        while (item := self._undecoded.get()[2]) is not None:
             worker.busy_since = time.monotonic()
             try:
                 with self._metrics.stage.labels("decode").time():
@@ -331,7 +371,7 @@ class Embedder:
                 item.outcome.set_result(ImageNotDecodable(f"decoding failed: {error}"))
             else:
                 with self._arrived:
-                    self._ready.append(_Ready(item, decoded))
+                    heapq.heappush(self._ready, _Ready(item, decoded))
                     self._arrived.notify()
             worker.busy_since = None
 
@@ -352,10 +392,20 @@ class Embedder:
         while batch := self._next_batch():
             worker.busy_since = time.monotonic()
             self._answer(batch)
+            self._learn_speed(len(batch))
             worker.busy_since = None
 
+    def _learn_speed(self, images: int) -> None:
+        """Look how long a batch took since the one before, or since there was work."""
+        now = time.monotonic()
+        with self._room:
+            seconds = (now - max(self._busy_since, self._last_answer)) / images
+            known = self._seconds_per_image
+            self._seconds_per_image = known + (seconds - known) * (LEARNING if known else 1)
+            self._last_answer = now
+
     def _next_batch(self) -> list[_Ready]:
-        """All that is ready and of one version, oldest first; empty when stopping."""
+        """All that is ready and of one version, by what is due first; empty when stopping."""
         with self._arrived:
             self._arrived.wait_for(lambda: self._ready or self._stopping)
             if not self._ready:
@@ -367,7 +417,7 @@ class Embedder:
                 and len(batch) < self._max_batch
                 and self._ready[0].item.version == version
             ):
-                batch.append(self._ready.popleft())
+                batch.append(heapq.heappop(self._ready))
             return batch
 
     def _answer(self, batch: list[_Ready]) -> None:

@@ -180,7 +180,8 @@ class Labeling:
                 encoder_id = find_project(session, str(project_id)).encoder_id
                 known = _known(session, project_id, encoder_id, digests)
             new = list({f.sha256: f for f in files if f.sha256 not in known}.values())
-            outcomes = self.embedder.embed(encoder_id, [f.content for f in new], wait=wait)
+            contents, bulk = [f.content for f in new], wait or marks.label is None
+            outcomes = self.embedder.embed(encoder_id, contents, wait=wait, bulk=bulk)
             embedded = {
                 f.sha256: o for f, o in zip(new, outcomes, strict=True) if isinstance(o, Embedded)
             }
@@ -292,7 +293,8 @@ class Labeling:
         failed: list[Failed] = []
         for number, (files, refused) in enumerate(_chunks(uploads)):
             failed += refused
-            outcomes = self.embedder.embed(version, [f.content for f in files], wait=number > 0)
+            contents, later = [f.content for f in files], number > 0
+            outcomes = self.embedder.embed(version, contents, wait=later, bulk=later)
             good = []
             for file, outcome in zip(files, outcomes, strict=True):
                 if isinstance(outcome, Problem):

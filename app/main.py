@@ -29,7 +29,15 @@ from app.imports import Imports
 from app.inference import Embedder, InferenceMetrics, compute_alone, keep_freed_memory
 from app.labeling import Labeling
 from app.logs import configure, logger
-from app.middleware import DOCS_ASSETS, BodyLimit, Guard, HttpMetrics, Idempotency, RequestLog
+from app.middleware import (
+    DOCS_ASSETS,
+    Admission,
+    BodyLimit,
+    Guard,
+    HttpMetrics,
+    Idempotency,
+    RequestLog,
+)
 from app.prediction import ProjectHeads
 from app.projects import Projects
 from app.promotion import Promotions
@@ -92,6 +100,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         max_batch=settings.max_batch,
         max_images=settings.max_queue_images,
         max_bytes=settings.max_queue_bytes,
+        max_delay_s=settings.max_delay_seconds,
         max_pixels=settings.max_pixels,
         decode_threads=settings.decode_threads or os.cpu_count() or 1,
         encoders_in_memory=settings.encoders_in_memory,
@@ -149,6 +158,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     _document(app)
     app.add_middleware(Idempotency, answers=answers)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.add_middleware(Admission, embedder=embedder, threads=settings.request_threads)
     app.add_middleware(Guard, settings=settings)
     app.add_middleware(RequestLog, metrics=HttpMetrics(registry))
     return app

@@ -17,6 +17,7 @@ from structlog.contextvars import bound_contextvars
 from uuid_utils.compat import uuid7
 
 from app.idempotency import Answers, Remembered, check_fingerprint
+from app.inference import Embedder
 from app.logs import logger
 from app.problems import (
     BodyTooLarge,
@@ -177,6 +178,35 @@ class Guard:
         return is_valid(self._key, cookies.get(COOKIE, ""), time.time())
 
 
+class Admission:
+    """Turns uploads away before their bodies are read, when they would wait too long for a thread.
+
+    Args:
+        embedder: knows how long images take.
+        threads: requests that are worked on at the same time; so many are always let in.
+    """
+
+    def __init__(self, app: ASGIApp, embedder: Embedder, threads: int) -> None:
+        self.app = app
+        self._embedder = embedder
+        self._threads = threads
+        self._inside = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "POST" or _is_json(Headers(scope=scope)):
+            await self.app(scope, receive, send)
+            return
+        ahead = self._inside + 1  # images, at least
+        if ahead > self._threads and self._embedder.is_too_late(ahead):
+            await respond(self._embedder.overloaded(ahead))(scope, receive, send)
+            return
+        self._inside += 1
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            self._inside -= 1
+
+
 class BodyLimit:
     """Stops reading a body that is larger than allowed."""
 
@@ -189,8 +219,7 @@ class BodyLimit:
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        is_json = headers.get("content-type", "").startswith("application/json")
-        limit = min(self._max_bytes, JSON_BODY_BYTES) if is_json else self._max_bytes
+        limit = min(self._max_bytes, JSON_BODY_BYTES) if _is_json(headers) else self._max_bytes
         declared = headers.get("content-length", "")
         seen = 0
 
@@ -332,6 +361,10 @@ class _Kept:
             done = not message.get("more_body", False)
             self.complete = done and len(self.body) <= REMEMBERED_BYTES
         await self._send(message)
+
+
+def _is_json(headers: Headers) -> bool:
+    return headers.get("content-type", "").startswith("application/json")
 
 
 def _body_too_large(limit: int) -> BodyTooLarge:

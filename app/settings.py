@@ -61,6 +61,11 @@ class Settings(BaseSettings):
     max_queue_bytes: int = Field(
         512 * MIB, ge=1, description="Bytes of images being decoded before more are turned away."
     )
+    max_delay_seconds: float = Field(
+        10.0,
+        gt=0,
+        description="Images that would wait longer are turned away, but those of uploads in bulk.",
+    )
     decode_threads: int = Field(
         0, ge=0, le=256, description="Threads that decode images; 0: one per processor core."
     )

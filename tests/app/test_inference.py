@@ -59,6 +59,7 @@ def start(network):
             "max_batch": 8,
             "max_images": 100,
             "max_bytes": 1 << 20,
+            "max_delay_s": 10.0,
             "max_pixels": 1 << 20,
             "decode_threads": 2,
             "encoders_in_memory": 2,
@@ -134,6 +135,97 @@ def test_requests_that_arrive_together_share_a_forward_pass(start, network, png)
             assert isinstance(future.result()[0], Embedded)
 
     assert network.batches == [1, 8]
+
+
+def test_what_comes_meanwhile_goes_before_an_upload_in_bulk(start, network, png):
+    green = []  # images of each batch
+    network.register_forward_hook(lambda *told: green.append(int((told[2][:, 1] > 0.9).sum())))
+    embedder = start(max_batch=4)
+    network.gate.clear()
+    with ThreadPoolExecutor(3) as threads:
+        first = threads.submit(embedder.embed, VERSION, [png("blue")])
+        assert network.entered.wait(10)
+        many = [png("blue", n) for n in range(10)]
+        bulk = threads.submit(embedder.embed, VERSION, many, bulk=True)
+        _wait(lambda: len(embedder._ready) == 10)
+        prompt = threads.submit(embedder.embed, VERSION, [png("lime", n) for n in range(3)])
+        _wait(lambda: len(embedder._ready) == 13)
+        network.gate.set()
+        for future in (first, bulk, prompt):
+            future.result()
+
+    assert network.batches == [1, 4, 4, 4, 1]
+    assert green == [0, 3, 0, 0, 0]
+
+
+def test_an_upload_in_bulk_does_not_wait_for_ever(start, network, png, monkeypatch):
+    monkeypatch.setattr(inference, "BULK_PATIENCE_S", 0.1)
+    green = []
+    network.register_forward_hook(lambda *told: green.append(int((told[2][:, 1] > 0.9).sum())))
+    embedder = start(max_batch=4)
+    network.gate.clear()
+    with ThreadPoolExecutor(3) as threads:
+        first = threads.submit(embedder.embed, VERSION, [png("blue")])
+        assert network.entered.wait(10)
+        bulk = threads.submit(
+            embedder.embed, VERSION, [png("blue", n) for n in range(4)], bulk=True
+        )
+        _wait(lambda: len(embedder._ready) == 4)
+        time.sleep(0.2)
+        prompt = threads.submit(embedder.embed, VERSION, [png("lime", n) for n in range(4)])
+        _wait(lambda: len(embedder._ready) == 8)
+        network.gate.set()
+        for future in (first, bulk, prompt):
+            future.result()
+
+    assert green == [0, 0, 4]
+
+
+def test_bulk_leaves_room_for_others(start, network, png):
+    embedder = start(max_images=8)
+    network.gate.clear()
+    with ThreadPoolExecutor(3) as threads:
+        first = threads.submit(embedder.embed, VERSION, [png("blue")])
+        assert network.entered.wait(10)
+        bulk = threads.submit(
+            embedder.embed, VERSION, [png("blue", n) for n in range(5)], bulk=True
+        )
+        _wait(lambda: len(embedder._ready) == 5)
+
+        with pytest.raises(Overloaded):
+            embedder.embed(VERSION, [png("blue", 9)], bulk=True)
+        prompt = threads.submit(embedder.embed, VERSION, [png("lime"), png("lime", 1)])
+
+        network.gate.set()
+        for future in (first, bulk, prompt):
+            assert isinstance(future.result()[0], Embedded)
+
+
+def test_images_that_would_wait_too_long_are_turned_away_with_the_time_to_come_again(
+    start, network, png
+):
+    embedder = start(max_delay_s=1.0)
+    network.register_forward_pre_hook(lambda *_: time.sleep(0.4))
+    for n in range(3):
+        embedder.embed(VERSION, [png("blue", n)])  # it learns that an image takes 0.4 s
+    assert not embedder.is_too_late(2)
+    assert embedder.is_too_late(4)
+    network.gate.clear()
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(embedder.embed, VERSION, [png("blue")])
+        _wait(lambda: embedder._prompt == 1)
+
+        with pytest.raises(Overloaded) as caught:
+            embedder.embed(VERSION, [png("blue", n) for n in range(5)])
+
+        bulk = threads.submit(
+            embedder.embed, VERSION, [png("lime", n) for n in range(5)], bulk=True
+        )
+        network.gate.set()
+        first.result()
+        bulk.result()
+    assert 1 <= caught.value.retry_after <= 4
+    assert isinstance(embedder.embed(VERSION, [png("blue", n) for n in range(5)])[0], Embedded)
 
 
 def test_a_file_that_is_no_image_fails_alone(start, png):

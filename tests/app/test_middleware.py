@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import threading
+import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 
@@ -235,3 +236,40 @@ def test_a_server_that_died_leaves_no_key_in_use(settings):
 
     with TestClient(create_app(settings), base_url="http://localhost") as client:
         assert client.post("/v1/projects", json={"name": "p"}, headers=KEY).status_code == 201
+
+
+def test_uploads_that_would_wait_too_long_for_a_thread_are_turned_away_unread(
+    settings, png, monkeypatch
+):
+    app = create_app(settings.model_copy(update={"request_threads": 2}))
+    embedder, gate, entered = app.state.embedder, threading.Event(), threading.Semaphore(0)
+    with TestClient(app, base_url="http://localhost") as client, ThreadPoolExecutor(2) as threads:
+        client.post("/v1/projects", json={"name": "birds"})
+        embed = embedder.embed
+
+        def late(*args, **options):
+            entered.release()
+            assert gate.wait(20)
+            return embed(*args, **options)
+
+        def post(seed):
+            image = {"content": png("red", seed), "headers": {"Content-Type": "image/png"}}
+            return client.post("/v1/projects/birds/pool", **image)
+
+        monkeypatch.setattr(embedder, "embed", late)
+        monkeypatch.setattr(embedder, "is_too_late", lambda images: images > 2)
+        waiting = [threads.submit(post, seed) for seed in range(2)]
+        assert entered.acquire(timeout=10)
+        assert entered.acquire(timeout=10)
+        started = time.perf_counter()
+
+        refused = post(3)
+
+        assert time.perf_counter() - started < 1
+        assert refused.status_code == 429
+        assert int(refused.headers["Retry-After"]) >= 1
+        assert refused.json()["type"] == "/problems/overloaded"
+        gate.set()
+        assert [one.result().status_code for one in waiting] == [201, 201]
+        monkeypatch.undo()
+        assert post(4).status_code == 201
