@@ -10,6 +10,8 @@ from torch import Generator, Tensor
 from models.heads import Head
 
 RESAMPLES = 2000  # of a bootstrap: an error of 0.01 in a probability
+FLIPS = 10_000  # of a randomisation test: an error of 0.001 in a chance of 0.01
+ROUNDING = 1e-4  # in a sum of gains
 RECALL_LOSS = 0.10  # at most, of any class
 
 
@@ -90,9 +92,9 @@ def compare(
 
     By a paired bootstrap (Koehn, 2004, https://aclanthology.org/W04-3250): the images are drawn
     again with replacement, and what is counted is how often the candidate is ahead; draws that end
-    level count half. No class may lose more than `RECALL_LOSS` of its recall, where a bootstrap
-    within the class finds a loss: one image of five proves none. Of many classes one seems to lose
-    by chance, so that the confidence holds for all of them together (Bonferroni).
+    level count half. No class may lose more than `RECALL_LOSS` of its recall, where a test of its
+    images proves a loss: one image of five proves none. Of many classes one seems to lose by
+    chance, so that the confidence holds for all of them together (Bonferroni).
 
     Args:
         candidate: how often each image was classified right, 0..1, by a model that never saw it.
@@ -105,11 +107,11 @@ def compare(
     counts = torch.bincount(targets)
     losses = -torch.zeros(len(counts)).index_add_(0, targets, gains) / counts.clamp_min(1)
     worst = float(losses.max())
-    sure = 1 - (1 - confidence) / len(counts)
+    chance_alone = (1 - confidence) / len(counts)
     dear = [
         float(losses[one])
         for one in (losses > RECALL_LOSS + 1e-6).nonzero().flatten()
-        if _probability_of_gain(-gains[targets == one], chance) >= sure
+        if _chance_of_loss(gains[targets == one], chance) <= chance_alone
     ]
     if probability < confidence:
         reason = (
@@ -138,3 +140,15 @@ def _probability_of_gain(gains: Float[Tensor, " M"], chance: Generator) -> float
         ]
     )
     return float((totals > 0).float().mean() + (totals == 0).float().mean() / 2)
+
+
+def _chance_of_loss(gains: Float[Tensor, " M"], chance: Generator) -> float:
+    """How often random signs of the gains make a loss as large; as large exactly counts half.
+
+    A randomisation test (Fisher, 1935, The Design of Experiments, section 21). It holds for any
+    number of images, while a bootstrap of five that all lose a little would be sure.
+    """
+    signs = torch.randint(2, (FLIPS, len(gains)), generator=chance) * 2.0 - 1
+    totals, observed = signs @ gains, gains.sum()
+    level = (totals - observed).abs() < ROUNDING
+    return float(((totals < observed) & ~level).float().mean() + level.float().mean() / 2)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from models.evaluation import compare, stratified_folds
+from models.evaluation import _chance_of_loss, compare, stratified_folds
 
 TARGETS = torch.arange(200) % 4
 
@@ -89,17 +89,39 @@ def test_a_class_loses_only_what_its_images_prove(lost, of, refused):
 
 
 def test_of_many_classes_one_may_seem_to_lose_by_chance():
-    """Three images of twenty: proof in one class of two, not in one of ten."""
+    """Four images of twenty: proof in one class of two, not in one of ten."""
 
-    def lose_three(classes):
+    def lose_four(classes):
         targets = torch.arange(classes).repeat_interleave(20)
         candidate, before = torch.ones(20 * classes), torch.zeros(20 * classes)
         before[:20] = 1.0
-        candidate[:3] = 0.0
+        candidate[:4] = 0.0
         return compare(candidate, before, targets)
 
-    assert "lose 15 points" in lose_three(2).reason
-    assert lose_three(10).better
+    assert "lose 20 points" in lose_four(2).reason
+    assert lose_four(10).better
+
+
+def test_five_images_that_all_lose_a_little_prove_nothing_about_one_class_of_ten():
+    targets = torch.arange(10).repeat_interleave(5)
+    before, candidate = torch.full((50,), 0.5), torch.ones(50)
+    before[:5], candidate[:5] = 1.0, torch.tensor([2, 2, 1, 2, 2]) / 3
+
+    verdict = compare(candidate, before, targets)
+
+    assert verdict.worst_recall_loss > 0.3
+    assert verdict.better
+
+
+def test_chance_alone_seldom_proves_a_loss():
+    """The level of the test holds for any number of images, fractions of them included."""
+    generator = torch.Generator().manual_seed(0)
+    refused = 0
+    for _ in range(300):
+        gains = torch.randint(-3, 4, (6,), generator=generator) / 3
+        refused += _chance_of_loss(gains, generator) <= 0.05
+
+    assert refused <= 0.08 * 300
 
 
 def test_the_probability_is_that_of_the_normal_approximation():
