@@ -82,6 +82,7 @@ class _Item(NamedTuple):
 class _Ready(NamedTuple):
     item: _Item
     decoded: Decoded
+    since: float  # by time.monotonic()
 
 
 class _Loaded:
@@ -121,7 +122,7 @@ class InferenceMetrics:
         )
         self.stage = Histogram(
             "handful_stage_seconds",
-            "Time of a stage: decode by image, forward by batch",
+            "Time of a stage: admit by request, decode and queue by image, forward by batch",
             ["stage"],
             buckets=(0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10),
             registry=registry,
@@ -255,7 +256,8 @@ class Embedder:
             loaded.prepare(self._chooser)
         preprocessing = loaded.encoder.preprocessing
         size = sum(map(len, contents))
-        self._admit(len(contents), size, wait=wait, bulk=bulk)
+        with self._metrics.stage.labels("admit").time():
+            self._admit(len(contents), size, wait=wait, bulk=bulk)
         due = time.monotonic() + (BULK_PATIENCE_S if bulk else 0.0)
         items = [
             _Item(due, next(self._numbers), version, content, preprocessing, Future())
@@ -371,7 +373,7 @@ class Embedder:
                 item.outcome.set_result(ImageNotDecodable(f"decoding failed: {error}"))
             else:
                 with self._arrived:
-                    heapq.heappush(self._ready, _Ready(item, decoded))
+                    heapq.heappush(self._ready, _Ready(item, decoded, time.monotonic()))
                     self._arrived.notify()
             worker.busy_since = None
 
@@ -434,7 +436,7 @@ class Embedder:
                 InferenceFailed(f"the encoder failed on this image: {error}")
             )
             return
-        for (item, decoded), vector in zip(batch, vectors, strict=True):
+        for (item, decoded, _), vector in zip(batch, vectors, strict=True):
             item.outcome.set_result(
                 Embedded(vector, decoded.media_type, decoded.width, decoded.height)
                 if vector.isfinite().all()
@@ -443,6 +445,9 @@ class Embedder:
 
     def _forward(self, batch: list[_Ready]) -> Tensor:
         self._metrics.batch.observe(len(batch))
+        now, queued = time.monotonic(), self._metrics.stage.labels("queue")
+        for ready in batch:
+            queued.observe(now - ready.since)
         with self._metrics.stage.labels("forward").time():
             serving = self._loaded(batch[0].item.version).prepare(self._chooser)
             pixels = torch.stack([ready.decoded.pixels for ready in batch])

@@ -69,7 +69,7 @@ def main() -> None:
         tempfile.TemporaryDirectory() as folder,
         Server(Path(folder), encoder=options.encoder, max_queue_images="4096") as server,
     ):
-        _register(server.url, bodies)
+        register(server.url, bodies)
         loop = _loop(options.encoder, bodies)
         measured = _measure(loop, shapes, server.port, repeats=2 if options.quick else 5)
     _report(options, measured)
@@ -210,7 +210,8 @@ def photos(folder: Path | None, count: int) -> list[bytes]:
     return found
 
 
-def _register(url: str, photos: Sequence[bytes]) -> None:
+def register(url: str, photos: Sequence[bytes]) -> None:
+    """Make the project, and give it twenty photos under four labels."""
     with Client(url) as client, tempfile.TemporaryDirectory() as folder:
         client.ensure_project("bench")
         for n, photo in enumerate(photos[:20]):
