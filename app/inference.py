@@ -10,6 +10,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import NamedTuple
 from uuid import UUID
 
@@ -44,6 +45,12 @@ def keep_freed_memory() -> None:
     mallopt(m_mmap_threshold, 1 << 30)
     mallopt(m_trim_threshold, (1 << 31) - 1)
     mallopt(m_arena_max, 1)
+
+
+def give_back_memory() -> None:
+    """Return what is free now to the kernel, where it is kept otherwise."""
+    with suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def compute_alone() -> int:
@@ -385,6 +392,8 @@ class Embedder:
         while self._warm_up and size <= self._max_batch and not self._stopping:
             worker.busy_since = time.monotonic()
             serving = self._loaded(self._warm_up).prepare(self._chooser)
+            if size == 1:
+                give_back_memory()  # of the runtimes that were tried
             side = serving.preprocessing.crop
             serving.embed(torch.zeros(size, 3, side, side, dtype=torch.uint8))
             size *= 2

@@ -141,8 +141,8 @@ def _report(
     headline = (
         f"at {TIMES} times the capacity of {capacity:.0f} images/s: "
         f"goodput {goodput / capacity:.2f} of it, "
-        f"answers within {late:.0f} ms (p99; {1000 * options.delay:.0f} allowed), refusals within "
-        f" {soon:.0f} ms (p99), {result['others']} other failures"
+        f"answers within {late:.0f} ms (p99; {1000 * options.delay:.0f} allowed), refusals "
+        f"within {soon:.0f} ms (p99), {result['others']} other failures"
     )
     kept = (
         goodput >= GOODPUT * capacity

@@ -11,16 +11,17 @@ from models.runtimes.cuda_graphs import CUDAGraphs, Halved, _halved, sizes
 
 
 @pytest.mark.slow
-def test_shallow_stages_of_the_default_encoder_stay_in_float32():
+def test_deep_stages_are_in_float16_as_far_as_embeddings_agree():
     encoder = fold(EfficientNetLite().build())
 
     halved = _halved(encoder)
 
     dtypes = [next(stage.parameters()).dtype for stage in halved.encoder.stages]
     exact = dtypes.count(torch.float32)
-    assert 1 <= exact <= 4
+    assert exact <= 4
     assert dtypes == [torch.float32] * exact + [torch.float16] * (len(dtypes) - exact)
-    assert agree(halved, encoder) >= AGREEMENT > agree(Halved(encoder, 0), encoder)
+    assert agree(halved, encoder) >= AGREEMENT
+    assert exact == 0 or agree(Halved(encoder, exact - 1), encoder) < AGREEMENT
     assert {parameter.dtype for parameter in encoder.parameters()} == {torch.float32}
 
 
