@@ -132,8 +132,7 @@ def _sqlite(url: str) -> Engine:
         url,
         module=driver,
         connect_args={"check_same_thread": False, "timeout": BUSY_TIMEOUT_S},
-        pool_size=20,
-        max_overflow=-1,
+        pool_size=0,  # none is closed: opening one costs more than a query
     )
 
     @event.listens_for(engine, "connect")
