@@ -335,18 +335,19 @@ def _finish(options: argparse.Namespace, outcomes: Sequence[Outcome]) -> None:
     table = _table("accuracy in %, mean and half of its 95 % interval", outcomes, "accuracy")
     seconds = _table("CPU-seconds", outcomes, "seconds")
     pairs = (("B", "A"), ("C", "B"), ("B or C", "B"))
-    gains = {f"{one} - {other}": _gain(outcomes, one, other) for one, other in pairs}
+    many = [outcome for outcome in outcomes if outcome.task.one.shots >= 20]
+    gains = {f"{one} - {other}": _gain(many, one, other) for one, other in pairs if many}
     regret = _regret(outcomes)
     promoted = [o for o in outcomes if o.promoted]
     worse = [o for o in promoted if o.accuracy["candidate"] < o.accuracy["prototypes"] - CLEARLY]
+    shown = ", ".join(f"{name} {_shown(gain)}" for name, gain in gains.items())
     headline = (
-        f"from 20 shots: B - A {_shown(gains['B - A'])}, C - B {_shown(gains['C - B'])}, "
-        f"B or C - B {_shown(gains['B or C - B'])} points; "
-        f"auto at most {max(regret.values()):.1f} points behind the best; "
+        (f"from 20 shots: {shown} points; " if gains else "")
+        + f"auto at most {max(regret.values()):.1f} points behind the best; "
         f"{len(worse)} of {len(promoted)} promotions were worse on the test images"
     )
     kept = (
-        min(gains["B - A"][0], gains["C - B"][0]) > 0
+        all(gains[name][0] > 0 for name in ("B - A", "C - B") if name in gains)
         and max(regret.values()) <= CLEARLY
         and len(worse) <= 0.01 * len(promoted)
     )
@@ -392,10 +393,8 @@ def _mean(values: Sequence[float]) -> tuple[float, float | None]:
 
 
 def _gain(outcomes: Sequence[Outcome], one: str, other: str) -> tuple[float, float | None]:
-    """How much better one way is than another, from 20 shots on."""
-    return _mean(
-        [o.accuracy[one] - o.accuracy[other] for o in outcomes if o.task.one.shots >= 20] or [0.0]
-    )
+    """How much better one way is than another."""
+    return _mean([o.accuracy[one] - o.accuracy[other] for o in outcomes])
 
 
 def _regret(outcomes: Sequence[Outcome]) -> dict[str, float]:
