@@ -18,7 +18,8 @@ from sqlalchemy.orm import Session
 # Older ones can corrupt a WAL database that several processes write
 # (https://sqlite.org/wal.html#walresetbug); some distributions carry the fix in older branches.
 FIXED_SQLITE = ((3, 51, 3), (3, 50, 7), (3, 44, 6))
-BUSY_TIMEOUT_S = 30
+BUSY_TIMEOUT_S = 30  # that a transaction waits for a lock
+IDLE_TIMEOUT_S = 60  # that PostgreSQL lets a transaction with locks do nothing: its process stopped
 
 
 class UnsafeSQLite(RuntimeError):
@@ -155,7 +156,17 @@ def _sqlite(url: str) -> Engine:
 
 
 def _postgresql(url: str) -> Engine:
-    return create_engine(url, pool_size=20, max_overflow=20, pool_pre_ping=True)
+    engine = create_engine(url, pool_size=20, max_overflow=20, pool_pre_ping=True)
+
+    @event.listens_for(engine, "begin")
+    def on_begin(connection: Connection) -> None:
+        if connection.get_execution_options().get("handful_writes"):
+            connection.exec_driver_sql(
+                f"SET LOCAL lock_timeout = '{BUSY_TIMEOUT_S}s'; "
+                f"SET LOCAL idle_in_transaction_session_timeout = '{IDLE_TIMEOUT_S}s'"
+            )
+
+    return engine
 
 
 def _driver() -> Any:

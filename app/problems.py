@@ -13,6 +13,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError, TimeoutError
 from starlette.exceptions import HTTPException
 
 MEDIA_TYPE = "application/problem+json"
+LOCK_NOT_AVAILABLE = "55P03"  # of PostgreSQL
 
 
 class Problem(Exception):
@@ -313,7 +314,8 @@ def from_database(error: SQLAlchemyError) -> Problem | None:
     text = str(error.orig).lower()
     if "disk is full" in text or "no space left" in text or "disk i/o error" in text:
         return StorageFull("the database has no space left to write", retry_after=60)
-    if error.connection_invalidated or "locked" in text or "connect" in text:
+    waited = "locked" in text or getattr(error.orig, "sqlstate", None) == LOCK_NOT_AVAILABLE
+    if error.connection_invalidated or waited or "connect" in text:
         return DatabaseUnavailable("the database did not answer in time", retry_after=1)
     return None
 

@@ -34,6 +34,7 @@ from models.encoders import pick_device
 
 POLL_S = 0.5  # between two looks for a job that waits
 BEAT_S = 0.25  # between two looks after a job that runs
+FRESH_S = 1.0  # since the last beat of a process that does not stand still
 START_S = 120.0  # for a process to begin: importing torch takes seconds, more on a busy machine
 END_S = 5.0  # for a process to end by itself
 NICENESS = 10
@@ -91,7 +92,8 @@ class Worker:
                     reason = f"its process stood still for {silent:.0f} s"
                     self._give_back(process, claim, reason)
                     return
-                renewed = self._keep(process, claim, renewed)
+                alive = not last or silent < FRESH_S
+                renewed = self._keep(process, claim, renewed, alive=alive)
             if process.exitcode:
                 self._give_back(process, claim, f"its process {_ended(process.exitcode)}")
         except LeaseLost:
@@ -100,8 +102,11 @@ class Worker:
             _kill(process)
         log.info("job ended", job=str(claim.job_id))
 
-    def _keep(self, process: SpawnProcess, claim: Claim, renewed: float) -> float:
+    def _keep(self, process: SpawnProcess, claim: Claim, renewed: float, *, alive: bool) -> float:
         """Renew the lease in time, and end a job that is to be cancelled.
+
+        Not that of a process that stands still: it may have stopped in a transaction, and we would
+        wait for its lock instead of ending it.
 
         Raises:
             LeaseLost: the job has ended, or is no longer ours.
@@ -111,7 +116,7 @@ class Worker:
                 _kill(process)
                 self._queue.finish(claim, JobState.CANCELLED)
                 raise LeaseLost("cancelled")
-            if time.monotonic() - renewed > self._settings.lease_seconds / 3:
+            if alive and time.monotonic() - renewed > self._settings.lease_seconds / 3:
                 self._queue.renew(claim)
                 return time.monotonic()
         except SQLAlchemyError as error:

@@ -8,9 +8,11 @@ import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from app import db as module
 from app.db import Database, SchemaOutOfDate, UnsafeSQLite, migrate
+from app.problems import DatabaseUnavailable, from_database
 from app.tables import Project, Table
 
 
@@ -107,6 +109,45 @@ def test_writers_wait_for_each_other_and_readers_do_not(db, make_version):
     assert failures == []
     with db.reading() as session:
         assert session.scalar(sa.select(Project.revision)) == 160
+
+
+def test_who_waits_too_long_for_a_lock_is_told_so(url, monkeypatch, make_version):
+    monkeypatch.setattr(module, "BUSY_TIMEOUT_S", 1)
+    migrate(url)
+    database = Database(url)
+    version = make_version(database)
+    with database.writing() as session:
+        session.add(Project(name="p", head={}, encoder_id=version))
+    lock = sa.select(Project).with_for_update()
+
+    with database.writing() as holder:
+        holder.execute(lock)
+        with pytest.raises(OperationalError) as caught, database.writing() as session:
+            session.execute(lock)
+
+    assert isinstance(from_database(caught.value), DatabaseUnavailable)
+    database.close()
+
+
+def test_a_transaction_whose_process_stopped_gives_its_locks_back(
+    postgresql, monkeypatch, make_version
+):
+    monkeypatch.setattr(module, "IDLE_TIMEOUT_S", 1)
+    database = Database(postgresql())
+    version = make_version(database)
+    with database.writing() as session:
+        session.add(Project(name="p", head={}, encoder_id=version))
+    lock = sa.select(Project).with_for_update()
+
+    stopped = database.writing()
+    stopped.__enter__().execute(lock)  # and then nothing
+    with database.writing() as session:
+        assert session.scalars(lock).one().name == "p"
+
+    with pytest.raises(DBAPIError) as caught:
+        stopped.__exit__(None, None, None)
+    assert isinstance(from_database(caught.value), DatabaseUnavailable)
+    database.close()
 
 
 def test_sqlite_survives_power_loss(tmp_path):

@@ -134,7 +134,7 @@ def test_a_label_that_is_removed_between_rank_and_label(birds, png):
     assert birds.put(path, json={"label": "red", "annotator": "ann"}).status_code == 200
 
 
-def test_an_embedding_that_is_not_finite_is_never_stored(birds, png, monkeypatch):
+def test_an_embedding_that_is_not_finite_is_never_stored(request, png, monkeypatch):
     embed = Encoder.embed
 
     def broken(encoder, images):
@@ -143,6 +143,7 @@ def test_an_embedding_that_is_not_finite_is_never_stored(birds, png, monkeypatch
         return torch.where(red[:, None], torch.nan, vectors)
 
     monkeypatch.setattr(Encoder, "embed", broken)
+    birds = request.getfixturevalue("birds")  # its encoder is loaded while it starts
     files = [("files", (f"{c}.png", png(c), "image/png")) for c in ("red", "blue")]
 
     answer = birds.post("/v1/projects/birds/pool", files=files)
