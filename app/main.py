@@ -27,6 +27,8 @@ from app.exports import Exports
 from app.idempotency import Answers
 from app.imports import Imports
 from app.inference import Embedder, InferenceMetrics, compute_alone, keep_freed_memory
+from app.integrations.label_studio import LabelStudio
+from app.integrations.label_studio.host import Host
 from app.labeling import Labeling
 from app.logs import configure, logger
 from app.middleware import (
@@ -67,6 +69,7 @@ TAGS = (
     "augmentations",
     "pretraining",
     "encoders",
+    "label studio",
     "service",
 )  # as /docs shows them
 
@@ -149,6 +152,17 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.labeling = Labeling(db, embedder, blobs, vectors, project_heads, settings.max_pixels)
     app.state.exports = Exports(db, blobs, project_heads)
     app.state.imports = Imports(db, app.state.labeling, app.state.projects)
+    app.state.label_studio = LabelStudio(
+        db,
+        app.state.labeling,
+        project_heads,
+        app.state.projects,
+        Host(
+            settings.label_studio_url,
+            settings.label_studio_token.get_secret_value(),
+            settings.max_file_bytes,
+        ),
+    )
     app.state.choosing = Choosing(db, vectors, project_heads, Cosines())
     app.state.reports = Reports(db, vectors, project_heads)
     problems.install(app)

@@ -256,6 +256,18 @@ class Unauthorized(Problem):
     status = HTTPStatus.UNAUTHORIZED
 
 
+class AddressRefused(Problem):
+    """Nothing is fetched from that address."""
+
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
+
+
+class AddressUnreachable(Problem):
+    """Nothing came from that address."""
+
+    status = HTTPStatus.BAD_GATEWAY
+
+
 class ForeignOrigin(Problem):
     """The request comes from another web site."""
 

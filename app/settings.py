@@ -46,6 +46,12 @@ class Settings(BaseSettings):
         ("localhost", "127.0.0.1", "[::1]"),
         description="Host names that requests may carry while no API key is set (JSON list).",
     )
+    label_studio_url: str = Field(
+        "", description="Address of the Label Studio whose images are read, as seen from here."
+    )
+    label_studio_token: SecretStr = Field(
+        SecretStr(""), description="A personal access token of that Label Studio, or a legacy one."
+    )
     max_body_bytes: int = Field(1024 * MIB, ge=1, description="Largest request body.")
     max_file_bytes: int = Field(20 * MIB, ge=1, description="Largest image file.")
     max_pixels: int = Field(50_000_000, ge=1, description="Largest image, in pixels.")

@@ -217,6 +217,48 @@ class Reservation(Table):
     created_at: Mapped[datetime] = mapped_column(default=now)
 
 
+class LabelStudioProject(Table):
+    """A project of Label Studio whose backend a project is."""
+
+    __tablename__ = "label_studio_projects"
+
+    project_id: Mapped[UUID] = mapped_column(
+        ForeignKey("projects.id", ondelete="CASCADE"), primary_key=True
+    )
+    studio_project: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    choices: Mapped[str] = mapped_column(String(NAME_LENGTH))  # name of the control
+
+
+class LabelStudioTask(Table):
+    """Which image a task of Label Studio shows."""
+
+    __tablename__ = "label_studio_tasks"
+
+    project_id: Mapped[UUID] = mapped_column(
+        ForeignKey("projects.id", ondelete="CASCADE"), primary_key=True
+    )
+    studio_project: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    task: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    image_id: Mapped[UUID] = mapped_column(ForeignKey("images.id", ondelete="CASCADE"), index=True)
+
+
+class LabelStudioAnnotation(Table):
+    """What an annotation of Label Studio said last; that it was deleted is told by its id alone."""
+
+    __tablename__ = "label_studio_annotations"
+    __table_args__ = (Index(None, "project_id", "studio_project", "task"),)
+
+    project_id: Mapped[UUID] = mapped_column(
+        ForeignKey("projects.id", ondelete="CASCADE"), primary_key=True
+    )
+    studio_project: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    annotation: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    task: Mapped[int] = mapped_column(BigInteger)
+    label: Mapped[str | None] = mapped_column(String(NAME_LENGTH))  # None: skipped, or no choice
+    annotator: Mapped[str | None] = mapped_column(String(NAME_LENGTH))
+    updated_at: Mapped[datetime]
+
+
 class Answer(Table):
     """The answer that an `Idempotency-Key` got, or a claim on it while its request runs."""
 

