@@ -21,11 +21,12 @@ from rich.table import Table
 from sqlalchemy.exc import SQLAlchemyError
 
 from app import demo as demonstration
-from app import exporting, importing, watching
+from app import exporting, importing, linking, watching
 from app.client import Client, RequestRefused, ServiceUnreachable, project_path
 from app.db import SchemaOutOfDate, UnsafeSQLite, migrate
 from app.formats import formats
 from app.main import StartRefused, create_app, sweep
+from app.problems import AddressRefused, AddressUnreachable
 from app.settings import Settings
 from app.worker import beside, work
 from models.encoders import EncoderUnavailable
@@ -41,6 +42,9 @@ EXPECTED = (
     RequestRefused,
     importing.NothingToImport,
     exporting.CannotWrite,
+    linking.CannotLink,
+    AddressRefused,
+    AddressUnreachable,
     demonstration.DemoRefused,
 )
 KEEP_ALIVE_S = 75  # longer than the pools of usual proxies and clients keep a connection
@@ -53,6 +57,8 @@ app = typer.Typer(
 
 jobs = typer.Typer(help="Jobs in the background.", no_args_is_help=True)
 app.add_typer(jobs, name="jobs")
+label_studio = typer.Typer(help="Label Studio, to label in.", no_args_is_help=True)
+app.add_typer(label_studio, name="label-studio")
 
 Project = Annotated[str, typer.Option(help="Name or id of the project.")]
 Url = Annotated[
@@ -263,6 +269,60 @@ def cancel_job(
     typer.echo(
         f"{found['state']}, to be cancelled" if found["state"] != "cancelled" else "cancelled"
     )
+
+
+@label_studio.command("connect")
+def connect(
+    project: Project,
+    studio_url: Annotated[str, typer.Option("--url", help="Address of Label Studio.")],
+    token: Annotated[
+        str,
+        typer.Option(envvar="HANDFUL_LABEL_STUDIO_TOKEN", help="A personal access token of it."),
+    ],
+    studio_project: Annotated[
+        int | None,
+        typer.Option(help="Id of its project; else the one of the same name, made if it is new."),
+    ] = None,
+    backend: Annotated[
+        str, typer.Option(help="Address of Handful as Label Studio sees it; as from here if empty.")
+    ] = "",
+    handful: Annotated[
+        str, typer.Option(help="Address of Handful; this machine when empty.", show_default=False)
+    ] = "",
+) -> None:
+    """Link a project to Label Studio: tasks, suggestions, labels; safe to repeat."""
+    key = Settings().api_key.get_secret_value()
+    studio = linking.studio(studio_url, token)
+    with _client(handful) as client, Progress(console=Console(stderr=True)) as progress:
+        task = progress.add_task("Importing", total=None)
+        linked = linking.connect(
+            client,
+            studio,
+            project,
+            studio_project=studio_project,
+            address=backend or client.url,
+            key=key,
+            advance=lambda done, of: progress.update(task, completed=done, total=of),
+        )
+    typer.echo(f"{linked.imported} images imported, {linked.pushed} tasks in order")
+    typer.echo(f"{studio_url.rstrip('/')}/projects/{linked.studio_project}/data")
+    if linked.trouble:
+        _fail(f"linked, but no suggestions were pushed: {linked.trouble}")
+
+
+@label_studio.command("sync")
+def sync(
+    project: Project,
+    studio_project: Annotated[int, typer.Option(help="Id of the project in Label Studio.")],
+    handful: Annotated[
+        str, typer.Option(help="Address of Handful; this machine when empty.", show_default=False)
+    ] = "",
+) -> None:
+    """Take in what happened in Label Studio while the service was away, and push."""
+    path = f"/label-studio/{quote(project, safe='')}/sync"
+    with _client(handful) as client:
+        done = client.post(path, {"project": studio_project})
+    typer.echo(f"{done['tasks']} tasks, {done['annotations']} annotations")
 
 
 @app.command()

@@ -89,6 +89,10 @@ class Client:
         except httpx.HTTPError as error:
             raise ServiceUnreachable(f"the connection to {self.url} failed: {error!r}") from error
 
+    def content(self, path: str) -> bytes:
+        """A file, whole."""
+        return self._answer("GET", path).content
+
     def ensure_project(self, name: str) -> Any:
         """The project of that name, made if it is new."""
         try:
@@ -99,6 +103,9 @@ class Client:
             return self.get(project_path(name))
 
     def _send(self, method: str, path: str, **content: Any) -> Any:
+        return _content(self._answer(method, path, **content))
+
+    def _answer(self, method: str, path: str, **content: Any) -> httpx.Response:
         headers = {"Idempotency-Key": str(uuid4())} if method == "POST" else {}
         deadline = time.monotonic() + self._patience_s
         while True:
@@ -110,7 +117,9 @@ class Client:
                 wait_s, reason = 1.0, f"the connection to {self.url} failed: {error!r}"
             else:
                 if answer.status_code not in BUSY:
-                    return _content(answer)
+                    if answer.is_error:
+                        _content(answer)
+                    return answer
                 wait_s = float(answer.headers.get("Retry-After", 1))
                 reason = f"{self.url} is busy: {answer.text}"
             if time.monotonic() + wait_s > deadline:

@@ -51,6 +51,7 @@ from app.storage import Blobs
 from app.vector_files import VectorFiles
 from app.vectors import Vectors
 from app.versions import Versions
+from models.acquisition import strategies
 from models.encoders import parse, pick_device
 from models.runtimes import Chooser, Resources, Trial
 
@@ -152,18 +153,20 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.labeling = Labeling(db, embedder, blobs, vectors, project_heads, settings.max_pixels)
     app.state.exports = Exports(db, blobs, project_heads)
     app.state.imports = Imports(db, app.state.labeling, app.state.projects)
+    app.state.choosing = Choosing(db, vectors, project_heads, Cosines())
     app.state.label_studio = LabelStudio(
         db,
         app.state.labeling,
         project_heads,
         app.state.projects,
+        app.state.choosing,
         Host(
             settings.label_studio_url,
             settings.label_studio_token.get_secret_value(),
             settings.max_file_bytes,
         ),
+        strategies["adaptive"](),
     )
-    app.state.choosing = Choosing(db, vectors, project_heads, Cosines())
     app.state.reports = Reports(db, vectors, project_heads)
     problems.install(app)
     for router in routers():

@@ -227,6 +227,8 @@ class LabelStudioProject(Table):
     )
     studio_project: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     choices: Mapped[str] = mapped_column(String(NAME_LENGTH))  # name of the control
+    # The version of the suggestions that were pushed last; None: it asks for them itself.
+    pushed: Mapped[str | None] = mapped_column(String(100))
 
 
 class LabelStudioTask(Table):

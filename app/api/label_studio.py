@@ -7,8 +7,9 @@ from pydantic import BaseModel, Field
 
 from app.api import JobQueue, ProjectKey, problems
 from app.integrations.label_studio import LabelStudio, Suggested
-from app.integrations.label_studio.messages import Control, Event, StudioTask
+from app.integrations.label_studio.messages import Control, Event, Number, StudioTask
 from app.jobs import kinds, submit
+from app.schemas import Schema
 
 router = APIRouter(prefix="/label-studio/{project}", tags=["label studio"])
 
@@ -79,16 +80,10 @@ class PredictedRead(BaseModel):
 
     @classmethod
     def of(cls, suggested: Suggested, control: Control) -> "PredictedRead":
-        choice = {
-            "from_name": control.from_name,
-            "to_name": control.to_name,
-            "type": "choices",
-            "value": {"choices": [suggested.label]},
-        }
         return cls(
             model_version=suggested.version,
             score=suggested.confidence,
-            result=[choice] if suggested.label is not None else [],
+            result=control.result(suggested.label),
         )
 
 
@@ -102,6 +97,26 @@ class ReceivedRead(BaseModel):
     """That an event has come; the job that it started, if any."""
 
     job: str | None = None
+
+
+class StudioProjectWrite(Schema):
+    """Which project of Label Studio."""
+
+    project: Number = Field(description="Its id there.")
+
+
+class PushedRead(BaseModel):
+    """What Label Studio has now."""
+
+    version: str = Field(description="That its suggestions are known by.")
+    tasks: int = Field(description="With a suggestion: those without a label.")
+
+
+class SyncedRead(PushedRead):
+    """What Label Studio has, and is known here."""
+
+    tasks: int = Field(description="All there are.")
+    annotations: int
 
 
 @router.get("/health", responses=problems(404))
@@ -148,6 +163,18 @@ def receive_event(
         return ReceivedRead(job=str(job.id))
     later.add_task(service.handle, project, body)
     return ReceivedRead()
+
+
+@router.post("/push", responses=problems(404, 422, 502))
+def push(project: ProjectKey, body: StudioProjectWrite, service: LabelStudioService) -> PushedRead:
+    """Put suggestions and their order into Label Studio, now and after every ten labels."""
+    return PushedRead(**service.push(project, body.project)._asdict())
+
+
+@router.post("/sync", responses=problems(404, 422, 502))
+def sync(project: ProjectKey, body: StudioProjectWrite, service: LabelStudioService) -> SyncedRead:
+    """Take in tasks and annotations that were missed, and push."""
+    return SyncedRead(**service.sync(project, body.project)._asdict())
 
 
 def _number(project: str) -> int:

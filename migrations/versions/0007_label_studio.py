@@ -19,6 +19,7 @@ def upgrade() -> None:
         sa.Column("project_id", sa.Uuid(), nullable=False),
         sa.Column("studio_project", sa.BigInteger(), nullable=False),
         sa.Column("choices", sa.String(length=200), nullable=False),
+        sa.Column("pushed", sa.String(length=100), nullable=True),
         sa.ForeignKeyConstraint(
             ["project_id"],
             ["projects.id"],

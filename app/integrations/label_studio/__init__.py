@@ -5,8 +5,9 @@ waits for a webhook for one second and never repeats one, so events are answered
 on later.
 """
 
+import re
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -14,11 +15,12 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 import torch
-from sqlalchemy import delete, select
-from sqlalchemy.orm import Session
+from sqlalchemy import select
 from torch import Tensor
 
+from app.choosing import Choosing, Wish
 from app.db import Database
+from app.integrations.label_studio.book import IDS_PER_QUERY, Book, Said
 from app.integrations.label_studio.host import Host
 from app.integrations.label_studio.messages import (
     Control,
@@ -33,23 +35,33 @@ from app.logs import logger
 from app.prediction import ProjectHeads
 from app.problems import AlreadyExists, InvalidRequest, Problem, TooFewLabels
 from app.projects import Projects, find_project
-from app.tables import (
-    Embedding,
-    Image,
-    Label,
-    LabelStudioAnnotation,
-    LabelStudioProject,
-    LabelStudioTask,
-    Project,
-    now,
-)
+from app.tables import Embedding, Label, Project, now
+from models.acquisition import AcquisitionStrategy
 
 SOURCE = "label_studio"  # of annotations
 FRESH = 10  # labels, after which the suggestions count as new
+FIRST = 100  # images in the order in which they are the most worth labeling
+ROWS_PER_CALL = 1000
 FETCHING_THREADS = 8
-IDS_PER_QUERY = 500
+# The name of a file that `handful label-studio connect` has uploaded: the id of its image.
+NAMED = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\.[a-z]+$")
 
 log = logger("handful.label_studio")
+
+
+class Pushed(NamedTuple):
+    """Suggestions that Label Studio has now."""
+
+    version: str
+    tasks: int
+
+
+class Synced(NamedTuple):
+    """What Label Studio has, and is known here."""
+
+    version: str  # of the suggestions that were pushed
+    tasks: int
+    annotations: int
 
 
 class Suggested(NamedTuple):
@@ -68,8 +80,11 @@ class LabelStudio:
     labeling: Labeling
     heads: ProjectHeads
     projects: Projects
+    choosing: Choosing
     host: Host
+    strategy: AcquisitionStrategy  # of what is handed out first
     _settling: threading.Lock = field(default_factory=threading.Lock)
+    _pushing: threading.Lock = field(default_factory=threading.Lock)
 
     def set_up(
         self, project_key: str, studio_project: int, config: str, extra: Mapping[str, Any]
@@ -86,18 +101,10 @@ class LabelStudio:
         control = read_config(config, str(wanted) if wanted else None)
         if token := extra.get("token"):
             self.host.offer(str(token))
-        with self.db.reading() as session:
-            project = find_project(session, project_key)
-            known = session.get(LabelStudioProject, (project.id, studio_project))
+        project, book = self._open(project_key, studio_project)
+        known = book.project()
         if known is None or known.choices != control.from_name:
-            with self.db.writing() as session:
-                session.merge(
-                    LabelStudioProject(
-                        project_id=project.id,
-                        studio_project=studio_project,
-                        choices=control.from_name,
-                    )
-                )
+            book.remember(choices=control.from_name)
         self._make_labels(project, control.choices)
         return self.version(project_key)
 
@@ -114,58 +121,99 @@ class LabelStudio:
         Raises:
             InvalidRequest: the interface has no `Choices` over an image.
         """
-        with self.db.reading() as session:
-            project = find_project(session, project_key)
-        control = self._control(project, studio_project, config)
-        images = self._images(project, studio_project, control, tasks)
-        version = self.version(project_key)
-        try:
-            fitted = self.heads.fitted(project)
-        except TooFewLabels:
-            return control, [Suggested(version, None, None) for _ in tasks]
-        allowed = [n for n, name in enumerate(fitted.names) if name in control.choices]
-        vectors = self._vectors(project, set(images.values())) if allowed else {}
-        found = {}
-        if vectors:
-            chances = fitted.head.probabilities(torch.stack(list(vectors.values())).float())
-            best = chances[:, allowed].max(dim=1)
-            for image, n, confidence in zip(
-                vectors, best.indices.tolist(), best.values.tolist(), strict=True
-            ):
-                label = control.choices[fitted.names[allowed[n]]]
-                found[image] = Suggested(version, label, confidence)
-        nothing = Suggested(version, None, None)
+        project, book = self._open(project_key, studio_project)
+        control = _control(book, config)
+        images = self._images(project, book, control, tasks)
+        found = self._suggested(project, control, set(images.values()))
+        nothing = Suggested(self.version(project_key), None, None)
         return control, [
             found.get(images[task.id], nothing) if task.id in images else nothing for task in tasks
         ]
 
+    def push(self, project_key: str, studio_project: int) -> Pushed:
+        """Put suggestions for all tasks without a label into Label Studio, and their order.
+
+        Label Studio's uncertainty sampling hands out the lowest score first. So scores are the
+        probabilities of the suggested labels, but for the `FIRST` images that are the most worth
+        labeling: theirs are below all others, in order. From now on they are pushed again after
+        every `FRESH` labels.
+
+        Raises:
+            AddressRefused: Label Studio's address is not set.
+            AddressUnreachable: it does not answer, or refuses.
+        """
+        project, book = self._open(project_key, studio_project)
+        studio = StudioProject(**self.host.call("GET", f"/api/projects/{studio_project}"))
+        control = _control(book, studio.label_config)
+        with self._pushing:
+            version = self.version(project_key)
+            tasks = book.unlabeled()
+            found = self._suggested(project, control, set(tasks.values()))
+            ranked = self.choosing.rank(project_key, Wish(self.strategy, FIRST))[1]
+            scores = _scores(found, [one.image_id for one in ranked])
+            rows = [
+                {
+                    "task": task,
+                    "model_version": version,
+                    "score": scores.get(image),
+                    "result": control.result(found[image].label if image in found else None),
+                }
+                for task, image in tasks.items()
+            ]
+            self._replace_predictions(studio_project, rows, version)
+            book.remember(choices=control.from_name, pushed=version)
+        return Pushed(version, len(rows))
+
+    def sync(self, project_key: str, studio_project: int) -> Synced:
+        """Take in what happened in Label Studio while this service was away, and push.
+
+        Raises:
+            AddressRefused: as for `push`.
+            AddressUnreachable: as for `push`.
+        """
+        project, book = self._open(project_key, studio_project)
+        studio = StudioProject(**self.host.call("GET", f"/api/projects/{studio_project}"))
+        control = _control(book, studio.label_config)
+        there, said = set[int](), set[int]()
+        for task in self.host.pages("/api/tasks", project=studio_project, fields="all"):
+            annotations = [StudioAnnotation(**one) for one in task.get("annotations", ())]
+            there.add(task["id"])
+            said.update(annotation.id for annotation in annotations)
+            about = [(annotation, task["id"]) for annotation in annotations]
+            self._take(project, book, control, [StudioTask(**task)], about)
+        gone, unsaid = book.vanished(there, said)
+        self._take_back(project, book, unsaid)
+        book.forget(gone)
+        pushed = self.push(project_key, studio_project)
+        return Synced(pushed.version, len(there), len(said))
+
     def handle(self, project_key: str, event: Event) -> None:
-        """Do what an event asks for; what cannot be done is logged, since nobody waits for it."""
+        """Do what an event asks for; push when that has made the suggestions old."""
         if (studio := event.project) is None:
             return
-        with self.db.reading() as session:
-            project = find_project(session, project_key)
+        project, book = self._open(project_key, studio.id)
         match event.action:
             case "ANNOTATION_CREATED" | "ANNOTATION_UPDATED" | "ANNOTATIONS_CREATED":
-                self._annotated(project, studio, event)
+                control = _control(book, studio.label_config)
+                self._take(project, book, control, event.task, event.said())
             case "ANNOTATIONS_DELETED":
-                self._deleted(project, studio.id, [one.id for one in event.annotations])
+                self._take_back(project, book, [one.id for one in event.annotations])
             case "TASKS_CREATED":
-                control = self._control(project, studio.id, studio.label_config)
-                self._images(project, studio.id, control, event.tasks)
+                control = _control(book, studio.label_config)
+                self._images(project, book, control, event.tasks)
             case "TASKS_DELETED":
-                self._forget(project, studio.id, [one.id for one in event.tasks])
+                book.forget([one.id for one in event.tasks])
             case "PROJECT_UPDATED":
-                control = self._control(project, studio.id, studio.label_config)
+                control = _control(book, studio.label_config)
                 self._make_labels(project, control.choices)
+        known = book.project()
+        if known and known.pushed and known.pushed != self.version(project_key):
+            self.push(project_key, studio.id)
 
-    def _control(self, project: Project, studio_project: int, config: str) -> Control:
+    def _open(self, project_key: str, studio_project: int) -> tuple[Project, Book]:
         with self.db.reading() as session:
-            known = session.get(LabelStudioProject, (project.id, studio_project))
-        try:
-            return read_config(config, known.choices if known else None)
-        except InvalidRequest:
-            return read_config(config)  # the control was renamed since
+            project = find_project(session, project_key)
+        return project, Book(self.db, project.id, studio_project)
 
     def _make_labels(self, project: Project, names: Iterable[str]) -> None:
         with self.db.reading() as session:
@@ -176,38 +224,26 @@ class LabelStudio:
                     self.projects.create_label(str(project.id), name)
 
     def _images(
-        self,
-        project: Project,
-        studio_project: int,
-        control: Control,
-        tasks: Sequence[StudioTask],
+        self, project: Project, book: Book, control: Control, tasks: Sequence[StudioTask]
     ) -> dict[int, UUID]:
         """The image of each task; of those that are new, if they can be fetched."""
-        by_id = {task.id: task for task in tasks}
-        known = self._known(project, studio_project, list(by_id))
-        new = [task for number, task in by_id.items() if number not in known]
+        known = book.images({task.id for task in tasks})
+        new = {task.id: task for task in tasks if task.id not in known}
         if not new:
             return known
-        with ThreadPoolExecutor(FETCHING_THREADS) as threads:
-            fetched = threads.map(lambda task: self._fetch(task, control), new)
-            added = self.labeling.add(str(project.id), fetched)
-        for failed in added.failed:
-            task = new[failed.position].id
-            log.warning("image of a task not read", task=task, reason=failed.problem.detail)
-        found = {new[one.position].id: one.image_id for one in added.stored}
-        with self.db.writing() as session:
-            find_project(session, str(project.id), lock=True)
-            there = _present(session, list(found.values()))
-            for task, image in found.items():
-                if image in there:
-                    session.merge(
-                        LabelStudioTask(
-                            project_id=project.id,
-                            studio_project=studio_project,
-                            task=task,
-                            image_id=image,
-                        )
-                    )
+        named = {number: id_ for number, task in new.items() if (id_ := _named(task, control))}
+        ours = book.present(named.values())
+        found = {number: image for number, image in named.items() if image in ours}
+        strange = [task for number, task in new.items() if number not in found]
+        if strange:
+            with ThreadPoolExecutor(FETCHING_THREADS) as threads:
+                fetched = threads.map(lambda task: self._fetch(task, control), strange)
+                added = self.labeling.add(str(project.id), fetched)
+            for failed in added.failed:
+                number, reason = strange[failed.position].id, failed.problem.detail
+                log.warning("image of a task not read", task=number, reason=reason)
+            found |= {strange[one.position].id: one.image_id for one in added.stored}
+        book.add(found)
         return known | found
 
     def _fetch(self, task: StudioTask, control: Control) -> Upload:
@@ -223,141 +259,112 @@ class LabelStudio:
         except Problem as problem:
             return Upload(name, problem)
 
-    def _known(
-        self, project: Project, studio_project: int, tasks: Sequence[int]
-    ) -> dict[int, UUID]:
-        found: dict[int, UUID] = {}
-        with self.db.reading() as session:
-            for start in range(0, len(tasks), IDS_PER_QUERY):
-                query = select(LabelStudioTask.task, LabelStudioTask.image_id).where(
-                    LabelStudioTask.project_id == project.id,
-                    LabelStudioTask.studio_project == studio_project,
-                    LabelStudioTask.task.in_(tasks[start : start + IDS_PER_QUERY]),
-                )
-                found.update((row[0], row[1]) for row in session.execute(query))
+    def _suggested(
+        self, project: Project, control: Control, images: set[UUID]
+    ) -> dict[UUID, Suggested]:
+        """The likeliest of the labels that Label Studio offers, for images of the project."""
+        try:
+            fitted = self.heads.fitted(project)
+        except TooFewLabels:
+            return {}
+        allowed = [n for n, name in enumerate(fitted.names) if name in control.choices]
+        if not allowed:
+            return {}
+        version, found = self.version(str(project.id)), {}
+        for part in self._vectors(project, images):
+            chances = fitted.head.probabilities(torch.stack(list(part.values())).float())
+            best = chances[:, allowed].max(dim=1)
+            for image, n, confidence in zip(
+                part, best.indices.tolist(), best.values.tolist(), strict=True
+            ):
+                label = control.choices[fitted.names[allowed[n]]]
+                found[image] = Suggested(version, label, confidence)
         return found
 
-    def _vectors(self, project: Project, images: set[UUID]) -> dict[UUID, Tensor]:
-        found: dict[UUID, Tensor] = {}
+    def _vectors(self, project: Project, images: set[UUID]) -> Iterator[dict[UUID, Tensor]]:
+        """Embeddings of images, some at a time."""
         wanted = sorted(images)
-        with self.db.reading() as session:
-            for start in range(0, len(wanted), IDS_PER_QUERY):
-                query = select(Embedding.image_id, Embedding.vector).where(
-                    Embedding.encoder_id == project.encoder_id,
-                    Embedding.image_id.in_(wanted[start : start + IDS_PER_QUERY]),
-                )
-                found.update((row[0], row[1]) for row in session.execute(query))
-        return found
+        for start in range(0, len(wanted), IDS_PER_QUERY):
+            query = select(Embedding.image_id, Embedding.vector).where(
+                Embedding.encoder_id == project.encoder_id,
+                Embedding.image_id.in_(wanted[start : start + IDS_PER_QUERY]),
+            )
+            with self.db.reading() as session:
+                found = {row[0]: row[1] for row in session.execute(query)}
+            if found:
+                yield found
 
-    def _annotated(self, project: Project, studio: StudioProject, event: Event) -> None:
-        control = self._control(project, studio.id, studio.label_config)
-        self._images(project, studio.id, control, event.task)
-        tasks = [task.id for task in event.task]
-        said = {
-            annotation.id: (annotation, task)
-            for n, annotation in enumerate(event.annotation)
-            if (task := annotation.task or (tasks[n] if n < len(tasks) else None)) is not None
-        }
-        labels = {a.label(control) for a, _ in said.values()} - {None}
-        self._make_labels(project, sorted(label for label in labels if label))
+    def _replace_predictions(
+        self, studio_project: int, rows: Sequence[dict[str, Any]], version: str
+    ) -> None:
+        # Label Studio sorts tasks with several predictions by their mean score.
+        self.host.call(
+            "POST",
+            "/api/dm/actions/",
+            params={"id": "delete_tasks_predictions", "project": studio_project},
+            json={"selectedItems": {"all": True, "excluded": []}},
+        )
+        for start in range(0, len(rows), ROWS_PER_CALL):
+            path = f"/api/projects/{studio_project}/import/predictions"
+            self.host.call("POST", path, json=rows[start : start + ROWS_PER_CALL])
+        if rows:
+            # It takes no version of which it has no prediction, and samples at random without.
+            path = f"/api/projects/{studio_project}"
+            self.host.call("PATCH", path, json={"model_version": version})
+
+    def _take(
+        self,
+        project: Project,
+        book: Book,
+        control: Control,
+        tasks: Sequence[StudioTask],
+        annotations: Sequence[tuple[StudioAnnotation, int]],
+    ) -> None:
+        """Take in what is said of tasks."""
+        self._images(project, book, control, tasks)
+        said = [
+            Said(one.id, task, one.label(control), one.annotator, one.updated_at or now())
+            for one, task in annotations
+        ]
+        self._make_labels(project, sorted({one.label for one in said if one.label}))
         with self._settling:
-            with self.db.writing() as session:
-                find_project(session, str(project.id), lock=True)
-                for annotation, task in said.values():
-                    _keep(session, project, studio.id, control, annotation, task)
-            self._settle(project, studio.id, {task for _, task in said.values()})
+            book.keep(said)
+            self._settle(project, book, {one.task for one in said})
 
-    def _deleted(self, project: Project, studio_project: int, annotations: Sequence[int]) -> None:
-        tasks: set[int] = set()
+    def _take_back(self, project: Project, book: Book, annotations: Sequence[int]) -> None:
         with self._settling:
-            with self.db.writing() as session:
-                find_project(session, str(project.id), lock=True)
-                for start in range(0, len(annotations), IDS_PER_QUERY):
-                    gone = session.scalars(
-                        delete(LabelStudioAnnotation)
-                        .where(
-                            LabelStudioAnnotation.project_id == project.id,
-                            LabelStudioAnnotation.studio_project == studio_project,
-                            LabelStudioAnnotation.annotation.in_(
-                                annotations[start : start + IDS_PER_QUERY]
-                            ),
-                        )
-                        .returning(LabelStudioAnnotation.task)
-                    )
-                    tasks.update(gone)
-            self._settle(project, studio_project, tasks)
+            self._settle(project, book, book.drop(annotations))
 
-    def _settle(self, project: Project, studio_project: int, tasks: set[int]) -> None:
+    def _settle(self, project: Project, book: Book, tasks: set[int]) -> None:
         """Give the images of tasks the label that was said of them last, or none any more."""
-        images = self._known(project, studio_project, sorted(tasks))
         changes = []
-        with self.db.reading() as session:
-            for task, image in images.items():
-                last = session.scalar(
-                    select(LabelStudioAnnotation)
-                    .where(
-                        LabelStudioAnnotation.project_id == project.id,
-                        LabelStudioAnnotation.studio_project == studio_project,
-                        LabelStudioAnnotation.task == task,
-                        LabelStudioAnnotation.label.is_not(None),
-                    )
-                    .order_by(
-                        LabelStudioAnnotation.updated_at.desc(),
-                        LabelStudioAnnotation.annotation.desc(),
-                    )
-                    .limit(1)
-                )
-                label, annotator = (last.label, last.annotator) if last else (None, None)
-                changes.append(Change(image, label, annotator, SOURCE))
+        for task, image in book.images(tasks).items():
+            last = book.last(task)
+            label, annotator = (last.label, last.annotator) if last else (None, None)
+            changes.append(Change(image, label, annotator, SOURCE))
         for failed in self.labeling.annotate(str(project.id), changes):
             log.warning("label not set", reason=failed.problem.detail)
 
-    def _forget(self, project: Project, studio_project: int, tasks: Sequence[int]) -> None:
-        """Tasks that were deleted; their images stay, with the labels they have."""
-        with self.db.writing() as session:
-            find_project(session, str(project.id), lock=True)
-            for table in (LabelStudioTask, LabelStudioAnnotation):
-                for start in range(0, len(tasks), IDS_PER_QUERY):
-                    session.execute(
-                        delete(table).where(
-                            table.project_id == project.id,
-                            table.studio_project == studio_project,
-                            table.task.in_(tasks[start : start + IDS_PER_QUERY]),
-                        )
-                    )
+
+def _control(book: Book, config: str) -> Control:
+    known = book.project()
+    try:
+        return read_config(config, known.choices if known else None)
+    except InvalidRequest:
+        return read_config(config)  # the control was renamed since
 
 
-def _present(session: Session, images: Sequence[UUID]) -> set[UUID]:
-    """Which images were not deleted since."""
-    found: set[UUID] = set()
-    for start in range(0, len(images), IDS_PER_QUERY):
-        some = images[start : start + IDS_PER_QUERY]
-        found.update(session.scalars(select(Image.id).where(Image.id.in_(some))))
-    return found
+def _named(task: StudioTask, control: Control) -> UUID | None:
+    """The id of an image that a task's file is named by."""
+    match = NAMED.search(str(task.data.get(control.field)))
+    return UUID(match[1]) if match else None
 
 
-def _keep(
-    session: Session,
-    project: Project,
-    studio_project: int,
-    control: Control,
-    annotation: StudioAnnotation,
-    task: int,
-) -> None:
-    """Remember what an annotation says, unless something newer is known of it."""
-    key = (project.id, studio_project, annotation.id)
-    moment = annotation.updated_at or now()
-    known = session.get(LabelStudioAnnotation, key)
-    if known is not None and known.updated_at > moment:
-        return
-    session.merge(
-        LabelStudioAnnotation(
-            project_id=project.id,
-            studio_project=studio_project,
-            annotation=annotation.id,
-            task=task,
-            label=annotation.label(control),
-            annotator=annotation.annotator,
-            updated_at=moment,
-        )
-    )
+def _scores(suggested: Mapping[UUID, Suggested], first: Sequence[UUID]) -> dict[UUID, float]:
+    """The first images have the lowest scores, in order; the others their confidence."""
+    scores = {
+        image: one.confidence for image, one in suggested.items() if one.confidence is not None
+    }
+    others = scores.keys() - set(first)
+    lowest = min((scores[image] for image in others), default=1.0)
+    return scores | {image: lowest * n / len(first) for n, image in enumerate(first)}

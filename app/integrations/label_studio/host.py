@@ -4,8 +4,10 @@ import base64
 import binascii
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 import httpx
@@ -14,6 +16,8 @@ from app.fetching import PATIENCE, TOTAL_S, content, fetch, outages
 from app.problems import AddressRefused, AddressUnreachable, InvalidRequest
 
 ACCESS_S = 240.0  # for which an access token is used; it is valid for five minutes
+CALL = httpx.Timeout(120.0, connect=5.0)  # predictions of many tasks take their time
+PAGE = 500  # items
 CLOUD = ("s3:", "gs:", "azure-blob:")  # Label Studio signs addresses there
 
 
@@ -57,12 +61,37 @@ class Host:
             return self._read(address)
         return fetch(address, self.max_bytes)
 
-    def _read(self, path: str) -> bytes:
-        if not self.url:
-            raise AddressRefused(
-                f"{path[:80]!r} is an image in Label Studio: set HANDFUL_LABEL_STUDIO_URL, "
-                "and HANDFUL_LABEL_STUDIO_TOKEN to a personal access token of it"
+    def call(self, method: str, path: str, **content: Any) -> Any:
+        """The JSON answer of Label Studio's own API; None where it has no content.
+
+        Raises:
+            AddressRefused: no address is set.
+            AddressUnreachable: it does not answer, or with an error; the detail has its words.
+        """
+        url = self._below(path)
+        with httpx.Client(timeout=CALL) as client, outages(url):
+            headers = self._credential(client)
+            answer = client.request(method, url, headers=headers, **content)
+        if not answer.is_success:
+            raise AddressUnreachable(
+                f"Label Studio answered {method} {path} with status {answer.status_code}: "
+                f"{answer.text[:300]}"
             )
+        return answer.json() if answer.content else None
+
+    def pages(self, path: str, **params: Any) -> Iterator[Any]:
+        """The items of a list, in parts as they are asked for."""
+        number, seen, total = 1, 0, 1
+        while seen < total:
+            asked = {**params, "page": number, "page_size": PAGE}
+            answer = self.call("GET", path, params=asked)
+            # Tasks come with their number in all, projects with the address of the next page.
+            items = answer.get("tasks") or answer.get("results") or []
+            yield from items
+            number, seen = number + 1, seen + len(items)
+            total = answer.get("total", answer.get("count", 0)) if items else 0
+
+    def _read(self, path: str) -> bytes:
         url = path if _is_absolute(path) else self._below(path)
         deadline = time.monotonic() + TOTAL_S
         with httpx.Client(timeout=PATIENCE) as client, outages(url):
@@ -74,6 +103,11 @@ class Host:
         return fetch(there, self.max_bytes)  # a signed address in the cloud, which needs no token
 
     def _below(self, path: str) -> str:
+        if not self.url:
+            raise AddressRefused(
+                f"{path[:80]!r} is in Label Studio: set HANDFUL_LABEL_STUDIO_URL, "
+                "and HANDFUL_LABEL_STUDIO_TOKEN to a personal access token of it"
+            )
         return f"{self.url.rstrip('/')}/{path.lstrip('/')}"
 
     def _credential(self, client: httpx.Client) -> dict[str, str]:

@@ -21,6 +21,14 @@ class Control(NamedTuple):
     field: str  # of a task's data: where its image is
     choices: dict[str, str]  # as Label Studio writes them, by our names
 
+    def result(self, choice: str | None) -> list[dict[str, Any]]:
+        """A choice in Label Studio's words."""
+        if choice is None:
+            return []
+        value = {"choices": [choice]}
+        names = {"from_name": self.from_name, "to_name": self.to_name}
+        return [names | {"type": "choices", "value": value}]
+
 
 class StudioProject(BaseModel):
     """A project of Label Studio."""
@@ -82,6 +90,13 @@ class Event(BaseModel):
     task: list[StudioTask] = []
     annotations: list[Deleted] = []
     tasks: list[StudioTask] = []
+
+    def said(self) -> list[tuple[StudioAnnotation, int]]:
+        """The annotations, each with the number of its task."""
+        tasks = [task.id for task in self.task] + [None] * len(self.annotation)
+        pairs = zip(self.annotation, tasks, strict=False)
+        found = ((one, one.task if one.task is not None else task) for one, task in pairs)
+        return [(one, task) for one, task in found if task is not None]
 
     @field_validator("annotation", "task", mode="before")
     @classmethod

@@ -5,7 +5,7 @@ import http.server
 import json
 import threading
 import time
-from typing import ClassVar
+from typing import Any, ClassVar
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
@@ -13,6 +13,7 @@ import pytest
 from fastapi.testclient import TestClient
 from pydantic import SecretStr
 
+from app.integrations import label_studio as module
 from app.integrations.label_studio import LabelStudio
 from app.main import create_app
 
@@ -34,19 +35,29 @@ AT = "/label-studio/birds"
 
 
 class Studio(http.server.BaseHTTPRequestHandler):
-    """Serves pictures by name to who shows an access token; keeps what it was asked for."""
+    """Serves pictures by name, and answers of its API by path, to who shows an access token.
+
+    It keeps what it was asked for, and what was sent to it.
+    """
 
     files: ClassVar[dict[str, bytes]] = {}
     asked: ClassVar[list[str]] = []
+    answers: ClassVar[dict[str, Any]] = {}
+    sent: ClassVar[list[tuple[str, Any]]] = []
 
     def do_POST(self):
-        length = int(self.headers["Content-Length"])
-        refresh = json.loads(self.rfile.read(length))["refresh"]
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.asked.append(self.path)
-        if refresh != TOKEN:
+        if self.path != "/api/token/refresh/":
+            self.sent.append((self.path, body))
+            self._send(b"{}")
+        elif body["refresh"] == TOKEN:
+            self._send(b'{"access": "in"}')
+        else:
             self.send_error(401)
-            return
-        self._send(json.dumps({"access": "in"}).encode())
+
+    def do_PATCH(self):
+        self.do_POST()
 
     def do_GET(self):
         self.asked.append(self.path)
@@ -54,6 +65,8 @@ class Studio(http.server.BaseHTTPRequestHandler):
         query = parse_qs(parts.query)
         if self.headers["Authorization"] != "Bearer in":
             self.send_error(401)
+        elif parts.path in self.answers:
+            self._send(json.dumps(self.answers[parts.path]).encode())
         elif parts.path.startswith("/tasks/"):
             uri = base64.urlsafe_b64decode(query["fileuri"][0]).decode()
             self.send_response(303)
@@ -76,7 +89,7 @@ class Studio(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def studio(png):
     """Label Studio's address, with a red and a blue picture in several shades."""
-    Studio.asked = []
+    Studio.asked, Studio.sent, Studio.answers = [], [], {}
     Studio.files = {f"{c}{n}.png": png(c, n) for c in ("red", "blue") for n in range(6)}
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Studio)
     thread = threading.Thread(target=server.serve_forever)
@@ -368,6 +381,122 @@ def test_training_is_started_when_there_are_labels_enough(backend):
     job = say(backend, "START_TRAINING")["job"]
 
     assert backend.get(f"/v1/projects/birds/jobs/{job}").json()["kind"] == "finetune"
+
+
+def pushed():
+    """The rows of the last push, and the version that Label Studio was told."""
+    paths = [path for path, _ in Studio.sent]
+    assert paths == [
+        "/api/dm/actions/?id=delete_tasks_predictions&project=7",
+        "/api/projects/7/import/predictions",
+        "/api/projects/7",
+    ]
+    (_, _), (_, rows), (_, project) = Studio.sent
+    Studio.sent.clear()
+    return rows, project["model_version"]
+
+
+def test_what_is_pushed_is_handed_out_in_our_order(backend, monkeypatch):
+    monkeypatch.setattr(module, "FIRST", 2)
+    set_up(backend)
+    for n, colour in enumerate(("red", "blue"), start=1):
+        annotate(backend, n, colour, f"{colour}1.png", task=n)
+    say(backend, "TASKS_CREATED", tasks=[upload(n, f"red{n}.png") for n in range(2, 6)])
+    say(backend, "TASKS_CREATED", tasks=[upload(n, f"blue{n - 10}.png") for n in range(12, 15)])
+    Studio.answers["/api/projects/7"] = PROJECT
+
+    answer = backend.post(f"{AT}/push", json={"project": 7})
+
+    assert answer.status_code == 200, answer.text
+    rows, version = pushed()
+    assert answer.json() == {"version": version, "tasks": len(rows)}
+    assert {row["model_version"] for row in rows} == {version}
+    assert [row["task"] for row in rows] == [3, 4, 5, 12, 13, 14]  # the others have labels
+    for row in rows:
+        assert row["result"] == [chosen("colour", "red" if row["task"] < 10 else "blue")]
+    ranked = backend.post("/v1/projects/birds/pool/rank", json={"budget": 2}).json()["images"]
+    names = {
+        i["id"]: i["filename"] for i in backend.get("/v1/projects/birds/images").json()["items"]
+    }
+    name_of = {3: "red3", 4: "red4", 5: "red5", 12: "blue2", 13: "blue3", 14: "blue4"}
+    files = {n: f"{name}.png" for n, name in name_of.items()}
+    first = sorted(rows, key=lambda row: row["score"])
+    assert [files[row["task"]] for row in first[:2]] == [names[r["image"]] for r in ranked]
+    assert first[0]["score"] == 0
+    assert first[1]["score"] < first[2]["score"] <= 1
+
+
+def test_after_ten_labels_there_is_a_new_order(backend, png):
+    Studio.files |= {f"grey{n}.png": png("grey", n) for n in range(20)}
+    Studio.answers["/api/projects/7"] = PROJECT
+    say(backend, "TASKS_CREATED", tasks=[upload(n, f"grey{n}.png") for n in range(20)])
+    backend.post(f"{AT}/push", json={"project": 7}).raise_for_status()
+    rows, before = pushed()
+    assert len(rows) == 20
+    assert all(row["result"] == [] for row in rows)  # nothing is known yet, but the order
+
+    for n in range(9):
+        annotate(backend, n, "red" if n % 2 else "blue", f"grey{n}.png", task=n)
+    assert Studio.sent == []
+    annotate(backend, 9, "red", "grey9.png", task=9)
+
+    rows, after = pushed()
+    assert len(rows) == 10
+    assert after != before
+
+
+def test_what_was_missed_is_taken_in(backend):
+    set_up(backend)
+    annotate(backend, 1, "red", "red1.png", task=1)
+    annotate(backend, 2, "blue", "blue1.png", task=2)
+    say(backend, "TASKS_CREATED", tasks=[upload(3, "red3.png"), upload(5, "red5.png")])
+    Studio.answers |= {
+        "/api/projects/7": PROJECT,
+        "/api/tasks": {
+            "total": 3,
+            "tasks": [
+                upload(1, "red1.png") | {"annotations": []},  # its annotation was deleted
+                upload(2, "blue1.png") | {"annotations": [annotation(2, "blue", task=2)]},
+                upload(4, "blue4.png") | {"annotations": [annotation(4, "red", task=4)]},
+            ],
+        },
+    }
+
+    answer = backend.post(f"{AT}/sync", json={"project": 7})
+
+    assert answer.json() | {"version": ""} == {"version": "", "tasks": 3, "annotations": 2}
+    assert labels(backend) == {
+        "red1.png": None,
+        "blue1.png": "blue",
+        "red3.png": None,
+        "red5.png": None,
+        "blue4.png": "red",
+    }
+    rows, _ = pushed()
+    assert [row["task"] for row in rows] == [1]  # 3 and 5 are no tasks any more
+
+
+def test_an_image_that_came_from_here_is_not_fetched(backend, png):
+    files = [("files", ("mine.png", png("red"), "image/png"))]
+    stored = backend.post("/v1/projects/birds/pool", files=files).json()["images"][0]["id"]
+    strange = "0" * 8 + stored[8:]
+
+    predict(backend, upload(1, f"cf538e5d-{stored}.png"), upload(2, f"cf538e5d-{strange}.png"))
+
+    assert [path for path in Studio.asked if stored in path] == []
+    assert [path for path in Studio.asked if strange in path] != []
+    annotate(backend, 1, "red", "any.png", task=1)
+    assert labels(backend) == {"mine.png": "red"}
+
+
+def test_label_studio_that_is_not_set_or_away_is_told(birds, backend):
+    refused = birds.post(f"{AT}/push", json={"project": 7})
+    assert refused.status_code == 422
+    assert "set HANDFUL_LABEL_STUDIO_URL" in refused.json()["detail"]
+
+    away = backend.post(f"{AT}/push", json={"project": 7})
+    assert away.status_code == 502
+    assert "answered GET /api/projects/7 with status 404" in away.json()["detail"]
 
 
 def test_an_event_that_nobody_needs_changes_nothing(backend):

@@ -1,0 +1,167 @@
+"""What is known here of a project of Label Studio: its tasks and annotations, in SQL."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, NamedTuple, TypeVar
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, delete, select
+from sqlalchemy.orm import Session
+
+from app.db import Database
+from app.projects import find_project
+from app.tables import Image, LabelStudioAnnotation, LabelStudioProject, LabelStudioTask
+
+IDS_PER_QUERY = 500
+Item = TypeVar("Item")
+Kept = type[LabelStudioTask] | type[LabelStudioAnnotation]
+
+
+class Said(NamedTuple):
+    """What an annotation says."""
+
+    annotation: int
+    task: int
+    label: str | None  # None: skipped, or no choice
+    annotator: str | None
+    updated_at: datetime
+
+
+@dataclass(frozen=True)
+class Book:
+    """The tasks and annotations of one project of Label Studio."""
+
+    db: Database
+    project_id: UUID
+    studio_project: int
+
+    def project(self) -> LabelStudioProject | None:
+        """What is known of the project itself."""
+        with self.db.reading() as session:
+            return session.get(LabelStudioProject, (self.project_id, self.studio_project))
+
+    def remember(self, *, choices: str, **more: str) -> None:
+        """The name of its control, and with `pushed` the version of its suggestions."""
+        with self.db.writing() as session:
+            session.merge(LabelStudioProject(**self._key, choices=choices, **more))
+
+    def images(self, tasks: Iterable[int]) -> dict[int, UUID]:
+        """The image of each task that is known."""
+        found: dict[int, UUID] = {}
+        with self.db.reading() as session:
+            for some in _parts(list(tasks)):
+                query = select(LabelStudioTask.task, LabelStudioTask.image_id)
+                query = query.where(*self._of(LabelStudioTask), LabelStudioTask.task.in_(some))
+                found.update((row[0], row[1]) for row in session.execute(query))
+        return found
+
+    def present(self, images: Iterable[UUID]) -> set[UUID]:
+        """Which images the project has."""
+        with self.db.reading() as session:
+            return self._present(session, images)
+
+    def add(self, images: Mapping[int, UUID]) -> None:
+        """Which image each task shows; an image that was deleted meanwhile is left out."""
+        with self._writing() as session:
+            there = self._present(session, images.values())
+            for task, image in images.items():
+                if image in there:
+                    session.merge(LabelStudioTask(**self._key, task=task, image_id=image))
+
+    def unlabeled(self) -> dict[int, UUID]:
+        """The tasks whose images have no label, and those images."""
+        query = (
+            select(LabelStudioTask.task, LabelStudioTask.image_id)
+            .join(Image, Image.id == LabelStudioTask.image_id)
+            .where(*self._of(LabelStudioTask), Image.label_id.is_(None))
+            .order_by(LabelStudioTask.task)
+        )
+        with self.db.reading() as session:
+            return {row[0]: row[1] for row in session.execute(query)}
+
+    def keep(self, said: Iterable[Said]) -> None:
+        """What annotations say, unless something newer is known of them."""
+        with self._writing() as session:
+            for one in said:
+                key = (self.project_id, self.studio_project, one.annotation)
+                known = session.get(LabelStudioAnnotation, key)
+                if known is None or known.updated_at <= one.updated_at:
+                    session.merge(LabelStudioAnnotation(**self._key, **one._asdict()))
+
+    def drop(self, annotations: Sequence[int]) -> set[int]:
+        """Forget annotations that were deleted; their tasks."""
+        tasks: set[int] = set()
+        with self._writing() as session:
+            for some in _parts(annotations):
+                gone = delete(LabelStudioAnnotation).where(
+                    *self._of(LabelStudioAnnotation), LabelStudioAnnotation.annotation.in_(some)
+                )
+                tasks.update(session.scalars(gone.returning(LabelStudioAnnotation.task)))
+        return tasks
+
+    def last(self, task: int) -> LabelStudioAnnotation | None:
+        """What was said of a task last."""
+        query = (
+            select(LabelStudioAnnotation)
+            .where(
+                *self._of(LabelStudioAnnotation),
+                LabelStudioAnnotation.task == task,
+                LabelStudioAnnotation.label.is_not(None),
+            )
+            .order_by(
+                LabelStudioAnnotation.updated_at.desc(), LabelStudioAnnotation.annotation.desc()
+            )
+            .limit(1)
+        )
+        with self.db.reading() as session:
+            return session.scalar(query)
+
+    def forget(self, tasks: Sequence[int]) -> None:
+        """Tasks that were deleted, with what was said of them."""
+        with self._writing() as session:
+            for table in (LabelStudioTask, LabelStudioAnnotation):
+                for some in _parts(tasks):
+                    session.execute(delete(table).where(*self._of(table), table.task.in_(some)))
+
+    def vanished(self, tasks: set[int], annotations: set[int]) -> tuple[list[int], list[int]]:
+        """The tasks, and the annotations of other tasks, that are known and not among these."""
+        known_tasks = select(LabelStudioTask.task).where(*self._of(LabelStudioTask))
+        known = select(LabelStudioAnnotation.annotation, LabelStudioAnnotation.task).where(
+            *self._of(LabelStudioAnnotation)
+        )
+        with self.db.reading() as session:
+            gone = [task for task in session.scalars(known_tasks) if task not in tasks]
+            unsaid = [
+                row[0]
+                for row in session.execute(known)
+                if row[1] in tasks and row[0] not in annotations
+            ]
+        return gone, unsaid
+
+    @property
+    def _key(self) -> dict[str, Any]:
+        return {"project_id": self.project_id, "studio_project": self.studio_project}
+
+    def _of(self, table: Kept) -> tuple[ColumnElement[bool], ...]:
+        return table.project_id == self.project_id, table.studio_project == self.studio_project
+
+    @contextmanager
+    def _writing(self) -> Iterator[Session]:
+        """A session that has the project to itself, so that nobody writes the same row twice."""
+        with self.db.writing() as session:
+            find_project(session, str(self.project_id), lock=True)
+            yield session
+
+    def _present(self, session: Session, images: Iterable[UUID]) -> set[UUID]:
+        found: set[UUID] = set()
+        for some in _parts(list(images)):
+            query = select(Image.id).where(Image.project_id == self.project_id, Image.id.in_(some))
+            found.update(session.scalars(query))
+        return found
+
+
+def _parts(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
+    for start in range(0, len(items), IDS_PER_QUERY):
+        yield items[start : start + IDS_PER_QUERY]
