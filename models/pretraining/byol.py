@@ -26,7 +26,10 @@ class BYOL:
 
     family: ClassVar[Family] = "contrastive"
     fewest: ClassVar[int] = 500
-    unsuited: ClassVar[str] = "batches below 32: its batch norms are what keeps it from collapsing"
+    unsuited: ClassVar[str] = (
+        "batches below 32, since its batch norms are what keeps it from collapsing; a transformer "
+        "in little time"
+    )
 
     momentum: float = 0.99  # of the copy at the start; rises to 1. The paper's 0.996 is for longer
     projection: int = 256  # features that are predicted

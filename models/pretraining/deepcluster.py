@@ -28,7 +28,7 @@ class DeepCluster:
 
     family: ClassVar[Family] = "cluster-based"
     fewest: ClassVar[int] = 1000
-    unsuited: ClassVar[str] = "many more classes than clusters"
+    unsuited: ClassVar[str] = "many more classes than clusters; a transformer in little time"
 
     clusters: int = 0  # 0: one for 20 images, at most 1000
     heads: int = 2  # clusterings at the same time

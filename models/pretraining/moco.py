@@ -29,7 +29,10 @@ class MoCo:
 
     family: ClassVar[Family] = "contrastive"
     fewest: ClassVar[int] = 500
-    unsuited: ClassVar[str] = "fewer images than a few batches: the queue would hold only them"
+    unsuited: ClassVar[str] = (
+        "fewer images than a few batches, since the queue would hold only them; a transformer in "
+        "little time"
+    )
 
     version: Literal[1, 2] = 2
     momentum: float = 0.99  # of the copy

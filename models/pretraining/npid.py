@@ -24,7 +24,10 @@ class NPID:
 
     family: ClassVar[Family] = "contrastive"
     fewest: ClassVar[int] = 500
-    unsuited: ClassVar[str] = "more images than passes over them can refresh the memory of"
+    unsuited: ClassVar[str] = (
+        "more images than passes over them can refresh the memory of; a transformer in little "
+        "time, which it makes worse"
+    )
 
     momentum: float = 0.5  # of the memory
     negatives: int = 4096  # memories of others; at most one of each

@@ -26,7 +26,10 @@ class Rotation:
 
     family: ClassVar[Family] = "discriminative"
     fewest: ClassVar[int] = 500
-    unsuited: ClassVar[str] = "images without an upright position, such as those of microscopes"
+    unsuited: ClassVar[str] = (
+        "images without an upright position, such as those of microscopes; a transformer in "
+        "little time"
+    )
 
     flip: bool = True  # mirror half of the images
 

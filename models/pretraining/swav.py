@@ -31,7 +31,7 @@ class SwAV:
 
     family: ClassVar[Family] = "cluster-based"
     fewest: ClassVar[int] = 1000
-    unsuited: ClassVar[str] = "fewer images than ten for each prototype"
+    unsuited: ClassVar[str] = "fewer images than ten a prototype; a transformer in little time"
 
     prototypes: int = 0  # 0: one for 20 images, at most 1000
     local: int = 2  # small views of each image, besides two large ones; none for transformers

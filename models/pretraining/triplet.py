@@ -21,7 +21,10 @@ class Triplet:
 
     family: ClassVar[Family] = "contrastive"
     fewest: ClassVar[int] = 500
-    unsuited: ClassVar[str] = "many images that are nearly alike: the nearest one teaches nonsense"
+    unsuited: ClassVar[str] = (
+        "many images that are nearly alike, since the nearest one teaches nonsense; a transformer, "
+        "whose embeddings it makes alike"
+    )
 
     projection: int = 128  # features that are compared
     contrast: Contrast = field(default_factory=lambda: Contrast(loss="triplet"))
