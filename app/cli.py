@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 from urllib.parse import quote
+from uuid import UUID
 
 import typer
 import uvicorn
@@ -22,11 +23,14 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app import demo as demonstration
 from app import exporting, importing, linking, watching
-from app.client import Client, RequestRefused, ServiceUnreachable, project_path
+from app.api.classify import PredictionRead
+from app.client import Handful, RequestRefused, ServiceUnreachable
 from app.db import SchemaOutOfDate, UnsafeSQLite, migrate
 from app.formats import formats
 from app.main import StartRefused, create_app, sweep
+from app.metadata import parse
 from app.problems import AddressRefused, AddressUnreachable
+from app.schemas import FailedRead
 from app.settings import Settings
 from app.worker import beside, work
 from models.encoders import EncoderUnavailable
@@ -48,6 +52,14 @@ EXPECTED = (
     demonstration.DemoRefused,
 )
 KEEP_ALIVE_S = 75  # longer than the pools of usual proxies and clients keep a connection
+
+
+class Classified(NamedTuple):
+    """What became of some files."""
+
+    predictions: list[PredictionRead]
+    failed: list[FailedRead]
+
 
 app = typer.Typer(
     help="Few-shot and active labeling of images: a handful of labels is enough.",
@@ -145,7 +157,7 @@ def import_(
         client.ensure_project(project)
         task = progress.add_task("Importing", total=len(sources))
         report = importing.upload(
-            client, project, sources, lambda n: progress.advance(task, n), metadata or ()
+            client, project, sources, lambda n: progress.advance(task, n), parse(metadata or ())
         )
     for path, reason in report.failed:
         typer.echo(f"{path}: {reason}", err=True)
@@ -179,19 +191,17 @@ def export_(
     url: Url = "",
 ) -> None:
     """Write a project of a running service to one file."""
-    body = {
-        "format": {"name": format_, "options": {"images": True} if images else {}},
-        "state": state,
-        "splits": exporting.shares(split or ()),
-        "predictions": predictions,
-    }
+    form = {"name": format_, "options": {"images": True} if images else {}}
+    splits = exporting.shares(split or ())
     with _client(url) as client, exporting.replacing(output, force=force) as file:
         with Progress(
             TextColumn("Exporting"), DownloadColumn(), TransferSpeedColumn(),
             console=Console(stderr=True),
         ) as progress:  # fmt: skip
             task = progress.add_task("Exporting", total=None)
-            for part in client.download(project_path(project, "export"), body):
+            for part in client.export(
+                project, form, state=state, splits=splits, predictions=predictions
+            ):
                 file.write(part)
                 progress.advance(task, len(part))
         size = file.tell()
@@ -202,7 +212,7 @@ def export_(
 def label(project: Project, url: Url = "") -> None:
     """Open the labeling page in a browser."""
     with _client(url) as client:
-        client.get(project_path(project))  # says if there is none
+        client.project(project)  # says if there is none
         page = f"{client.url}/#/{quote(project, safe='')}/label"
     typer.echo(page)
     typer.launch(page)
@@ -222,16 +232,16 @@ def classify(
     with _client(url) as client:
         for batch in _batches(files):
             answer = _classify(client, project, batch)
-            for prediction in answer["predictions"]:
-                path = batch[prediction["position"]]
+            for prediction in answer.predictions:
+                path = batch[prediction.position]
                 typer.echo(
-                    json.dumps({"file": str(path), **prediction})
+                    json.dumps({"file": str(path), **prediction.model_dump(mode="json")})
                     if as_json
-                    else f"{path}\t{prediction['label']}\t{prediction['probability']:.3f}"
+                    else f"{path}\t{prediction.label}\t{prediction.probability:.3f}"
                 )
-            for one in answer["failed"]:
+            for one in answer.failed:
                 failed += 1
-                typer.echo(f"{batch[one['position']]}: {one['problem']['detail']}", err=True)
+                typer.echo(f"{batch[one.position]}: {one.problem.detail}", err=True)
     if failed:
         raise typer.Exit(1)
 
@@ -240,13 +250,13 @@ def classify(
 def list_jobs(project: Project, url: Url = "") -> None:
     """List the newest jobs of a project."""
     with _client(url) as client:
-        found = client.get(project_path(project, "jobs"))["items"]
+        found = client.jobs(project).items
     Console().print(watching.listing(found))
 
 
 @jobs.command("watch")
 def watch_job(
-    job: Annotated[str, typer.Argument(help="Id of the job.")],
+    job: Annotated[UUID, typer.Argument(help="Id of the job.")],
     project: Project,
     url: Url = "",
 ) -> None:
@@ -259,16 +269,14 @@ def watch_job(
 
 @jobs.command("cancel")
 def cancel_job(
-    job: Annotated[str, typer.Argument(help="Id of the job.")],
+    job: Annotated[UUID, typer.Argument(help="Id of the job.")],
     project: Project,
     url: Url = "",
 ) -> None:
     """Cancel a job."""
     with _client(url) as client:
-        found = client.post(project_path(project, "jobs", job, "cancel"), None)
-    typer.echo(
-        f"{found['state']}, to be cancelled" if found["state"] != "cancelled" else "cancelled"
-    )
+        found = client.cancel_job(project, job)
+    typer.echo(f"{found.state}, to be cancelled" if found.state != "cancelled" else "cancelled")
 
 
 @label_studio.command("connect")
@@ -350,7 +358,7 @@ def demo(
     key = settings.api_key.get_secret_value()
     with (
         demonstration.serving(_server(settings), [listener]) as thread,
-        Client(_reachable(url), key) as client,
+        Handful(_reachable(url), key) as client,
     ):
         folder = images or demonstration.write_digits(settings.data_dir / "demo" / "digits")
         demonstration.run(client, folder, console)
@@ -444,11 +452,11 @@ def _reachable(url: str) -> str:
 
 
 @contextmanager
-def _client(url: str) -> Iterator[Client]:
+def _client(url: str) -> Iterator[Handful]:
     settings = Settings()
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     here = _reachable(f"http://{host}:{settings.port}")
-    with Client(url or here, settings.api_key.get_secret_value()) as client:
+    with Handful(url or here, settings.api_key.get_secret_value()) as client:
         yield client
 
 
@@ -461,14 +469,14 @@ def _batches(files: list[Path]) -> Iterator[list[Path]]:
         yield batch
 
 
-def _classify(client: Client, project: str, batch: list[Path]) -> dict[str, Any]:
+def _classify(client: Handful, project: str, batch: list[Path]) -> Classified:
     try:
-        answer: dict[str, Any] = client.upload(project_path(project, "classify"), batch)
+        answer = client.classify(project, batch)
     except RequestRefused as problem:
         if not problem.failed:
             raise
-        return {"predictions": [], "failed": problem.failed}
-    return answer
+        return Classified([], [FailedRead.model_validate(one) for one in problem.failed])
+    return Classified(answer.predictions, answer.failed)
 
 
 if __name__ == "__main__":

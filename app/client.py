@@ -1,17 +1,46 @@
-"""Calls to a running service, for the command line."""
+"""A running service, as seen from a program: `Handful` waits for answers, `AsyncHandful` does not.
 
+with Handful("http://127.0.0.1:8000") as handful:
+    handful.create_project("birds")
+    handful.add_images("birds", ["a.jpg", "b.jpg"], label="owl")
+"""
+
+import asyncio
+import functools
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from types import TracebackType
-from typing import Any, Self
-from urllib.parse import quote, urlsplit
-from uuid import uuid4
+from typing import Any, Generic, ParamSpec, Self, TypeVar, overload
+from urllib.parse import urlsplit
+from uuid import UUID, uuid4
 
 import httpx
+from pydantic import ValidationError
+
+from app import calls
+from app.api.jobs import EventRead
+from app.calls import Call, Existing, File, Metadata, Plugin, plugin, project_path
+from app.queue import FINAL
+from app.schemas import FailedRead, JobRead, Page, StoredRead
 
 BUSY = {429, 503}
 LOOPBACK = {"localhost", "127.0.0.1", "::1"}
+FILES_PER_REQUEST = 64
+POLL_S = 0.5  # between two looks for new events
+TIMEOUT = httpx.Timeout(600, connect=10)
+
+Answer = TypeVar("Answer")
+Given = ParamSpec("Given")
+Progress = Callable[[int, int], None]  # images that are done, and all
+Listener = Callable[[EventRead], None]
 
 
 class ServiceUnreachable(RuntimeError):
@@ -19,30 +48,154 @@ class ServiceUnreachable(RuntimeError):
 
 
 class RequestRefused(RuntimeError):
-    """The service answered with a problem; the message is its detail."""
+    """The service answered with a problem (RFC 9457); the message is its detail."""
 
     def __init__(self, status: int, problem: Mapping[str, Any]) -> None:
         super().__init__(str(problem.get("detail") or problem.get("title") or f"status {status}"))
         self.status = status
+        self.type = str(problem.get("type", "about:blank"))
+        self.title = str(problem.get("title", ""))
+        self.detail = str(self)
+        self.members = dict(problem)
         self.failed: Sequence[Mapping[str, Any]] = problem.get("failed", ())
 
 
-class Client:
+class JobEnded(RuntimeError):
+    """A job that was waited for did not succeed."""
+
+    def __init__(self, job: JobRead) -> None:
+        super().__init__(f"job {job.id} {job.state}" + (f": {job.error}" if job.error else ""))
+        self.job = job
+
+
+class Added:
+    """What became of files that were sent in several requests."""
+
+    def __init__(self) -> None:
+        self.images: list[StoredRead] = []
+        self.failed: list[FailedRead] = []
+
+    def note(self, start: int, images: Iterable[StoredRead], failed: Iterable[FailedRead]) -> None:
+        """Take in the answer to one request, whose files begin at `start` of all."""
+        self.images += [i.model_copy(update={"position": i.position + start}) for i in images]
+        self.failed += [f.model_copy(update={"position": f.position + start}) for f in failed]
+
+
+class _Method(Generic[Given, Answer]):
+    """A method that sends a call: it waits for the answer or not, as its client does."""
+
+    def __init__(self, build: Callable[Given, Call[Answer]]) -> None:
+        self._build = build
+        functools.update_wrapper(self, build)  # type: ignore[arg-type]
+
+    @overload
+    def __get__(self, client: "Handful", owner: type) -> Callable[Given, Answer]: ...
+    @overload
+    def __get__(
+        self, client: "AsyncHandful", owner: type
+    ) -> Callable[Given, Awaitable[Answer]]: ...
+    @overload
+    def __get__(self, client: None, owner: type) -> Self: ...
+
+    def __get__(self, client: Any, owner: type) -> Any:
+        if client is None:
+            return self
+
+        @functools.wraps(self._build)
+        def method(*args: Given.args, **kwargs: Given.kwargs) -> Any:
+            return client.send(self._build(*args, **kwargs))
+
+        return method
+
+
+class _Methods:
+    """The calls that both clients have."""
+
+    create_project = _Method(calls.create_project)
+    projects = _Method(calls.projects)
+    project = _Method(calls.project)
+    edit_project = _Method(calls.edit_project)
+    delete_project = _Method(calls.delete_project)
+    create_label = _Method(calls.create_label)
+    labels = _Method(calls.labels)
+    delete_label = _Method(calls.delete_label)
+    add_support = _Method(calls.add_support)
+    add_to_pool = _Method(calls.add_to_pool)
+    classify = _Method(calls.classify)
+    images = _Method(calls.images)
+    image = _Method(calls.image)
+    image_content = _Method(calls.image_content)
+    delete_image = _Method(calls.delete_image)
+    similar = _Method(calls.similar)
+    set_label = _Method(calls.set_label)
+    remove_label = _Method(calls.remove_label)
+    undo_label = _Method(calls.undo_label)
+    annotations = _Method(calls.annotations)
+    annotate = _Method(calls.annotate)
+    rank = _Method(calls.rank)
+    next_images = _Method(calls.next_images)
+    skip = _Method(calls.skip)
+    report = _Method(calls.report)
+    start_job = _Method(calls.start_job)
+    jobs = _Method(calls.jobs)
+    job = _Method(calls.job)
+    job_events = _Method(calls.job_events)
+    cancel_job = _Method(calls.cancel_job)
+    retry_job = _Method(calls.retry_job)
+    versions = _Method(calls.versions)
+    promote = _Method(calls.promote)
+    weights = _Method(calls.weights)
+    upload_version = _Method(calls.upload_version)
+    import_file = _Method(calls.import_file)
+
+
+class _Attempts:
+    """One request, which is repeated while the service is busy, restarting or out of reach."""
+
+    def __init__(self, url: str, method: str, patience_s: float) -> None:
+        self._url = url
+        self._deadline = time.monotonic() + patience_s
+        # With it, a repetition changes nothing twice.
+        self.headers = {"Idempotency-Key": str(uuid4())} if method == "POST" else {}
+
+    def pause_after(self, outcome: httpx.Response | httpx.HTTPError) -> float | None:
+        """Seconds until the next attempt; None when this is the answer.
+
+        Raises:
+            ServiceUnreachable: patience is over, or nobody listens there.
+            RequestRefused: the answer is a problem.
+        """
+        if isinstance(outcome, httpx.ConnectError):
+            raise _nobody(self._url) from outcome
+        if isinstance(outcome, httpx.HTTPError):
+            pause_s, reason = 1.0, f"the connection to {self._url} failed: {outcome!r}"
+        elif outcome.status_code in BUSY:
+            pause_s = float(outcome.headers.get("Retry-After", 1))
+            reason = f"{self._url} is busy: {outcome.text}"
+        else:
+            if outcome.is_error:
+                raise refusal(outcome)
+            return None
+        if time.monotonic() + pause_s > self._deadline:
+            raise ServiceUnreachable(reason)
+        return pause_s
+
+
+class Handful(_Methods):
     """A service reached over HTTP. Threads may share it.
 
     A request that finds the service busy or restarting is repeated until `patience_s` is over;
     every POST carries an `Idempotency-Key`, so a repetition changes nothing twice.
+
+    Raises:
+        ServiceUnreachable: by any method, when nobody answers in time.
+        RequestRefused: by any method, when the service answers with a problem.
     """
 
     def __init__(self, url: str, api_key: str = "", *, patience_s: float = 60.0) -> None:
         self.url = url.rstrip("/")
         self._patience_s = patience_s
-        self._http = httpx.Client(
-            base_url=self.url,
-            headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
-            timeout=httpx.Timeout(600, connect=10),
-            trust_env=urlsplit(url).hostname not in LOOPBACK,  # a proxy cannot reach our loopback
-        )
+        self._http = httpx.Client(**_settings(self.url, api_key))
 
     def __enter__(self) -> Self:
         return self
@@ -53,24 +206,88 @@ class Client:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close its connections."""
         self._http.close()
+
+    def send(self, call: Call[Answer]) -> Answer:
+        """What any method does: send a call, and read the answer."""
+        return _read(call, self._answer(call.method, call.path, **call.arguments()))
+
+    def add_images(
+        self,
+        project: str,
+        files: Sequence[File],
+        *,
+        label: str | None = None,
+        existing: Existing = "relabel",
+        metadata: Metadata | None = None,
+        progress: Progress = lambda done, of: None,
+    ) -> Added:
+        """Send any number of images: support of `label`, or without one to the pool."""
+        added = Added()
+        for start, call in _uploads(project, files, label, existing, metadata):
+            answer = self.send(call)
+            added.note(start, answer.images, answer.failed)
+            progress(min(start + FILES_PER_REQUEST, len(files)), len(files))
+        return added
+
+    def all(
+        self, method: Callable[..., Page[Answer]], *args: Any, **named: Any
+    ) -> Iterator[Answer]:
+        """All items of a list, such as `handful.all(handful.images, "birds")`."""
+        cursor: str | None = None
+        while True:
+            page = method(*args, **{"limit": 1000, **named}, cursor=cursor)
+            yield from page.items
+            if (cursor := page.next_cursor) is None:
+                return
+
+    def wait(self, project: str, job: UUID, told: Listener = lambda event: None) -> JobRead:
+        """Follow a job until it has succeeded.
+
+        Args:
+            told: hears of each event once.
+
+        Raises:
+            JobEnded: it failed or was cancelled.
+        """
+        last = 0
+        while True:
+            found = self.job_events(project, job, after=last, limit=1000)
+            for event in found.items:
+                told(event)
+                last = event.number
+            if not found.items and found.state in FINAL:
+                return _succeeded(self.job(project, job))
+            if not found.items:
+                time.sleep(POLL_S)
+
+    def export(self, project: str, format: Plugin = "folders", **options: Any) -> Iterator[bytes]:
+        """A project as a file of a format, in parts as they come.
+
+        Args:
+            options: of `POST export`: `state`, `splits`, `predictions`.
+
+        Raises:
+            ServiceUnreachable: also when the answer breaks off.
+        """
+        body = {"format": plugin(format), **options}
+        return self.download(project_path(project, "export"), body)
 
     def get(self, path: str, **params: Any) -> Any:
         """The JSON answer to a GET."""
-        return self._send("GET", path, params=params)
+        return _json(self._answer("GET", path, params=params))
 
     def post(self, path: str, body: Any) -> Any:
         """The JSON answer to a POST of JSON."""
-        return self._send("POST", path, json=body)
+        return _json(self._answer("POST", path, json=body))
 
     def patch(self, path: str, body: Any) -> Any:
         """The JSON answer to a PATCH of JSON."""
-        return self._send("PATCH", path, json=body)
-
-    def upload(self, path: str, files: Sequence[Path], **params: Any) -> Any:
-        """The JSON answer to a POST of image files."""
-        parts = [("files", (file.name, file.read_bytes())) for file in files]
-        return self._send("POST", path, files=parts, params=params)
+        return _json(self._answer("PATCH", path, json=body))
 
     def download(self, path: str, body: Any) -> Iterator[bytes]:
         """The answer to a POST of JSON in parts, as they come.
@@ -82,16 +299,12 @@ class Client:
             with self._http.stream("POST", path, json=body) as answer:
                 if answer.is_error:
                     answer.read()
-                    _content(answer)
+                    raise refusal(answer)
                 yield from answer.iter_bytes()
         except httpx.ConnectError as error:
-            raise self._nobody() from error
+            raise _nobody(self.url) from error
         except httpx.HTTPError as error:
             raise ServiceUnreachable(f"the connection to {self.url} failed: {error!r}") from error
-
-    def content(self, path: str) -> bytes:
-        """A file, whole."""
-        return self._answer("GET", path).content
 
     def ensure_project(self, name: str) -> Any:
         """The project of that name, made if it is new."""
@@ -102,49 +315,200 @@ class Client:
                 raise
             return self.get(project_path(name))
 
-    def _send(self, method: str, path: str, **content: Any) -> Any:
-        return _content(self._answer(method, path, **content))
-
     def _answer(self, method: str, path: str, **content: Any) -> httpx.Response:
-        headers = {"Idempotency-Key": str(uuid4())} if method == "POST" else {}
-        deadline = time.monotonic() + self._patience_s
+        attempts = _Attempts(self.url, method, self._patience_s)
+        headers = attempts.headers | content.pop("headers", {})
         while True:
+            outcome: httpx.Response | httpx.HTTPError
             try:
-                answer = self._http.request(method, path, headers=headers, **content)
-            except httpx.ConnectError as error:
-                raise self._nobody() from error
+                outcome = self._http.request(method, path, headers=headers, **content)
             except httpx.HTTPError as error:
-                wait_s, reason = 1.0, f"the connection to {self.url} failed: {error!r}"
-            else:
-                if answer.status_code not in BUSY:
-                    if answer.is_error:
-                        _content(answer)
-                    return answer
-                wait_s = float(answer.headers.get("Retry-After", 1))
-                reason = f"{self.url} is busy: {answer.text}"
-            if time.monotonic() + wait_s > deadline:
-                raise ServiceUnreachable(reason)
-            time.sleep(wait_s)
+                outcome = error
+            pause_s = attempts.pause_after(outcome)
+            if pause_s is None and isinstance(outcome, httpx.Response):
+                return outcome
+            time.sleep(pause_s or 0.0)
 
-    def _nobody(self) -> ServiceUnreachable:
-        return ServiceUnreachable(
-            f"no service answers at {self.url}: start one with `handful serve`, "
-            "or name another with --url"
+
+class AsyncHandful(_Methods):
+    """The same for programs of `async` functions: each method is awaited."""
+
+    def __init__(self, url: str, api_key: str = "", *, patience_s: float = 60.0) -> None:
+        self.url = url.rstrip("/")
+        self._patience_s = patience_s
+        self._http = httpx.AsyncClient(**_settings(self.url, api_key))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close its connections."""
+        await self._http.aclose()
+
+    async def send(self, call: Call[Answer]) -> Answer:
+        """What any method does: send a call, and read the answer."""
+        content = await asyncio.to_thread(call.arguments)  # which reads files
+        return _read(call, await self._answer(call.method, call.path, **content))
+
+    async def add_images(
+        self,
+        project: str,
+        files: Sequence[File],
+        *,
+        label: str | None = None,
+        existing: Existing = "relabel",
+        metadata: Metadata | None = None,
+        progress: Progress = lambda done, of: None,
+    ) -> Added:
+        """Send any number of images: support of `label`, or without one to the pool."""
+        added = Added()
+        for start, call in _uploads(project, files, label, existing, metadata):
+            answer = await self.send(call)
+            added.note(start, answer.images, answer.failed)
+            progress(min(start + FILES_PER_REQUEST, len(files)), len(files))
+        return added
+
+    async def all(
+        self, method: Callable[..., Awaitable[Page[Answer]]], *args: Any, **named: Any
+    ) -> AsyncIterator[Answer]:
+        """All items of a list, such as `handful.all(handful.images, "birds")`."""
+        cursor: str | None = None
+        while True:
+            page = await method(*args, **{"limit": 1000, **named}, cursor=cursor)
+            for item in page.items:
+                yield item
+            if (cursor := page.next_cursor) is None:
+                return
+
+    async def wait(self, project: str, job: UUID, told: Listener = lambda event: None) -> JobRead:
+        """Follow a job until it has succeeded.
+
+        Args:
+            told: hears of each event once.
+
+        Raises:
+            JobEnded: it failed or was cancelled.
+        """
+        last = 0
+        while True:
+            found = await self.job_events(project, job, after=last, limit=1000)
+            for event in found.items:
+                told(event)
+                last = event.number
+            if not found.items and found.state in FINAL:
+                return _succeeded(await self.job(project, job))
+            if not found.items:
+                await asyncio.sleep(POLL_S)
+
+    async def export(
+        self, project: str, format: Plugin = "folders", **options: Any
+    ) -> AsyncIterator[bytes]:
+        """A project as a file of a format, in parts as they come.
+
+        Args:
+            options: of `POST export`: `state`, `splits`, `predictions`.
+
+        Raises:
+            ServiceUnreachable: also when the answer breaks off.
+        """
+        path, body = project_path(project, "export"), {"format": plugin(format), **options}
+        try:
+            async with self._http.stream("POST", path, json=body) as answer:
+                if answer.is_error:
+                    await answer.aread()
+                    raise refusal(answer)
+                async for part in answer.aiter_bytes():
+                    yield part
+        except httpx.ConnectError as error:
+            raise _nobody(self.url) from error
+        except httpx.HTTPError as error:
+            raise ServiceUnreachable(f"the connection to {self.url} failed: {error!r}") from error
+
+    async def _answer(self, method: str, path: str, **content: Any) -> httpx.Response:
+        attempts = _Attempts(self.url, method, self._patience_s)
+        headers = attempts.headers | content.pop("headers", {})
+        while True:
+            outcome: httpx.Response | httpx.HTTPError
+            try:
+                outcome = await self._http.request(method, path, headers=headers, **content)
+            except httpx.HTTPError as error:
+                outcome = error
+            pause_s = attempts.pause_after(outcome)
+            if pause_s is None and isinstance(outcome, httpx.Response):
+                return outcome
+            await asyncio.sleep(pause_s or 0.0)
+
+
+def _settings(url: str, api_key: str) -> dict[str, Any]:
+    return {
+        "base_url": url,
+        "headers": {"Authorization": f"Bearer {api_key}"} if api_key else {},
+        "timeout": TIMEOUT,
+        "trust_env": urlsplit(url).hostname not in LOOPBACK,  # a proxy cannot reach our loopback
+    }
+
+
+def _uploads(
+    project: str,
+    files: Sequence[File],
+    label: str | None,
+    existing: Existing,
+    metadata: Metadata | None,
+) -> Iterator[tuple[int, Call[Any]]]:
+    """Calls of some files each, and where these begin."""
+    for start in range(0, len(files), FILES_PER_REQUEST):
+        some = files[start : start + FILES_PER_REQUEST]
+        yield (
+            start,
+            calls.add_to_pool(project, some, metadata=metadata)
+            if label is None
+            else calls.add_support(project, label, some, existing=existing, metadata=metadata),
         )
 
 
-def project_path(project: str, *below: str) -> str:
-    """The path of a project, or of something below it."""
-    return "/".join(["/v1/projects", *(quote(part, safe="") for part in (project, *below))])
+def _succeeded(job: JobRead) -> JobRead:
+    if job.state != "succeeded":
+        raise JobEnded(job)
+    return job
 
 
-def _content(answer: httpx.Response) -> Any:
+def _nobody(url: str) -> ServiceUnreachable:
+    return ServiceUnreachable(
+        f"no service answers at {url}: start one with `handful serve`, or name another with --url"
+    )
+
+
+def _read(call: Call[Answer], answer: httpx.Response) -> Answer:
     try:
-        content = answer.json()
+        return call.read(answer)
+    except ValidationError as error:
+        raise _stranger(answer) from error
+
+
+def _json(answer: httpx.Response) -> Any:
+    try:
+        return answer.json()
     except ValueError as error:
-        raise ServiceUnreachable(
-            f"what answers at {answer.url.host}:{answer.url.port} does not look like Handful"
-        ) from error
-    if answer.is_error:
-        raise RequestRefused(answer.status_code, content)
-    return content
+        raise _stranger(answer) from error
+
+
+def refusal(answer: httpx.Response) -> Exception:
+    """The exception that an error stands for."""
+    try:
+        return RequestRefused(answer.status_code, answer.json())
+    except (ValueError, AttributeError):
+        return _stranger(answer)
+
+
+def _stranger(answer: httpx.Response) -> ServiceUnreachable:
+    return ServiceUnreachable(
+        f"what answers at {answer.url.host}:{answer.url.port} does not look like Handful"
+    )

@@ -19,7 +19,8 @@ from rich.table import Table
 from scipy.stats import binomtest
 from sklearn.datasets import load_digits
 
-from app.client import Client, project_path
+from app.calls import project_path
+from app.client import Handful
 from app.importing import CONNECTIONS, REQUEST_FILES, Report, Source, scan, upload
 
 SHOTS = 5
@@ -72,7 +73,7 @@ def choose(folder: Path, seed: int = 0) -> list[Source]:
     return drawn
 
 
-def run(client: Client, folder: Path, console: Console) -> None:
+def run(client: Handful, folder: Path, console: Console) -> None:
     """Show the loop on the images of `folder`.
 
     Raises:
@@ -90,9 +91,7 @@ def run(client: Client, folder: Path, console: Console) -> None:
             client, project, folder, list(added.paths.values()), progress
         )
     started = time.monotonic()
-    ranked = client.post(
-        project_path(project, "pool", "rank"), {"strategy": {"name": "margin"}, "budget": SHOWN}
-    )["images"]
+    ranked = client.rank(project, strategy="margin", budget=SHOWN).images
     rank_s = time.monotonic() - started
     _print_accuracy(console, judged, support)
     stored = f"stored {added.added / pool_s:.0f}" if added.added else "the pool was there already"
@@ -104,7 +103,7 @@ def run(client: Client, folder: Path, console: Console) -> None:
     _print_ranking(
         console,
         folder,
-        [(by_path.get(added.paths.get(r["image"], folder)), r["score"]) for r in ranked],
+        [(by_path.get(added.paths.get(r.image, folder)), r.score) for r in ranked],
     )
     console.print(
         f"\nAPI docs      {client.url}/docs"
@@ -130,7 +129,7 @@ def serving(server: uvicorn.Server, sockets: list[Any]) -> Iterator[threading.Th
 
 
 def _upload(
-    client: Client, project: str, sources: Sequence[Source], what: str, progress: Progress
+    client: Handful, project: str, sources: Sequence[Source], what: str, progress: Progress
 ) -> tuple[Report, float]:
     """What became of the images, and the seconds that it took."""
     task = progress.add_task(what, total=len(sources))
@@ -142,20 +141,19 @@ def _upload(
 
 
 def _classify(
-    client: Client, project: str, folder: Path, paths: Sequence[Path], progress: Progress
+    client: Handful, project: str, folder: Path, paths: Sequence[Path], progress: Progress
 ) -> tuple[list[Judged], float]:
     batches = [paths[i : i + REQUEST_FILES] for i in range(0, len(paths), REQUEST_FILES)]
     task = progress.add_task("Classifying the others", total=len(paths))
     judged: list[Judged] = []
     started = time.monotonic()
-    path_of = project_path(project, "classify")
     with ThreadPoolExecutor(CONNECTIONS) as threads:
-        answers = threads.map(lambda b: client.upload(path_of, b, top_k=1, nearest=0), batches)
+        answers = threads.map(lambda b: client.classify(project, b, top_k=1, nearest=0), batches)
         for batch, answer in zip(batches, answers, strict=True):
-            for prediction in answer["predictions"]:
-                path = batch[prediction["position"]]
+            for prediction in answer.predictions:
+                path = batch[prediction.position]
                 truth = path.relative_to(folder).parts[0]
-                judged.append(Judged(path, truth, prediction["label"]))
+                judged.append(Judged(path, truth, prediction.label))
             progress.advance(task, len(batch))
     return judged, time.monotonic() - started
 

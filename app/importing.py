@@ -1,13 +1,17 @@
 """A folder of images into a project of a running service."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
+from uuid import UUID
 
-from app.client import Client, RequestRefused, project_path
+from app.api.labels import SupportAdded
+from app.api.pool import PoolAdded
+from app.client import Handful, RequestRefused
+from app.schemas import FailedRead
 
 SUFFIXES = {".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 REQUEST_FILES = 16
@@ -34,7 +38,7 @@ class Report:
     added: int = 0
     known: int = 0
     other_label: int = 0  # known, and left with the label that they have
-    paths: dict[str, Path] = field(default_factory=dict)  # by id of the image
+    paths: dict[UUID, Path] = field(default_factory=dict)  # by id of the image
     failed: list[tuple[Path, str]] = field(default_factory=list)
 
 
@@ -65,17 +69,17 @@ def scan(folder: Path, support: int | None = None) -> list[Source]:
 
 
 def upload(
-    client: Client,
+    client: Handful,
     project: str,
     sources: Sequence[Source],
     advance: Callable[[int], None],
-    metadata: Sequence[str] = (),
+    metadata: Mapping[str, str] | None = None,
 ) -> Report:
     """Send images to a project; what it has already stays as it is.
 
     Args:
         advance: called with the number of files that were just answered.
-        metadata: `key=value` of all images.
+        metadata: text by key, of all images.
     """
     report = Report()
     with ThreadPoolExecutor(CONNECTIONS) as threads:
@@ -95,39 +99,37 @@ def upload(
 
 
 def _send(
-    client: Client, project: str, batch: Sequence[Source], metadata: Sequence[str]
-) -> dict[str, Any] | str:
+    client: Handful, project: str, batch: Sequence[Source], metadata: Mapping[str, str] | None
+) -> SupportAdded | PoolAdded | str:
     """The service's answer, or why it refused all of the batch."""
     label = batch[0].label
     files = [source.path for source in batch]
-    said = {"metadata": list(metadata)} if metadata else {}
-    answer: dict[str, Any]
     try:
         if label is None:
-            answer = client.upload(project_path(project, "pool"), files, **said)
-        else:
-            path = project_path(project, "labels", label, "support")
-            answer = client.upload(path, files, existing="keep", **said)
+            return client.add_to_pool(project, files, metadata=metadata)
+        return client.add_support(project, label, files, existing="keep", metadata=metadata)
     except RequestRefused as problem:
         if problem.status not in FILES_REFUSED:
             raise
         if not problem.failed:
             return str(problem)
-        return {"images": [], "failed": problem.failed}
-    return answer
+        failed = [FailedRead.model_validate(one) for one in problem.failed]
+        return PoolAdded(images=[], failed=failed)
 
 
-def _record(report: Report, batch: Sequence[Source], answer: dict[str, Any] | str) -> None:
+def _record(
+    report: Report, batch: Sequence[Source], answer: SupportAdded | PoolAdded | str
+) -> None:
     if isinstance(answer, str):
         report.failed += [(source.path, answer) for source in batch]
         return
-    for image in answer["images"]:
-        report.added += bool(image["created"])
-        report.known += not image["created"]
-        report.other_label += batch[0].label not in (None, image["label"])
-        report.paths[image["id"]] = batch[image["position"]].path
-    for failed in answer["failed"]:
-        report.failed.append((batch[failed["position"]].path, failed["problem"]["detail"]))
+    for image in answer.images:
+        report.added += image.created
+        report.known += not image.created
+        report.other_label += batch[0].label not in (None, image.label)
+        report.paths[image.id] = batch[image.position].path
+    for failed in answer.failed:
+        report.failed.append((batch[failed.position].path, failed.problem.detail))
 
 
 def _batches(sources: Iterable[Source]) -> Iterator[list[Source]]:

@@ -1,6 +1,6 @@
 """A project of a running service and one of Label Studio, linked to each other."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -8,7 +8,7 @@ from xml.sax.saxutils import quoteattr
 
 import httpx
 
-from app.client import Client, RequestRefused, project_path
+from app.client import Handful, RequestRefused
 from app.integrations.label_studio.host import Host
 
 FILES_PER_IMPORT = 50
@@ -31,7 +31,7 @@ class Linked(NamedTuple):
 
 
 def connect(
-    client: Client,
+    client: Handful,
     studio: Host,
     project: str,
     *,
@@ -67,7 +67,7 @@ def connect(
 
 
 def _studio_project(
-    client: Client, studio: Host, project: str, number: int | None
+    client: Handful, studio: Host, project: str, number: int | None
 ) -> dict[str, Any]:
     if number is not None:
         chosen: dict[str, Any] = studio.call("GET", f"/api/projects/{number}")
@@ -76,7 +76,7 @@ def _studio_project(
         if one["title"] == project:
             same: dict[str, Any] = one
             return same
-    labels = [label["name"] for label in _all(client, project_path(project, "labels"))]
+    labels = [label.name for label in client.all(client.labels, project)]
     if not labels:
         raise CannotLink(
             f"project {project!r} has no labels to choose from: make some, "
@@ -125,7 +125,7 @@ def _add_webhook(studio: Host, number: int, url: str, key: str) -> None:
 
 
 def _import(
-    client: Client,
+    client: Handful,
     studio: Host,
     project: str,
     number: int,
@@ -133,17 +133,17 @@ def _import(
 ) -> int:
     """Make a task of each image of the pool that is none yet; how many."""
     known = "".join(str(t["data"]) for t in studio.pages("/api/tasks", project=number))
-    images = list(_all(client, project_path(project, "images"), state="pool"))
-    new = iter([image for image in images if image["id"] not in known])
+    images = list(client.all(client.images, project, state="pool"))
+    new = iter([image for image in images if str(image.id) not in known])
     done = 0
     while some := list(islice(new, FILES_PER_IMPORT)):
         files = [
             (
-                image["id"],
+                str(image.id),
                 (
-                    image["id"] + SUFFIXES.get(image["media_type"], ".img"),
-                    client.content(project_path(project, "images", image["id"], "content")),
-                    image["media_type"],
+                    str(image.id) + SUFFIXES.get(image.media_type, ".img"),
+                    client.image_content(project, image.id),
+                    image.media_type,
                 ),
             )
             for image in some
@@ -152,16 +152,6 @@ def _import(
         done += len(some)
         advance(done, len(images))
     return done
-
-
-def _all(client: Client, path: str, **params: Any) -> Iterator[Any]:
-    cursor: str | None = None
-    while True:
-        asked = {**params, "limit": 1000, **({"cursor": cursor} if cursor else {})}
-        page = client.get(path, **asked)
-        yield from page["items"]
-        if (cursor := page["next_cursor"]) is None:
-            return
 
 
 def studio(url: str, token: str) -> Host:

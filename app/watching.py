@@ -1,21 +1,19 @@
 """Jobs seen from a terminal."""
 
-import time
 from typing import Any
+from uuid import UUID
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from app.client import Client, project_path
+from app.api.jobs import EventRead
+from app.client import Handful, JobEnded
+from app.schemas import JobRead
 
-POLL_S = 0.5
-FINAL = {"succeeded", "failed", "cancelled"}
 
-
-def watch(client: Client, project: str, job: str, console: Console) -> str:
+def watch(client: Handful, project: str, job: UUID, console: Console) -> str:
     """Show what happens to a job until it ends; the state in which it did."""
-    path = project_path(project, "jobs", job)
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -24,42 +22,36 @@ def watch(client: Client, project: str, job: str, console: Console) -> str:
         TextColumn("{task.fields[note]}"),
         console=console,
     )
-    last = 0
     with bar:
         task = bar.add_task("queued", total=1.0, note="")
-        while True:
-            found = client.get(f"{path}/events", after=last)
-            for event in found["items"]:
-                last = event["number"]
-                _show(bar, task, event)
-            if found["state"] in FINAL and not found["items"]:
-                break
-            if not found["items"]:
-                time.sleep(POLL_S)
-    ended = client.get(path)
+        try:
+            ended = client.wait(project, job, lambda event: _show(bar, task, event))
+        except JobEnded as failure:
+            ended = failure.job
     console.print(_outcome(ended), highlight=False)
-    return str(ended["state"])
+    return str(ended.state)
 
 
-def listing(jobs: list[dict[str, Any]]) -> Table:
+def listing(jobs: list[JobRead]) -> Table:
     """Jobs as a table, as they came."""
     table = Table(box=None, pad_edge=False)
     for column in ("job", "kind", "state", "created", "outcome"):
         table.add_column(column, overflow="fold")
     for job in jobs:
-        created = job["created_at"][:19].replace("T", " ")
-        table.add_row(job["id"], job["kind"], job["state"], created, _short(job))
+        table.add_row(
+            str(job.id), job.kind, job.state, f"{job.created_at:%Y-%m-%d %H:%M:%S}", _short(job)
+        )
     return table
 
 
-def _show(bar: Progress, task: TaskID, event: dict[str, Any]) -> None:
-    data = event["data"]
-    if event["kind"] == "state":
+def _show(bar: Progress, task: TaskID, event: EventRead) -> None:
+    data = event.data
+    if event.kind == "state":
         reason = data.get("reason") or data.get("error")
         bar.update(task, description=data["state"])
         if reason:
             bar.console.print(f"{data['state']}: {reason}", highlight=False)
-    elif event["kind"] == "message":
+    elif event.kind == "message":
         bar.console.print(data["text"], highlight=False)
     elif data.get("stage") == "training":
         share = (data["run"] - 1 + data["epoch"] / data["epochs"]) / data["runs"]
@@ -107,17 +99,17 @@ def _show(bar: Progress, task: TaskID, event: dict[str, Any]) -> None:
         )
 
 
-def _outcome(job: dict[str, Any]) -> str:
-    if job["state"] != "succeeded":
-        return f"{job['state']}: {job['error']}" if job["error"] else str(job["state"])
+def _outcome(job: JobRead) -> str:
+    if job.state != "succeeded":
+        return f"{job.state}: {job.error}" if job.error else str(job.state)
     return f"succeeded: {_short(job)}"
 
 
-def _short(job: dict[str, Any]) -> str:
+def _short(job: JobRead) -> str:
     """What came out, in a line."""
-    result = job["result"] or {}
-    if job["error"]:
-        return str(job["error"])
+    result = job.result or {}
+    if job.error:
+        return job.error
     if "augmentation" in result:
         return _augmentation(result)
     if "changed" in result:

@@ -9,15 +9,16 @@ import argparse
 import json
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
+from uuid import UUID
 
 import numpy as np
 from sqlalchemy import select
 
-from app.client import Client, project_path
+from app.client import Handful
 from app.db import Database
 from app.importing import SUFFIXES, Source, upload
 from app.settings import Settings
@@ -60,7 +61,7 @@ def main() -> None:
     with (
         tempfile.TemporaryDirectory() as folder,
         Server(Path(folder), encoder=options.encoder) as server,
-        Client(server.url) as client,
+        Handful(server.url) as client,
     ):
         train_ids = _fill(client, "train", train)
         test_ids = _fill(client, "test", test)
@@ -122,7 +123,7 @@ def _photos(folder: Path) -> list[Photo]:
     ]
 
 
-def _fill(client: Client, project: str, photos: Sequence[Photo]) -> list[str]:
+def _fill(client: Handful, project: str, photos: Sequence[Photo]) -> list[UUID]:
     """The ids of the images; one that fails or comes twice would spoil the comparison."""
     client.ensure_project(project)
     report = upload(client, project, [Source(p.path, None) for p in photos], lambda _: None)
@@ -135,23 +136,22 @@ def _fill(client: Client, project: str, photos: Sequence[Photo]) -> list[str]:
 
 
 def _over_http(
-    client: Client,
+    client: Handful,
     train: Sequence[Photo],
-    ids: Sequence[str],
+    ids: Sequence[UUID],
     test: Sequence[Photo],
     draws: Sequence[Draw],
 ) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
     """Accuracy and expected calibration error of each draw, by head."""
     rows: dict[str, list[float]] = {"cosine": [], "centered": []}
     errors: dict[str, list[float]] = {"cosine": [], "centered": []}
-    project = project_path("train")
     for label in sorted({photo.label for photo in train}):
-        client.post(project_path("train", "labels"), {"name": label})
+        client.create_label("train", label)
     for number, one in enumerate(draws):
         _annotate(client, {ids[i]: train[i].label for i in one.support})
         for row in rows:
             options = {"centered": row == "centered"}
-            client.patch(project, {"head": {"name": "cosine", "options": options}})
+            client.edit_project("train", head={"name": "cosine", "options": options})
             right, probability = _classify(client, test)
             rows[row].append(100 * float(right.mean()))
             errors[row].append(100 * calibration_error(right, probability))
@@ -175,24 +175,19 @@ def calibration_error(right: Vector, probability: Vector, bins: int = 15) -> flo
     ) / len(right)
 
 
-def _annotate(client: Client, labels: "dict[str, str] | dict[str, None]") -> None:
-    changes = [{"image": image, "label": label} for image, label in labels.items()]
-    answer = client.post(project_path("train", "annotations"), {"annotations": changes})
-    if answer["failed"]:
-        raise RuntimeError(str(answer["failed"][0]))
+def _annotate(client: Handful, labels: Mapping[UUID, str | None]) -> None:
+    answer = client.annotate("train", labels)
+    if answer.failed:
+        raise RuntimeError(str(answer.failed[0]))
 
 
-def _classify(client: Client, test: Sequence[Photo]) -> tuple[Vector, Vector]:
+def _classify(client: Handful, test: Sequence[Photo]) -> tuple[Vector, Vector]:
     """For each image, whether the answer is right and how likely it was said to be."""
     batches = [test[i : i + 16] for i in range(0, len(test), 16)]
 
     def answers(batch: Sequence[Photo]) -> list[tuple[bool, float]]:
-        path = project_path("train", "classify")
-        answer = client.upload(path, [photo.path for photo in batch], top_k=1, nearest=0)
-        return [
-            (p["label"] == batch[p["position"]].label, p["probability"])
-            for p in answer["predictions"]
-        ]
+        answer = client.classify("train", [photo.path for photo in batch], top_k=1, nearest=0)
+        return [(p.label == batch[p.position].label, p.probability) for p in answer.predictions]
 
     with ThreadPoolExecutor(4) as threads:
         found = [one for batch in threads.map(answers, batches) for one in batch]
@@ -202,23 +197,23 @@ def _classify(client: Client, test: Sequence[Photo]) -> tuple[Vector, Vector]:
     return right, probability
 
 
-def _vectors(data: Path) -> dict[str, "np.ndarray[tuple[int], np.dtype[np.float32]]"]:
+def _vectors(data: Path) -> dict[UUID, "np.ndarray[tuple[int], np.dtype[np.float32]]"]:
     """The embeddings that the service computed, by image."""
     db = Database(Settings(data_dir=data, database_url="").database)
     with db.reading() as session:
         rows = session.execute(select(Embedding.image_id, Embedding.vector)).all()
     db.close()
-    return {str(image): vector.float().numpy() for image, vector in rows}
+    return {image: vector.float().numpy() for image, vector in rows}
 
 
 def _peers(
     python: Path,
     train: Sequence[Photo],
-    train_ids: Sequence[str],
+    train_ids: Sequence[UUID],
     test: Sequence[Photo],
-    test_ids: Sequence[str],
+    test_ids: Sequence[UUID],
     draws: Sequence[Draw],
-    vectors: "dict[str, np.ndarray[tuple[int], np.dtype[np.float32]]]",
+    vectors: "dict[UUID, np.ndarray[tuple[int], np.dtype[np.float32]]]",
 ) -> dict[str, list[float]]:
     names = sorted({photo.label for photo in train})
     with tempfile.TemporaryDirectory() as folder:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from app import importing
-from app.client import Client
+from app.client import Handful
 from bench.harness import Server, arguments, children, finish
 from bench.serving import Request, load, media_type, photos
 
@@ -88,7 +88,7 @@ def _measure(
         Server(
             Path(folder), encoder=options.encoder, workers="1", lease_seconds="3600", **settings
         ) as server,
-        Client(server.url) as client,
+        Handful(server.url) as client,
     ):
         sources = [source for source in importing.scan(options.images, SHOTS) if source.label]
         client.ensure_project("bench")
@@ -113,7 +113,7 @@ def _measure(
     return measured
 
 
-def _start(client: Client) -> str:
+def _start(client: Handful) -> str:
     """The path of a new job, once it trains."""
     job = client.post("/v1/projects/bench/jobs", JOB)
     path = f"/v1/projects/bench/jobs/{job['id']}"
@@ -127,7 +127,7 @@ def _start(client: Client) -> str:
         time.sleep(0.2)
 
 
-def _cancel(client: Client, path: str) -> float:
+def _cancel(client: Handful, path: str) -> float:
     """Seconds from the request until the job has ended."""
     started = time.perf_counter()
     client.post(f"{path}/cancel", None)
@@ -137,7 +137,7 @@ def _cancel(client: Client, path: str) -> float:
 
 
 @contextmanager
-def _training(server: Server, client: Client) -> Iterator[int]:
+def _training(server: Server, client: Handful) -> Iterator[int]:
     """The process of a job that trains."""
     path = _start(client)
     assert server.pid is not None

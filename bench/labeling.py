@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
-from app.client import Client
+from app.client import Handful
 from bench.harness import Server, arguments, finish
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
@@ -54,7 +54,7 @@ def main() -> None:
     with (
         tempfile.TemporaryDirectory() as folder,
         Server(Path(folder), encoder=options.encoder) as server,
-        Client(server.url) as client,
+        Handful(server.url) as client,
         sync_playwright() as driver,
     ):
         _prepare(client, server.url, images)
@@ -72,7 +72,7 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _prepare(client: Client, url: str, images: int) -> None:
+def _prepare(client: Handful, url: str, images: int) -> None:
     """A project whose labels have two images each, and a pool."""
     client.ensure_project("many")
     generator = np.random.default_rng(0)
@@ -118,7 +118,7 @@ def _press(page: Page, url: str, presses: int) -> list[float]:
     return painted
 
 
-def _drop(page: Page, client: Client, url: str, folder: Path, photos: int) -> tuple[float, float]:
+def _drop(page: Page, client: Handful, url: str, folder: Path, photos: int) -> tuple[float, float]:
     """Seconds from dropping photos to the first in the pool, and to the last."""
     folder.mkdir()
     generator = np.random.default_rng(1)

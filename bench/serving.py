@@ -23,7 +23,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from app.client import Client
+from app.client import Handful
 from app.importing import SUFFIXES
 from app.inference import keep_freed_memory
 from bench.harness import Server, arguments, finish
@@ -212,12 +212,12 @@ def photos(folder: Path | None, count: int) -> list[bytes]:
 
 def register(url: str, photos: Sequence[bytes]) -> None:
     """Make the project, and give it twenty photos under four labels."""
-    with Client(url) as client, tempfile.TemporaryDirectory() as folder:
+    with Handful(url) as client, tempfile.TemporaryDirectory() as folder:
         client.ensure_project("bench")
         for n, photo in enumerate(photos[:20]):
             path = Path(folder) / f"{n}.jpg"
             path.write_bytes(photo)
-            client.upload(f"/v1/projects/bench/labels/label-{n % 4}/support", [path])
+            client.add_support("bench", f"label-{n % 4}", [path])
 
 
 def _multipart(photos: Sequence[bytes]) -> Request:

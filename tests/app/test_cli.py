@@ -15,7 +15,7 @@ import typer
 from typer.testing import CliRunner
 
 from app import cli, demo, importing
-from app.client import Client, RequestRefused, ServiceUnreachable, project_path
+from app.client import RequestRefused, ServiceUnreachable
 from app.settings import Settings
 from app.worker import Worker
 
@@ -377,47 +377,6 @@ def test_migrate_and_sweep_work_on_the_database_of_the_settings(tmp_path, monkey
     assert "the database is at head" in run("migrate").stdout
     assert "0 files removed" in run("sweep").stdout
     assert (tmp_path / "handful.sqlite").exists()
-
-
-def test_a_client_says_when_nobody_answers():
-    with (
-        Client("http://127.0.0.1:9") as client,
-        pytest.raises(ServiceUnreachable, match="handful serve"),
-    ):
-        client.get("/v1/projects")
-
-
-def test_a_client_waits_while_the_service_is_busy(monkeypatch):
-    answers = iter([httpx.Response(429, headers={"Retry-After": "0"}), httpx.Response(200, json=7)])
-    with Client("http://localhost") as client:
-        keys = []
-
-        def respond(method, path, *, headers, **_) -> httpx.Response:
-            keys.append(headers["Idempotency-Key"])
-            return next(answers)
-
-        monkeypatch.setattr(client._http, "request", respond)
-
-        assert client.post("/v1/projects", {}) == 7
-        assert len(set(keys)) == 1
-
-
-def test_a_client_gives_up_in_the_end(monkeypatch):
-    busy = httpx.Response(503, headers={"Retry-After": "1"}, text="the disk is full")
-    with Client("http://localhost", patience_s=0) as client:
-        monkeypatch.setattr(client._http, "request", lambda *_, **__: busy)
-
-        with pytest.raises(ServiceUnreachable, match="the disk is full"):
-            client.get("/v1/projects")
-
-
-def test_a_client_hands_on_what_the_service_objects_to(live_url):
-    with Client(live_url) as client, pytest.raises(RequestRefused, match="no project 'none'"):
-        client.get(project_path("none"))
-
-
-def test_a_project_name_is_quoted_in_its_path():
-    assert project_path("a/b ?", "pool") == "/v1/projects/a%2Fb%20%3F/pool"
 
 
 def started(url, photos) -> str:

@@ -19,7 +19,7 @@ import pytest
 from typer.testing import CliRunner
 
 from app import cli, linking
-from app.client import Client
+from app.client import Handful
 from app.integrations.label_studio import FIRST, FRESH, NAMED
 from app.integrations.label_studio.host import Host
 
@@ -255,7 +255,7 @@ def test_a_project_without_labels_is_not_linked(live_url):
         def pages(self, path, **params):
             return iter(())
 
-    with Client(live_url) as client:
+    with Handful(live_url) as client:
         client.ensure_project("birds")
         given = {"studio_project": None, "address": live_url, "key": "", "advance": print}
         with pytest.raises(linking.CannotLink, match="has no labels"):
