@@ -57,6 +57,7 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--images", type=Path, help="folder of photos instead of scikit-learn's")
     parser.add_argument("--encoder", default="efficientnet_lite:0")
+    parser.add_argument("--repeats", type=int, default=5, help="after a round that warms up")
     options = parser.parse_args()
     bodies = photos(options.images, 64 if options.quick else 512)
     shapes: dict[str, list[Request]] = {
@@ -71,7 +72,8 @@ def main() -> None:
     ):
         register(server.url, bodies)
         loop = _loop(options.encoder, bodies)
-        measured = _measure(loop, shapes, server.port, repeats=2 if options.quick else 5)
+        repeats = 2 if options.quick else options.repeats
+        measured = _measure(loop, shapes, server.port, repeats)
     _report(options, measured)
 
 

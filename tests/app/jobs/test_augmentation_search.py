@@ -10,6 +10,8 @@ from rich.progress import Progress, TextColumn
 from sqlalchemy import select
 
 from app import watching
+from app.api.jobs import EventRead
+from app.schemas import JobRead
 from app.tables import Image, Label
 from models.augmentation_search import Proxy
 
@@ -230,18 +232,18 @@ def test_the_same_search_is_refused_until_the_labels_change(striped, stripes):
 def test_a_terminal_shows_the_trials_and_what_came_out(striped, do):
     location = submit(striped)
     do(striped)
-    job = striped.get(location).json()
+    job = JobRead.model_validate(striped.get(location).json())
     bar = Progress(TextColumn("{task.description}"), console=Console(file=io.StringIO()))
     task = bar.add_task("queued", total=1.0, note="")
 
     for event in striped.get(f"{location}/events").json()["items"]:
         if event["kind"] == "metrics":
-            watching._show(bar, task, event)
+            watching._show(bar, task, EventRead.model_validate(event))
 
     assert bar.tasks[0].description == "trial 3 of 3"
     assert bar.tasks[0].completed == 1
     assert "held-out" in bar.tasks[0].fields["note"]
-    assert watching._short(job) == f"randaugment; {job['result']['verdict']['reason']}"
+    assert watching._short(job) == f"randaugment; {job.result['verdict']['reason']}"
 
 
 def lose(service, label, count):

@@ -12,6 +12,7 @@ from rich.progress import Progress, TextColumn
 from sqlalchemy import select
 
 from app import watching
+from app.api.jobs import EventRead
 from app.tables import Image
 from models.training import Training
 
@@ -252,7 +253,7 @@ def test_the_terminal_shows_how_it_goes(striped, do):
     task = bar.add_task("", total=1.0, note="")
 
     for event in striped.get(f"{location}/events").json()["items"]:
-        watching._show(bar, task, event)
+        watching._show(bar, task, EventRead.model_validate(event))
 
     note = bar.tasks[0].fields["note"]
     assert "by chance, neighbours tell" in note or "images" in note

