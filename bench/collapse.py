@@ -49,6 +49,7 @@ def main() -> None:
     """Run the benchmark."""
     parser = arguments(__doc__)
     parser.add_argument("--networks", nargs="+", default=["conv4", "vit"])
+    parser.add_argument("--methods", nargs="+", default=sorted(methods))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=500, help="of healthy runs")
     parser.add_argument("--processes", type=int, default=os.cpu_count())
@@ -137,7 +138,7 @@ SABOTAGES: dict[str, Callable[[Any, Start], Training | None]] = {
 
 def _tasks(options: argparse.Namespace) -> Iterator[Task]:
     for seed, net, method, sabotage in itertools.product(
-        range(options.seeds), options.networks, sorted(methods), SABOTAGES
+        range(options.seeds), options.networks, options.methods, SABOTAGES
     ):
         steps = options.steps if sabotage == "healthy" else CAUGHT_WITHIN
         yield Task(method, sabotage, net, seed, steps)

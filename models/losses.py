@@ -17,8 +17,10 @@ class Contrast:
     `info_nce`: tell the other view from all negatives (van den Oord et al., 2018, equation 4;
     https://arxiv.org/abs/1807.03748). `nce`: tell for each alone whether it is the other view, as
     noise-contrastive estimation does (Wu et al., 2018, equations 5 to 7;
-    https://arxiv.org/abs/1805.01978). `triplet`: be nearer to the other view than to the nearest
-    negative, by a margin (Schroff et al., 2015; https://arxiv.org/abs/1503.03832).
+    https://arxiv.org/abs/1805.01978). `triplet`: be nearer to the other view than to a negative, by
+    a margin: to the nearest of those that are farther away than the other view, and where none is,
+    to the farthest. The very nearest would make all images alike (Schroff et al., 2015, section
+    3.2; https://arxiv.org/abs/1503.03832).
     """
 
     loss: Literal["info_nce", "nce", "triplet"] = "info_nce"
@@ -84,8 +86,11 @@ class Contrast:
         return (F.softplus(-log_odds) + noise).mean()
 
     def _triplet(self, alike: Tensor, others: Tensor, own: Tensor) -> Tensor:
-        nearest = others.masked_fill(own, -torch.inf).amax(dim=1)
-        return F.relu(nearest - alike + self.margin).mean()
+        farther = ~own & (others < alike.unsqueeze(1))
+        semihard = others.masked_fill(~farther, -torch.inf).amax(dim=1)
+        farthest = others.masked_fill(own, torch.inf).amin(dim=1)
+        negative = torch.where(farther.any(dim=1), semihard, farthest)
+        return F.relu(negative - alike + self.margin).mean()
 
 
 def swapped(

@@ -14,9 +14,10 @@ from models.views import Views
 @methods.register
 @dataclass(frozen=True, kw_only=True)
 class Triplet:
-    """Bring views of an image nearer to each other than to the nearest other image, by a margin.
+    """Bring views of an image nearer to each other than to other images, by a margin.
 
-    Wang & Gupta, 2015, with views instead of tracked patches. https://arxiv.org/abs/1505.00687
+    Wang & Gupta, 2015, with views instead of tracked patches, and with semi-hard negatives, without
+    which all images come to look alike. https://arxiv.org/abs/1505.00687
     """
 
     family: ClassVar[Family] = "contrastive"

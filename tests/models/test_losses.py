@@ -25,7 +25,8 @@ def similarity(contrast: Contrast, one: Tensor, other: Tensor) -> float:
 def naive(contrast: Contrast, alike: float, others: list[float]) -> float:
     """The loss of one query, as the papers write it."""
     if contrast.loss == "triplet":
-        return max(0.0, max(others) - alike + contrast.margin)
+        farther = [other for other in others if other < alike]
+        return max(0.0, max(farther or [min(others)]) - alike + contrast.margin)
     positive = math.exp(alike / contrast.temperature)
     negatives = [math.exp(other / contrast.temperature) for other in others]
     if contrast.loss == "info_nce":
@@ -136,6 +137,19 @@ def test_gradients_reach_both_views_and_are_finite_even_where_distances_are_zero
     for one in (first, second):
         assert bool(one.grad.isfinite().all())
         assert bool((one.grad.abs().sum(dim=1) > 0).all())
+
+
+def test_a_triplet_leaves_out_negatives_nearer_than_the_other_view_unless_all_are():
+    contrast = Contrast(loss="triplet", similarity="squared_euclidean", margin=0.5)
+    query, key = torch.zeros(1, 5), torch.tensor([[0.5, 0, 0, 0, 0]])  # squared distance 0.25
+    near = torch.tensor([[0.1, 0, 0, 0, 0], [0.2, 0, 0, 0, 0]])  # 0.01 and 0.04
+    far = torch.tensor([[0.6, 0, 0, 0, 0], [0.8, 0, 0, 0, 0]])  # 0.36 and 0.64
+
+    def loss(negatives):
+        return float(contrast(query, key, negatives, torch.zeros(1, len(negatives)).bool()))
+
+    assert loss(torch.cat([near, far])) == pytest.approx(0.25 - 0.36 + 0.5)
+    assert loss(near) == pytest.approx(0.25 - 0.04 + 0.5)
 
 
 def test_a_triplet_farther_apart_than_the_margin_teaches_nothing():
