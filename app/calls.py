@@ -22,6 +22,8 @@ from app.api.labels import LabelRead, SupportAdded
 from app.api.pool import NextRead, PoolAdded, RankRead, SkipRead
 from app.api.projects import ProjectRead
 from app.api.report import ReportRead
+from app.api.webhooks import DeliveryRead, WebhookCreated, WebhookRead
+from app.outbox import Event
 from app.schemas import ImageRead, JobRead, Page
 
 Answer = TypeVar("Answer")
@@ -312,6 +314,38 @@ def cancel_job(project: str, job: UUID) -> Call[JobRead]:
 def retry_job(project: str, job: UUID) -> Call[JobRead]:
     """Try a job again that failed or was cancelled."""
     return _post(JobRead, project, "jobs", job, "retry")
+
+
+def create_webhook(
+    project: str, url: str, events: Sequence[Event] = tuple(Event)
+) -> Call[WebhookCreated]:
+    """Have an address told what happens; the answer holds the secret that signs it."""
+    return _post(WebhookCreated, project, "webhooks", body={"url": url, "events": list(events)})
+
+
+def webhooks(
+    project: str, *, limit: int = 100, cursor: str | None = None
+) -> Call[Page[WebhookRead]]:
+    """A page of the webhooks, oldest first."""
+    return _get(Page[WebhookRead], project, "webhooks", limit=limit, cursor=cursor)
+
+
+def delete_webhook(project: str, webhook: UUID) -> Call[None]:
+    """Tell a webhook no more."""
+    return Call(method="DELETE", path=project_path(project, "webhooks", webhook), read=_nothing)
+
+
+def test_webhook(project: str, webhook: UUID) -> Call[DeliveryRead]:
+    """Send a webhook a message that says nothing."""
+    return _post(DeliveryRead, project, "webhooks", webhook, "test")
+
+
+def deliveries(
+    project: str, webhook: UUID, *, limit: int = 100, cursor: str | None = None
+) -> Call[Page[DeliveryRead]]:
+    """A page of what a webhook was told, newest first."""
+    below = "webhooks", webhook, "deliveries"
+    return _get(Page[DeliveryRead], project, *below, limit=limit, cursor=cursor)
 
 
 def versions(

@@ -1,4 +1,4 @@
-"""Files from addresses that others name: public ones only, and no more than is asked for.
+"""To and from addresses that others name: public ones only, and no more than is asked for.
 
 Who names an address could have this service read what only it can reach (server-side request
 forgery). So a host is looked up once, all its addresses must be public, and the connection goes to
@@ -33,11 +33,38 @@ def fetch(url: str, max_bytes: int) -> bytes:
     deadline = time.monotonic() + TOTAL_S
     with httpx.Client(timeout=PATIENCE, trust_env=False) as client, outages(url):
         for _ in range(REDIRECTS + 1):
-            with closing(client.send(_pinned(client, url), stream=True)) as answer:
+            with closing(client.send(_pinned(client, "GET", url), stream=True)) as answer:
                 if not answer.has_redirect_location:
                     return content(answer, max_bytes, deadline)
                 url = str(httpx.URL(url).join(answer.headers["location"]))
     raise AddressUnreachable(f"{_host(url)} redirects more than {REDIRECTS} times")
+
+
+def post(url: str, body: bytes, headers: dict[str, str], *, private: bool = False) -> int:
+    """Send something to an address; the status of the answer, of which nothing else is read.
+
+    Args:
+        private: whether the address need not be public.
+
+    Raises:
+        AddressRefused: it is not of http or https, or leads to an address that is not public.
+        AddressUnreachable: nobody answers there.
+    """
+    with httpx.Client(timeout=PATIENCE, trust_env=False) as client, outages(url):
+        request = _pinned(client, "POST", url, headers, body, private=private)
+        with closing(client.send(request, stream=True)) as answer:
+            return answer.status_code
+
+
+def check(url: str, *, private: bool = False) -> None:
+    """Look whether something can be sent to an address.
+
+    Raises:
+        AddressRefused: as for `post`.
+        AddressUnreachable: there is no such host.
+    """
+    with httpx.Client() as client, outages(url):
+        _pinned(client, "POST", url, private=private)
 
 
 def content(answer: httpx.Response, max_bytes: int, deadline: float) -> bytes:
@@ -70,29 +97,39 @@ def outages(url: str) -> Iterator[None]:
         raise AddressUnreachable(f"{_host(url)} did not answer: {type(error).__name__}") from error
 
 
-def _pinned(client: httpx.Client, url: str) -> httpx.Request:
+def _pinned(
+    client: httpx.Client,
+    method: str,
+    url: str,
+    headers: dict[str, str] | None = None,
+    body: bytes | None = None,
+    *,
+    private: bool = False,
+) -> httpx.Request:
     """A request to the address that the host has now, and not to one that it has a moment later."""
     parts = httpx.URL(url)
     if parts.scheme not in PORTS or not parts.host:
         raise AddressRefused(f"{url[:80]!r} is not an http or https address")
     if parts.userinfo:
         raise AddressRefused("an address may not hold a user and a password")
-    address = _public_address(parts.host, parts.port or PORTS[parts.scheme])
+    address = _address(parts.host, parts.port or PORTS[parts.scheme], private)
     return client.build_request(
-        "GET",
+        method,
         parts.copy_with(host=address),
-        headers={"Host": parts.netloc.decode("ascii")},
+        content=body,
+        headers={"Host": parts.netloc.decode("ascii")} | (headers or {}),
         extensions={"sni_hostname": parts.host},
     )
 
 
-def _public_address(host: str, port: int) -> str:
+def _address(host: str, port: int, private: bool) -> str:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         raise AddressUnreachable(f"there is no host {host[:80]!r}") from error
     addresses = [str(row[4][0]) for row in found]
-    if hidden := [address for address in addresses if not _is_public(address)]:
+    hidden = [address for address in addresses if not _is_public(address)]
+    if hidden and not private:
         raise AddressRefused(f"{host[:80]!r} is at {hidden[0]}, which is no public address")
     return addresses[0]
 

@@ -18,6 +18,7 @@ from uuid_utils.compat import uuid7
 from app.db import Database
 from app.inference import Embedded, Embedder
 from app.metadata import matching
+from app.outbox import Event, tell, tell_if_exhausted
 from app.prediction import Answer, Asked, ProjectHeads
 from app.problems import (
     AlreadyLabeled,
@@ -610,4 +611,9 @@ def _set_label(
         )
     )
     session.flush()
+    told = {"image": str(image.id), "label": label.name if label else None, "previous": view.label}
+    told |= {"annotator": annotator, "source": source}
+    tell(session, image.project_id, Event.LABEL_SET, told)
+    if label is not None and view.label is None and source != "support":
+        tell_if_exhausted(session, image.project_id)
     return True

@@ -51,6 +51,7 @@ from app.storage import Blobs
 from app.vector_files import VectorFiles
 from app.vectors import Vectors
 from app.versions import Versions
+from app.webhooks import Deliverer, Webhooks
 from models.acquisition import strategies
 from models.encoders import parse, pick_device
 from models.runtimes import Chooser, Resources, Trial
@@ -71,6 +72,7 @@ TAGS = (
     "pretraining",
     "encoders",
     "label studio",
+    "webhooks",
     "service",
 )  # as /docs shows them
 
@@ -115,6 +117,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     answers = Answers(db, settings.idempotency_hours)
     files = VectorFiles(settings.vector_files, settings.min_free_bytes)
     vectors = Vectors(db, settings.vector_cache_bytes, files)
+    deliverer = Deliverer(db, private=settings.webhooks_to_private_addresses)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -122,7 +125,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         if db.is_sqlite:
             await anyio.to_thread.run_sync(answers.release_all)
         await anyio.to_thread.run_sync(vectors.sweep)
-        with embedder:
+        await anyio.to_thread.run_sync(deliverer.sweep)
+        with embedder, deliverer:
             yield
         vectors.close()
         db.close()
@@ -167,6 +171,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         ),
         strategies["adaptive"](),
     )
+    app.state.webhooks = Webhooks(db, settings.webhooks_to_private_addresses)
     app.state.reports = Reports(db, vectors, project_heads)
     problems.install(app)
     for router in routers():

@@ -62,6 +62,10 @@ class ImageNotFound(NotFound):
     """The image does not exist."""
 
 
+class WebhookNotFound(NotFound):
+    """The webhook does not exist, or not the delivery."""
+
+
 class JobNotFound(NotFound):
     """The job does not exist."""
 

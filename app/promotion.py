@@ -11,6 +11,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from app.db import Database
+from app.outbox import Event, tell
 from app.projects import find_project
 from app.storage import Blobs
 from app.tables import Embedding, EncoderVersion, Image, Project, ProjectVersion, TrainingImage, now
@@ -124,6 +125,8 @@ class Promotions:
         if _count_missing(session, project_id, version_id, unreadable):
             return False
         if project.encoder_id != version_id:
+            told = {"version": str(version_id), "previous": str(project.encoder_id)}
+            tell(session, project.id, Event.VERSION_PROMOTED, told)
             project.encoder_id = version_id
             project.edition += 1
             project.updated_at = now()

@@ -18,6 +18,7 @@ from sqlalchemy import ColumnElement, or_, select
 from sqlalchemy.orm import Session
 
 from app.db import Database
+from app.outbox import Event, tell
 from app.problems import (
     JobEnded,
     JobNotFound,
@@ -338,6 +339,8 @@ def _end(
     if state == JobState.SUCCEEDED:
         job.checkpoint = None  # there is nothing to go on with
     _enter(session, job, state, **({"error": error} if error else {}))
+    told = {"job": str(job.id), "kind": job.kind, "state": state, "error": error}
+    tell(session, job.project_id, Event.JOB_FINISHED, told)
 
 
 def _append(session: Session, job: Job, kind: str, data: dict[str, Any]) -> None:

@@ -52,6 +52,9 @@ class Settings(BaseSettings):
     label_studio_token: SecretStr = Field(
         SecretStr(""), description="A personal access token of that Label Studio, or a legacy one."
     )
+    webhooks_to_private_addresses: bool = Field(
+        False, description="Whether webhooks may lead to services that are not on the Internet."
+    )
     max_body_bytes: int = Field(1024 * MIB, ge=1, description="Largest request body.")
     max_file_bytes: int = Field(20 * MIB, ge=1, description="Largest image file.")
     max_pixels: int = Field(50_000_000, ge=1, description="Largest image, in pixels.")

@@ -354,3 +354,36 @@ class TrainingImage(Table):
     label: Mapped[str] = mapped_column(String(NAME_LENGTH))
     # Ids of labels: what models of the same kind that never saw the image made of it.
     predicted: Mapped[list[str]]
+
+
+class Webhook(Table):
+    """An address that is told what happens in a project."""
+
+    __tablename__ = "webhooks"
+    __table_args__ = (Index(None, "project_id", "id"),)
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
+    project_id: Mapped[UUID] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"))
+    url: Mapped[str] = mapped_column(String(2000))
+    events: Mapped[list[str]]  # that it is told
+    secret: Mapped[str] = mapped_column(String(100))  # that signs what it is told
+    gone: Mapped[bool] = mapped_column(default=False)  # it said that it wants no more
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class Delivery(Table):
+    """A message to a webhook. Due until it has arrived or was tried too often."""
+
+    __tablename__ = "deliveries"
+    __table_args__ = (Index(None, "webhook_id", "id"), Index(None, "due_at"))
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
+    webhook_id: Mapped[UUID] = mapped_column(ForeignKey("webhooks.id", ondelete="CASCADE"))
+    event: Mapped[str] = mapped_column(String(50))
+    body: Mapped[str]  # JSON, as it is sent and signed
+    attempts: Mapped[int] = mapped_column(default=0)
+    due_at: Mapped[datetime | None] = mapped_column(default=now)  # None: it will not be tried again
+    delivered_at: Mapped[datetime | None]
+    status: Mapped[int | None]  # of HTTP, that the last attempt was answered with
+    error: Mapped[str | None]  # of the last attempt
+    created_at: Mapped[datetime] = mapped_column(default=now)
