@@ -40,6 +40,8 @@ def fuzzed(tmp_path_factory):
             path = f"labels/{colour}/support" if label else "pool"
             client.post(f"/v1/projects/birds/{path}", files={"files": buffer.getvalue()})
         client.post("/v1/projects/birds/jobs", json={"kind": "finetune"})
+        hook = client.post("/v1/projects/birds/webhooks", json={"url": "http://nobody.invalid/"})
+        client.post(f"/v1/projects/birds/webhooks/{hook.json()['id']}/test")
         yield client
 
 
@@ -52,7 +54,11 @@ def _known(client, parameter):
     """What is there by this name; empty once it has been deleted."""
     if parameter in ("project", "label"):
         return {"project": "birds", "label": "red"}[parameter]
-    kind = {"image": "images", "version": "encoders", "job": "jobs"}[parameter]
+    if parameter == "delivery":
+        kind = f"webhooks/{_known(client, 'webhook')}/deliveries"
+    else:
+        kinds = {"image": "images", "version": "encoders", "job": "jobs", "webhook": "webhooks"}
+        kind = kinds[parameter]
     found = client.get(f"/v1/projects/birds/{kind}?limit=1").json().get("items")
     return found[0]["id"] if found else ""
 
