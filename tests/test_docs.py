@@ -193,7 +193,7 @@ def test_images_become_an_encoder_that_serves_as_the_how_to_says(live_service, s
         ("http://127.0.0.1:8000", url),
         ("curl ", "curl --fail-with-body "),
         ("$data 10000", "$data 250"),
-        ('"epochs": 12', '"epochs": 1'),
+        ('"epochs": 60', '"epochs": 1'),
         ('"epochs": 30', '"epochs": 1'),
     ):
         assert old in script

@@ -23,8 +23,8 @@ class Triplet:
     family: ClassVar[Family] = "contrastive"
     fewest: ClassVar[int] = 500
     unsuited: ClassVar[str] = (
-        "many images that are nearly alike, since the nearest one teaches nonsense; a transformer, "
-        "whose embeddings it makes alike"
+        "many images that are nearly alike, since those near by teach nonsense; a transformer in "
+        "little time"
     )
 
     projection: int = 128  # features that are compared
