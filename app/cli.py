@@ -140,7 +140,13 @@ def migrate_(
 
 @app.command("import")
 def import_(
-    folder: Annotated[Path, typer.Argument(help="Class folders become labels; else pool.")],
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="A folder, whose class folders become labels, the rest pool; or a file that "
+            "`export` or another tool has written."
+        ),
+    ],
     project: Project,
     support: Annotated[
         int | None,
@@ -151,8 +157,16 @@ def import_(
     ] = None,
     url: Url = "",
 ) -> None:
-    """Send a folder of images to a running service; safe to repeat."""
-    sources = importing.scan(folder, support)
+    """Send a folder of images, or an exported file, to a running service; safe to repeat.
+
+    An image that has a label there keeps it.
+    """
+    if source.is_file():
+        if support is not None or metadata:
+            raise typer.BadParameter("--support and --metadata are for folders: a file has its own")
+        _import_file(source, project, url)
+        return
+    sources = importing.scan(source, support)
     with _client(url) as client, Progress(console=Console(stderr=True)) as progress:
         client.ensure_project(project)
         task = progress.add_task("Importing", total=len(sources))
@@ -167,6 +181,20 @@ def import_(
         + f", {len(report.failed)} failed"
     )
     if report.failed:
+        raise typer.Exit(1)
+
+
+def _import_file(path: Path, project: str, url: str) -> None:
+    with _client(url) as client:
+        client.ensure_project(project)
+        done = client.import_file(project, path.read_bytes(), existing="keep")
+    for failed in done.failed:
+        typer.echo(f"{failed.filename or failed.position}: {failed.problem.detail}", err=True)
+    typer.echo(
+        f"{done.images} images in {done.format}: {done.created} are new, {done.labeled} got a "
+        f"label, {done.labels} labels are new, {len(done.failed)} failed"
+    )
+    if done.failed:
         raise typer.Exit(1)
 
 

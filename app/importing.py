@@ -54,7 +54,7 @@ def scan(folder: Path, support: int | None = None) -> list[Source]:
         NothingToImport: not a folder, or one without images.
     """
     if not folder.is_dir():
-        raise NothingToImport(f"{folder} is not a folder")
+        raise NothingToImport(f"{folder} is neither a folder nor a file")
     sources = [Source(path, None) for path in _images(folder.iterdir())]
     for below in sorted(p for p in folder.iterdir() if p.is_dir() and not _is_hidden(p)):
         images = _images(below.rglob("*"))

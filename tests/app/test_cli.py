@@ -110,6 +110,35 @@ def test_an_import_says_metadata_of_all_its_images(live_url, photos):
     assert images[0]["metadata"] == {"camera": "north", "d": "1"}
 
 
+def test_a_table_names_what_it_cannot_bring_and_keeps_labels_that_are_there(
+    live_url, photos, tmp_path
+):
+    imported(live_url, photos / "red", "--project", "p")
+    images = get(live_url, "/v1/projects/p/images")["items"]
+    first, second = (image["id"] for image in images[:2])
+    httpx.post(f"{live_url}/v1/projects/p/labels", json={"name": "old"})
+    httpx.put(f"{live_url}/v1/projects/p/images/{first}/label", json={"label": "old"})
+    table = tmp_path / "labels.csv"
+    table.write_text(f"id,label\n{first},new\n{second},new\n{first[:-4]}0000,new\n")
+
+    result = run("import", table, "--project", "p", "--url", live_url, code=1)
+
+    said = "3 images in csv_manifest: 0 are new, 1 got a label, 1 labels are new, 1 failed"
+    assert result.stdout.strip() == said
+    assert f"{first[:-4]}0000" in result.stderr
+    assert get(live_url, f"/v1/projects/p/images/{first}")["label"] == "old"
+
+
+def test_a_file_brings_its_own_metadata_and_support(live_url, tmp_path):
+    (tmp_path / "labels.csv").write_text("id,label\n")
+    given = ("import", tmp_path / "labels.csv", "--project", "p", "--url", live_url)
+
+    result = run(*given, "--support", "1", code=2)
+
+    assert "are for folders" in result.stderr
+    assert get(live_url, "/v1/projects")["items"] == []
+
+
 def test_files_that_cannot_be_used_are_named_and_the_others_go_in(live_url, photos):
     (photos / "red" / "broken.png").write_bytes(b"no image")
 
@@ -158,6 +187,10 @@ def test_a_project_is_exported_to_a_file_that_can_be_imported(live_url, photos, 
     said = run("export", output, "--project", "p", "--split", "train=1", "--url", live_url)
 
     assert said.stdout.strip() == f"{output}: {output.stat().st_size} bytes"
+    again = run("import", output, "--project", "r", "--url", live_url)
+    assert again.stdout.strip() == (
+        "18 images in folders: 18 are new, 18 got a label, 2 labels are new, 0 failed"
+    )
     httpx.post(f"{live_url}/v1/projects", json={"name": "q"})
     answer = httpx.post(f"{live_url}/v1/projects/q/import", content=output.read_bytes())
     assert (answer.json()["created"], answer.json()["failed"]) == (18, [])
