@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 from torch import Tensor
 
 from app.cosines import Cosines
-from app.db import Database
+from app.db import Database, portions
 from app.metadata import matching
 from app.prediction import ProjectHead, ProjectHeads
 from app.problems import ImageNotFound, StrategyRefused, TooFewLabels
@@ -32,7 +32,6 @@ from models.choosing import choose
 ATTEMPTS = 20  # at reserving images that others reserve at the same time
 SUGGESTIONS = 3  # labels that come with an image
 ROWS_PER_BLOCK = 4096
-IDS_PER_QUERY = 500
 ID = np.dtype("V16")
 
 
@@ -478,8 +477,7 @@ def _free(session: Session, project_id: UUID, ranked: Sequence[Ranked]) -> set[U
     )
     labeled = {r.image_id for r in ranked if r.label is not None}
     free: set[UUID] = set()
-    for start in range(0, len(ranked), IDS_PER_QUERY):
-        some = [r.image_id for r in ranked[start : start + IDS_PER_QUERY]]
+    for some in portions([r.image_id for r in ranked]):
         query = select(Image.id, Image.label_id).where(
             Image.project_id == project_id, Image.id.in_(some), Image.id.not_in(held)
         )

@@ -1,11 +1,11 @@
 """Database sessions and migrations, on SQLite and PostgreSQL."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import alembic.command
 from alembic.config import Config
@@ -19,7 +19,10 @@ from sqlalchemy.orm import Session
 # (https://sqlite.org/wal.html#walresetbug); some distributions carry the fix in older branches.
 FIXED_SQLITE = ((3, 51, 3), (3, 50, 7), (3, 44, 6))
 BUSY_TIMEOUT_S = 30  # that a transaction waits for a lock
+IDS_PER_QUERY = 500
 IDLE_TIMEOUT_S = 60  # that PostgreSQL lets a transaction with locks do nothing: its process stopped
+
+Item = TypeVar("Item")
 
 
 class UnsafeSQLite(RuntimeError):
@@ -113,6 +116,12 @@ def _move(config: Config, connection: Connection, revision: str) -> None:
         alembic.command.downgrade(config, revision)
     else:
         alembic.command.upgrade(config, revision)
+
+
+def portions(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
+    """A list, as many items at a time as a query may name."""
+    for start in range(0, len(items), IDS_PER_QUERY):
+        yield items[start : start + IDS_PER_QUERY]
 
 
 def alembic_config(url: str) -> Config:

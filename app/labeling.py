@@ -15,7 +15,7 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
-from app.db import Database
+from app.db import Database, portions
 from app.inference import Embedded, Embedder
 from app.metadata import matching
 from app.outbox import Event, tell, tell_if_exhausted
@@ -38,7 +38,6 @@ from models.unknown import Rejection
 
 CHUNK_IMAGES = 64  # images per transaction
 CHUNK_BYTES = 64 << 20
-IDS_PER_QUERY = 500
 
 
 class Upload(NamedTuple):
@@ -405,8 +404,7 @@ class Labeling:
         with self.db.writing() as session:
             project = find_project(session, project_key, lock=True)
             known = set[UUID]()
-            for start in range(0, len(metadata), IDS_PER_QUERY):
-                some = [image for image, _ in metadata[start : start + IDS_PER_QUERY]]
+            for some in portions([image for image, _ in metadata]):
                 query = select(Image.id).where(Image.project_id == project.id, Image.id.in_(some))
                 known.update(session.scalars(query))
             rows = [{"id": image, "metadata_": new} for image, new in metadata if image in known]

@@ -19,8 +19,8 @@ from sqlalchemy import select
 from torch import Tensor
 
 from app.choosing import Choosing, Wish
-from app.db import Database
-from app.integrations.label_studio.book import IDS_PER_QUERY, Book, Said
+from app.db import Database, portions
+from app.integrations.label_studio.book import Book, Said
 from app.integrations.label_studio.host import Host
 from app.integrations.label_studio.messages import (
     Control,
@@ -283,11 +283,10 @@ class LabelStudio:
 
     def _vectors(self, project: Project, images: set[UUID]) -> Iterator[dict[UUID, Tensor]]:
         """Embeddings of images, some at a time."""
-        wanted = sorted(images)
-        for start in range(0, len(wanted), IDS_PER_QUERY):
+        for some in portions(sorted(images)):
             query = select(Embedding.image_id, Embedding.vector).where(
                 Embedding.encoder_id == project.encoder_id,
-                Embedding.image_id.in_(wanted[start : start + IDS_PER_QUERY]),
+                Embedding.image_id.in_(some),
             )
             with self.db.reading() as session:
                 found = {row[0]: row[1] for row in session.execute(query)}

@@ -4,18 +4,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, delete, select
 from sqlalchemy.orm import Session
 
-from app.db import Database
+from app.db import Database, portions
 from app.projects import find_project
 from app.tables import Image, LabelStudioAnnotation, LabelStudioProject, LabelStudioTask
 
-IDS_PER_QUERY = 500
-Item = TypeVar("Item")
 Kept = type[LabelStudioTask] | type[LabelStudioAnnotation]
 
 
@@ -51,7 +49,7 @@ class Book:
         """The image of each task that is known."""
         found: dict[int, UUID] = {}
         with self.db.reading() as session:
-            for some in _parts(list(tasks)):
+            for some in portions(list(tasks)):
                 query = select(LabelStudioTask.task, LabelStudioTask.image_id)
                 query = query.where(*self._of(LabelStudioTask), LabelStudioTask.task.in_(some))
                 found.update((row[0], row[1]) for row in session.execute(query))
@@ -94,7 +92,7 @@ class Book:
         """Forget annotations that were deleted; their tasks."""
         tasks: set[int] = set()
         with self._writing() as session:
-            for some in _parts(annotations):
+            for some in portions(annotations):
                 gone = delete(LabelStudioAnnotation).where(
                     *self._of(LabelStudioAnnotation), LabelStudioAnnotation.annotation.in_(some)
                 )
@@ -122,7 +120,7 @@ class Book:
         """Tasks that were deleted, with what was said of them."""
         with self._writing() as session:
             for table in (LabelStudioTask, LabelStudioAnnotation):
-                for some in _parts(tasks):
+                for some in portions(tasks):
                     session.execute(delete(table).where(*self._of(table), table.task.in_(some)))
 
     def vanished(self, tasks: set[int], annotations: set[int]) -> tuple[list[int], list[int]]:
@@ -156,12 +154,7 @@ class Book:
 
     def _present(self, session: Session, images: Iterable[UUID]) -> set[UUID]:
         found: set[UUID] = set()
-        for some in _parts(list(images)):
+        for some in portions(list(images)):
             query = select(Image.id).where(Image.project_id == self.project_id, Image.id.in_(some))
             found.update(session.scalars(query))
         return found
-
-
-def _parts(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
-    for start in range(0, len(items), IDS_PER_QUERY):
-        yield items[start : start + IDS_PER_QUERY]
