@@ -236,7 +236,7 @@ def test_a_training_that_collapses_fails_with_the_reason(striped, do):
 
 
 def test_a_rate_that_is_too_high_fails_with_advice(striped, do):
-    location = submit(striped, rate=10.0, optimizer="sgd", method={"name": "triplet"}, epochs=200)
+    location = submit(striped, rate=10.0, optimizer="sgd", method={"name": "simclr"}, epochs=200)
 
     do(striped)
 
