@@ -53,5 +53,8 @@ def message(webhook: Webhook, event: str, data: dict[str, Any]) -> Delivery:
 
 
 def _listening(session: Session, project_id: UUID, event: Event) -> list[Webhook]:
-    query = select(Webhook).where(Webhook.project_id == project_id, Webhook.gone.is_(False))
-    return [webhook for webhook in session.scalars(query) if event in webhook.events]
+    known: dict[UUID, list[Webhook]] = session.info.setdefault("webhooks", {})  # of a transaction
+    if project_id not in known:
+        query = select(Webhook).where(Webhook.project_id == project_id, Webhook.gone.is_(False))
+        known[project_id] = list(session.scalars(query))
+    return [webhook for webhook in known[project_id] if event in webhook.events]
