@@ -199,6 +199,7 @@ def test_people_label_in_label_studio_what_is_most_worth_labeling(
     def label_of(image):
         return client.get(f"{project}/images/{image}").json()["label"]
 
+    versions = f"/api/projects/{number}/model-versions/"
     before = studio.call("GET", f"/api/projects/{number}")["model_version"]
     for place in range(FRESH - len(COLOURS) * 2):
         task, image, predictions = next_task()
@@ -209,11 +210,12 @@ def test_people_label_in_label_studio_what_is_most_worth_labeling(
         wait_for(lambda image=image, colour=colour: label_of(image) == colour)
 
     # After ten labels there is a new order.
-    def version():  # none while predictions are being replaced
-        return studio.call("GET", f"/api/projects/{number}")["model_version"] or before
+    def version():
+        return studio.call("GET", f"/api/projects/{number}")["model_version"]
 
     wait_for(lambda: version() != before)
     assert next_task()[2][0]["model_version"] == version()
+    wait_for(lambda: list(studio.call("GET", versions)) == [version()])  # the old are gone
 
     # A deleted annotation is taken back.
     studio.call("DELETE", f"/api/annotations/{annotation}")

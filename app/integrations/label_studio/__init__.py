@@ -296,20 +296,24 @@ class LabelStudio:
     def _replace_predictions(
         self, studio_project: int, rows: Sequence[dict[str, Any]], version: str
     ) -> None:
-        # Label Studio sorts tasks with several predictions by their mean score.
-        self.host.call(
-            "POST",
-            "/api/dm/actions/",
-            params={"id": "delete_tasks_predictions", "project": studio_project},
-            json={"selectedItems": {"all": True, "excluded": []}},
-        )
+        """Bring the new before the old go, so that no task is handed out without one.
+
+        Label Studio sorts tasks with several predictions by their mean score, so the old have
+        to go.
+        """
+        path = f"/api/projects/{studio_project}"
+        versions = f"{path}/model-versions/"
+        old = set(self.host.call("GET", versions))  # the number of predictions by version
+        if version in old:  # pushed before, or asked for by Label Studio already
+            self.host.call("DELETE", versions, json={"model_version": version})
         for start in range(0, len(rows), ROWS_PER_CALL):
-            path = f"/api/projects/{studio_project}/import/predictions"
-            self.host.call("POST", path, json=rows[start : start + ROWS_PER_CALL])
+            some = rows[start : start + ROWS_PER_CALL]
+            self.host.call("POST", f"{path}/import/predictions", json=some)
         if rows:
             # It takes no version of which it has no prediction, and samples at random without.
-            path = f"/api/projects/{studio_project}"
             self.host.call("PATCH", path, json={"model_version": version})
+        for one in sorted(old - {version, ""}):
+            self.host.call("DELETE", versions, json={"model_version": one})
 
     def _take(
         self,

@@ -31,6 +31,7 @@ CONFIG = """
 """
 TOKEN = "head.body.signature"
 PROJECT = {"id": 7, "label_config": CONFIG}
+NEW = {"/api/projects/7": PROJECT, "/api/projects/7/model-versions/": {}}
 AT = "/label-studio/birds"
 
 
@@ -57,6 +58,9 @@ class Studio(http.server.BaseHTTPRequestHandler):
             self.send_error(401)
 
     def do_PATCH(self):
+        self.do_POST()
+
+    def do_DELETE(self):
         self.do_POST()
 
     def do_GET(self):
@@ -383,16 +387,18 @@ def test_training_is_started_when_there_are_labels_enough(backend):
     assert backend.get(f"/v1/projects/birds/jobs/{job}").json()["kind"] == "finetune"
 
 
-def pushed():
-    """The rows of the last push, and the version that Label Studio was told."""
+def pushed(before=None):
+    """The rows of the last push, and the version that Label Studio was told.
+
+    The suggestions of the version before are taken away when the new ones are in use.
+    """
     paths = [path for path, _ in Studio.sent]
-    assert paths == [
-        "/api/dm/actions/?id=delete_tasks_predictions&project=7",
-        "/api/projects/7/import/predictions",
-        "/api/projects/7",
-    ]
-    (_, _), (_, rows), (_, project) = Studio.sent
+    assert paths[:2] == ["/api/projects/7/import/predictions", "/api/projects/7"]
+    (_, rows), (_, project), *gone = Studio.sent
+    path = "/api/projects/7/model-versions/"
+    assert gone == ([(path, {"model_version": before})] if before else [])
     Studio.sent.clear()
+    Studio.answers[path] = {project["model_version"]: len(rows)}
     return rows, project["model_version"]
 
 
@@ -403,7 +409,7 @@ def test_what_is_pushed_is_handed_out_in_our_order(backend, monkeypatch):
         annotate(backend, n, colour, f"{colour}1.png", task=n)
     say(backend, "TASKS_CREATED", tasks=[upload(n, f"red{n}.png") for n in range(2, 6)])
     say(backend, "TASKS_CREATED", tasks=[upload(n, f"blue{n - 10}.png") for n in range(12, 15)])
-    Studio.answers["/api/projects/7"] = PROJECT
+    Studio.answers |= NEW
 
     answer = backend.post(f"{AT}/push", json={"project": 7})
 
@@ -428,7 +434,7 @@ def test_what_is_pushed_is_handed_out_in_our_order(backend, monkeypatch):
 
 def test_after_ten_labels_there_is_a_new_order(backend, png):
     Studio.files |= {f"grey{n}.png": png("grey", n) for n in range(20)}
-    Studio.answers["/api/projects/7"] = PROJECT
+    Studio.answers |= NEW
     say(backend, "TASKS_CREATED", tasks=[upload(n, f"grey{n}.png") for n in range(20)])
     backend.post(f"{AT}/push", json={"project": 7}).raise_for_status()
     rows, before = pushed()
@@ -440,9 +446,14 @@ def test_after_ten_labels_there_is_a_new_order(backend, png):
     assert Studio.sent == []
     annotate(backend, 9, "red", "grey9.png", task=9)
 
-    rows, after = pushed()
+    rows, after = pushed(before)
     assert len(rows) == 10
     assert after != before
+
+    backend.post(f"{AT}/push", json={"project": 7}).raise_for_status()
+    gone = Studio.sent.pop(0)  # the same version again: what it said before goes first
+    assert gone == ("/api/projects/7/model-versions/", {"model_version": after})
+    assert pushed()[1] == after
 
 
 def test_what_was_missed_is_taken_in(backend):
@@ -451,7 +462,7 @@ def test_what_was_missed_is_taken_in(backend):
     annotate(backend, 2, "blue", "blue1.png", task=2)
     say(backend, "TASKS_CREATED", tasks=[upload(3, "red3.png"), upload(5, "red5.png")])
     Studio.answers |= {
-        "/api/projects/7": PROJECT,
+        **NEW,
         "/api/tasks": {
             "total": 3,
             "tasks": [
