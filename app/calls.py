@@ -167,11 +167,12 @@ def images(
     state: State | None = None,
     label: str | None = None,
     metadata: Metadata | None = None,
+    filename: str | None = None,
     limit: int = 100,
     cursor: str | None = None,
 ) -> Call[Page[ImageRead]]:
     """A page of the images, oldest first."""
-    given = {"state": state, "label": label, "limit": limit, "cursor": cursor}
+    given = {"state": state, "label": label, "filename": filename, "limit": limit, "cursor": cursor}
     return _get(Page[ImageRead], project, "images", **given, **_pairs(metadata))
 
 

@@ -4,7 +4,7 @@ Each one gathers, then computes, then writes: no transaction is open while a poo
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import NamedTuple
@@ -46,6 +46,8 @@ class Wish(NamedTuple):
     uploaded_after: datetime | None = None
     uploaded_before: datetime | None = None
     metadata: Mapping[str, str | Sequence[str]] | None = None
+    filename: str | None = None  # a part of it
+    images: Collection[UUID] | None = None  # only these
     max_cosine: float | None = None
     balanced: bool = False
 
@@ -207,26 +209,30 @@ class Choosing:
     ) -> list[Ranked]:
         fitted = self._fitted(project, needed=wish.strategy.needs_classes or wish.by_prediction)
         if fitted and of_labeled(wish.strategy):
-            found = self._with_metadata(project, wish)
+            found = self._named(project, wish)
             return _rank_labeled(fitted, wish, taken | avoided, found)
         everything = self.vectors.everything(project.id, project.encoder_id)
         pool = self._pool(project, everything, fitted)
         rows = _without(everything, pool.rows, taken | avoided)
         reserved = [row for i in taken if (row := _row(everything, i)) is not None]
         pool = replace(pool, rows=rows, taken=torch.tensor(reserved, dtype=torch.long))
-        pool = _filtered(pool, everything, fitted, wish, self._with_metadata(project, wish))
+        pool = _filtered(pool, everything, fitted, wish, self._named(project, wish))
         if not len(pool):
             return []
         return _described(pool, everything, fitted, _choose(pool, wish), whole=wish.whole)
 
-    def _with_metadata(self, project: Project, wish: Wish) -> NDArray[np.void] | None:
-        """The ids of the images that have the metadata wished for; None if all will do."""
-        if not wish.metadata:
-            return None
-        query = select(Image.id).where(Image.project_id == project.id, *matching(wish.metadata))
+    def _named(self, project: Project, wish: Wish) -> NDArray[np.void] | None:
+        """The ids of the images that are wished for by what they are; None if all will do."""
+        chosen = None
+        if wish.images is not None:
+            chosen = np.frombuffer(b"".join(image.bytes for image in wish.images), ID)
+        conditions = matching(wish.metadata or {}, wish.filename)
+        if not conditions:
+            return chosen
+        query = select(Image.id).where(Image.project_id == project.id, *conditions)
         with self.db.reading() as session:
-            found = b"".join(image.bytes for image in session.scalars(query))
-        return np.frombuffer(found, ID)
+            found = np.frombuffer(b"".join(image.bytes for image in session.scalars(query)), ID)
+        return found if chosen is None else np.intersect1d(found, chosen)
 
     def _fitted(self, project: Project, *, needed: bool) -> ProjectHead | None:
         try:
@@ -358,7 +364,7 @@ def _filtered(
     wish: Wish,
     found: NDArray[np.void] | None,
 ) -> Pool:
-    """What is left of a pool; `found` are the ids of images with the metadata wished for."""
+    """What is left of a pool; `found` are the ids of images that may be chosen, if not all."""
     kept = torch.ones(len(pool), dtype=torch.bool)
     if found is not None:
         ids = everything.ids[pool.rows.numpy()].view(ID).squeeze(1)

@@ -322,11 +322,12 @@ class Labeling:
         after: UUID | None,
         limit: int,
         metadata: Mapping[str, str] | None = None,
+        filename: str | None = None,
     ) -> list[ImageView]:
         """Images in the order in which they came."""
         with self.db.reading() as session:
             project = find_project(session, project_key)
-            wanted: list[Any] = [*matching(metadata or {})]
+            wanted: list[Any] = [*matching(metadata or {}, filename)]
             if state == "support":
                 wanted.append(Image.label_id.is_not(None))
             elif state == "pool":

@@ -24,6 +24,9 @@ Wanted = Annotated[
         examples=[{"camera": ["north", "south"]}],
     ),
 ]
+FilenamePart = Annotated[
+    str, Field(max_length=255, description="A part of the file name, in upper or lower case.")
+]
 
 _metadata: TypeAdapter[dict[str, str]] = TypeAdapter(Metadata)
 
@@ -47,9 +50,18 @@ def parse(pairs: Sequence[str]) -> dict[str, str]:
         raise InvalidRequest(f"metadata {str(first['input'])[:80]!r}: {first['msg']}") from error
 
 
-def matching(wanted: Mapping[str, str | Sequence[str]]) -> list[ColumnElement[bool]]:
-    """Conditions on images; all must hold."""
-    return [
+def matching(
+    wanted: Mapping[str, str | Sequence[str]], filename: str | None = None
+) -> list[ColumnElement[bool]]:
+    """Conditions on images; all must hold.
+
+    Args:
+        filename: a part of it, in upper or lower case.
+    """
+    found = [
         Image.metadata_[key].as_string().in_([values] if isinstance(values, str) else values)
         for key, values in wanted.items()
     ]
+    if filename:
+        found.append(Image.filename.icontains(filename, autoescape=True))
+    return found

@@ -50,8 +50,9 @@ DOCS_CSP = (
 )
 
 # The labeling page holds no script or style of its own, and loads none from elsewhere.
+NO_STYLE = "'sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU='"  # an empty element, for plotly
 WEB_CSP = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
+    f"default-src 'none'; script-src 'self'; style-src 'self' {NO_STYLE}; img-src 'self' blob:; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 

@@ -143,6 +143,7 @@ class Report(NamedTuple):
 class MapPoint(NamedTuple):
     """An image in two dimensions."""
 
+    image_id: UUID
     x: float
     y: float
     label: str | None  # its own, or the likeliest
@@ -243,9 +244,12 @@ class Reports:
         vectors = everything.vectors[drawn].float()
         places, explained = principal_components(vectors, 2)
         points = [
-            MapPoint(x, y, label, doubt)
-            for (x, y), (label, doubt) in zip(
-                places.tolist(), _guesses(everything, drawn, vectors, names, fitted), strict=True
+            MapPoint(everything.image_id(row), x, y, label, doubt)
+            for row, (x, y), (label, doubt) in zip(
+                drawn.tolist(),
+                places.tolist(),
+                _guesses(everything, drawn, vectors, names, fitted),
+                strict=True,
             )
         ]
         return Map(points, (float(explained[0]), float(explained[1])), len(rows))

@@ -20,7 +20,7 @@ from app.api import (
     problems,
 )
 from app.labeling import Change
-from app.metadata import Metadata, parse
+from app.metadata import FilenamePart, Metadata, parse
 from app.schemas import FailedRead, ImageRead, Page, Schema
 from app.tables import NAME_LENGTH, Annotation
 
@@ -125,6 +125,7 @@ def list_images(
     ] = None,
     label: Annotated[str | None, Query(description="Id or name of a label.")] = None,
     metadata: Pairs = (),
+    filename: Annotated[FilenamePart | None, Query()] = None,
     limit: Limit = 100,
     cursor: Cursor = None,
 ) -> Page[ImageRead]:
@@ -136,6 +137,7 @@ def list_images(
         after=after(cursor),
         limit=limit + 1,
         metadata=parse(metadata),
+        filename=filename,
     )
     return page(rows, limit, lambda view: view.image.id, ImageRead.of)
 

@@ -17,7 +17,7 @@ from app.api import (
 )
 from app.choices import choice
 from app.choosing import Ranked, Wish
-from app.metadata import Wanted, parse
+from app.metadata import FilenamePart, Wanted, parse
 from app.schemas import FailedRead, Schema, StoredRead
 from app.tables import NAME_LENGTH
 from app.uploads import OPENAPI_BODY, Uploads
@@ -50,6 +50,10 @@ class PoolFilter(Schema):
     uploaded_after: AwareDatetime | None = None
     uploaded_before: AwareDatetime | None = None
     metadata: Wanted | None = None
+    filename: FilenamePart | None = None
+    images: list[UUID] | None = Field(
+        default=None, max_length=10_000, description="Only these, as far as they are in the pool."
+    )
 
 
 class RankRequest(Schema):

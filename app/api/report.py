@@ -214,6 +214,26 @@ Target = Annotated[
 ]
 
 
+class MapPointRead(BaseModel):
+    """An image in two dimensions."""
+
+    image: UUID
+    x: float
+    y: float
+    label: str | None = Field(description="Its own, or the likeliest; null without two labels.")
+    confidence: float | None = Field(
+        description="Probability of the likeliest label; null for an image that has its own."
+    )
+
+
+class MapRead(BaseModel):
+    """Images along the two directions in which their embeddings vary most."""
+
+    images: int = Field(description="That have an embedding; a random part of many is drawn.")
+    explained: list[float] = Field(description="Share of the variance of both directions.")
+    points: list[MapPointRead]
+
+
 @router.get("/report", responses=problems(404, 422))
 def read_report(project: ProjectKey, reports: ReportService, target: Target = None) -> ReportRead:
     """How good the project is, which labels are wrong, and whether there are enough of them."""
@@ -245,6 +265,26 @@ def draw_confusion(project: ProjectKey, reports: ReportService) -> Response:
     return _svg(charts.confusion(found.matrix.tolist(), found.names))
 
 
+@router.get("/report/map", responses=problems(404, 422))
+def read_map(project: ProjectKey, reports: ReportService) -> MapRead:
+    """The images in two dimensions; a random 3,000 where there are more."""
+    found = reports.map(project)
+    return MapRead(
+        images=found.images,
+        explained=list(found.explained),
+        points=[
+            MapPointRead(
+                image=point.image_id,
+                x=point.x,
+                y=point.y,
+                label=point.label,
+                confidence=None if point.doubt is None else 1 - point.doubt,
+            )
+            for point in found.points
+        ],
+    )
+
+
 @router.get("/report/map.svg", response_class=Response, responses=CHART)
 def draw_map(project: ProjectKey, reports: ReportService) -> Response:
     """A picture of the images in two dimensions, by label and by how sure it is."""
@@ -252,7 +292,7 @@ def draw_map(project: ProjectKey, reports: ReportService) -> Response:
     if not found.points:
         text = f"{found.images} image(s) have an embedding; a map needs two."
         return _svg(charts.message("The images in two dimensions", text))
-    points = [charts.Point(*point) for point in found.points]
+    points = [charts.Point(p.x, p.y, p.label, p.doubt) for p in found.points]
     return _svg(charts.image_map(points, found.explained, found.images))
 
 

@@ -32,4 +32,6 @@ def page() -> FileResponse:
 def install(app: FastAPI) -> None:
     """Serve the page and its files."""
     app.include_router(router)
+    # The library that draws the map.
+    app.mount("/web/lib", _Fresh(packages=[("plotly", "package_data")]), name="library")
     app.mount("/web", _Fresh(directory=FOLDER), name="web")

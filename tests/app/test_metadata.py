@@ -105,6 +105,29 @@ def test_images_are_listed_by_metadata(birds, upload):
     assert [image["id"] for image in listed] == [north]
 
 
+def test_images_are_found_by_a_part_of_their_file_name(birds, png):
+    names = ("IMG_1%.png", "IMG_12.png")
+    files = [("files", (name, png("red", n))) for n, name in enumerate(names)]
+    added = birds.post(f"{PROJECT}/pool", files=files).json()["images"]
+    first, second = (image["id"] for image in added)
+
+    def named(part, **more):
+        params = {"filename": part}
+        listed = birds.get(f"{PROJECT}/images", params=params).json()["items"]
+        body = {"strategy": {"name": "random"}, "where": {"filename": part, **more}}
+        chosen = birds.post(f"{PROJECT}/pool/rank", json=body).json()["images"]
+        if not more:
+            assert {image["id"] for image in listed} == {image["image"] for image in chosen}
+        return {image["image"] for image in chosen}
+
+    assert named("img_") == named("") == {first, second}
+    assert named("2.PNG") == {second}
+    assert named("1%") == {first}
+    assert named("G__") == set()
+    assert named("img", images=[second]) == {second}
+    assert named("1%", images=[second]) == set()
+
+
 def test_the_metadata_of_an_image_is_replaced(birds, upload, ranked):
     image = upload(1, "camera=north")
 

@@ -23,6 +23,17 @@ export async function show(view, project) {
   return stop;
 }
 
+// Have these images labeled next, as far as nobody else holds them.
+export async function queue(project, images) {
+  const work = new Work(project);
+  await work.load();
+  const got = (await work.ask(images.length, { images })).map((one) => work.prepare(one));
+  const wanted = new Set(images);
+  const first = work.queue.filter((one) => wanted.has(one.id)); // in hand already
+  work.queue = [...first, ...got, ...work.queue.filter((one) => !wanted.has(one.id))];
+  work.keep();
+}
+
 class Work {
   constructor(project) {
     this.project = project;

@@ -164,6 +164,21 @@ def test_filters_choose_by_upload_time(birds, pool, png):
     assert sorted(ranked(uploaded_before="2100-01-01T00:00:00Z")) == sorted([*pool, late])
 
 
+def test_filters_choose_named_images(birds, pool):
+    labeled = birds.get("/v1/projects/birds/images?state=support").json()["items"][0]["id"]
+    strange = "01890000-0000-7000-8000-000000000000"
+
+    def ranked(**where):
+        body = {"budget": 100, "where": where}
+        return set(ids(birds.post("/v1/projects/birds/pool/rank", json=body).json()))
+
+    some = set(list(pool)[:3])
+    assert ranked(images=[*some, labeled, strange]) == some
+    assert ranked(images=[]) == set()
+    handed = hand_out(birds, "ann", 12, where={"images": list(some)})
+    assert set(ids(handed)) == some
+
+
 def test_near_duplicates_are_left_out(birds, pool):
     body = {"budget": 12, "max_cosine": 0.999, "strategy": {"name": "random"}}
 

@@ -259,6 +259,76 @@ def test_a_grid_is_confirmed_without_those_taken_out(visit, api, stripes_project
     assert set(given.values()) == {"level"}
 
 
+def draw_around(page: Page) -> int:
+    """Draw around the right half of the map; how many images are in it."""
+    area = page.locator(".map .nsewdrag").first
+    area.scroll_into_view_if_needed()
+    box = area.bounding_box()
+    assert box is not None
+    corners = [(0.5, 0.01), (0.99, 0.01), (0.99, 0.99), (0.5, 0.99), (0.5, 0.02)]
+    places = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in corners]
+    page.mouse.move(*places[0])
+    page.mouse.down()
+    for place in places[1:]:
+        page.mouse.move(*place, steps=4)
+    page.mouse.up()
+    said = page.get_by_text(" of them without a label")
+    expect(said).to_be_visible()
+    return int(said.inner_text().split()[2])
+
+
+def test_what_is_drawn_around_on_the_map_is_labeled_or_looked_at_next(visit, api, stripes_project):
+    page = visit("s/see")
+    before = labels(api)
+    count = draw_around(page)
+    assert 0 < count < 20
+    page.get_by_role("button", name=f"Look at {count} next").click()
+    expect(page.locator(".stage img")).to_be_visible()
+    hand = set()
+    for _ in range(count):
+        expect(page.locator(".stage img")).to_be_visible()
+        hand.add(shown(page))
+        page.keyboard.press("s")
+
+    page.get_by_role("link", name="See").click()
+    assert draw_around(page) == count
+    page.get_by_label("Labels").select_option("upright")
+    page.get_by_role("button", name=f"Label {count}", exact=True).click()
+    expect(page.get_by_text(f"{count} images are “upright” now.")).to_be_visible()
+    expect(page.get_by_text("All is saved")).to_be_visible()
+
+    given = {image: label for image, label in labels(api).items() if image not in before}
+    assert given == dict.fromkeys(hand, "upright")
+
+
+def test_images_are_found_by_label_likeness_name_and_metadata(visit, api, stripes_project):
+    special = api.get("/s/images?state=pool").json()["items"][0]["id"]
+    api.put(f"/s/images/{special}/metadata", json={"metadata": {"camera": "north"}})
+    page = visit("s/see")
+    tiles = page.locator("h2:has-text('Images by label') + div .tiles li")
+    expect(tiles).to_have_count(2)
+    expect(page.get_by_label("Looks like")).to_be_hidden()
+
+    page.get_by_role("combobox", name="Label").last.select_option("without a label")
+    expect(tiles).to_have_count(20)
+    ranked = api.post("/s/pool/rank", json={"budget": 100, "where": {"label": "level"}}).json()
+    page.get_by_label("Looks like").select_option("level")
+    expect(tiles).to_have_count(len(ranked["images"]))
+    expect(tiles.first).to_contain_text("level?")
+    page.get_by_label("Looks like").select_option("anything")
+    page.get_by_label("File name has").fill("19.PNG")
+    page.keyboard.press("Tab")
+    expect(tiles).to_have_count(1)
+    page.get_by_label("File name has").fill("")
+    page.get_by_label("Metadata").fill("camera=north")
+    page.keyboard.press("Tab")
+    expect(tiles).to_have_count(1)
+    page.get_by_label("Metadata").fill("camera")
+    page.keyboard.press("Tab")
+
+    expect(page.get_by_text("metadata 'camera' has no '='")).to_be_visible()
+
+
 @pytest.mark.parametrize("view", VIEWS)
 def test_each_view_suits_keyboards_and_screen_readers(visit, stripes_project, view):
     page = visit(f"s/{view}", viewport={"width": 390, "height": 800})
