@@ -35,8 +35,8 @@ class MAE:
     family: ClassVar[Family] = "generative"
     fewest: ClassVar[int] = 1000
     unsuited: ClassVar[str] = (
-        "small convolutional encoders, and serving without fine-tuning: its features tell "
-        "classes apart after it"
+        "small convolutional encoders, few photos in little time, and serving without fine-tuning: "
+        "its features tell classes apart after it"
     )
 
     mask: float = 0.75  # share of the patches that is hidden
