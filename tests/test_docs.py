@@ -9,16 +9,19 @@ import shutil
 import subprocess
 import sys
 import threading
+import zipfile
 from pathlib import Path
 
 import httpx
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import typer
 import yaml
 from sklearn.datasets import load_digits
 
 from app import cli, demo
+from app.client import Handful
 from app.settings import Settings
 from app.worker import Worker
 from docs import generate
@@ -150,6 +153,41 @@ def test_the_loop_of_the_readme_works_as_it_is_written(live_url, tmp_path):
     assert httpx.get(f"{live_url}/v1/projects/digits").json()["support"] == 10
     assert '"strategy"' in done.stdout
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
+def test_a_project_is_exported_and_imported_as_the_how_to_says(live_url, tmp_path):
+    folder = demo.write_digits(tmp_path / "all")
+    with Handful(live_url) as client:
+        client.create_project("digits")
+        for digit in map(str, range(10)):
+            client.create_label("digits", digit)
+            first, second, *others = sorted((folder / digit).iterdir())
+            client.add_support("digits", digit, [first, second])
+            client.add_to_pool("digits", others[:2])
+    script = "".join(code for page, code in blocks("bash") if page.stem == "export")
+
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail"],
+        input=script.replace("http://127.0.0.1:8000", live_url)
+        .replace("curl ", "curl --fail-with-body --no-progress-meter ")
+        .replace("handful ", f"{sys.executable} -m app.cli "),
+        cwd=tmp_path,
+        env={**os.environ, "HANDFUL_PORT": live_url.rpartition(":")[2], "PYTHONPATH": str(ROOT)},
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    for project in ("digits", "copy", "second"):
+        read = httpx.get(f"{live_url}/v1/projects/{project}").json()
+        assert (read["labels"], read["support"], read["pool"]) == (10, 20, 20)
+    tasks = json.loads((tmp_path / "digits.json").read_text())
+    assert len(tasks) == 40
+    assert pq.read_table(tmp_path / "digits.parquet").num_rows == 40
+    with zipfile.ZipFile(tmp_path / "support.zip") as archive:
+        assert len([one for one in archive.namelist() if one.endswith(".png")]) == 20
 
 
 @pytest.mark.slow
