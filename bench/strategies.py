@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from bench.few_shot import PEERS
 from bench.harness import ROOT, arguments, finish
-from models.acquisition import AcquisitionStrategy, Pool, strategies
+from models.acquisition import AcquisitionStrategy, Pool, of_labeled, strategies
 from models.acquisition.badge import Badge
 from models.acquisition.coreset import CoreSet
 from models.acquisition.entropy import Entropy
@@ -146,7 +146,8 @@ def _million(options: argparse.Namespace) -> None:
     images = 20_000 if options.quick else 1_000_000
     pool = make_pool(images, dimensions=384, classes=1000, shots=5)
     rows: dict[str, dict[str, float]] = {}
-    for name in options.only or strategies:
+    of_pool = [name for name, kind in strategies.items() if not of_labeled(kind())]
+    for name in options.only or of_pool:
         _, seconds = _timed(strategies[name](), pool, 100)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # of all so far
         rows[name] = {"seconds": seconds, "peak_gigabytes": peak}

@@ -71,6 +71,7 @@ def test_tests_mirror_the_code():
         "test_hard_cases",
         "test_labeling_flow",
         "test_schema",
+        "test_tutorial",
     }
     for path in ROOT.glob("tests/*/**/test_*.py"):
         module = ROOT / path.relative_to(ROOT / "tests").with_name(path.name[len("test_") :])

@@ -8,6 +8,7 @@ import { t } from "./strings.js";
 const LEAST = 8; // images in hand, below which more are asked for: as many again
 const MOST = 64; // what that may grow to, for people who label faster than a large pool is ranked
 const GRID = 24;
+const SURE = 0.6; // confidence of images that a grid shows: few of them are to be taken out
 const KEYS = 9;
 const LEASE_S = 900;
 const SIDE = 768; // pixels
@@ -73,13 +74,19 @@ class Work {
     sessionStorage.setItem(this.store, JSON.stringify(plain));
   }
 
-  async ask(budget, where = {}) {
+  async ask(budget, where = {}, strategy = this.strategy) {
     const answer = await post(path(...this.url, "pool", "next"), {
       annotator: annotator(), budget, lease_s: LEASE_S,
-      strategy: { name: this.strategy }, where,
+      strategy: { name: strategy }, where,
     });
     const until = Date.parse(answer.lease_until);
     return answer.images.map((one) => ({ id: one.image, suggestions: one.suggestions, until }));
+  }
+
+  // Images that look like a label: sure ones, of all kinds, as far as there are any.
+  async alike(label) {
+    const sure = await this.ask(GRID, { label, min_confidence: SURE }, "random");
+    return sure.length ? sure : this.ask(GRID, { label });
   }
 
   refill() {
@@ -245,7 +252,7 @@ class Work {
       fill(tiles);
       count();
       fill(help, t("loading"));
-      some = (await this.ask(GRID, { label: wanted.value })).map((one) => ({ ...one, taken: true }));
+      some = (await this.alike(wanted.value)).map((one) => ({ ...one, taken: true }));
       fill(help, some.length ? t("grid_help", { label: wanted.value }) : t("empty"));
       fill(tiles, some.map((one) => {
         const tile = h("button", { type: "button", "aria-pressed": "true", onclick: () => {
@@ -267,6 +274,7 @@ class Work {
       // Those that were taken out are asked for one by one.
       this.queue.unshift(...some.filter((one) => !one.taken).map(({ taken, ...one }) => this.prepare(one)));
       this.keep();
+      wanted.selectedIndex = (wanted.selectedIndex + 1) % this.labels.length;
       load();
     });
     if (this.labels.length < 2) {

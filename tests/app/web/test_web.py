@@ -1,11 +1,15 @@
 """The labeling page, in a real browser."""
 
+import io
 import shutil
+import zipfile
 from collections.abc import Iterator
 
 import httpx
+import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from pydantic import SecretStr
 
@@ -22,6 +26,9 @@ FLAGS = [
 PATIENCE_MS = 30_000
 SERIOUS = {"serious", "critical"}
 WAYS = ("level", "upright")
+MANY = 10_000  # images
+PACE_MS = 250  # between two keys
+MOST_ELEMENTS = 8_000  # of a page: the map draws 3,000 images
 VIEWS = ["start", "label", "see", "train", "try"]
 
 pytestmark = [
@@ -251,7 +258,7 @@ def test_a_grid_is_confirmed_without_those_taken_out(visit, api, stripes_project
 
     page.locator(".tiles button").first.click()
     page.get_by_role("button", name=f"Confirm {count - 1}").click()
-    expect(page.get_by_text("Nothing is left to label.")).to_be_visible()
+    expect(page.get_by_label("Look for")).to_have_value("upright")
     expect(page.get_by_text("All is saved")).to_be_visible()
 
     given = {image: label for image, label in labels(api).items() if image not in before}
@@ -327,6 +334,41 @@ def test_images_are_found_by_label_likeness_name_and_metadata(visit, api, stripe
     page.keyboard.press("Tab")
 
     expect(page.get_by_text("metadata 'camera' has no '='")).to_be_visible()
+
+
+@pytest.mark.timeout(600)
+def test_with_ten_thousand_images_a_key_still_shows_the_next_at_once(visit, api, stripes_project):
+    """And no view holds them all; `python -m bench.labeling` measures the milliseconds."""
+    zipped = {"Content-Type": "application/zip"}
+    api.post("/s/pool", content=many_images(MANY), headers=zipped, timeout=300).raise_for_status()
+    assert api.get("/s").json()["pool"] == 20 + MANY
+    page = visit("s/label")
+    expect(page.locator(".stage img")).to_be_visible()
+    seen = [shown(page)]
+    for _ in range(30):
+        page.wait_for_timeout(PACE_MS)
+        page.keyboard.press("1")
+        assert page.locator(".stage img").count() == 1, f"after {len(seen)} keys nothing was ready"
+        seen.append(shown(page))
+    expect(page.get_by_text("All is saved")).to_be_visible()
+    assert len(set(seen)) == 31
+
+    for view, ready in (("see", ".map .nsewdrag"), ("label", ".stage img")):
+        page.goto(f"{page.url.partition('#')[0]}#/s/{view}")
+        expect(page.locator(ready).first).to_be_visible()
+        assert page.evaluate("document.querySelectorAll('*').length") < MOST_ELEMENTS
+
+
+def many_images(count: int) -> bytes:
+    """A zip of small pictures of noise."""
+    chance = np.random.default_rng(0)
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for n in range(count):
+            picture = io.BytesIO()
+            Image.fromarray(chance.integers(0, 256, (8, 8, 3), np.uint8)).save(picture, "PNG")
+            archive.writestr(f"{n}.png", picture.getvalue())
+    return buffer.getvalue()
 
 
 @pytest.mark.parametrize("view", VIEWS)
