@@ -5,7 +5,8 @@ import { attempt, fill, h, percent } from "./dom.js";
 import { annotator, send, withdraw } from "./outbox.js";
 import { t } from "./strings.js";
 
-const LEAST = 8; // images in hand, below which more are asked for: as many again
+const BATCHES = [4, 8, 16, 32]; // images in hand, below which more are asked for: as many again
+const BATCH = 8;
 const MOST = 64; // what that may grow to, for people who label faster than a large pool is ranked
 const GRID = 24;
 const SURE = 0.6; // confidence of images that a grid shows: few of them are to be taken out
@@ -45,7 +46,7 @@ class Work {
     this.past = []; // those that were answered, for undo
     this.counted = 0;
     this.asking = null;
-    this.least = LEAST;
+    this.least = Number(localStorage.getItem("batch") ?? BATCH);
     this.exhausted = false;
     this.labels = [];
   }
@@ -185,11 +186,16 @@ class Work {
       this.strategy = strategy.value;
       localStorage.setItem("strategy", strategy.value);
     } }, STRATEGIES.map((name) => h("option", { value: name, selected: name === this.strategy }, name)));
+    const batch = h("select", { onchange: () => {
+      this.least = Number(batch.value);
+      localStorage.setItem("batch", batch.value);
+    } }, BATCHES.map((count) => h("option", { value: count, selected: String(count) === (localStorage.getItem("batch") ?? String(BATCH)) }, count)));
     const mode = (name) => h("button", { type: "button", "aria-pressed": String(this.mode === name),
       class: this.mode === name ? "main" : "", onclick: () => { this.mode = name; this.draw(view); } }, t(name));
     this.body = h("div", {});
     fill(view, h("div", { class: "row" }, mode("single"), mode("grid"),
-      h("label", {}, t("strategy"), strategy), h("label", {}, t("who"), who)), this.body);
+      h("label", {}, t("strategy"), strategy),
+      h("label", {}, t("batch"), batch), h("label", {}, t("who"), who)), this.body);
     if (this.mode === "single") this.drawSingle();
     else this.drawGrid();
   }

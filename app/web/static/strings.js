@@ -30,6 +30,7 @@ const TEXTS = {
   single: ["One by one", "По одному"],
   grid: ["Grid", "Сеткой"],
   strategy: ["Strategy", "Стратегия"],
+  batch: ["Batch", "Порция"],
   empty: ["Nothing is left to label.", "Размечать больше нечего."],
   loading: ["Loading…", "Загрузка…"],
   search: ["Another label: type its name", "Другая метка: введите название"],

@@ -249,6 +249,21 @@ def test_who_disagrees_with_another_is_told_and_may_overrule(visit, api, stripes
     assert labels(api)[image] == mine
 
 
+def test_strategy_and_batch_are_a_choice_that_is_kept(visit, stripes_project):
+    page = visit("s/label")
+    expect(page.locator(".stage img")).to_be_visible()
+    page.get_by_label("Strategy").select_option("margin")
+    page.get_by_label("Batch").select_option("4")
+    page.evaluate("sessionStorage.clear()")
+
+    with page.expect_request("**/pool/next") as asked:
+        page.reload()
+
+    assert asked.value.post_data_json["budget"] == 4
+    assert asked.value.post_data_json["strategy"] == {"name": "margin"}
+    expect(page.get_by_label("Batch")).to_have_value("4")
+
+
 def test_a_grid_is_confirmed_without_those_taken_out(visit, api, stripes_project):
     page = visit("s/label")
     page.get_by_role("button", name="Grid").click()
