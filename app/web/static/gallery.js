@@ -48,7 +48,7 @@ export function gallery(project, labels) {
     const where = { min_confidence, max_confidence };
     if (like.value) where.label = like.value;
     if (name.value) where.filename = name.value;
-    if (pairs().length) where.metadata = Object.fromEntries(pairs().map((pair) => pair.split(/=(.*)/s, 2)));
+    if (pairs().length) where.metadata = Object.fromEntries(pairs().map(parted));
     const budget = Math.min(shown + PAGE, MOST);
     const answer = await post(path("projects", project, "pool", "rank"), { strategy: { name: "least_confidence" }, budget, where });
     const found = answer.images.slice(shown).map((one) => {
@@ -80,4 +80,10 @@ export function gallery(project, labels) {
   load(true);
   return h("div", {}, h("div", { class: "row" }, h("label", {}, t("label"), which), looks,
     h("label", {}, t("file_name"), name), h("label", {}, t("metadata"), metadata)), none, tiles, more);
+}
+
+// A pair without "=" asks for an empty text, and so finds nothing, instead of being left out.
+function parted(pair) {
+  const [key, value = ""] = pair.split(/=(.*)/s, 2);
+  return [key, value];
 }
