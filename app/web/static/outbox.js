@@ -65,9 +65,11 @@ async function deliver() {
   sending = true;
   const [first] = waiting;
   try {
-    await call(first.method, path("projects", first.project, ...first.address),
+    const answer = await call(first.method, path("projects", first.project, ...first.address),
       { body: first.body, key: first.method === "POST" ? first.key : undefined });
     failures = 0;
+    const failed = answer?.failed ?? []; // of many labels those that could not be set
+    if (failed.length) say(t("not_labeled", { count: failed.length, reason: failed[0].problem.detail }));
   } catch (error) {
     if (error instanceof Offline || BUSY.includes(error.status) || error.status >= 500) {
       sending = false;

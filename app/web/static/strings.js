@@ -43,6 +43,7 @@ const TEXTS = {
   saving: ["{count} to save", "Сохраняется: {count}"],
   offline: ["Offline: {count} labels wait, and are sent when the service is back", "Нет связи: меток в очереди — {count}; они отправятся позже"],
   conflict: ["{who} has labeled this image as “{label}”. Yours is “{mine}”.", "{who}: метка «{label}», а ваша — «{mine}»."],
+  not_labeled: ["{count} of these images kept their label, such as: {reason}", "Не изменены метки изображений: {count}. Например: {reason}"],
   overrule: ["Keep mine", "Оставить мою"],
   session: ["{count} labeled in this session", "Размечено за сеанс: {count}"],
   picture_of: ["Image to label", "Изображение для разметки"],

@@ -281,6 +281,22 @@ def test_a_grid_is_confirmed_without_those_taken_out(visit, api, stripes_project
     assert set(given.values()) == {"level"}
 
 
+def test_of_a_grid_what_somebody_else_has_labeled_meanwhile_is_told(visit, api, stripes_project):
+    page = visit("s/label")
+    page.get_by_role("button", name="Grid").click()
+    tile = page.locator(".tiles img").first
+    expect(tile).to_be_visible()
+    source = tile.get_attribute("src")
+    assert source is not None
+    image = source.split("/")[5]
+    api.put(f"/s/images/{image}/label", json={"label": "upright", "annotator": "ann"})
+
+    page.get_by_role("button", name="Confirm").click()
+
+    expect(page.get_by_text("1 of these images kept their label, such as: ")).to_be_visible()
+    assert labels(api)[image] == "upright"
+
+
 def draw_around(page: Page) -> int:
     """Draw around the right half of the map; how many images are in it."""
     area = page.locator(".map .nsewdrag").first
