@@ -21,7 +21,7 @@ from torch import Tensor
 from app.cosines import Cosines
 from app.db import Database, portions
 from app.metadata import matching
-from app.prediction import ProjectHead, ProjectHeads
+from app.prediction import ProjectHead, ProjectHeads, mean_embedding
 from app.problems import ImageNotFound, StrategyRefused, TooFewLabels
 from app.projects import find_project
 from app.tables import Image, Label, Project, Reservation
@@ -258,6 +258,7 @@ class Choosing:
             probabilities=fitted.head.probabilities if fitted else None,
             labeled=labeled,
             targets=target_of[codes],
+            mean=fitted.head.mean if fitted else mean_embedding(everything),
             names=tuple(names.get(everything.label_ids[code], "") for code in used),
             unseen=max(0, len(names) - len(used)),
             skill=(lambda: fitted.skill) if fitted else None,

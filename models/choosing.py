@@ -24,8 +24,9 @@ def choose(
     """Rank by a strategy, within bounds. Within them nothing is drawn from the whole pool.
 
     Args:
-        max_cosine: leave out images closer than this to one that is labeled, handed out or picked.
-            The strategy is asked at most 30 times, so that fewer than `budget` may be left.
+        max_cosine: leave out images closer than this to one that is labeled, handed out or picked,
+            by embeddings as they are. The strategy is asked at most 30 times, so that fewer than
+            `budget` may be left.
         balanced: prefer the likeliest labels with fewest images so far, among the first
             `4 x budget`.
     """
@@ -49,11 +50,12 @@ def _distinct(strategy: AcquisitionStrategy, pool: Pool, budget: int, max_cosine
             break
         now = replace(pool.part(left), taken=torch.cat([pool.taken, pool.rows[picks]]))
         ranking = strategy.rank(now, budget - len(picks))
-        kept = _apart(now, ranking.indices, max_cosine)
+        plain = replace(now, mean=None)
+        kept = _apart(plain, ranking.indices, max_cosine)
         chosen = ranking.indices[kept]
         picks = torch.cat([picks, left[chosen]])
         scores = torch.cat([scores, ranking.scores[kept]])
-        free = _far(now, chosen, max_cosine)
+        free = _far(plain, chosen, max_cosine)
         free[ranking.indices] = False
         left = left[free]
     return Ranking(picks, scores)

@@ -34,6 +34,7 @@ class Pool:
     labeled: Int[Tensor, " U"] = field(default_factory=_no_rows)  # which of them have a label
     targets: Int[Tensor, " U"] = field(default_factory=_no_rows)  # and which one, 0 to C - 1
     taken: Int[Tensor, " V"] = field(default_factory=_no_rows)  # which will soon have one
+    mean: Float[Tensor, " D"] | None = None  # subtracted where images are compared; None: nothing
     names: tuple[str, ...] = ()  # of the classes
     unseen: int = 0  # classes that are known by name and have no image yet
     # Leave-one-out accuracy beyond chance, 0..1; None where it is not known. Computed when asked.
@@ -57,8 +58,12 @@ class Pool:
         return Generator().manual_seed(self.seed)
 
     def vectors(self, rows: Int[Tensor, " B"]) -> Float[Tensor, "B D"]:
-        """Embeddings in float32, of unit length beyond what float16 keeps."""
-        return F.normalize(self.embeddings[rows].float(), dim=1)
+        """Embeddings as images are compared."""
+        return self.place(self.embeddings[rows].float())
+
+    def place(self, embeddings: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
+        """Float32 embeddings, centred if there is a mean, of unit length beyond float16's."""
+        return F.normalize(embeddings if self.mean is None else embeddings - self.mean, dim=1)
 
     def sample(self, size: int) -> Int[Tensor, " A"]:
         """Positions of the whole pool up to `size` images, of a uniform sample beyond."""

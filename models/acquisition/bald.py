@@ -44,7 +44,7 @@ class Bald:
         centroids = self._committee(pool)
 
         def disagreement(embeddings: Float[Tensor, "B D"]) -> Float[Tensor, " B"]:
-            queries = F.normalize(embeddings, dim=1)
+            queries = pool.place(embeddings)
             mean: Tensor | None = None
             within_members = torch.zeros(len(queries))
             for member in centroids:

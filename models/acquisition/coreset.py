@@ -1,6 +1,6 @@
 """Core-set: leave no image far from a label."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -52,7 +52,7 @@ class _Farthest:
         else:
             self._base = torch.full((len(pool),), 4.0)  # the most between unit vectors
             if len(pool):
-                self._base[_most_central(pool)] = 5  # goes first
+                self._base[_most_central(replace(pool, mean=None))] = 5  # goes first
 
     def gains(self, positions: Int[Tensor, " B"]) -> Float[Tensor, " B"]:
         """The squared distance of each to the nearest, as of now."""

@@ -1,6 +1,6 @@
 """Unknown first: label what is like nothing that has a label."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -36,14 +36,16 @@ class UnknownFirst:
     def rank(self, pool: Pool, budget: int) -> Ranking:
         if not len(pool):
             return Ranking(torch.empty(0, dtype=torch.long), torch.empty(0))
-        known = pool.vectors(representatives(pool, self.landmarks))
-        if not len(known):
+        if len(pool.labeled):
+            known = pool.vectors(representatives(pool, self.landmarks))
+        else:
+            pool = replace(pool, mean=None)  # nothing is closer to it than anything else
             known = F.normalize(pool.vectors(pool.rows[pool.sample(self.landmarks)]).mean(0), dim=0)
             known = known[None]
         near = min(self.neighbours, len(known))
 
         def distance(embeddings: Float[Tensor, "B D"]) -> Float[Tensor, " B"]:
-            cosines = F.normalize(embeddings, dim=1) @ known.T
+            cosines = pool.place(embeddings) @ known.T
             nearest = cosines.amax(dim=1) if near == 1 else cosines.topk(near, dim=1).values[:, -1]
             squares = 2 - 2 * nearest
             return squares.where(squares > 1e-6, 0.0).sqrt()  # float32 rounds what is less

@@ -35,6 +35,13 @@ def test_of_near_duplicates_the_first_is_picked():
     assert (distinct.indices % 20).tolist() == best.tolist()
 
 
+def test_near_duplicates_are_told_by_embeddings_as_they_are():
+    pool = make_pool()
+    centred = replace(pool, mean=torch.full((8,), 5.0))  # from there, all look alike
+
+    assert len(choose(Margin(), centred, 20, max_cosine=0.99).indices) == 20
+
+
 def test_what_is_close_to_a_labeled_or_reserved_image_is_left_out():
     pool = make_pool()
     reserved = replace(pool, rows=pool.rows[1:], taken=pool.rows[:1])

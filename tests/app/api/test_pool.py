@@ -5,10 +5,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import torch
 from sqlalchemy import select
 
+import app.choosing
 import app.prediction
 from app.tables import Reservation
+from models.choosing import choose
 
 NEXT = "/v1/projects/birds/pool/next"
 
@@ -267,6 +270,25 @@ def test_similar_to_an_image_that_is_not_there(birds, pool):
     nobody = "01890a5d-ac96-774b-bcce-b302099a8057"
 
     assert birds.get(f"/v1/projects/birds/images/{nobody}/similar").status_code == 404
+
+
+@pytest.mark.parametrize("labeled", [True, False])
+def test_strategies_compare_images_less_the_mean_of_all(birds, png, labeled, monkeypatch):
+    if labeled:
+        upload(birds, "/labels/red/support", png("red"))
+        upload(birds, "/labels/blue/support", png("blue"))
+    upload(birds, "/pool", *(png("purple", 30 + n) for n in range(3)))
+    asked = []
+    monkeypatch.setattr(
+        app.choosing,
+        "choose",
+        lambda *given, **more: asked.append(given[1]) or choose(*given, **more),
+    )
+
+    hand_out(birds, "ann")
+
+    [pool] = asked
+    assert torch.allclose(pool.mean, pool.embeddings.double().mean(dim=0).float(), atol=1e-6)
 
 
 def test_the_skill_of_the_head_is_computed_once_for_the_labels_as_they_are(

@@ -37,9 +37,20 @@ def test_while_a_class_is_unseen_it_covers_the_pool():
 
 
 def test_without_skill_it_covers_what_is_uncertain():
-    pool = replace(make_pool(), skill=lambda: 0.0)
+    pool = make_pool()  # with two labeled images of each class
 
     assert ALONE.rank(pool, 20).indices.tolist() == UHerding().rank(pool, 20).indices.tolist()
+
+
+def test_what_may_be_of_a_rare_class_counts_more():
+    pool = make_pool()
+    uneven = replace(pool, targets=torch.tensor([0, 0, 0, 1, 1, 1, 2, 3]))
+
+    def of_rare(pool: Pool) -> int:
+        picks = ALONE.rank(pool, 40).indices
+        return int((classify(pool.embeddings[picks]).argmax(dim=1) >= 2).sum())
+
+    assert of_rare(uneven) > of_rare(pool)
 
 
 def test_with_full_skill_it_picks_from_the_smallest_margins():
@@ -52,17 +63,15 @@ def test_with_full_skill_it_picks_from_the_smallest_margins():
     assert set(picks.tolist()) <= set(doubtful.tolist())
 
 
-def test_more_labels_leave_more_of_a_batch_to_the_gradients():
-    few = make_pool()
-    points = unit(700, 8)
-    labeled = torch.arange(300, 700)
-    many = Pool(points, torch.arange(300), classify, labeled, labeled % 4)
+def test_the_better_the_head_the_more_of_a_batch_is_left_to_the_gradients():
+    own = set(UHerding().rank(make_pool(), 20).indices.tolist())
 
-    def of_uherding(pool: Pool) -> int:
-        own = set(UHerding().rank(pool, 20).indices.tolist())
+    def of_uherding(skill: float) -> int:
+        pool = replace(make_pool(), skill=lambda: skill)
         return len(own & set(ALONE.rank(pool, 20).indices.tolist()))
 
-    assert of_uherding(few) > of_uherding(many)
+    assert of_uherding(0.5) == 20
+    assert of_uherding(0.9) > of_uherding(0.98)
 
 
 def test_the_uniform_share_is_drawn_alike_from_the_whole_pool_and_says_how_likely():

@@ -168,6 +168,24 @@ def test_more_labeled_images_than_pool(strategy):
     assert sorted(strategy.rank(pool, 5).indices.tolist()) == [0, 1, 2]
 
 
+@pytest.mark.parametrize("name", [name for name in OF_POOL if name != "dropquery"])
+def test_what_all_images_share_is_subtracted_before_they_are_compared(name):
+    strategy, plain = strategies[name](), make_pool(200)
+    shift = torch.full((4,), 0.5)
+    moved = replace(
+        plain,
+        embeddings=plain.embeddings + shift,
+        probabilities=lambda embeddings: classify(embeddings - shift),
+        mean=shift,
+    )
+
+    found = strategy.rank(moved, 30).indices
+
+    assert found.tolist() == strategy.rank(plain, 30).indices.tolist()
+    if name not in SCORED or name in ("bald", "unknown_first"):
+        assert found.tolist() != strategy.rank(replace(moved, mean=None), 30).indices.tolist()
+
+
 def test_blocks_change_nothing():
     pool = make_pool(2 * BLOCK_ROWS + 3)
 
