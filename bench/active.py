@@ -5,7 +5,7 @@ up to 50 labels for each label of the data set or half of the pool, from a balan
 one whose labels have sizes by Zipf's law, 100 : 1. All are judged by the same head, nearest
 centroid by cosine, on the same images: mean recall over labels, so that rare labels count. Who
 needs two labels before there are two takes images at random. Peers run in an environment of their
-own (`make bench-peers`).
+own (`make bench-peers`). Seeds are shared out to processes of one thread each.
 
 The penalty matrix is that of Ash et al. (2020, section 5, https://arxiv.org/abs/1906.03671): in how
 many settings, each counting 1, a strategy (row) is beaten by another (column) by a paired t-test.
@@ -13,11 +13,13 @@ many settings, each counting 1, a strategy (row) is beaten by another (column) b
 
 import argparse
 import json
+import multiprocessing
+import os
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -29,7 +31,7 @@ from torch.nn import functional as F
 
 from bench.embeddings import DataSet, data_set, digits
 from bench.few_shot import PEERS
-from bench.harness import ROOT, arguments, finish
+from bench.harness import ROOT, Kept, arguments, finish
 from models.accuracy import normal_quantile, skill
 from models.acquisition import Pool, of_labeled, strategies
 from models.heads import FittedHead
@@ -42,6 +44,7 @@ THEIRS = (
     "least_confident", "margin", "entropy", "coreset", "typiclust", "probcover", "maxherding",
     "badge", "dropquery", "falcun", "clue", "contrastive",
 )  # fmt: skip
+PREFIX = "skactiveml "
 JUDGED, BASE = "adaptive", "random"
 RANK, SHARE, SHARE_LONG_TAIL = 2.0, 0.60, 0.35
 CONFIDENCE = 0.95
@@ -67,27 +70,42 @@ class Known(NamedTuple):
     head: FittedHead | None  # None before there are two
 
 
+class Task(NamedTuple):
+    """A pool, drawn by a seed, from which each of some strategies chooses."""
+
+    setting: Setting
+    seed: int
+    names: list[str]
+    stops: Sequence[int]
+    peers: Path
+
+
+class Curve(NamedTuple):
+    """Mean recall at each budget, and how long the strategy and the head took."""
+
+    recall: list[float]
+    seconds: float
+
+
 # From rows that may be chosen, what is known, how many and a seed, to the chosen rows.
 Chooser = Callable[[Setting, list[int], Known, int, int], list[int]]
+Curves = dict[str, dict[str, list[Curve]]]  # by setting, strategy and seed
 
 
 def main() -> None:
     """Run the benchmark."""
     options = _options()
-    torch.set_num_threads(1)
     sets = [data_set(folder, options.encoder) for folder in options.images or []]
     sets.append(digits(options.encoder))
     settings = [Setting(data, kind) for data in sets for kind in ("balanced", "zipf")]
     if options.quick:
         settings = settings[-2:]
+    names = _names(options.only)
+    if not options.peers.exists():
+        print(f"scikit-activeml: skipped, {options.peers} is not there; make bench-peers")
+        names = [name for name in names if not name.startswith(PREFIX)]
     stops, seeds = (QUICK, 2) if options.quick else (PER_LABEL, options.seeds)
-    with ExitStack() as stack:
-        choosers = _ours(options.only)
-        if options.peers.exists():
-            choosers |= stack.enter_context(_peers(options.peers, settings, options.only))
-        else:
-            print(f"scikit-activeml: skipped, {options.peers} is not there; make bench-peers")
-        curves = _run(settings, choosers, stops, seeds)
+    curves = _run(options, settings, names, stops, seeds)
     _finish(options, settings, curves, stops)
 
 
@@ -97,28 +115,85 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--encoder", default="efficientnet_lite:0")
     parser.add_argument("--seeds", type=int, default=50)
     parser.add_argument("--only", nargs="*", help="strategies to run; random is always among them")
+    parser.add_argument("--processes", type=int, default=os.cpu_count())
+    parser.add_argument("--resume", type=Path, help="keep curves here, and go on from those there")
     parser.add_argument("--peers", type=Path, default=PEERS, help="their Python")
     return parser.parse_args()
 
 
+def _names(only: Sequence[str] | None) -> list[str]:
+    ours = [n for n in strategies if not of_labeled(strategies[n]()) and n != "rare_search"]
+    every = ours + [f"{PREFIX}{name}" for name in THEIRS]
+    return [name for name in every if not only or name in only or name == BASE]
+
+
 def _run(
-    settings: Sequence[Setting], choosers: dict[str, Chooser], stops: Sequence[int], seeds: int
-) -> dict[str, dict[str, list[list[float]]]]:
-    """By setting and strategy the curves of all seeds."""
-    curves: dict[str, dict[str, list[list[float]]]] = {}
-    for setting in settings:
-        found = curves[setting.name] = {name: [] for name in choosers}
-        started = time.perf_counter()
-        for seed in range(seeds):
-            pool = _pool(setting, seed)
-            classes = len(set(setting.data.targets[pool].tolist()))
-            for name, choose in choosers.items():
-                found[name].append(
-                    _curve(setting, pool, choose, _budgets(pool, classes, stops), seed)
-                )
-        seconds = time.perf_counter() - started
-        print(f"{setting.name}: {seeds} seeds in {seconds:.0f} s", flush=True)
-    return curves
+    options: argparse.Namespace,
+    settings: Sequence[Setting],
+    names: Sequence[str],
+    stops: Sequence[int],
+    seeds: int,
+) -> Curves:
+    kept = Kept(options.resume)
+    found: dict[str, Curve] = {}
+    tasks = []
+    for seed in range(seeds):
+        for setting in settings:
+            keys = {name: _key(setting, seed, name) for name in names}
+            known = {key: Curve(**told) for key in keys.values() if (told := kept.find(key))}
+            found |= known
+            left = [name for name, key in keys.items() if key not in known]
+            if left:
+                tasks.append(Task(setting, seed, left, stops, options.peers))
+    with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
+        for number, (setting, seed, curves) in enumerate(pool.imap_unordered(_work, tasks), 1):
+            for name, curve in curves.items():
+                key = _key(setting, seed, name)
+                found[key] = curve
+                kept.keep(key, curve._asdict())
+            spent = sum(curve.seconds for curve in curves.values())
+            slowest = max(curves, key=lambda name: curves[name].seconds)
+            print(
+                f"{number}/{len(tasks)} {setting.name}, seed {seed}: {spent:.0f} s, "
+                f"{slowest} {curves[slowest].seconds:.0f} s",
+                flush=True,
+            )
+    return {
+        s.name: {n: [found[_key(s, seed, n)] for seed in range(seeds)] for n in names}
+        for s in settings
+    }
+
+
+def _key(setting: Setting, seed: int, name: str) -> str:
+    return f"{setting.name}, {seed}, {name}"
+
+
+def _work(task: Task) -> tuple[Setting, int, dict[str, Curve]]:
+    """The curves of a pool, in a process of its own."""
+    torch.set_num_threads(1)
+    setting, seed = task.setting, task.seed
+    pool = _pool(setting, seed)
+    budgets = _budgets(pool, len(set(setting.data.targets[pool].tolist())), task.stops)
+    found = {}
+    with _choosers(task) as choosers:
+        for name, choose in choosers.items():
+            started = time.perf_counter()
+            recall = _curve(setting, pool, choose, budgets, seed)
+            found[name] = Curve(recall, round(time.perf_counter() - started, 2))
+    return setting, seed, found
+
+
+@contextmanager
+def _choosers(task: Task) -> Iterator[dict[str, Chooser]]:
+    theirs = [name.removeprefix(PREFIX) for name in task.names if name.startswith(PREFIX)]
+    ours: dict[str, Chooser] = {
+        n: partial(_choose, n) for n in task.names if not n.startswith(PREFIX)
+    }
+    if not theirs:
+        yield ours
+        return
+    with _peers(task.peers, theirs) as answering:
+        yield ours | answering
 
 
 def _pool(setting: Setting, seed: int) -> list[int]:
@@ -187,12 +262,6 @@ def _recall(setting: Setting, known: Known) -> float:
     return float(np.mean([float(right[truth == label].mean()) for label in labels]))
 
 
-def _ours(only: Sequence[str] | None) -> dict[str, Chooser]:
-    names = [n for n in strategies if not of_labeled(strategies[n]()) and n != "rare_search"]
-    names = [n for n in names if not only or n in only or n == BASE]
-    return {name: partial(_choose, name) for name in names}
-
-
 def _choose(
     name: str, setting: Setting, left: list[int], known: Known, budget: int, seed: int
 ) -> list[int]:
@@ -208,6 +277,7 @@ def _choose(
         head.probabilities if head else None,
         torch.tensor(known.rows),
         known.targets,
+        mean=head.mean if head else None,
         skill=partial(_skill, setting, known) if head else None,
         seed=seed,
     )
@@ -230,22 +300,21 @@ def _skill(setting: Setting, known: Known) -> float | None:
 
 
 @contextmanager
-def _peers(
-    python: Path, settings: Sequence[Setting], only: Sequence[str] | None
-) -> Iterator[dict[str, Chooser]]:
+def _peers(python: Path, names: Sequence[str]) -> Iterator[dict[str, Chooser]]:
     """scikit-activeml's strategies, in a process that answers one question at a time."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        command = [python, ROOT / "bench/peers/active.py", folder]
         with subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [python, ROOT / "bench/peers/active.py", folder],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
         ) as process:
             assert process.stdin
             assert process.stdout
-            names = [n for n in THEIRS if not only or f"skactiveml {n}" in only]
             yield {
-                f"skactiveml {n}": partial(_ask, n, folder, process.stdin, process.stdout)
-                for n in names
+                PREFIX + n: partial(_ask, n, folder, process.stdin, process.stdout) for n in names
             }
             process.stdin.close()
 
@@ -281,11 +350,12 @@ def _ask(
 
 
 def _finish(
-    options: argparse.Namespace,
-    settings: Sequence[Setting],
-    curves: dict[str, dict[str, list[list[float]]]],
-    stops: Sequence[int],
+    options: argparse.Namespace, settings: Sequence[Setting], told: Curves, stops: Sequence[int]
 ) -> None:
+    curves = {
+        setting: {name: [curve.recall for curve in found] for name, found in row.items()}
+        for setting, row in told.items()
+    }
     names = list(next(iter(curves.values())))
     area = {
         setting: {name: [_area(c) for c in found[name]] for name in names}
@@ -312,6 +382,10 @@ def _finish(
         },
         "area": {
             s: {n: round(float(np.mean(v)), 4) for n, v in a.items()} for s, a in area.items()
+        },
+        "seconds": {
+            setting: {n: float(np.median([c.seconds for c in row[n]])) for n in names}
+            for setting, row in told.items()
         },
         "mean_rank": ranks,
         "penalty": {name: dict(zip(names, row, strict=True)) for name, row in penalty.items()},

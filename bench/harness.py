@@ -182,6 +182,17 @@ def machine() -> dict[str, str | int]:
     }
 
 
+def memory(name: str) -> float:
+    """Megabytes of this process: VmRSS now, VmHWM at most since the last reset."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1024
+
+
+def reset_peak() -> None:
+    """Let VmHWM count from now."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
 def _module() -> str:
     return f"bench.{Path(sys.argv[0]).stem}"
 

@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from app.cosines import Cosines
 from app.vectors import POOL, Snapshot
 from bench.few_shot import PEERS
-from bench.harness import ROOT, arguments, finish
+from bench.harness import ROOT, arguments, finish, memory, reset_peak
 from models.acquisition import BLOCK_ROWS, Pool, Ranking
 from models.acquisition.margin import Margin
 from models.heads import FittedHead
@@ -108,10 +108,10 @@ def _measure(
     vectors, head = world.everything.vectors, world.head(labeled)
     pool = Pool(vectors, free, head.probabilities)
     _, bare = _timed(partial(_products, vectors, head.centroids))
-    _reset_peak()
-    before = _memory("VmRSS")
+    reset_peak()
+    before = memory("VmRSS")
     whole, seconds = _timed(lambda: Margin().rank(pool, BUDGET))
-    megabytes = _memory("VmHWM") - before
+    megabytes = memory("VmHWM") - before
     cosines, key = Cosines(), (UUID(int=0), UUID(int=1))
 
     def quick(head: FittedHead, rows: Tensor) -> Ranking:
@@ -153,16 +153,6 @@ def _products(vectors: Tensor, centroids: Tensor) -> None:
 def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
     start = time.perf_counter()
     return work(), time.perf_counter() - start
-
-
-def _memory(name: str) -> float:
-    """Megabytes of this process: VmRSS now, VmHWM at most since the last reset."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1024
-
-
-def _reset_peak() -> None:
-    Path("/proc/self/clear_refs").write_text("5")
 
 
 def _rounds(count: int) -> int:
