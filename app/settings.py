@@ -32,8 +32,8 @@ class Settings(BaseSettings):
     device: str = Field("auto", description="`auto`, `cpu`, `cuda`, `cuda:1` or `mps`.")
     runtime: str = Field(
         "auto",
-        description="What computes encoders: `pytorch`, `openvino` on a CPU, `cuda_graphs`; `auto` "
-        "tries them and takes the fastest whose embeddings agree.",
+        description="What computes encoders: `pytorch`, `openvino` or `onnxruntime` on a CPU, "
+        "`cuda_graphs`; `auto` tries them and takes the fastest whose embeddings agree.",
     )
     host: str = Field(
         "127.0.0.1", description="Address to listen on; others than loopback need an API key."

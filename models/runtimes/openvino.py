@@ -1,6 +1,5 @@
 """OpenVINO, for CPUs: the whole network as one graph, its layers fused."""
 
-import hashlib
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -11,9 +10,15 @@ import torch
 from torch import Tensor
 
 from models.encoders import Encoder
-from models.runtimes import Embed, FromPixels, Resources, RuntimeUnavailable, runtimes
-
-KEPT = 16  # converted networks; the oldest goes first
+from models.runtimes import (
+    Embed,
+    FromPixels,
+    Resources,
+    RuntimeUnavailable,
+    fingerprint,
+    forget_oldest,
+    runtimes,
+)
 
 
 @runtimes.register
@@ -26,7 +31,8 @@ class OpenVINO:
             raise RuntimeUnavailable("OpenVINO computes here on the CPU only")
         openvino = _import()
         core = openvino.Core()
-        file = resources.cache / f"{_digest(openvino, encoder)}.xml" if resources.cache else None
+        name = f"{fingerprint(encoder, openvino.__version__, torch.__version__)}.xml"
+        file = resources.cache / name if resources.cache else None
         model = _read(core, file) if file else None
         if model is None:
             model = _convert(openvino, encoder)
@@ -78,15 +84,6 @@ def _convert(openvino: Any, encoder: Encoder) -> Any:
     return model
 
 
-def _digest(openvino: Any, encoder: Encoder) -> str:
-    """Names a converted network: by its weights, its layers, and who converted it."""
-    digest = hashlib.sha256(f"{encoder!r} {openvino.__version__} {torch.__version__}".encode())
-    for name, tensor in [*encoder.named_parameters(), *encoder.named_buffers()]:
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().contiguous().numpy().data)
-    return digest.hexdigest()
-
-
 def _read(core: Any, file: Path) -> Any:
     """The network as it was converted before; None: it was not, or its file is damaged."""
     try:
@@ -104,9 +101,7 @@ def _write(openvino: Any, model: Any, file: Path) -> None:
             openvino.save_model(model, new, compress_to_fp16=False)
             new.with_suffix(".bin").replace(file.with_suffix(".bin"))
             new.replace(file)
-        oldest = sorted(file.parent.glob("*.xml"), key=lambda path: path.stat().st_mtime)[:-KEPT]
-        for path in oldest:
-            path.unlink(missing_ok=True)
-            path.with_suffix(".bin").unlink(missing_ok=True)
+        for gone in forget_oldest(file):
+            gone.with_suffix(".bin").unlink(missing_ok=True)
     except (OSError, RuntimeError):
         return  # it is converted anew next time
