@@ -1,6 +1,5 @@
 """Runtimes: ways to compute an encoder for serving. The fastest is found by trial."""
 
-import hashlib
 import math
 import statistics
 import threading
@@ -26,7 +25,6 @@ SAMPLES_AT_ONCE = 8  # which needs no more memory than serving does
 SECONDS = 0.3  # that a trial of one size of batch takes, at least
 FEWEST_RUNS = 3
 REFERENCE = "pytorch"
-KEPT = 16  # converted networks of a runtime; the oldest goes first
 
 Embed = Callable[[UInt8[Tensor, "B 3 S S"]], Float[Tensor, "B D"]]
 
@@ -190,23 +188,6 @@ def samples(side: int, count: int = SAMPLES) -> UInt8[Tensor, "N 3 S S"]:
         spread, level = torch.rand(2, generator=chance)
         pictures.append(80 * spread * F.interpolate(noise, side, mode="bilinear")[0] + 255 * level)
     return torch.stack(pictures).clamp(0, 255).to(torch.uint8)
-
-
-def fingerprint(encoder: Encoder, *by: str) -> str:
-    """Names a converted network: by its weights, its layers, and the versions that converted it."""
-    digest = hashlib.sha256(" ".join([repr(encoder), *by]).encode())
-    for name, tensor in [*encoder.named_parameters(), *encoder.named_buffers()]:
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().contiguous().numpy().data)
-    return digest.hexdigest()
-
-
-def forget_oldest(file: Path) -> list[Path]:
-    """Delete what was kept longest of the converted networks beside one; which they are."""
-    kept = sorted(file.parent.glob(f"*{file.suffix}"), key=lambda path: path.stat().st_mtime)
-    for gone in kept[:-KEPT]:
-        gone.unlink(missing_ok=True)
-    return kept[:-KEPT]
 
 
 class FromPixels(nn.Module):

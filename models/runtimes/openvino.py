@@ -9,14 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from models.conversions import fingerprint, forget_oldest
 from models.encoders import Encoder
 from models.runtimes import (
     Embed,
     FromPixels,
     Resources,
     RuntimeUnavailable,
-    fingerprint,
-    forget_oldest,
     runtimes,
 )
 

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
-import models.runtimes
+import models.conversions
+from models.conversions import KEPT
 from models.encoders import Encoder
 from models.encoders.conv4 import Conv4
 from models.runtimes import (
     AGREEMENT,
-    KEPT,
     Resources,
     RuntimeUnavailable,
     agree,
@@ -85,7 +85,7 @@ def test_weights_that_are_missing_are_converted_anew(conversions, resources):
 
 
 def test_the_oldest_conversion_goes(runtime, resources, monkeypatch):
-    monkeypatch.setattr(models.runtimes, "KEPT", 2)
+    monkeypatch.setattr(models.conversions, "KEPT", 2)
     for seed in range(4):
         runtime.prepare(encoder(seed), resources)
 
