@@ -1,7 +1,8 @@
 """Database sessions and migrations, on SQLite and PostgreSQL."""
 
 import re
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +15,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, create_engine, event, func, select, text
 from sqlalchemy.engine import Connection, make_url
 from sqlalchemy.orm import Session
+from sqlalchemy.pool import ConnectionPoolEntry
 
 # Older ones can corrupt a WAL database that several processes write
 # (https://sqlite.org/wal.html#walresetbug); some distributions carry the fix in older branches.
@@ -44,6 +46,18 @@ class Database:
         self.is_sqlite = make_url(url).get_backend_name() == "sqlite"
         self.engine = _sqlite(url) if self.is_sqlite else _postgresql(url)
         self._writer = self.engine.execution_options(handful_writes=True)
+
+    def observe(self, seconds: Callable[[float], None]) -> None:
+        """Tell how long each connection was used: a transaction, waiting for its locks included."""
+
+        @event.listens_for(self.engine, "checkout")
+        def on_checkout(_: Any, record: ConnectionPoolEntry, __: Any) -> None:
+            record.info["since"] = time.perf_counter()
+
+        @event.listens_for(self.engine, "checkin")
+        def on_checkin(_: Any, record: ConnectionPoolEntry) -> None:
+            if "since" in record.info:
+                seconds(time.perf_counter() - record.info.pop("since"))
 
     @contextmanager
     def reading(self) -> Iterator[Session]:

@@ -9,9 +9,9 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from contextlib import suppress
-from typing import NamedTuple
+from concurrent.futures import CancelledError, Future
+from contextlib import AbstractContextManager, suppress
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import torch
@@ -65,6 +65,10 @@ def compute_alone() -> int:
     return threads
 
 
+class GivenUp(Exception):
+    """Nobody waits for the answer any more."""
+
+
 class Embedded(NamedTuple):
     """An image that was decoded and embedded."""
 
@@ -83,7 +87,8 @@ class _Item(NamedTuple):
     version: UUID
     content: bytes
     preprocessing: Preprocessing
-    outcome: "Future[Outcome]"
+    given_up: Callable[[], bool]  # by who waited for it
+    outcome: "Future[Outcome]"  # cancelled when it was given up
 
 
 class _Ready(NamedTuple):
@@ -129,7 +134,8 @@ class InferenceMetrics:
         )
         self.stage = Histogram(
             "handful_stage_seconds",
-            "Time of a stage: admit by request, decode and queue by image, forward by batch",
+            "Time of a stage: admit and post by request, decode and queue by image, forward by "
+            "batch, database by connection that is used",
             ["stage"],
             buckets=(0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10),
             registry=registry,
@@ -244,7 +250,13 @@ class Embedder:
         torch.set_num_threads(self._threads)
 
     def embed(
-        self, version: UUID, contents: Sequence[bytes], *, wait: bool = False, bulk: bool = False
+        self,
+        version: UUID,
+        contents: Sequence[bytes],
+        *,
+        wait: bool = False,
+        bulk: bool = False,
+        given_up: Callable[[], bool] = lambda: False,
     ) -> list[Outcome]:
         """Embed image files; an image that fails is a `Problem` at its place.
 
@@ -253,9 +265,12 @@ class Embedder:
             contents: the files' bytes.
             wait: wait for room instead of being turned away.
             bulk: let what comes meanwhile go first, for a while.
+            given_up: whether the answer is waited for no more; asked before an image is decoded
+                and before it is embedded.
 
         Raises:
             Overloaded: the queue is full.
+            GivenUp: the answer is waited for no more.
             Unavailable: the inference threads are not running.
         """
         loaded = self._loaded(version)
@@ -267,7 +282,7 @@ class Embedder:
             self._admit(len(contents), size, wait=wait, bulk=bulk)
         due = time.monotonic() + (BULK_PATIENCE_S if bulk else 0.0)
         items = [
-            _Item(due, next(self._numbers), version, content, preprocessing, Future())
+            _Item(due, next(self._numbers), version, content, preprocessing, given_up, Future())
             for content in contents
         ]
         try:
@@ -281,6 +296,10 @@ class Embedder:
                 self._bytes -= size
                 self._count()
                 self._room.notify_all()
+
+    def stage(self, name: str) -> AbstractContextManager[Any]:
+        """Counts the time of a stage behind the network."""
+        return self._metrics.stage.labels(name).time()
 
     def encoder(self, version: UUID) -> Encoder:
         """The encoder of a version, loaded if need be."""
@@ -364,12 +383,18 @@ class Embedder:
                 if self._dead():
                     raise Unavailable("an inference thread has died", retry_after=5) from None
                 continue
+            except CancelledError:
+                self._metrics.images.labels("given_up").inc()
+                raise GivenUp from None
             failed = isinstance(outcome, Problem)
             self._metrics.images.labels("failed" if failed else "embedded").inc()
             return outcome
 
     def _decode_next(self, worker: _Worker) -> None:
         while (item := self._undecoded.get()[2]) is not None:
+            if item.given_up():
+                item.outcome.cancel()
+                continue
             worker.busy_since = time.monotonic()
             try:
                 with self._metrics.stage.labels("decode").time():
@@ -400,7 +425,9 @@ class Embedder:
         worker.busy_since = None
         self.warm.set()
         log.info("warm", encoder=str(self._warm_up))
-        while batch := self._next_batch():
+        while (batch := self._next_batch()) is not None:
+            if not batch:
+                continue
             worker.busy_since = time.monotonic()
             self._answer(batch)
             self._learn_speed(len(batch))
@@ -415,20 +442,26 @@ class Embedder:
             self._seconds_per_image = known + (seconds - known) * (LEARNING if known else 1)
             self._last_answer = now
 
-    def _next_batch(self) -> list[_Ready]:
-        """All that is ready and of one version, by what is due first; empty when stopping."""
+    def _next_batch(self) -> list[_Ready] | None:
+        """All that is ready and of one version, by what is due first.
+
+        None when stopping; empty when nobody waits for what was ready.
+        """
         with self._arrived:
             self._arrived.wait_for(lambda: self._ready or self._stopping)
             if not self._ready:
-                return []
-            version = self._ready[0].item.version
+                return None
             batch: list[_Ready] = []
             while (
                 self._ready
                 and len(batch) < self._max_batch
-                and self._ready[0].item.version == version
+                and (not batch or self._ready[0].item.version == batch[0].item.version)
             ):
-                batch.append(heapq.heappop(self._ready))
+                ready = heapq.heappop(self._ready)
+                if ready.item.given_up():
+                    ready.item.outcome.cancel()
+                else:
+                    batch.append(ready)
             return batch
 
     def _answer(self, batch: list[_Ready]) -> None:

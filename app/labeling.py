@@ -5,7 +5,7 @@ Each one gathers, then computes, then writes: no transaction is open during infe
 
 import hashlib
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 from uuid import UUID
@@ -267,13 +267,16 @@ class Labeling:
         uploads: Iterable[Upload],
         asked: Asked,
         query_encoder: UUID | None = None,
+        given_up: Callable[[], bool] = lambda: False,
     ) -> Classified:
         """Probabilities of the labels, cosines to their centroids, and what else is asked for.
 
         Args:
             query_encoder: the version that embeds the queries, if not that of the project.
+            given_up: whether the answer is waited for no more; images are left undone then.
 
         Raises:
+            GivenUp: it is waited for no more.
             VersionNotFound: the project cannot use that version.
             NoBridge: its embeddings cannot be mapped to those of the project's version.
             TooFewLabels: fewer than two labels have support images.
@@ -294,7 +297,9 @@ class Labeling:
         for number, (files, refused) in enumerate(_chunks(uploads)):
             failed += refused
             contents, later = [f.content for f in files], number > 0
-            outcomes = self.embedder.embed(version, contents, wait=later, bulk=later)
+            outcomes = self.embedder.embed(
+                version, contents, wait=later, bulk=later, given_up=given_up
+            )
             good = []
             for file, outcome in zip(files, outcomes, strict=True):
                 if isinstance(outcome, Problem):
@@ -305,11 +310,12 @@ class Labeling:
                 queries = torch.stack([vector for _, vector in good]).float()
                 if bridge is not None:
                     queries = bridge.cross(queries)
-                answers = fitted.predict(queries, asked)
-                predictions += [
-                    Prediction(file.position, file.filename, answer)
-                    for (file, _), answer in zip(good, answers, strict=True)
-                ]
+                with self.embedder.stage("post"):
+                    answers = fitted.predict(queries, asked)
+                    predictions += [
+                        Prediction(file.position, file.filename, answer)
+                        for (file, _), answer in zip(good, answers, strict=True)
+                    ]
         failed.sort(key=lambda f: f.position)
         return Classified(version, predictions, failed, rejection, bridge)
 

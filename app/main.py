@@ -92,6 +92,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     configure(settings.log_level)
     registry = _registry()
     db, blobs = _open(settings)
+    metrics = InferenceMetrics(registry)
+    db.observe(metrics.stage.labels("database").observe)
     device = pick_device(settings.device)
     threads = compute_alone()
     if device.type == "cpu":
@@ -111,7 +113,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         decode_threads=settings.decode_threads or os.cpu_count() or 1,
         encoders_in_memory=settings.encoders_in_memory,
         stall_s=settings.stall_seconds,
-        metrics=InferenceMetrics(registry),
+        metrics=metrics,
     )
     embedder.encoder(encoder_id)  # what cannot be loaded stops the start, not a request
     answers = Answers(db, settings.idempotency_hours)

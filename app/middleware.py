@@ -19,7 +19,7 @@ from structlog.contextvars import bound_contextvars
 from uuid_utils.compat import uuid7
 
 from app.idempotency import Answers, Remembered, check_fingerprint
-from app.inference import Embedder
+from app.inference import Embedder, GivenUp
 from app.logs import logger
 from app.problems import (
     BodyTooLarge,
@@ -105,7 +105,7 @@ class RequestLog:
         with bound_contextvars(request_id=request_id):
             try:
                 await self.app(scope, receive, send_with_id)
-            except ClientDisconnect:
+            except (ClientDisconnect, GivenUp):
                 status = status or 499  # nobody is left to answer
             except Exception as error:
                 problem = as_problem(error)

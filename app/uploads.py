@@ -4,12 +4,14 @@ Nothing of a client's chooses a path: archive members are read one at a time fro
 temporary file, and their names only serve to tell the client which one failed.
 """
 
+import asyncio
 import errno
 import tarfile
 import tempfile
+import threading
 import zipfile
 import zlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import IO, Annotated, Any
 
@@ -116,6 +118,25 @@ async def read_uploads(request: Request) -> AsyncIterator[Iterator[Upload]]:
 
 
 Uploads = Annotated[Iterator[Upload], Depends(read_uploads)]
+
+
+async def watch_client(request: Request, _: Uploads) -> AsyncIterator[Callable[[], bool]]:
+    """Whether the client has hung up since it sent the body."""
+    gone = threading.Event()
+
+    async def watch() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        gone.set()
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield gone.is_set
+    finally:
+        watching.cancel()
+
+
+HungUp = Annotated[Callable[[], bool], Depends(watch_client)]
 
 
 async def read_file(request: Request) -> AsyncIterator[IO[bytes]]:

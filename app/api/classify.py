@@ -10,7 +10,7 @@ from app.api import LabelingService, ProjectKey, problems, refuse_if_all_failed
 from app.labeling import Prediction
 from app.prediction import Asked
 from app.schemas import FailedRead
-from app.uploads import OPENAPI_BODY, Uploads
+from app.uploads import OPENAPI_BODY, HungUp, Uploads
 
 router = APIRouter(prefix="/v1/projects/{project}", tags=["classify"])
 
@@ -115,6 +115,7 @@ class ClassifyRead(BaseModel):
 def classify(
     project: ProjectKey,
     uploads: Uploads,
+    given_up: HungUp,
     labeling: LabelingService,
     top_k: Annotated[int, Query(ge=1, le=1000, description="Labels to list per image.")] = 5,
     nearest: Annotated[int, Query(ge=0, le=100, description="Support images to list.")] = 3,
@@ -136,7 +137,7 @@ def classify(
 ) -> ClassifyRead:
     """Classify images by their nearest class centroid."""
     asked = Asked(top_k, nearest, coverage, false_rejection)
-    answer = labeling.classify(project, uploads, asked, query_encoder)
+    answer = labeling.classify(project, uploads, asked, query_encoder, given_up)
     refuse_if_all_failed(answer.failed, len(answer.predictions))
     return ClassifyRead(
         encoder=answer.encoder_id,

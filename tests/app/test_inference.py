@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 from torch import nn
 
 from app import inference
-from app.inference import Embedded, Embedder, InferenceMetrics
+from app.inference import Embedded, Embedder, GivenUp, InferenceMetrics
 from app.problems import ImageNotDecodable, InferenceFailed, Overloaded, Unavailable
 from models.encoders import Encoder
 from models.images import Preprocessing
@@ -179,6 +179,43 @@ def test_an_upload_in_bulk_does_not_wait_for_ever(start, network, png, monkeypat
             future.result()
 
     assert green == [0, 0, 4]
+
+
+def test_images_that_nobody_waits_for_do_not_reach_the_network(start, network, png):
+    embedder, gone = start(), threading.Event()
+    network.gate.clear()
+    with ThreadPoolExecutor(3) as threads:
+        first = threads.submit(embedder.embed, VERSION, [png("blue")])
+        assert network.entered.wait(10)
+        left = threads.submit(
+            embedder.embed, VERSION, [png("red", n) for n in range(3)], given_up=gone.is_set
+        )
+        _wait(lambda: len(embedder._ready) == 3)
+        last = threads.submit(embedder.embed, VERSION, [png("blue"), png("lime")])
+        _wait(lambda: len(embedder._ready) == 5)
+        gone.set()
+        network.gate.set()
+        with pytest.raises(GivenUp):
+            left.result()
+        assert isinstance(first.result()[0], Embedded)
+        assert [int(outcome.vector.argmax()) for outcome in last.result()] == [2, 1]
+
+    assert network.batches == [1, 2]
+
+
+def test_images_that_nobody_waits_for_are_not_decoded(start, network, png, monkeypatch):
+    decoded = []
+    decode = inference.decode
+    monkeypatch.setattr(
+        inference, "decode", lambda *given, **more: decoded.append(1) or decode(*given, **more)
+    )
+    embedder = start()
+
+    with pytest.raises(GivenUp):
+        embedder.embed(VERSION, [png("red"), png("blue")], given_up=lambda: True)
+    embedder.embed(VERSION, [png("lime")])
+
+    assert (network.batches, decoded) == ([1], [1])
 
 
 def test_bulk_leaves_room_for_others(start, network, png):

@@ -2,6 +2,7 @@
 
 import http.client
 import socket
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
@@ -88,6 +89,52 @@ def test_a_client_that_hangs_up_in_the_middle_leaves_nothing(client, live_url, p
     assert 'status="500"' not in counted
     answer = client.post("/v1/projects/birds/pool", files={"files": png("red")})
     assert answer.status_code == 201
+
+
+def test_what_a_client_no_longer_waits_for_is_not_computed(live_service, png):
+    url, app = live_service
+    embedder, version = app.state.embedder, app.state.projects.default_encoder
+    with httpx.Client(base_url=url, timeout=60) as client:
+        client.post("/v1/projects", json={"name": "birds"})
+        for colour in ("red", "blue"):
+            path = f"/v1/projects/birds/labels/{colour}/support"
+            client.post(path, files={"files": png(colour)}).raise_for_status()
+        loaded = embedder._loaded(version)
+        embed, busy, free = loaded.serving.embed, threading.Event(), threading.Event()
+        computed = []
+
+        def held(pixels):
+            computed.append(len(pixels))
+            busy.set()
+            assert free.wait(60)
+            return embed(pixels)
+
+        loaded.serving = loaded.serving._replace(embed=held)
+        with ThreadPoolExecutor(1) as threads:
+            files = {"files": png("red", 1)}
+            waits = threads.submit(client.post, "/v1/projects/birds/classify", files=files)
+            assert busy.wait(60)
+            address = urlsplit(url)
+            leaves = http.client.HTTPConnection(address.hostname, address.port)
+            headers = {"Content-Type": "image/png"}
+            leaves.request("POST", "/v1/projects/birds/classify", png("red", 2), headers)
+            wait_until(lambda: len(embedder._ready) == 1)
+            leaves.sock.shutdown(socket.SHUT_RDWR)
+            leaves.close()
+            wait_until(lambda: embedder._ready[0].item.given_up())
+            free.set()
+            assert waits.result().status_code == 200
+
+        wait_until(lambda: 'outcome="given_up"} 1.0' in client.get("/metrics").text)
+        wait_until(lambda: '/classify",status="499"' in client.get("/metrics").text)
+    assert computed == [1]
+
+
+def wait_until(there):
+    deadline = time.monotonic() + 60
+    while not there():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def test_a_client_that_hangs_up_before_the_answer_costs_nobody_anything(client, live_url, png):

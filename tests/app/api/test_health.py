@@ -1,6 +1,7 @@
 """Whether the service lives and is ready."""
 
 import errno
+import re
 import shutil
 import time
 
@@ -100,6 +101,19 @@ def test_metrics_count_requests_and_images(birds, png):
     assert 'handful_images_total{outcome="failed"} 1.0' in text
     assert 'route="/v1/projects/{project}/pool",status="201"} 1.0' in text
     assert "process_resident_memory_bytes" in text
+
+
+def test_metrics_tell_the_time_of_each_stage(birds, png):
+    for colour in ("red", "blue"):
+        birds.post(f"/v1/projects/birds/labels/{colour}/support", files={"files": png(colour)})
+    birds.post("/v1/projects/birds/classify", files={"files": png("red", 1)})
+
+    text = birds.get("/metrics").text
+
+    for stage, least in {"admit": 3, "decode": 3, "queue": 3, "forward": 3, "post": 1}.items():
+        assert f'handful_stage_seconds_count{{stage="{stage}"}} {least}.0' in text
+    used = re.search(r'handful_stage_seconds_count{stage="database"} (\d+)', text)
+    assert int(used[1]) > 5
 
 
 def test_the_version_names_encoder_device_and_runtime(service):
