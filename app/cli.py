@@ -26,6 +26,7 @@ from app import exporting, importing, linking, watching
 from app.api.classify import PredictionRead
 from app.client import Handful, RequestRefused, ServiceUnreachable
 from app.db import SchemaOutOfDate, UnsafeSQLite, migrate
+from app.draining import DrainingServer
 from app.formats import formats
 from app.main import StartRefused, create_app, sweep
 from app.metadata import parse
@@ -441,15 +442,17 @@ def _setting_complaint(error: Any) -> str:
 
 def _server(settings: Settings) -> uvicorn.Server:
     service = create_app(settings)
-    server = uvicorn.Server(
+    server = DrainingServer(
         uvicorn.Config(
             service,
             log_config=None,
             access_log=False,
             server_header=False,
             timeout_keep_alive=KEEP_ALIVE_S,
-        )
+        ),
+        settings.drain_seconds,
     )
+    service.state.draining = lambda: server.draining
     service.state.stopping = lambda: server.should_exit  # ends what would stream for ever
     return server
 

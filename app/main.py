@@ -154,7 +154,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.queue = Queue(db, settings.lease_seconds, settings.job_attempts)
     app.state.versions = versions
     app.state.promotions = Promotions(db, blobs, settings.max_pixels)
-    app.state.stopping = lambda: False
+    app.state.draining = app.state.stopping = lambda: False
     project_heads = ProjectHeads(db, vectors)
     app.state.labeling = Labeling(db, embedder, blobs, vectors, project_heads, settings.max_pixels)
     app.state.exports = Exports(db, blobs, project_heads)

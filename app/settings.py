@@ -39,6 +39,12 @@ class Settings(BaseSettings):
         "127.0.0.1", description="Address to listen on; others than loopback need an API key."
     )
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on.")
+    drain_seconds: float = Field(
+        1.0,
+        ge=0,
+        le=600,
+        description="How long `/readyz` says 503 after SIGTERM before the port is closed.",
+    )
     api_key: SecretStr = Field(
         SecretStr(""), description="Clients send it as `Authorization: Bearer KEY`; empty: open."
     )

@@ -33,10 +33,12 @@ async def livez(request: Request) -> JSONResponse:
 
 @router.get("/readyz", responses={503: {"description": "Not ready for requests."}})
 async def readyz(request: Request) -> JSONResponse:
-    """Whether database, encoder and disk are ready for requests."""
+    """Whether database, encoder and disk are ready for requests, and the service is to stay."""
     checks: dict[str, Any] = await anyio.to_thread.run_sync(
         request.app.state.readiness, limiter=request.app.state.health_limiter
     )
+    if request.app.state.draining():
+        checks["service"] = "stopping"
     ready = all(value == "ok" for value in checks.values())
     return JSONResponse({"ready": ready, "checks": checks}, 200 if ready else 503)
 
