@@ -8,7 +8,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models.heads import (
-    ROWS_PER_BLOCK,
     FittedHead,
     Placing,
     Support,
@@ -22,6 +21,7 @@ from models.heads import (
 NUMBERS = (1, 3, 5, 10, 20)  # of neighbours, to choose from
 NUMBER = 1  # where there is nothing to choose on
 WIDTH = 0.1  # a neighbour whose cosine is lower by this has 1 / e of the weight
+SIMILARITIES = 1 << 25  # that are held at a time: 256 MB in float64
 FLOOR = 0.01  # of a vote that each class has anyway, in units of a neighbour of cosine 1
 # Measured with EfficientNet-Lite0 on photos of clothes, on hands and on digits:
 EXPECTED_TEMPERATURE = 1.5
@@ -76,15 +76,29 @@ class FittedKnn(FittedHead):
         units = F.normalize(place(queries, self.mean), dim=1)
         support = self.support.to(units.dtype)
         return torch.cat(
-            [self._votes(block @ support.T) for block in torch.split(units, ROWS_PER_BLOCK)]
+            [self._votes(block @ support.T) for block in torch.split(units, self._rows())]
         )
 
     def scores_without(
         self, embeddings: Float[Tensor, "M D"], targets: Int[Tensor, " M"]
     ) -> Float[Tensor, "M C"]:
         """The image itself, the nearest of its class, does not vote."""
+        rows = torch.split(torch.arange(len(targets)), self._rows())
+        support = self.support.double()
+        return torch.cat([self._votes_without(embeddings[r], targets[r], support) for r in rows])
+
+    def _rows(self) -> int:
+        """Images at a time."""
+        return max(1, SIMILARITIES // len(self.targets))
+
+    def _votes_without(
+        self,
+        embeddings: Float[Tensor, "B D"],
+        targets: Int[Tensor, " B"],
+        support: Float[Tensor, "M D"],
+    ) -> Float[Tensor, "B C"]:
         units = F.normalize(place(embeddings, self.mean).double(), dim=1)
-        cosines = units @ self.support.double().T
+        cosines = units @ support.T
         own = targets[:, None] == self.targets
         itself = cosines.masked_fill(~own, -torch.inf).argmax(dim=1, keepdim=True)
         votes = self._votes(cosines.scatter(1, itself, -torch.inf))
