@@ -21,8 +21,8 @@ from rich.progress import DownloadColumn, Progress, TextColumn, TransferSpeedCol
 from rich.table import Table
 from sqlalchemy.exc import SQLAlchemyError
 
+from app import benchmark, exporting, importing, linking, watching
 from app import demo as demonstration
-from app import exporting, importing, linking, watching
 from app.api.classify import PredictionRead
 from app.client import Handful, RequestRefused, ServiceUnreachable
 from app.db import SchemaOutOfDate, UnsafeSQLite, migrate
@@ -395,6 +395,20 @@ def demo(
             console.print("\nServing until Ctrl-C.")
             with suppress(KeyboardInterrupt):
                 thread.join()
+
+
+@app.command()
+def bench(
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of photos; scikit-learn's if none.")
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Of each measurement.")] = 5.0,
+) -> None:
+    """Measure what this machine can do, and where the time of requests goes."""
+    try:
+        benchmark.run(Settings(), images, seconds, Console())
+    except (benchmark.NoPhotos, benchmark.ServiceDidNotStart) as error:
+        _fail(str(error))
 
 
 @app.command()

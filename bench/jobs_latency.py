@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from app import importing
+from app.benchmark import Request, load, media_type, photos
 from app.client import Handful
 from bench.harness import Server, arguments, children, finish
-from bench.serving import Request, load, media_type, photos
 
 CLIENTS = 4
 GOAL = 1.5  # p99 while training, as a factor of p99 without

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from app.benchmark import PATH, Request, load, media_type, photos, register
 from bench.harness import Server, arguments, finish
-from bench.serving import PATH, Request, load, media_type, photos, register
 
 TIMES = 4  # the capacity
 PHOTOS = 256

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from app.benchmark import photos
 from bench.harness import arguments, finish
-from bench.serving import photos
 from models.encoders import Encoder, EncoderUnavailable, parse, pick_device
 from models.folding import fold
 from models.images import decode

@@ -5,51 +5,30 @@ the network runs. They take turns, so that a noisy machine disturbs both alike.
 """
 
 import argparse
-import http.client
-import io
 import itertools
 import os
-import random
 import statistics
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
-import torch
-from PIL import Image
-from sklearn.datasets import load_sample_images
-
-from app.client import Handful
-from app.importing import SUFFIXES
-from app.inference import keep_freed_memory
+from app.benchmark import (
+    Request,
+    Run,
+    load,
+    media_type,
+    multipart,
+    photos,
+    pipeline,
+    prepare,
+    register,
+)
 from bench.harness import Server, arguments, finish
-from models.encoders import parse, pick_device
-from models.images import Preprocessing, decode
-from models.runtimes import Chooser, Resources
+from models.encoders import pick_device
 
 CONCURRENCY = (1, 8, 32)
 BATCH = 16  # as HANDFUL_MAX_BATCH
-BOUNDARY = "handful-bench"
-PATH = "/v1/projects/bench/classify"
-
-
-class Request(NamedTuple):
-    """A body that is sent as it is."""
-
-    content_type: str
-    body: bytes
-    images: int
-
-
-class Run(NamedTuple):
-    """One measurement."""
-
-    images_per_s: float
-    latencies_ms: list[float]
 
 
 def main() -> None:
@@ -63,7 +42,7 @@ def main() -> None:
     shapes: dict[str, list[Request]] = {
         "raw, 1 image": [Request(media_type(photo), photo, 1) for photo in bodies],
         "multipart, 16 images": [
-            _multipart(bodies[i : i + BATCH]) for i in range(0, len(bodies), BATCH)
+            multipart(bodies[i : i + BATCH]) for i in range(0, len(bodies), BATCH)
         ],
     }
     with (
@@ -92,71 +71,17 @@ def _measure(
     return measured
 
 
-def _loop(spec: str, photos: Sequence[bytes]) -> Callable[[], Run]:
+def _loop(spec: str, bodies: Sequence[bytes]) -> Callable[[], Run]:
     """What the service does to an image, without a service."""
-    device = pick_device("auto")
-    if device.type == "cpu":
-        keep_freed_memory()
-    _, architecture = parse(spec)
-    resources = Resources(threads=torch.get_num_threads(), batch=BATCH)
-    serving = Chooser("auto", resources).prepare(architecture.build().eval().to(device))
-    print(f"both compute with {serving.runtime} on {device}")
+    serving = prepare(spec, "auto", BATCH)
+    print(f"both compute with {serving.runtime} on {pick_device('auto')}")
 
     def run() -> Run:
         started = time.perf_counter()
-        with ThreadPoolExecutor(os.cpu_count()) as threads:
-            for batch in _decoded(threads, serving.preprocessing, photos):
-                serving.embed(torch.stack(batch))
-        return Run(len(photos) / (time.perf_counter() - started), [])
+        pipeline(serving, bodies, BATCH, os.cpu_count() or 1)
+        return Run(len(bodies) / (time.perf_counter() - started), [])
 
     return run
-
-
-def _decoded(
-    threads: ThreadPoolExecutor, preprocessing: Preprocessing, photos: Sequence[bytes]
-) -> Iterator[list[torch.Tensor]]:
-    """Batches of decoded images; four are decoded ahead."""
-    rest = iter(photos)
-    ahead = [
-        threads.submit(decode, photo, preprocessing) for photo in itertools.islice(rest, 4 * BATCH)
-    ]
-    while ahead:
-        batch, ahead = ahead[:BATCH], ahead[BATCH:]
-        yield [future.result().pixels for future in batch]
-        ahead += [
-            threads.submit(decode, photo, preprocessing) for photo in itertools.islice(rest, BATCH)
-        ]
-
-
-def load(port: int, requests: Sequence[Request], clients: int) -> Run:
-    """Send every request once, `clients` at a time, each on a connection of its own."""
-    todo = iter(requests)
-    lock = threading.Lock()
-    latencies: list[float] = []
-
-    def client() -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=300)
-        while True:
-            with lock:
-                request = next(todo, None)
-            if request is None:
-                break
-            started = time.perf_counter()
-            headers = {"Content-Type": request.content_type}
-            connection.request("POST", PATH, request.body, headers)
-            answer = connection.getresponse()
-            text = answer.read()
-            latencies.append(1000 * (time.perf_counter() - started))
-            if answer.status != 200:
-                raise RuntimeError(f"{answer.status}: {text[:300]!r}")
-        connection.close()
-
-    started = time.perf_counter()
-    with ThreadPoolExecutor(clients) as threads:
-        for future in [threads.submit(client) for _ in range(clients)]:
-            future.result()
-    images = sum(request.images for request in requests)
-    return Run(images / (time.perf_counter() - started), latencies)
 
 
 def _report(options: argparse.Namespace, measured: dict[str, list[Run]]) -> None:
@@ -190,53 +115,6 @@ def _report(options: argparse.Namespace, measured: dict[str, list[Run]]) -> None
         f"{many['images_per_s']:.0f} in 16s ({many['ratio']:.2f}); the loop does {loop:.0f}"
     )
     finish(options, {"runs": rows}, headline, kept=raw["ratio"] >= 0.8 and many["ratio"] >= 0.8)
-
-
-def photos(folder: Path | None, count: int) -> list[bytes]:
-    """Distinct JPEG files of photos."""
-    if folder is not None:
-        paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-        if not paths:
-            raise SystemExit(f"{folder} has no images")
-        random.Random(0).shuffle(paths)
-        return [path.read_bytes() for path in paths[:count]]
-    chance = random.Random(0)
-    pictures = [Image.fromarray(picture) for picture in load_sample_images().images]
-    found = []
-    for n in range(count):
-        left, top = chance.randrange(200), chance.randrange(100)
-        buffer = io.BytesIO()
-        picture = pictures[n % len(pictures)].crop((left, top, left + 400, top + 300))
-        picture.save(buffer, "JPEG", quality=90)
-        found.append(buffer.getvalue())
-    return found
-
-
-def register(url: str, photos: Sequence[bytes]) -> None:
-    """Make the project, and give it twenty photos under four labels."""
-    with Handful(url) as client, tempfile.TemporaryDirectory() as folder:
-        client.ensure_project("bench")
-        for n, photo in enumerate(photos[:20]):
-            path = Path(folder) / f"{n}.jpg"
-            path.write_bytes(photo)
-            client.add_support("bench", f"label-{n % 4}", [path])
-
-
-def _multipart(photos: Sequence[bytes]) -> Request:
-    parts = [
-        f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="files"; filename="{n}.jpg"\r\n'
-        f"Content-Type: {media_type(photo)}\r\n\r\n".encode()
-        + photo
-        + b"\r\n"
-        for n, photo in enumerate(photos)
-    ]
-    body = b"".join(parts) + f"--{BOUNDARY}--\r\n".encode()
-    return Request(f"multipart/form-data; boundary={BOUNDARY}", body, len(photos))
-
-
-def media_type(photo: bytes) -> str:
-    """Of a photo that is a PNG or a JPEG."""
-    return "image/png" if photo.startswith(b"\x89PNG") else "image/jpeg"
 
 
 if __name__ == "__main__":
