@@ -75,9 +75,9 @@ class FittedKnn(FittedHead):
         """Logarithms of votes."""
         units = F.normalize(place(queries, self.mean), dim=1)
         support = self.support.to(units.dtype)
-        return torch.cat(
-            [self._votes(block @ support.T) for block in torch.split(units, self._rows())]
-        )
+        count = min(self.neighbours, len(support))
+        blocks = torch.split(units, self._rows())
+        return torch.cat([self._votes(*(block @ support.T).topk(count, dim=1)) for block in blocks])
 
     def scores_without(
         self, embeddings: Float[Tensor, "M D"], targets: Int[Tensor, " M"]
@@ -98,19 +98,23 @@ class FittedKnn(FittedHead):
         support: Float[Tensor, "M D"],
     ) -> Float[Tensor, "B C"]:
         units = F.normalize(place(embeddings, self.mean).double(), dim=1)
-        cosines = units @ support.T
-        own = targets[:, None] == self.targets
-        itself = cosines.masked_fill(~own, -torch.inf).argmax(dim=1, keepdim=True)
-        votes = self._votes(cosines.scatter(1, itself, -torch.inf))
-        alone = own & (self.shots[targets] == 1)[:, None]
-        lost = torch.zeros_like(votes, dtype=torch.bool)
-        lost[alone.any(dim=1), targets[alone.any(dim=1)]] = True
-        return votes.masked_fill(lost, -torch.inf)
+        count = min(self.neighbours + 1, len(support))
+        values, indices = (units @ support.T).topk(count, dim=1)
+        own = self.targets[indices] == targets[:, None]
+        # Where none of its class is so near, it is not among them: the last one goes.
+        itself = own.int().argmax(dim=1).where(own.any(dim=1), count - 1)
+        kept = torch.ones_like(own).scatter(1, itself[:, None], False)
+        others = values[kept].view(len(own), -1), indices[kept].view(len(own), -1)
+        lost = torch.zeros(len(own), len(self.shots), dtype=torch.bool)
+        lost[torch.arange(len(own)), targets] = self.shots[targets] == 1
+        return self._votes(*others).masked_fill(lost, -torch.inf)
 
-    def _votes(self, cosines: Float[Tensor, "Q M"]) -> Float[Tensor, "Q C"]:
-        nearest = cosines.topk(min(self.neighbours, cosines.shape[1]), dim=1)
-        weights = ((nearest.values - 1) / WIDTH).exp()
-        votes = torch.full((len(cosines), len(self.shots)), 0.0, dtype=cosines.dtype)
-        votes.scatter_add_(1, self.targets[nearest.indices], weights)
+    def _votes(
+        self, cosines: Float[Tensor, "B K"], neighbours: Int[Tensor, "B K"]
+    ) -> Float[Tensor, "B C"]:
+        """Of the nearest images, nearest first."""
+        weights = ((cosines - 1) / WIDTH).exp()
+        votes = torch.zeros(len(cosines), len(self.shots), dtype=cosines.dtype)
+        votes.scatter_add_(1, self.targets[neighbours], weights)
         # Relative to the nearest, so that far images do not all become equal.
         return (votes / weights[:, :1].clamp_min(1e-30) + FLOOR).log()
