@@ -11,13 +11,12 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn import functional as F
 
 from models.acquisition import Ranking, top
-from models.heads import FittedHead, heads, place
+from models.heads import FittedHead, cosines, heads
 
 WORN = 0.25  # move of a logit beyond which the cosines of its class are computed again
-ROUNDING = 2e-6  # of a cosine in float32
+ROUNDING = 5e-6  # of a cosine in float32
 ROWS_PER_BLOCK = 4096
 
 
@@ -72,12 +71,14 @@ class Remembered:
         growth = (moved + moved.max()).exp()
         far = (moved > 2 * ROUNDING / head.temperature).nonzero().squeeze(1)
         near = 2 * ROUNDING / head.temperature * float(growth.max())  # of all others together
-        before, reach = torch.empty(len(rows)), torch.empty(len(rows))
-        for at in torch.split(torch.arange(len(rows)), ROWS_PER_BLOCK):
+        before, reach = torch.empty(len(rows)), torch.full((len(rows),), slope * near + ROUNDING)
+        for start in range(0, len(rows), ROWS_PER_BLOCK):
+            at = slice(start, start + ROWS_PER_BLOCK)
             probabilities = (self.cosines[rows[at]] / head.temperature).softmax(dim=1)
             before[at] = uncertainty(probabilities)
-            moving = (probabilities[:, far] * growth[far]).clamp_max(1) @ moved[far]
-            reach[at] = slope * (moving + near) + ROUNDING
+            if len(far):
+                moving = (probabilities[:, far] * growth[far]).clamp_max(1) @ moved[far]
+                reach[at] += slope * moving
         surely = (before - reach).topk(min(budget, len(rows))).values[-1]
         able = (before + reach >= surely).nonzero().squeeze(1)
         now = torch.cat(
@@ -100,16 +101,16 @@ def remember(
             moved far since, and images that came since, are computed.
     """
     if before is None or not before.fits(head, len(embeddings)):
-        cosines = _cosines(embeddings, head.centroids, head.mean)
-        return Remembered(cosines, head.centroids, head.mean)
+        known = _cosines(embeddings, head.centroids, head.mean)
+        return Remembered(known, head.centroids, head.mean)
     later = _cosines(embeddings[len(before.cosines) :], before.centroids, head.mean)
-    cosines = torch.cat([before.cosines, later]) if len(later) else before.cosines
+    known = torch.cat([before.cosines, later]) if len(later) else before.cosines
     worn = (before.moved(head) > WORN).nonzero().squeeze(1)
     if not len(worn):
-        return Remembered(cosines, before.centroids, head.mean)
-    cosines = cosines.index_copy(1, worn, _cosines(embeddings, head.centroids[worn], head.mean))
+        return Remembered(known, before.centroids, head.mean)
+    known = known.index_copy(1, worn, _cosines(embeddings, head.centroids[worn], head.mean))
     centroids = before.centroids.index_copy(0, worn, head.centroids[worn])
-    return Remembered(cosines, centroids, head.mean)
+    return Remembered(known, centroids, head.mean)
 
 
 def _cosines(
@@ -117,7 +118,7 @@ def _cosines(
     centroids: Float[Tensor, "C D"],
     mean: Float[Tensor, " D"] | None,
 ) -> Float[Tensor, "M C"]:
-    found = torch.empty(len(embeddings), len(centroids))
-    for at in torch.split(torch.arange(len(embeddings)), ROWS_PER_BLOCK):
-        found[at] = F.normalize(place(embeddings[at], mean), dim=1) @ centroids.T
-    return found
+    if not len(embeddings):
+        return torch.empty(0, len(centroids))
+    blocks = torch.split(embeddings, ROWS_PER_BLOCK)
+    return torch.cat([cosines(block, centroids, mean) for block in blocks])

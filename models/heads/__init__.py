@@ -16,6 +16,7 @@ from models.registry import Registry
 
 CALIBRATION_ROWS = 2048  # support images, at most, that choose a temperature or a strength
 ROWS_PER_BLOCK = 4096
+CLOSE = 0.1  # squared distance to the mean, in squared lengths, below which float32 is lost
 
 
 @runtime_checkable
@@ -71,8 +72,7 @@ class FittedHead(ABC):
 
     def similarities(self, queries: Float[Tensor, "Q D"]) -> Float[Tensor, "Q C"]:
         """Cosine of each query to each centroid."""
-        placed = F.normalize(place(queries, self.mean), dim=1)
-        return (placed @ self.centroids.to(placed.dtype).T).clamp(-1, 1)
+        return cosines(queries, self.centroids, self.mean).clamp_(-1, 1)
 
     def probabilities(self, queries: Float[Tensor, "Q D"]) -> Float[Tensor, "Q C"]:
         """Probability of each class; rows sum to 1."""
@@ -170,6 +170,44 @@ def place(
     """Embeddings as heads see them: centred and again of unit length, if there is a mean."""
     values = embeddings if embeddings.dtype == torch.float64 else embeddings.float()
     return values if mean is None else F.normalize(values - mean, dim=1)
+
+
+def products(
+    embeddings: Float[Tensor, "M D"],
+    directions: Float[Tensor, "C D"],
+    mean: Float[Tensor, " D"] | None,
+) -> Float[Tensor, "M C"]:
+    """`place(embeddings, mean) @ directions.T`, without a placed copy of the embeddings.
+
+    <x - m, d> / |x - m| follows from <x, d>, <x, m> and |x|. Where x is close to the mean m they
+    cancel, and the copy is made.
+    """
+    values = embeddings if embeddings.dtype == torch.float64 else embeddings.float()
+    directions = directions.to(values.dtype)
+    if mean is None:
+        return values @ directions.T
+    mean = mean.to(values.dtype)
+    both = values @ torch.cat([directions, mean[None]]).T
+    lengths = torch.linalg.vector_norm(values, dim=1).square()
+    apart = lengths - 2 * both[:, -1] + mean @ mean  # squared
+    found: Tensor = (both[:, :-1] - directions @ mean) * apart.clamp_min(1e-30).rsqrt()[:, None]
+    close = apart < CLOSE * lengths
+    if bool(close.any()):
+        found[close] = place(values[close], mean) @ directions.T
+    return found
+
+
+def cosines(
+    embeddings: Float[Tensor, "M D"],
+    directions: Float[Tensor, "C D"],
+    mean: Float[Tensor, " D"] | None,
+) -> Float[Tensor, "M C"]:
+    """Cosines of embeddings, less the mean if there is one, to directions of unit length."""
+    found = products(embeddings, directions, mean)
+    if mean is not None:
+        return found
+    lengths: Tensor = torch.linalg.vector_norm(embeddings.to(found.dtype), dim=1, keepdim=True)
+    return found / lengths.clamp_min(1e-12)
 
 
 def class_means(

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from models.calibration import fit_temperature, log_loss
-from models.heads import FittedHead, Placing, Support, check, heads, place, sample
+from models.heads import FittedHead, Placing, Support, check, heads, place, products, sample
 from models.scatter import Rows, Scatter
 
 STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0)  # of shrinkage, to choose from
@@ -94,9 +94,9 @@ class FittedMahalanobis(FittedHead):
 
     def scores(self, queries: Float[Tensor, "Q D"]) -> Float[Tensor, "Q C"]:
         """Minus half the squared distances, less what is the same for all classes."""
-        placed = place(queries, self.mean)
+        found = products(queries, self.weights, self.mean)
         offset = (self.spread / self.scatter.shots.double() - self.lengths) / 2
-        return placed @ self.weights.to(placed.dtype).T + offset.to(placed.dtype)
+        return found + offset.to(found.dtype)
 
     def scores_without(
         self, embeddings: Float[Tensor, "M D"], targets: Int[Tensor, " M"]

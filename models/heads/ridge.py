@@ -17,6 +17,7 @@ from models.heads import (
     class_means,
     heads,
     place,
+    products,
 )
 from models.scatter import spectrum
 
@@ -93,6 +94,9 @@ class FittedRidge(FittedHead):
 
     def scores(self, queries: Float[Tensor, "Q D"]) -> Float[Tensor, "Q C"]:
         """Least-squares estimates of one-hot classes."""
+        if self.directions is None:
+            found = products(queries, self.weights[:, :-1], self.mean)
+            return found + self.weights[:, -1].to(found.dtype)
         features = _features(place(queries, self.mean), self.directions)
         return features @ self.weights.to(features.dtype).T
 
