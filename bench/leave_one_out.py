@@ -3,8 +3,7 @@
 Made-up embeddings around a centre for each label. A head chooses its options once; its
 leave-one-out log odds of all images are timed. Those of some are compared with the log odds by
 heads that were fitted anew without the image, both in float64. `knn` has no closed form: it
-compares
-each image with all others, and no bound is set for it.
+compares each image with all others, and no bound is set for it.
 """
 
 import argparse
