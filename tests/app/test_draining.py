@@ -61,7 +61,7 @@ def wait_until(there) -> None:
 
 
 def test_it_is_not_ready_then_takes_nothing_new_then_finishes_then_ends(start, png):
-    process, port, url = start(drain_seconds=5)
+    process, port, url = start(drain_seconds=12)
     httpx.post(f"{url}/v1/projects", json={"name": "birds"}).raise_for_status()
     content = png("red")
     slow = http.client.HTTPConnection("127.0.0.1", port)
