@@ -8,6 +8,7 @@ of their own (`make bench-peers`).
 
 import argparse
 import json
+import os
 import subprocess
 import tempfile
 import time
@@ -143,17 +144,23 @@ def _peers(
             placed = [F.normalize(x.float() - mean, dim=1) for x in (data.train, data.test)]
             np.savez(folder / f"{number}.npz", train=placed[0].numpy(), test=placed[1].numpy())
         (folder / "draws.json").write_text(json.dumps([one._asdict() for one in draws]))
-        command = [python, ROOT / "bench/peers/many_heads.py", folder, "quick" if quick else "full"]
-        subprocess.run(command, check=True)
-        answers = np.load(folder / "answers.npz")
-        times = json.loads((folder / "times.json").read_text())
-        return {
-            name: [
-                _outcome(torch.from_numpy(answers[f"{name}/{n}"]), one.truth, seconds[n])
-                for n, one in enumerate(draws)
-            ]
-            for name, seconds in times.items()
-        }
+        script, of = ROOT / "bench/peers/many_heads.py", os.cpu_count() or 1
+        command = [python, script, folder, "quick" if quick else "full"]
+        alone = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        running = [
+            subprocess.Popen([*command, str(share), str(of)], env=alone) for share in range(of)
+        ]
+        ended = [process.wait() for process in running]
+        if any(ended):
+            raise RuntimeError("a process of the peers failed")
+        found: dict[str, list[Outcome]] = {}
+        for n, one in enumerate(draws):
+            answers = np.load(folder / f"answers-{n % of}.npz")
+            times = json.loads((folder / f"times-{n % of}.json").read_text())
+            for name, seconds in times.items():
+                said = torch.from_numpy(answers[f"{name}/{n}"])
+                found.setdefault(name, []).append(_outcome(said, one.truth, seconds[str(n)]))
+        return found
 
 
 def _finish(

@@ -20,14 +20,17 @@ Head = Callable[[Any, Any, int], Callable[[Any], Any]]
 
 
 def main() -> None:
-    """Write class probabilities of each head on each draw, and how long it took."""
+    """Write class probabilities of each head on a share of the draws, and how long it took."""
     folder, slow = Path(sys.argv[1]), sys.argv[2] == "full"
+    share, of = int(sys.argv[3]), int(sys.argv[4])
     warnings.simplefilter("ignore")  # of too few members of a class, and of convergence
     torch.set_num_threads(1)
     answers: dict[str, Any] = {}
-    times: dict[str, list[float]] = {}
+    times: dict[str, dict[int, float]] = {}
     loaded: dict[int, Any] = {}
     for number, draw in enumerate(json.loads((folder / "draws.json").read_text())):
+        if number % of != share:
+            continue
         if draw["data"] not in loaded:
             loaded[draw["data"]] = dict(np.load(folder / f"{draw['data']}.npz"))
         data = loaded[draw["data"]]
@@ -39,9 +42,9 @@ def main() -> None:
             started = time.process_time()
             predict = head(support, targets, draw["ways"])
             answers[f"{name}/{number}"] = predict(queries).astype(np.float32)
-            times.setdefault(name, []).append(time.process_time() - started)
-    np.savez(folder / "answers.npz", **answers)
-    (folder / "times.json").write_text(json.dumps(times))
+            times.setdefault(name, {})[number] = time.process_time() - started
+    np.savez(folder / f"answers-{share}.npz", **answers)
+    (folder / f"times-{share}.json").write_text(json.dumps(times))
 
 
 def _easyfsl(method: Any) -> Head:
