@@ -359,7 +359,7 @@ def _ask_until_ready(url) -> dict:
         ({"HANDFUL_DEVICE": "cuda:99"}, "use auto or cpu"),
         (
             {"HANDFUL_RUNTIME": "tpu"},
-            "there is no runtime 'tpu'; known are auto, cuda_graphs, open",
+            "there is no runtime 'tpu'; known are auto, cuda_graphs, onnx",
         ),
         ({"HANDFUL_DATA_DIR": "/dev/null/x"}, "the data folder /dev/null/x cannot be used"),
         ({"HANDFUL_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/x"}, "database cannot be"),
