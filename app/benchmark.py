@@ -80,7 +80,7 @@ def run(settings: Settings, folder: Path | None, seconds: float, console: Consol
     """
     found = photos(folder, 256)
     threads = torch.get_num_threads()
-    serving = prepare(settings.encoder, settings.runtime, settings.max_batch)
+    serving = prepare(settings.encoder, settings.runtime, settings.max_batch, settings.device)
     console.print(
         f"{settings.encoder} with {serving.runtime} on {pick_device(settings.device)}, "
         f"{threads} threads, {os.cpu_count()} cores; {len(found)} photos",

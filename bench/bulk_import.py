@@ -27,7 +27,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from app.benchmark import photos, pipeline, prepare, register
-from bench.harness import Server, arguments, finish
+from bench.harness import Server, arguments, finish, memory
 
 READERS, LABELERS = 8, 4
 PAUSE_S = 0.5  # of each between requests
@@ -54,12 +54,12 @@ def main() -> None:
         print(f"in one process: {alone:.0f} photos/s", flush=True)
         with Server(Path(name) / "data", encoder=options.encoder) as server:
             register(server.url, photos(None, 20))
-            before = _memory_mib(server.pid)
+            before = memory("VmRSS", server.pid)
             with _Visitors(server.url) as visitors:
                 first_s = _import(server.url, folder, until=options.photos // 2)
                 sent = _images(server.url) - 20
                 rest_s = _import(server.url, folder)
-            grown = _memory_mib(server.pid) - before
+            grown = memory("VmRSS", server.pid) - before
             there = _images(server.url) - 20 - _doubles(server.url)
     _report(options, alone, (sent, first_s, rest_s), grown, there, visitors.answers)
 
@@ -186,11 +186,6 @@ class _Visitors:
         trouble = "" if answer.is_success else f"{answer.status_code} {answer.text[:200]}"
         self.answers.append(Answer(what, 1000 * (time.perf_counter() - started), trouble))
         return None if trouble else answer
-
-
-def _memory_mib(pid: int | None) -> float:
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
 
 
 def _report(

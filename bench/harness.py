@@ -182,9 +182,9 @@ def machine() -> dict[str, str | int]:
     }
 
 
-def memory(name: str) -> float:
-    """Megabytes of this process: VmRSS now, VmHWM at most since the last reset."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+def memory(name: str, pid: int | None = None) -> float:
+    """Mebibytes of a process, this one if none is told: VmRSS now, VmHWM since the last reset."""
+    lines = Path(f"/proc/{pid or 'self'}/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1024
 
 

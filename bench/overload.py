@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from app.benchmark import PATH, Request, load, media_type, photos, register
-from bench.harness import Server, arguments, finish
+from bench.harness import Server, arguments, finish, memory
 
 TIMES = 4  # the capacity
 PHOTOS = 256
@@ -49,9 +49,9 @@ def main() -> None:
         capacity = statistics.median(
             load(server.port, requests, clients=32).images_per_s for _ in range(3)
         )
-        before = _memory_mib(server.pid)
+        before = memory("VmRSS", server.pid)
         answers = asyncio.run(_overload(server.port, requests, TIMES * capacity, options.seconds))
-        after = _memory_mib(server.pid)
+        after = memory("VmRSS", server.pid)
         again = load(server.port, requests, clients=32).images_per_s
     _report(options, capacity, again, answers, before, after)
 
@@ -100,11 +100,6 @@ async def _send(port: int, request: Request, started: float) -> Answer:
     except (OSError, asyncio.IncompleteReadError):
         pass  # no answer: status 0
     return Answer(sent - started, time.perf_counter() - sent, status, retry_after)
-
-
-def _memory_mib(pid: int | None) -> float:
-    fields = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(field.split()[1]) for field in fields if field.startswith("VmRSS:")) / 1024
 
 
 def _report(
