@@ -7,6 +7,7 @@ import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
@@ -108,11 +109,15 @@ class Change(NamedTuple):
     replace: bool = True  # also what someone else has said
 
 
-class _File(NamedTuple):
+@dataclass(frozen=True)
+class _File:
     position: int
     filename: str | None
     content: bytes
-    sha256: str
+
+    @cached_property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.content).hexdigest()
 
 
 class _Marks(NamedTuple):
@@ -477,8 +482,7 @@ def _chunks(uploads: Iterable[Upload]) -> Iterator[tuple[list[_File], list[Faile
         if len(files) == CHUNK_IMAGES or (files and size + len(upload.content) > CHUNK_BYTES):
             yield files, failed
             files, failed, size = [], [], 0
-        digest = hashlib.sha256(upload.content).hexdigest()
-        files.append(_File(position, upload.filename, upload.content, digest))
+        files.append(_File(position, upload.filename, upload.content))
         size += len(upload.content)
     if files or failed:
         yield files, failed

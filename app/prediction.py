@@ -24,6 +24,7 @@ from models.bridge import Bridge
 from models.heads import FittedHead, Head, heads, sample
 
 FITTED_HEADS_KEPT = 16
+MOST_KEPT = 1 << 22  # numbers of support vectors that a fitted head keeps in float32
 BRIDGES_KEPT = 4
 BRIDGE_IMAGES = 4096  # that one is fitted to, at most
 ROWS_PER_BLOCK = 4096
@@ -129,12 +130,11 @@ class ProjectHead:
         best = probabilities.topk(min(asked.top_k, len(self.names)), dim=1)
         sets = self._sets(probabilities, asked.coverage)
         judged = self._unknown(queries, asked.false_rejection)
-        for q, neighbours in enumerate(self._nearest(queries, asked.nearest)):
-            candidates = [
-                Candidate(self.names[c], p, float(cosines[q, c]))
-                for c, p in zip(best.indices[q].tolist(), best.values[q].tolist(), strict=True)
-            ]
-            yield Answer(candidates, neighbours, sets[q], *judged[q])
+        near = self._nearest(queries, asked.nearest)
+        told = best.indices, best.values, cosines.gather(1, best.indices)
+        for q, row in enumerate(zip(*(numbers.tolist() for numbers in told), strict=True)):
+            candidates = [Candidate(self.names[c], p, cos) for c, p, cos in zip(*row, strict=True)]
+            yield Answer(candidates, near[q], sets[q], *judged[q])
 
     def _sets(
         self, probabilities: Float[Tensor, "Q C"], coverage: float | None
@@ -159,7 +159,7 @@ class ProjectHead:
     def _nearest(self, queries: Float[Tensor, "Q D"], count: int) -> list[list[Neighbour]]:
         if not count:
             return [[] for _ in queries]
-        cosines = queries @ self.support.vectors[self.rows].float().T  # (Q, M)
+        cosines = queries @ self._vectors.T  # (Q, M)
         closest = cosines.topk(min(count, len(self.rows)), dim=1)
         return [
             [
@@ -174,6 +174,17 @@ class ProjectHead:
                 closest.indices.tolist(), closest.values.tolist(), strict=True
             )
         ]
+
+    @property
+    def _vectors(self) -> Float[Tensor, "M D"]:
+        """Those of the support images, in float32; kept while they are small."""
+        if len(self.rows) * self.support.vectors.shape[1] > MOST_KEPT:
+            return self.support.vectors[self.rows].float()
+        return self._small_vectors
+
+    @cached_property
+    def _small_vectors(self) -> Float[Tensor, "M D"]:
+        return self.support.vectors[self.rows].float()
 
 
 class _Built(NamedTuple):
@@ -191,6 +202,8 @@ class ProjectHeads:
         self._db = db
         self._vectors = vectors
         self._fitted: OrderedDict[Hashable, ProjectHead] = OrderedDict()
+        # By project the latest, and the state of the project that it was looked up for.
+        self._latest: OrderedDict[UUID, tuple[Hashable, ProjectHead]] = OrderedDict()
         self._bridges: OrderedDict[Hashable, _Built] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -201,6 +214,21 @@ class ProjectHeads:
             TooFewLabels: fewer than two labels have support images.
             ProjectNotFound: the project was deleted since it was looked up.
         """
+        state = project.revision, project.encoder_id, repr(project.head)
+        with self._lock:
+            known = self._latest.get(project.id)
+        if known is not None and known[0] == state:
+            return known[1]
+        head = self._as_of_now(project)
+        with self._lock:
+            self._latest[project.id] = state, head
+            self._latest.move_to_end(project.id)
+            while len(self._latest) > FITTED_HEADS_KEPT:
+                self._latest.popitem(last=False)
+        return head
+
+    def _as_of_now(self, project: Project) -> ProjectHead:
+        """Fitted to what is at least as new as the project's revision."""
         options: Head = heads[project.head["name"]](**project.head["options"])
         of = project.id, project.encoder_id
         support = self._vectors.support(*of)

@@ -177,6 +177,7 @@ class Projects:
                 raise AlreadyExists(f"project {project.name!r} already has a label {name!r}")
             label.name = name
             label.edition += 1
+            project.revision += 1
             session.flush()
             return _with_shots(session, [label])[0]
 

@@ -6,7 +6,7 @@ import difflib
 import importlib
 import pkgutil
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, Any, TypeVar
 from uuid import UUID
 
@@ -28,54 +28,23 @@ Row = TypeVar("Row")
 Item = TypeVar("Item")
 
 
-def _labeling(request: Request) -> Labeling:
-    service: Labeling = request.app.state.labeling
-    return service
+def part(name: str) -> Callable[[Request], Awaitable[Any]]:
+    """A dependency: a part of the application, as `app.main` put it together."""
+
+    async def find(request: Request) -> Any:  # a plain function would cost a change of threads
+        return getattr(request.app.state, name)
+
+    return find
 
 
-def _choosing(request: Request) -> Choosing:
-    service: Choosing = request.app.state.choosing
-    return service
-
-
-def _projects(request: Request) -> Projects:
-    service: Projects = request.app.state.projects
-    return service
-
-
-def _queue(request: Request) -> Queue:
-    service: Queue = request.app.state.queue
-    return service
-
-
-def _reports(request: Request) -> Reports:
-    service: Reports = request.app.state.reports
-    return service
-
-
-def _promotions(request: Request) -> Promotions:
-    service: Promotions = request.app.state.promotions
-    return service
-
-
-def _exports(request: Request) -> Exports:
-    service: Exports = request.app.state.exports
-    return service
-
-
-def _imports(request: Request) -> Imports:
-    service: Imports = request.app.state.imports
-    return service
-
-
-ExportService = Annotated[Exports, Depends(_exports)]
-ImportService = Annotated[Imports, Depends(_imports)]
-JobQueue = Annotated[Queue, Depends(_queue)]
-PromotionService = Annotated[Promotions, Depends(_promotions)]
-ChoosingService = Annotated[Choosing, Depends(_choosing)]
-ReportService = Annotated[Reports, Depends(_reports)]
-LabelingService = Annotated[Labeling, Depends(_labeling)]
-ProjectService = Annotated[Projects, Depends(_projects)]
+ExportService = Annotated[Exports, Depends(part("exports"))]
+ImportService = Annotated[Imports, Depends(part("imports"))]
+JobQueue = Annotated[Queue, Depends(part("queue"))]
+PromotionService = Annotated[Promotions, Depends(part("promotions"))]
+ChoosingService = Annotated[Choosing, Depends(part("choosing"))]
+ReportService = Annotated[Reports, Depends(part("reports"))]
+LabelingService = Annotated[Labeling, Depends(part("labeling"))]
+ProjectService = Annotated[Projects, Depends(part("projects"))]
 
 
 Limit = Annotated[int, Query(ge=1, le=1000, description="Items of a page.")]
@@ -115,7 +84,7 @@ def page(
     return Page(items=[show(row) for row in kept], next_cursor=cursor)
 
 
-def _edition(
+async def _edition(
     if_match: Annotated[
         str | None, Header(description="Only act on this state: the `ETag` of an earlier answer.")
     ] = None,
@@ -160,7 +129,7 @@ def refuse_if_all_failed(failed: list[Failed], succeeded: int) -> None:
     )
 
 
-def refuse_unknown_parameters(request: Request) -> None:
+async def refuse_unknown_parameters(request: Request) -> None:
     """Answer 422 to a query parameter that the route does not have.
 
     Raises:

@@ -2,10 +2,10 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, BackgroundTasks, Depends, Request
+from fastapi import APIRouter, BackgroundTasks, Depends
 from pydantic import BaseModel, Field
 
-from app.api import JobQueue, ProjectKey, problems
+from app.api import JobQueue, ProjectKey, part, problems
 from app.integrations.label_studio import LabelStudio, Suggested
 from app.integrations.label_studio.messages import Control, Event, Number, StudioTask
 from app.jobs import kinds, submit
@@ -13,13 +13,7 @@ from app.schemas import Schema
 
 router = APIRouter(prefix="/label-studio/{project}", tags=["label studio"])
 
-
-def _label_studio(request: Request) -> LabelStudio:
-    service: LabelStudio = request.app.state.label_studio
-    return service
-
-
-LabelStudioService = Annotated[LabelStudio, Depends(_label_studio)]
+LabelStudioService = Annotated[LabelStudio, Depends(part("label_studio"))]
 StudioProjectKey = Annotated[
     str,
     Field(

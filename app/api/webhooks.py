@@ -4,10 +4,10 @@ from datetime import datetime
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel, Field
 
-from app.api import Cursor, Limit, ProjectKey, after, page, problems
+from app.api import Cursor, Limit, ProjectKey, after, page, part, problems
 from app.outbox import Event
 from app.schemas import Page, Schema
 from app.tables import Delivery, Webhook
@@ -15,13 +15,7 @@ from app.webhooks import Webhooks
 
 router = APIRouter(prefix="/v1/projects/{project}/webhooks", tags=["webhooks"])
 
-
-def _webhooks(request: Request) -> Webhooks:
-    service: Webhooks = request.app.state.webhooks
-    return service
-
-
-WebhookService = Annotated[Webhooks, Depends(_webhooks)]
+WebhookService = Annotated[Webhooks, Depends(part("webhooks"))]
 WebhookKey = Annotated[UUID, Field(description="Id of the webhook.")]
 
 

@@ -16,6 +16,7 @@ from models.registry import Registry
 
 CALIBRATION_ROWS = 2048  # support images, at most, that choose a temperature or a strength
 ROWS_PER_BLOCK = 4096
+FEW = 16  # embeddings, of which a placed copy costs nothing
 CLOSE = 0.1  # squared distance to the mean, in squared lengths, below which float32 is lost
 
 
@@ -180,12 +181,12 @@ def products(
     """`place(embeddings, mean) @ directions.T`, without a placed copy of the embeddings.
 
     <x - m, d> / |x - m| follows from <x, d>, <x, m> and |x|. Where x is close to the mean m they
-    cancel, and the copy is made.
+    cancel, and the copy is made; also of a few embeddings, where it costs less than so many steps.
     """
     values = embeddings if embeddings.dtype == torch.float64 else embeddings.float()
     directions = directions.to(values.dtype)
-    if mean is None:
-        return values @ directions.T
+    if mean is None or len(values) <= FEW:
+        return place(values, mean) @ directions.T
     mean = mean.to(values.dtype)
     both = values @ torch.cat([directions, mean[None]]).T
     lengths = torch.linalg.vector_norm(values, dim=1).square()

@@ -260,6 +260,7 @@ def test_deleting_a_label_sends_its_images_to_the_pool(birds, png):
 def test_renaming_a_label_keeps_its_support(birds, png):
     upload(birds, "/labels/red/support", png("red"))
     upload(birds, "/labels/blue/support", png("blue"))
+    assert upload(birds, "/classify", png("red", 1)).json()["predictions"][0]["label"] == "red"
 
     birds.patch("/v1/projects/birds/labels/red", json={"name": "crimson"})
 
