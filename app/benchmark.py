@@ -32,7 +32,7 @@ from app.inference import keep_freed_memory
 from app.settings import Settings
 from models.encoders import parse, pick_device
 from models.images import Preprocessing, decode
-from models.runtimes import Chooser, Resources, Serving, speed
+from models.runtimes import Chooser, Resources, Serving, compute_alone, speed
 
 AT_ONCE = 16  # images of a request that has many
 CLIENTS = 8
@@ -125,7 +125,18 @@ def prepare(spec: str, runtime: str, batch: int, device: str = "auto") -> Servin
 
 
 def pipeline(serving: Serving, bodies: Sequence[bytes], batch: int, decoders: int) -> None:
-    """What the service does to images, without a service: some are decoded ahead."""
+    """What the service does to images, without a service."""
+    if serving.lanes:
+        embed, size = serving.lanes.embed, serving.lanes.batch
+        parts = [bodies[start : start + size] for start in range(0, len(bodies), size)]
+
+        def compute(part: Sequence[bytes]) -> None:
+            embed(torch.stack([decode(body, serving.preprocessing).pixels for body in part]))
+
+        with ThreadPoolExecutor(serving.lanes.number, initializer=compute_alone) as threads:
+            for _ in threads.map(compute, parts):
+                pass
+        return
     with ThreadPoolExecutor(decoders) as threads:
         rest = iter(bodies)
         ahead = [

@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import AbstractContextManager, suppress
+from functools import partial
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -22,7 +23,7 @@ from app.logs import logger
 from app.problems import ImageNotDecodable, InferenceFailed, Overloaded, Problem, Unavailable
 from models.encoders import Encoder
 from models.images import Decoded, Preprocessing, UnreadableImage, decode
-from models.runtimes import Chooser, Serving
+from models.runtimes import Chooser, Lanes, Serving, compute_alone
 
 log = logger("handful.inference")
 
@@ -51,18 +52,6 @@ def give_back_memory() -> None:
     """Return what is free now to the kernel, where it is kept otherwise."""
     with suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL("libc.so.6").malloc_trim(0)
-
-
-def compute_alone() -> int:
-    """Let torch compute in the calling thread alone, and say how many threads it had.
-
-    libgomp gives every thread that computes in parallel a team of its own. As soon as the teams
-    have more threads than there are cores, they sleep between the layers of a network instead of
-    spinning, which takes an image alone twice the time. So only the model thread has a team.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    return threads
 
 
 class GivenUp(Exception):
@@ -168,14 +157,16 @@ class _Worker:
 
 
 class Embedder:
-    """Embeds images: decodes in a bounded pool of threads, runs the network on one more.
+    """Embeds images: decodes in a bounded pool of threads, runs the network in others.
 
-    The model thread pulls: whenever it is free it takes all that is decoded, up to `max_batch`,
-    so requests that arrive together share a forward pass and nobody waits for a timer.
+    Model threads pull: whenever one is free it takes what is decoded, so requests that arrive
+    together share a forward pass and nobody waits for a timer. The first model thread computes with
+    all cores: an image alone, and where a trial found no lanes as fast, all, up to `max_batch` at
+    once. Lanes are the other model threads, each of which computes with one core.
     Encoders are loaded on first use and kept by version; the version `warm_up` runs once with
     each batch size before the first request, which would else wait for what is set up lazily.
-    Runtimes are tried in the model thread, which has the threads; an encoder whose runtime is known
-    is prepared in the thread of the request that needs it, so that others do not wait for it.
+    Runtimes are tried in the first model thread, which has the threads; an encoder whose runtime is
+    known is prepared in the thread of the request that needs it, so that others do not wait.
     """
 
     def __init__(
@@ -224,10 +215,14 @@ class Embedder:
             queue.PriorityQueue()
         )
         self._ready: list[_Ready] = []  # a heap
-        self._arrived = threading.Condition()
-        self._workers = [_Worker("model", self._embed_ready)] + [
-            _Worker(f"decode-{n}", self._decode_next) for n in range(decode_threads)
-        ]
+        self._handing = threading.Lock()  # for what was decoded
+        models = 1 + (threads if threads > 1 else 0)
+        self._bells = [threading.Condition(self._handing) for _ in range(models)]
+        self._idle: set[int] = set()  # model threads that wait for their bell
+        self._workers = [
+            _Worker(f"lane-{n}" if n else "model", partial(self._embed_ready, n))
+            for n in range(models)
+        ] + [_Worker(f"decode-{n}", self._decode_next) for n in range(decode_threads)]
 
     def __enter__(self) -> "Embedder":
         for worker in self._workers:
@@ -241,10 +236,11 @@ class Embedder:
         with self._room:
             self._stopping = True
             self._room.wait_for(lambda: self._images == 0 or self._dead(), timeout=self._stall_s)
-        for _decoder in self._workers[1:]:
+        for _decoder in self._workers[len(self._bells) :]:
             self._undecoded.put((math.inf, next(self._numbers), None))
-        with self._arrived:
-            self._arrived.notify_all()
+        with self._handing:
+            for bell in self._bells:
+                bell.notify()
         for worker in self._workers:
             worker.thread.join(timeout=self._stall_s)
         torch.set_num_threads(self._threads)
@@ -404,15 +400,26 @@ class Embedder:
             except Exception as error:  # noqa: BLE001 - one image must not stop the thread
                 item.outcome.set_result(ImageNotDecodable(f"decoding failed: {error}"))
             else:
-                with self._arrived:
+                with self._handing:
                     heapq.heappush(self._ready, _Ready(item, decoded, time.monotonic()))
-                    self._arrived.notify()
+                    self._ring()
             worker.busy_since = None
 
-    def _embed_ready(self, worker: _Worker) -> None:
-        torch.get_num_threads()  # only from here on does a thread have a number of its own
-        torch.set_num_threads(self._threads)
-        self._has_threads.set()
+    def _embed_ready(self, thread: int, worker: _Worker) -> None:
+        compute_alone()
+        if thread == 0:
+            torch.set_num_threads(self._threads)
+            self._has_threads.set()
+            self._warm(worker)
+        while (batch := self._next_batch(thread)) is not None:
+            if not batch:
+                continue
+            worker.busy_since = time.monotonic()
+            self._answer(batch, in_lane=thread > 0)
+            self._learn_speed(len(batch))
+            worker.busy_since = None
+
+    def _warm(self, worker: _Worker) -> None:
         size = 1
         while self._warm_up and size <= self._max_batch and not self._stopping:
             worker.busy_since = time.monotonic()
@@ -421,17 +428,12 @@ class Embedder:
                 give_back_memory()  # of the runtimes that were tried
             side = serving.preprocessing.crop
             serving.embed(torch.zeros(size, 3, side, side, dtype=torch.uint8))
+            if serving.lanes:
+                break  # tried in all sizes; together only images alone are computed
             size *= 2
         worker.busy_since = None
         self.warm.set()
         log.info("warm", encoder=str(self._warm_up))
-        while (batch := self._next_batch()) is not None:
-            if not batch:
-                continue
-            worker.busy_since = time.monotonic()
-            self._answer(batch)
-            self._learn_speed(len(batch))
-            worker.busy_since = None
 
     def _learn_speed(self, images: int) -> None:
         """Look how long a batch took since the one before, or since there was work."""
@@ -442,19 +444,25 @@ class Embedder:
             self._seconds_per_image = known + (seconds - known) * (LEARNING if known else 1)
             self._last_answer = now
 
-    def _next_batch(self) -> list[_Ready] | None:
-        """All that is ready and of one version, by what is due first.
+    def _next_batch(self, thread: int) -> list[_Ready] | None:
+        """What is ready and of one version, by what is due first.
 
         None when stopping; empty when nobody waits for what was ready.
         """
-        with self._arrived:
-            self._arrived.wait_for(lambda: self._ready or self._stopping)
-            if not self._ready:
-                return None
+        with self._handing:
+            while not self._may_take(thread):
+                if self._stopping:
+                    return None
+                self._ring()  # another, if there is something that is not for this one
+                self._idle.add(thread)
+                self._bells[thread].wait()
+                self._idle.discard(thread)
+            lanes = self._lanes() if thread else None
+            limit = lanes.batch if lanes else self._max_batch
             batch: list[_Ready] = []
             while (
                 self._ready
-                and len(batch) < self._max_batch
+                and len(batch) < limit
                 and (not batch or self._ready[0].item.version == batch[0].item.version)
             ):
                 ready = heapq.heappop(self._ready)
@@ -462,30 +470,51 @@ class Embedder:
                     ready.item.outcome.cancel()
                 else:
                     batch.append(ready)
+            self._ring()
             return batch
 
-    def _answer(self, batch: list[_Ready]) -> None:
+    def _ring(self) -> None:
+        """Wake a model thread that may take what is ready, if one is idle."""
+        thread = next((idle for idle in sorted(self._idle) if self._may_take(idle)), None)
+        if thread is not None:
+            self._idle.discard(thread)
+            self._bells[thread].notify()
+
+    def _may_take(self, thread: int) -> bool:
+        if not self._ready:
+            return False
+        if self._lanes() is None:
+            return thread == 0
+        return thread > 0 or self._images <= 1
+
+    def _lanes(self) -> Lanes | None:
+        """Those of the version that is next; None also if it was not prepared yet."""
+        loaded = self._encoders.get(self._ready[0].item.version)
+        return loaded.serving.lanes if loaded and loaded.serving else None
+
+    def _answer(self, batch: list[_Ready], *, in_lane: bool) -> None:
         """Embed a batch; when it fails, halve it until only the culprit fails."""
         try:
-            vectors = self._forward(batch)
+            vectors = self._forward(batch, in_lane)
         except Exception as error:  # noqa: BLE001 - whatever the network raises is the image's
             if len(batch) > 1:
                 middle = len(batch) // 2
-                self._answer(batch[:middle])
-                self._answer(batch[middle:])
+                self._answer(batch[:middle], in_lane=in_lane)
+                self._answer(batch[middle:], in_lane=in_lane)
                 return
             batch[0].item.outcome.set_result(
                 InferenceFailed(f"the encoder failed on this image: {error}")
             )
             return
-        for (item, decoded, _), vector in zip(batch, vectors, strict=True):
+        finite = vectors.isfinite().all(dim=1).tolist()
+        for (item, decoded, _), vector, good in zip(batch, vectors, finite, strict=True):
             item.outcome.set_result(
                 Embedded(vector, decoded.media_type, decoded.width, decoded.height)
-                if vector.isfinite().all()
+                if good
                 else InferenceFailed("the encoder gave numbers that are not finite")
             )
 
-    def _forward(self, batch: list[_Ready]) -> Tensor:
+    def _forward(self, batch: list[_Ready], in_lane: bool) -> Tensor:
         self._metrics.batch.observe(len(batch))
         now, queued = time.monotonic(), self._metrics.stage.labels("queue")
         for ready in batch:
@@ -493,4 +522,5 @@ class Embedder:
         with self._metrics.stage.labels("forward").time():
             serving = self._loaded(batch[0].item.version).prepare(self._chooser)
             pixels = torch.stack([ready.decoded.pixels for ready in batch])
-            return serving.embed(pixels).to(torch.float16)
+            embed = serving.lanes.embed if in_lane and serving.lanes else serving.embed
+            return embed(pixels).to(torch.float16)

@@ -26,7 +26,7 @@ from app.db import Database, SchemaOutOfDate, migrate
 from app.exports import Exports
 from app.idempotency import Answers
 from app.imports import Imports
-from app.inference import Embedder, InferenceMetrics, compute_alone, keep_freed_memory
+from app.inference import Embedder, InferenceMetrics, keep_freed_memory
 from app.integrations.label_studio import LabelStudio
 from app.integrations.label_studio.host import Host
 from app.labeling import Labeling
@@ -54,7 +54,7 @@ from app.versions import Versions
 from app.webhooks import Deliverer, Webhooks
 from models.acquisition import strategies
 from models.encoders import parse, pick_device
-from models.runtimes import Chooser, Resources, Trial
+from models.runtimes import Chooser, Lanes, Resources, Trial, compute_alone
 
 log = logger("handful.main")
 DESCRIPTION = """A handful of labels is enough: register a few support images per class, classify
@@ -194,7 +194,7 @@ def _chooser(settings: Settings, threads: int) -> Chooser:
     return Chooser(settings.runtime, resources, _tell_trials)
 
 
-def _tell_trials(trials: Sequence[Trial]) -> None:
+def _tell_trials(trials: Sequence[Trial], lanes: Lanes | None) -> None:
     for trial in trials:
         log.info(
             "runtime tried",
@@ -203,7 +203,13 @@ def _tell_trials(trials: Sequence[Trial]) -> None:
             agreement=round(trial.agreement, 6),
             images_per_s={size: round(speed, 1) for size, speed in trial.images_per_s.items()},
         )
-    log.info("runtime chosen", runtime=trials[-1].runtime)
+    log.info(
+        "runtime chosen",
+        runtime=trials[-1].runtime,
+        lanes=lanes.number if lanes else 1,
+        images_per_batch=lanes.batch if lanes else None,
+        images_per_s=round(lanes.images_per_s, 1) if lanes and lanes.images_per_s else None,
+    )
 
 
 def sweep(settings: Settings) -> int:

@@ -3,7 +3,7 @@
 Each measurement has a process of its own, and runtimes take turns. Agreement is the lowest cosine
 of an embedding of a photo to that of PyTorch in float32. What the hardware can do is told by one
 large product of matrices in PyTorch, in float32 on a CPU and in float16 on CUDA; a runtime with
-better kernels than PyTorch's can be ahead of it.
+better kernels than PyTorch's can be ahead of it. Lanes compute a batch on each core of a CPU.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +26,14 @@ from bench.harness import arguments, finish
 from models.encoders import Encoder, EncoderUnavailable, parse, pick_device
 from models.folding import fold
 from models.images import decode
-from models.runtimes import AGREEMENT, Resources, RuntimeUnavailable, runtimes, speed
+from models.runtimes import (
+    AGREEMENT,
+    Resources,
+    RuntimeUnavailable,
+    runtimes,
+    speed,
+    speed_of_lanes,
+)
 
 SIZES = (1, 8, 32)  # of batches
 PHOTOS = 64
@@ -45,7 +53,7 @@ class Task(NamedTuple):
 class Run(NamedTuple):
     """One measurement."""
 
-    images_per_s: dict[int, float]
+    images_per_s: dict[str, float]  # by size of batch, and in lanes
     agreement: float
     load_s: float
     memory_mib: float  # beyond that of the encoder in PyTorch
@@ -86,7 +94,12 @@ def measure(task: Task) -> Run | str:
         return str(error)
     load_s = time.perf_counter() - started
     agreement = float((embed(pictures[: max(SIZES)]) * expected[: max(SIZES)]).sum(dim=1).min())
-    rates = {size: speed(embed, encoder, size) for size in SIZES}
+    rates = {str(size): speed(embed, encoder, size) for size in SIZES}
+    if task.device == "cpu" and task.threads > 1:
+        alone = replace(resources, threads=1, lanes=task.threads)
+        embed = runtimes[task.runtime]().prepare(encoder, alone)
+        for size in SIZES:
+            rates[f"lanes of {size}"] = speed_of_lanes(embed, encoder, size, task.threads)
     return Run(rates, agreement, load_s, _memory(task.device) - held)
 
 
@@ -152,8 +165,7 @@ def _report(
         torch.cuda.get_device_name() if device.startswith("cuda") else f"{options.threads} threads"
     )
     print(f"{device}, {name}: {product / 1e9:.0f} GFLOP/s in a large product\n")
-    head = "".join(f"{f'batch {size}':>26}" for size in SIZES)
-    print(f"{'images/s, median [lowest, highest]':<48}{head}{'agrees':>10}{'load s':>8}{'MiB':>7}")
+    print("images per second, median [lowest, highest], by size of batch\n")
     rows: dict[str, dict[str, Any]] = {}
     best: dict[str, float] = {}
     for encoder, tried in measured.items():
@@ -180,10 +192,10 @@ def _report(
 
 
 def _row(runs: Sequence[Run], operations: float, product: float) -> dict[str, Any]:
-    rates = {size: [run.images_per_s[size] for run in runs] for size in SIZES}
+    rates = {size: [run.images_per_s[size] for run in runs] for size in runs[0].images_per_s}
     return {
         "images_per_s": {
-            str(size): {
+            size: {
                 "median": round(statistics.median(found), 1),
                 "lowest": round(min(found), 1),
                 "highest": round(max(found), 1),
@@ -199,14 +211,12 @@ def _row(runs: Sequence[Run], operations: float, product: float) -> dict[str, An
 
 
 def _print(key: str, row: dict[str, Any]) -> None:
-    shown = "".join(
-        f"{found['median']:>10.0f} [{found['lowest']:.0f}, {found['highest']:.0f}]".rjust(26)
-        for found in row["images_per_s"].values()
-    )
     print(
-        f"{key:<48}{shown}{row['agreement']:>10.6f}{row['later_load_s']:>8.1f}"
-        f"{row['memory_mib']:>7}"
+        f"{key}: agrees to {row['agreement']:.6f}, loads in {row['later_load_s']:.1f} s, takes "
+        f"{row['memory_mib']} MiB"
     )
+    for size, found in row["images_per_s"].items():
+        print(f"{size:>14}{found['median']:>10.0f} [{found['lowest']:.0f}, {found['highest']:.0f}]")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -24,6 +25,8 @@ SAMPLES = 24  # pictures on which runtimes must agree
 SAMPLES_AT_ONCE = 8  # which needs no more memory than serving does
 SECONDS = 0.3  # that a trial of one size of batch takes, at least
 FEWEST_RUNS = 3
+EQUALLY = 0.95  # of the speed of the fastest size of batch: as fast
+TO_LANES = 0.8  # of the speed of all threads together on an idle machine, from which lanes win
 REFERENCE = "pytorch"
 
 Embed = Callable[[UInt8[Tensor, "B 3 S S"]], Float[Tensor, "B D"]]
@@ -37,8 +40,9 @@ class RuntimeUnavailable(ValueError):
 class Resources:
     """What a runtime may use."""
 
-    threads: int  # of a CPU
+    threads: int  # of a CPU, for each batch
     batch: int  # images of the largest
+    lanes: int = 1  # batches that are computed at once, each called by a thread of its own
     cache: Path | None = None  # folder for what was converted; None: convert each time
 
 
@@ -76,12 +80,33 @@ class Trial(NamedTuple):
         return statistics.geometric_mean(self.images_per_s.values()) if self.images_per_s else 0.0
 
 
+class Lanes(NamedTuple):
+    """Batches that are computed at once, each by one thread, and none waits for another.
+
+    Threads that share a batch wait for the slowest after every layer. Where one of them lost its
+    core to a thread that decodes, that takes longer than the layer.
+    """
+
+    embed: Embed  # called by `number` threads at a time, in each of which torch has one thread
+    number: int
+    batch: int  # images of each with which they are fastest
+    images_per_s: float | None = None  # then; None: not measured again
+
+
 class Serving(NamedTuple):
     """An encoder as it is served."""
 
-    embed: Embed
+    embed: Embed  # one batch at a time, with all threads
     preprocessing: Preprocessing
     runtime: str
+    lanes: Lanes | None = None  # None: these would be slower
+
+
+class _Choice(NamedTuple):
+    """What was found for an architecture."""
+
+    runtime: str
+    lane_batch: int | None
 
 
 class Chooser:
@@ -89,7 +114,7 @@ class Chooser:
 
     Args:
         wanted: the name of a runtime, or `auto` for the fastest that agrees.
-        told: hears of each trial of a choice, the chosen one last.
+        told: hears of each trial of a choice, the chosen one last, and of its lanes.
 
     Raises:
         RuntimeUnavailable: there is no runtime of that name.
@@ -99,7 +124,7 @@ class Chooser:
         self,
         wanted: str,
         resources: Resources,
-        told: Callable[[Sequence[Trial]], None] = lambda trials: None,
+        told: Callable[[Sequence[Trial], Lanes | None], None] = lambda trials, lanes: None,
     ) -> None:
         if wanted != "auto" and wanted not in runtimes:
             raise RuntimeUnavailable(
@@ -108,7 +133,7 @@ class Chooser:
         self._wanted = wanted
         self._limits = resources
         self._told = told
-        self._chosen: dict[str, str] = {}
+        self._chosen: dict[str, _Choice] = {}
         self._lock = threading.Lock()
 
     def knows(self, encoder: Encoder) -> bool:
@@ -123,7 +148,7 @@ class Chooser:
         folded = fold(encoder)
         with self._lock:
             known = self._chosen.get(repr(encoder))
-            names = [known] if known else list(runtimes)
+            names = [known.runtime] if known else list(runtimes)
             if self._wanted != "auto":
                 names = [self._wanted]
             trials = [try_out(name, folded, self._limits, timed=len(names) > 1) for name in names]
@@ -131,11 +156,39 @@ class Chooser:
             if best.refusal:
                 best = try_out(REFERENCE, folded, self._limits, timed=False)
                 trials.append(best)
-            self._chosen[repr(encoder)] = best.runtime
+            lanes = self._lanes(best, folded, known)
+            self._chosen[repr(encoder)] = _Choice(best.runtime, lanes.batch if lanes else None)
             if not known:
-                self._told([*(trial for trial in trials if trial is not best), best])
+                self._told([*(trial for trial in trials if trial is not best), best], lanes)
         assert best.embed is not None
-        return Serving(best.embed, encoder.preprocessing, best.runtime)
+        return Serving(best.embed, encoder.preprocessing, best.runtime, lanes)
+
+    def _lanes(self, best: Trial, encoder: Encoder, known: _Choice | None) -> Lanes | None:
+        """Lanes of one thread each, if they are about as fast as all threads together.
+
+        They need not be faster: nobody loses a core during a trial, and often in service.
+        """
+        number, most = self._limits.threads, self._limits.batch
+        if number == 1 or encoder.mean.device.type != "cpu" or (known and not known.lane_batch):
+            return None
+        resources = replace(self._limits, threads=1, lanes=number)
+        try:
+            embed = runtimes[best.runtime]().prepare(encoder, resources)
+        except RuntimeUnavailable:
+            return None
+        if best.runtime != REFERENCE and not agree(embed, encoder) >= AGREEMENT:
+            return None
+        if known and known.lane_batch:
+            return Lanes(embed, number, known.lane_batch)
+        speeds = {
+            size: speed_of_lanes(embed, encoder, size, number)
+            for size in sorted({1, min(4, most), most})
+        }
+        fastest = max(speeds.values())
+        if fastest < TO_LANES * max(best.images_per_s.values(), default=0.0):
+            return None
+        batch = next(size for size, found in speeds.items() if found >= EQUALLY * fastest)
+        return Lanes(embed, number, batch, speeds[batch])
 
 
 def try_out(name: str, encoder: Encoder, resources: Resources, *, timed: bool = True) -> Trial:
@@ -172,6 +225,38 @@ def speed(embed: Embed, encoder: Encoder, size: int) -> float:
         embed(images)
         seconds.append(time.perf_counter() - started)
     return size / statistics.median(seconds)
+
+
+def speed_of_lanes(embed: Embed, encoder: Encoder, size: int, lanes: int) -> float:
+    """Images per second of all lanes, in batches of one size."""
+    side = encoder.preprocessing.crop
+    images = samples(side, 1).expand(size, 3, side, side).contiguous()
+
+    def compute() -> int:
+        runs = 0
+        while runs < FEWEST_RUNS or time.perf_counter() < started + SECONDS:
+            embed(images)
+            runs += 1
+        return runs
+
+    with ThreadPoolExecutor(lanes, initializer=compute_alone) as threads:
+        list(threads.map(embed, [images] * lanes))  # what is set up lazily
+        started = time.perf_counter()
+        futures = [threads.submit(compute) for _ in range(lanes)]
+        runs = sum(future.result() for future in futures)
+        return size * runs / (time.perf_counter() - started)
+
+
+def compute_alone() -> int:
+    """Let torch compute in the calling thread alone, and say how many threads it had.
+
+    libgomp gives every thread that computes in parallel a team of its own. As soon as the teams
+    have more threads than there are cores, they sleep between the layers of a network instead of
+    spinning, which takes an image alone twice the time. So only one thread may have a team.
+    """
+    threads = torch.get_num_threads()  # only from here on has a thread a number of its own
+    torch.set_num_threads(1)
+    return threads
 
 
 def samples(side: int, count: int = SAMPLES) -> UInt8[Tensor, "N 3 S S"]:

@@ -4,6 +4,7 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import torch
@@ -41,16 +42,22 @@ class OpenVINO:
             model,
             "CPU",
             {
-                "INFERENCE_NUM_THREADS": resources.threads,
+                "INFERENCE_NUM_THREADS": resources.threads * resources.lanes,
                 "INFERENCE_PRECISION_HINT": "f32",
-                "PERFORMANCE_HINT": "LATENCY",  # one batch at a time, with all threads
+                "NUM_STREAMS": resources.lanes,
             },
         )
-        request = compiled.create_infer_request()
+        free: SimpleQueue[Any] = SimpleQueue()
+        for _ in range(resources.lanes):
+            free.put(compiled.create_infer_request())
 
         def embed(pixels: Tensor) -> Tensor:
-            request.infer([pixels.contiguous().numpy()])
-            return torch.from_numpy(request.get_output_tensor(0).data.copy())
+            request = free.get()
+            try:
+                request.infer([pixels.contiguous().numpy()])
+                return torch.from_numpy(request.get_output_tensor(0).data.copy())
+            finally:
+                free.put(request)
 
         return embed
 

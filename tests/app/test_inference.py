@@ -47,8 +47,9 @@ def network() -> MeanColour:
 
 
 @pytest.fixture
-def start(network):
-    """Starts embedders with limits of one's own, and stops them."""
+def start(network, monkeypatch):
+    """Starts embedders with limits of one's own, and stops them; lanes take an image at a time."""
+    monkeypatch.setattr("models.runtimes.speed_of_lanes", lambda *_: 1.0)
     running = []
 
     def load(_: UUID) -> Encoder:
@@ -66,7 +67,8 @@ def start(network):
             "stall_s": 5.0,
             "metrics": InferenceMetrics(CollectorRegistry()),
         }
-        chooser = Chooser("pytorch", Resources(threads=1, batch=8))
+        resources = Resources(threads=changes.get("threads", 1), batch=8)
+        chooser = Chooser("pytorch", resources)
         embedder = Embedder(changes.pop("load", load), chooser, **(options | changes))
         running.append(embedder.__enter__())
         return embedder
@@ -96,6 +98,40 @@ def test_only_the_model_thread_computes_with_many_threads(start, network, png):
         other = threads.submit(torch.get_num_threads).result()
 
     assert (seen, other) == ([3], 1)
+
+
+def test_an_image_alone_is_computed_with_all_threads_and_more_in_lanes(start, network, png):
+    seen = []
+    embedder = start(threads=2, warm_up=VERSION)
+    _wait(lambda: embedder._idle == {0, 1, 2})
+    both = threading.Barrier(2, timeout=10)
+
+    def look(*_: object) -> None:
+        seen.append((threading.current_thread().name, torch.get_num_threads()))
+        if seen[-1][0] != "model":
+            both.wait()  # neither lane goes on without the other
+
+    network.register_forward_hook(look)
+
+    embedder.embed(VERSION, [png("blue")])
+    assert seen == [("model", 2)]
+    outcomes = embedder.embed(VERSION, [png("blue", n) for n in range(2)])
+
+    assert all(isinstance(outcome, Embedded) for outcome in outcomes)
+    assert sorted(seen[1:]) == [("lane-1", 1), ("lane-2", 1)]
+
+
+def test_lanes_and_the_model_thread_lose_nothing_between_them(start, network, png):
+    embedder = start(threads=3, warm_up=VERSION)
+    assert embedder.warm.wait(10)
+    colours = ["blue", "lime"]
+
+    def one(n: int) -> bool:
+        outcomes = embedder.embed(VERSION, [png(colours[n % 2], n)] * (1 + n % 3))
+        return {int(o.vector.argmax()) for o in outcomes} == {2 - n % 2}
+
+    with ThreadPoolExecutor(5) as threads:
+        assert all(threads.map(one, range(300), timeout=60))
 
 
 def test_it_is_warm_when_each_batch_size_ran_once(start, network, png):

@@ -2,6 +2,7 @@
 
 import copy
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -17,13 +18,16 @@ from models.runtimes import (
     Resources,
     RuntimeUnavailable,
     agree,
+    compute_alone,
     runtimes,
     samples,
     speed,
+    speed_of_lanes,
     try_out,
 )
 
 RESOURCES = Resources(threads=1, batch=4)
+TWO = Resources(threads=2, batch=8)
 ENCODERS = {
     "conv4": Conv4(width=8, image_side=32),
     "resnet18": Timm(model="resnet18"),
@@ -36,11 +40,17 @@ def encoder(name: str = "conv4") -> Encoder:
     return ENCODERS[name].build(pretrained=False).eval()
 
 
+def keep(told: list):
+    """Keeps the trials and lanes of each choice."""
+    return lambda trials, lanes: told.append((trials, lanes))
+
+
 class Reference:
     """As PyTorch computes, perhaps late or wrong, and only some encoders."""
 
     late_s = 0.0
     wrong = False
+    wrong_in_lanes = False
     lost = False
     refuses = False
     prepared: list[Encoder]
@@ -55,7 +65,8 @@ class Reference:
             embeddings = encoder.embed(pixels)
             if self.lost:
                 return embeddings * torch.nan
-            return embeddings.roll(1, dims=1) if self.wrong else embeddings
+            wrong = self.wrong or (self.wrong_in_lanes and resources.lanes > 1)
+            return embeddings.roll(1, dims=1) if wrong else embeddings
 
         return embed
 
@@ -93,6 +104,71 @@ def test_a_runtime_embeds_as_pytorch_does_or_says_why_not(runtime, name):
         assert torch.equal(embeddings, embed(pictures))  # nothing of one batch is in the next
 
 
+@pytest.mark.parametrize("runtime", runtimes)
+def test_lanes_compute_side_by_side_what_one_batch_gives(runtime):
+    given = encoder()
+    try:
+        embed = runtimes[runtime]().prepare(given, Resources(threads=1, batch=4, lanes=3))
+    except RuntimeUnavailable as error:
+        pytest.skip(str(error))
+    batches = samples(given.preprocessing.crop, 24).split(2)
+
+    with ThreadPoolExecutor(3, initializer=compute_alone) as threads:
+        found = list(threads.map(embed, batches))
+
+    expected = given.embed(torch.cat(batches))
+    assert (torch.cat(found) * expected).sum(dim=1).min() >= AGREEMENT
+
+
+@pytest.fixture
+def lane_speeds(monkeypatch):
+    """Says how fast lanes are in batches of 1, 4 and 8."""
+
+    def make(*speeds):
+        found = dict(zip((1, 4, 8), speeds, strict=True))
+        monkeypatch.setattr(
+            "models.runtimes.speed_of_lanes", lambda embed, encoder, size, lanes: found[size]
+        )
+
+    return make
+
+
+def test_lanes_have_the_smallest_batch_that_is_about_the_fastest(known, lane_speeds):
+    kinds = known(pytorch={})
+    lane_speeds(50.0, 98.0, 100.0)
+    told = []
+    chooser = Chooser("pytorch", TWO, keep(told))
+
+    lanes = chooser.prepare(encoder()).lanes
+
+    assert (lanes.number, lanes.batch, lanes.images_per_s) == (2, 4, 98.0)
+    assert told[0][1] == lanes
+    lane_speeds(100.0, 0.0, 0.0)  # a version of the same architecture is not tried again
+    assert chooser.prepare(encoder()).lanes[1:] == (2, 4, None)
+    assert len(kinds["pytorch"].prepared) == 4
+
+
+def test_there_are_no_lanes_where_they_are_slower_or_wrong(known, lane_speeds):
+    known(pytorch={}, right={"late_s": 0.001}, wrong_in_lanes={"wrong_in_lanes": True})
+    lane_speeds(1.0, 2.0, 3.0)
+
+    assert Chooser("auto", TWO).prepare(encoder()).lanes is None
+    assert Chooser("right", TWO).prepare(encoder()).lanes is not None
+    assert Chooser("wrong_in_lanes", TWO).prepare(encoder()).lanes is None
+    assert Chooser("right", RESOURCES).prepare(encoder()).lanes is None  # one thread
+
+
+def test_a_version_without_lanes_makes_others_of_its_kind_have_none(known, lane_speeds):
+    known(pytorch={})
+    lane_speeds(1.0, 2.0, 3.0)
+    chooser = Chooser("auto", TWO)
+    known(pytorch={}, other={"late_s": 0.1})
+    assert chooser.prepare(encoder()).lanes is None
+    lane_speeds(1e6, 1e6, 1e6)
+
+    assert chooser.prepare(encoder()).lanes is None
+
+
 def test_openvino_is_there_on_linux():
     assert not try_out("openvino", encoder(), RESOURCES, timed=False).refusal
 
@@ -107,10 +183,11 @@ def test_the_fastest_that_agrees_is_chosen(known):
     )
     told = []
 
-    serving = Chooser("auto", RESOURCES, told.append).prepare(encoder())
+    serving = Chooser("auto", RESOURCES, keep(told)).prepare(encoder())
 
     assert serving.runtime == "right"
-    (trials,) = told
+    ((trials, lanes),) = told
+    assert lanes is None
     assert trials[-1].runtime == "right"
     assert set(trials[-1].images_per_s) == {1, 4}
     refusals = {trial.runtime: trial.refusal for trial in trials}
@@ -137,7 +214,7 @@ def test_one_architecture_is_tried_once(known):
 def test_a_version_that_its_runtime_cannot_compute_is_served_by_pytorch(known):
     kinds = known(pytorch={"late_s": 0.02}, other={})
     told = []
-    chooser = Chooser("auto", RESOURCES, told.append)
+    chooser = Chooser("auto", RESOURCES, keep(told))
     assert chooser.prepare(encoder()).runtime == "other"
 
     kinds["other"].refuses = True
@@ -169,6 +246,15 @@ def test_the_samples_find_out_eight_bits():
     assert agree(exact.embed, exact) > AGREEMENT
 
 
+def test_speed_of_lanes_is_that_of_all():
+    embed = Reference.prepare(
+        type("", (Reference,), {"prepared": [], "late_s": 0.02})(), encoder(), RESOURCES
+    )
+
+    assert 4 / 0.2 < speed_of_lanes(embed, encoder(), 4, 1) < 4 / 0.02
+    assert 4 / 0.02 < speed_of_lanes(embed, encoder(), 4, 4) < 4 * 4 / 0.02
+
+
 def test_speed_is_in_images():
     embed = Reference.prepare(
         type("", (Reference,), {"prepared": [], "late_s": 0.01})(), encoder(), RESOURCES
@@ -182,10 +268,10 @@ def test_cuda_computes_with_graphs_in_half_precision():
     given = EfficientNetLite().build().eval().to("cuda")
     told = []
 
-    serving = Chooser("auto", Resources(threads=1, batch=32), told.append).prepare(given)
+    serving = Chooser("auto", Resources(threads=1, batch=32), keep(told)).prepare(given)
 
     assert serving.runtime == "cuda_graphs"
-    assert AGREEMENT <= told[0][-1].agreement < 1
+    assert AGREEMENT <= told[0][0][-1].agreement < 1
     pictures = samples(224, 70)
     agreement = (serving.embed(pictures) * given.embed(pictures)).sum(dim=1)
     assert agreement.min() >= 1 - 2 * (1 - AGREEMENT)  # half of these were not judged before
