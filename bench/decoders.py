@@ -22,16 +22,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from sklearn.datasets import load_sample_images
 
 from app.benchmark import photos
 from bench.few_shot import PEERS
-from bench.harness import ROOT, arguments, finish
+from bench.harness import ROOT, arguments, finish, large_photos
 from models.encoders import parse
 from models.images import Preprocessing, decode
 
 OURS = "ours (Pillow)"
-LARGE = (4000, 3000)  # pixels
 AGREEMENT = 0.999  # at least
 COUNTS = {"400 x 300": 128, "12 megapixels": 16}
 
@@ -42,7 +40,7 @@ def main() -> None:
     encoder = parse(options.encoder)[1].build().eval()
     preprocessing = encoder.preprocessing
     sizes = {
-        name: photos(options.images, count) if name == "400 x 300" else _large(count)
+        name: photos(options.images, count) if name == "400 x 300" else large_photos(count)
         for name, count in COUNTS.items()
     }
     rates: dict[str, dict[str, list[float]]] = {name: {} for name in sizes}
@@ -73,21 +71,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--peers", type=Path, default=PEERS, help="their Python")
     return parser.parse_args()
-
-
-def _large(count: int) -> list[bytes]:
-    """Twelve megapixels as a phone takes them."""
-    pictures = [Image.fromarray(picture) for picture in load_sample_images().images]
-    chance = np.random.default_rng(0)
-    found = []
-    for n in range(count):
-        picture = pictures[n % len(pictures)].resize(LARGE, Image.Resampling.BICUBIC)
-        grain = chance.normal(0, 4, (LARGE[1], LARGE[0], 1))
-        pixels = np.clip(np.asarray(picture) + grain, 0, 255).astype(np.uint8)
-        buffer = io.BytesIO()
-        Image.fromarray(pixels).save(buffer, "JPEG", quality=90)
-        found.append(buffer.getvalue())
-    return found
 
 
 def _whole(body: bytes, preprocessing: Preprocessing) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import io
 import json
 import os
 import platform
@@ -16,12 +17,16 @@ from pathlib import Path
 from typing import Any, Self
 
 import httpx
+import numpy as np
 import torch
+from PIL import Image
+from sklearn.datasets import load_sample_images
 
 from app.db import migrate
 from app.settings import Settings
 
 ROOT = Path(__file__).parent.parent
+LARGE = (4000, 3000)  # pixels
 RESULTS = Path(__file__).parent / "results"
 START_S = 120.0
 
@@ -117,6 +122,21 @@ class Server(Command):
                 pass
             time.sleep(0.05)
         raise RuntimeError(f"the server did not become ready; exit code {self._process.poll()}")
+
+
+def large_photos(count: int) -> list[bytes]:
+    """JPEGs of twelve megapixels as a phone takes them."""
+    pictures = [Image.fromarray(picture) for picture in load_sample_images().images]
+    chance = np.random.default_rng(0)
+    found = []
+    for n in range(count):
+        picture = pictures[n % len(pictures)].resize(LARGE, Image.Resampling.BICUBIC)
+        grain = chance.normal(0, 4, (LARGE[1], LARGE[0], 1))
+        pixels = np.clip(np.asarray(picture) + grain, 0, 255).astype(np.uint8)
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, "JPEG", quality=90)
+        found.append(buffer.getvalue())
+    return found
 
 
 def children(parent: int) -> list[int]:
