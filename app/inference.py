@@ -23,7 +23,7 @@ from app.logs import logger
 from app.problems import ImageNotDecodable, InferenceFailed, Overloaded, Problem, Unavailable
 from models.encoders import Encoder
 from models.images import Decoded, Preprocessing, UnreadableImage, decode
-from models.runtimes import Chooser, Lanes, Serving, compute_alone
+from models.runtimes import Chooser, Lanes, Serving, compute_alone, lanes_beside
 
 log = logger("handful.inference")
 
@@ -216,7 +216,7 @@ class Embedder:
         )
         self._ready: list[_Ready] = []  # a heap
         self._handing = threading.Lock()  # for what was decoded
-        models = 1 + (threads if threads > 1 else 0)
+        models = 1 + lanes_beside(threads)
         self._bells = [threading.Condition(self._handing) for _ in range(models)]
         self._idle: set[int] = set()  # model threads that wait for their bell
         self._workers = [

@@ -3,7 +3,8 @@
 Each measurement has a process of its own, and runtimes take turns. Agreement is the lowest cosine
 of an embedding of a photo to that of PyTorch in float32. What the hardware can do is told by one
 large product of matrices in PyTorch, in float32 on a CPU and in float16 on CUDA; a runtime with
-better kernels than PyTorch's can be ahead of it. Lanes compute a batch on each core of a CPU.
+better kernels than PyTorch's can be ahead of it. Lanes compute several batches at once, each on one
+core.
 """
 
 import argparse
@@ -30,6 +31,7 @@ from models.runtimes import (
     AGREEMENT,
     Resources,
     RuntimeUnavailable,
+    lanes_beside,
     runtimes,
     speed,
     speed_of_lanes,
@@ -95,11 +97,11 @@ def measure(task: Task) -> Run | str:
     load_s = time.perf_counter() - started
     agreement = float((embed(pictures[: max(SIZES)]) * expected[: max(SIZES)]).sum(dim=1).min())
     rates = {str(size): speed(embed, encoder, size) for size in SIZES}
-    if task.device == "cpu" and task.threads > 1:
-        alone = replace(resources, threads=1, lanes=task.threads)
+    if task.device == "cpu" and (number := lanes_beside(task.threads)):
+        alone = replace(resources, threads=1, lanes=number)
         embed = runtimes[task.runtime]().prepare(encoder, alone)
         for size in SIZES:
-            rates[f"lanes of {size}"] = speed_of_lanes(embed, encoder, size, task.threads)
+            rates[f"lanes of {size}"] = speed_of_lanes(embed, encoder, size, number)
     return Run(rates, agreement, load_s, _memory(task.device) - held)
 
 

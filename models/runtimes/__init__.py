@@ -168,8 +168,8 @@ class Chooser:
 
         They need not be faster: nobody loses a core during a trial, and often in service.
         """
-        number, most = self._limits.threads, self._limits.batch
-        if number == 1 or encoder.mean.device.type != "cpu" or (known and not known.lane_batch):
+        number, most = lanes_beside(self._limits.threads), self._limits.batch
+        if not number or encoder.mean.device.type != "cpu" or (known and not known.lane_batch):
             return None
         resources = replace(self._limits, threads=1, lanes=number)
         try:
@@ -225,6 +225,14 @@ def speed(embed: Embed, encoder: Encoder, size: int) -> float:
         embed(images)
         seconds.append(time.perf_counter() - started)
     return size / statistics.median(seconds)
+
+
+def lanes_beside(threads: int) -> int:
+    """How many lanes serve beside a model thread that has so many; 0: none are worth it.
+
+    One more than there are threads: while one waits for the interpreter, its core has another.
+    """
+    return threads + 1 if threads > 1 else 0
 
 
 def speed_of_lanes(embed: Embed, encoder: Encoder, size: int, lanes: int) -> float:

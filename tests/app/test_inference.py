@@ -103,7 +103,7 @@ def test_only_the_model_thread_computes_with_many_threads(start, network, png):
 def test_an_image_alone_is_computed_with_all_threads_and_more_in_lanes(start, network, png):
     seen = []
     embedder = start(threads=2, warm_up=VERSION)
-    _wait(lambda: embedder._idle == {0, 1, 2})
+    _wait(lambda: embedder._idle == {0, 1, 2, 3})
     both = threading.Barrier(2, timeout=10)
 
     def look(*_: object) -> None:

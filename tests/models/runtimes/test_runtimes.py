@@ -141,10 +141,10 @@ def test_lanes_have_the_smallest_batch_that_is_about_the_fastest(known, lane_spe
 
     lanes = chooser.prepare(encoder()).lanes
 
-    assert (lanes.number, lanes.batch, lanes.images_per_s) == (2, 4, 98.0)
+    assert (lanes.number, lanes.batch, lanes.images_per_s) == (3, 4, 98.0)
     assert told[0][1] == lanes
     lane_speeds(100.0, 0.0, 0.0)  # a version of the same architecture is not tried again
-    assert chooser.prepare(encoder()).lanes[1:] == (2, 4, None)
+    assert chooser.prepare(encoder()).lanes[1:] == (3, 4, None)
     assert len(kinds["pytorch"].prepared) == 4
 
 
