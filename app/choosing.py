@@ -21,7 +21,7 @@ from torch import Tensor
 from app.cosines import Cosines
 from app.db import Database, portions
 from app.metadata import matching
-from app.prediction import ProjectHead, ProjectHeads, mean_embedding
+from app.prediction import ProjectHead, ProjectHeads
 from app.problems import ImageNotFound, StrategyRefused, TooFewLabels
 from app.projects import find_project
 from app.tables import Image, Label, Project, Reservation
@@ -252,13 +252,15 @@ class Choosing:
         target_of = torch.zeros(len(everything.label_ids), dtype=torch.long)
         for target, code in enumerate(used):
             target_of[code] = target
+        mean = everything.mean
+        assert mean is not None
         return Pool(
             embeddings=everything.vectors,
             rows=everything.rows(labeled=False),
             probabilities=fitted.head.probabilities if fitted else None,
             labeled=labeled,
             targets=target_of[codes],
-            mean=fitted.head.mean if fitted else mean_embedding(everything),
+            mean=fitted.head.mean if fitted else mean.vector,
             names=tuple(names.get(everything.label_ids[code], "") for code in used),
             unseen=max(0, len(names) - len(used)),
             skill=(lambda: fitted.skill) if fitted else None,

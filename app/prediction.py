@@ -27,7 +27,6 @@ FITTED_HEADS_KEPT = 16
 MOST_KEPT = 1 << 22  # numbers of support vectors that a fitted head keeps in float32
 BRIDGES_KEPT = 4
 BRIDGE_IMAGES = 4096  # that one is fitted to, at most
-ROWS_PER_BLOCK = 4096
 
 
 class Neighbour(NamedTuple):
@@ -232,7 +231,7 @@ class ProjectHeads:
         options: Head = heads[project.head["name"]](**project.head["options"])
         of = project.id, project.encoder_id
         support = self._vectors.support(*of)
-        everything = self._vectors.everything(*of) if options.uses_mean else None
+        mean = self._vectors.everything(*of).mean if options.uses_mean else None
         with self._db.reading() as session:
             query = select(Label.id, Label.name).where(Label.project_id == project.id)
             names = {row[0]: row[1] for row in session.execute(query)}
@@ -240,14 +239,14 @@ class ProjectHeads:
             of,
             options,
             support.edition,
-            everything.edition if everything else None,
+            mean.edition if mean else None,
             tuple(sorted(names.items())),
         )
         with self._lock:
             if key in self._fitted:
                 self._fitted.move_to_end(key)
                 return self._fitted[key]
-        head = fit_head(options, support, everything, names)
+        head = fit_head(options, support, mean.vector if mean else None, names)
         with self._lock:
             self._fitted[key] = head
             while len(self._fitted) > FITTED_HEADS_KEPT:
@@ -293,12 +292,12 @@ class ProjectHeads:
 
 
 def fit_head(
-    options: Head, support: Snapshot, everything: Snapshot | None, names: dict[UUID, str]
+    options: Head, support: Snapshot, mean: Tensor | None, names: dict[UUID, str]
 ) -> ProjectHead:
     """A head fitted to the labeled images of a snapshot.
 
     Args:
-        everything: whose mean embedding the head may need; None where it needs none.
+        mean: (D,), of the project's embeddings; None where the head needs none.
         names: of the project's labels.
 
     Raises:
@@ -320,7 +319,6 @@ def fit_head(
         target_of[code] = target
     targets = target_of[codes]
     rows, targets = rows[targets >= 0], targets[targets >= 0]
-    mean = mean_embedding(everything) if everything is not None else None
     head = options.fit(support.vectors[rows], targets, len(present), mean)
     return ProjectHead([name for name, _ in present], head, support, rows, targets)
 
@@ -334,13 +332,3 @@ def _common(one: Snapshot, other: Snapshot) -> tuple[Tensor, Tensor]:
     (rows, ids), (other_rows, other_ids) = of
     _, mine, theirs = np.intersect1d(ids, other_ids, assume_unique=True, return_indices=True)
     return torch.from_numpy(rows[mine]), torch.from_numpy(other_rows[theirs])
-
-
-def mean_embedding(everything: Snapshot) -> Tensor:
-    """The mean embedding of all images, float32; its float64 sum is exact."""
-    kept = torch.cat([everything.rows(labeled=True), everything.rows(labeled=False)])
-    total = torch.zeros(everything.vectors.shape[1], dtype=torch.float64)
-    for start in range(0, len(kept), ROWS_PER_BLOCK):
-        block = kept[start : start + ROWS_PER_BLOCK]
-        total += everything.vectors[block].double().sum(dim=0)
-    return (total / len(kept)).float()

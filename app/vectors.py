@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from torch import Tensor
 
 from app.db import Database
+from app.means import Mean, RunningMean
 from app.problems import ProjectNotFound
 from app.tables import Embedding, EncoderVersion, Image, Project, Removal
 from app.vector_files import ID_BYTES, Rows, VectorFiles, fill
@@ -34,6 +35,7 @@ class Snapshot(NamedTuple):
     ids: NDArray[np.uint8]  # (M, 16), the images' UUIDs
     codes: NDArray[np.int32]  # (M,), which of `label_ids`, or POOL, or GONE
     label_ids: list[UUID]
+    mean: Mean | None = None  # of support and pool; None: these are not all there
 
     def image_id(self, row: int) -> UUID:
         return UUID(bytes=self.ids[row].tobytes())
@@ -141,7 +143,9 @@ class _Matrix:
         self.lock = threading.Lock()
         self.users = 0  # threads that refresh it, or wait to
         self._editions = editions
-        self._edition = 0
+        self._edition = next(editions)
+        self._mean: Mean | None = None
+        self._running: RunningMean | None = None
         self._revision = -1  # of the project, up to which we have caught up
         self._rows = Rows(0)
         self._codes = np.empty(0, np.int32)  # of the rows, and room for more
@@ -162,20 +166,28 @@ class _Matrix:
         if revision is None:
             raise ProjectNotFound(f"project {self.key.project_id} was deleted meanwhile")
         if revision != self._revision:
-            self._codes = self._codes.copy()  # readers keep the old one
+            rows, count, codes = self._rows, self._rows.count, self._codes
+            self._codes = codes.copy()  # readers keep the old one
             doubt = self._catch_up(session, revision)
             if doubt or self._too_many_holes:
                 self._start_again(session, doubt or "many images were deleted")
                 self._catch_up(session, revision)
             self._revision = revision
-            self._edition = next(self._editions)
+            same = self._rows is rows and self._rows.count == count
+            if not same or not np.array_equal(codes[:count], self._codes[:count]):
+                self._edition = next(self._editions)
+                self._changed()
         return Snapshot(
             self._edition,
             torch.from_numpy(self._rows.vectors),
             self._rows.ids,
             self._codes[: self._rows.count],
             self._label_ids,
+            self._mean,
         )
+
+    def _changed(self) -> None:
+        """Do what a new edition asks for."""
 
     @property
     def _too_many_holes(self) -> bool:
@@ -184,6 +196,7 @@ class _Matrix:
 
     def _start_again(self, session: Session, why: str) -> None:
         """Forget all rows; what readers hold stays theirs."""
+        self._running = None
         self._rows = self._no_rows(_dim(session, self.key.encoder_id), why)
         self._codes = np.empty(0, np.int32)
         self._label_ids, self._code_of = [], {}
@@ -273,6 +286,13 @@ class _Everything(_Matrix):
         super().__init__(key, editions)
         self._files = files
         self._opened = False
+
+    def _changed(self) -> None:
+        vectors = torch.from_numpy(self._rows.vectors)
+        if self._running is None:
+            self._running = RunningMean(vectors.shape[1], self._editions)
+        present = self._codes[: self._rows.count] != GONE
+        self._mean = self._running.follow(vectors, present)
 
     def _catch_up(self, session: Session, revision: int) -> str | None:
         rowless = self._update(session) if self._opened else self._open(session, revision)

@@ -16,7 +16,7 @@ from torch import Tensor
 from app.choices import strict
 from app.jobs import Checked, JobFailed, Work, kinds
 from app.judging import shown
-from app.prediction import ProjectHead, fit_head, mean_embedding
+from app.prediction import ProjectHead, fit_head
 from app.problems import EmptyPool, TooFewLabels
 from app.tables import Embedding, Image, Label, Project
 from app.vectors import ROWS_PER_FETCH, Snapshot, Vectors
@@ -114,7 +114,7 @@ class _Data(NamedTuple):
     unlabeled: Tensor  # (N,) rows of the pool
     fitted: ProjectHead  # to all labels
     head: Head  # to fit to some of them
-    mean: Tensor  # (D,) of all embeddings
+    mean: Tensor  # (D,) of the project's embeddings
     skipped: int  # images of the pool that have no embedding
     digest: str  # the same while nothing of it changes
 
@@ -127,7 +127,9 @@ def _gather(work: Work) -> _Data:
         pool = _count_pool(session, project)
     everything = Vectors(work.db, 0).everything(project.id, project.encoder_id)
     head: Head = heads[project.head["name"]](**project.head["options"])
-    fitted = fit_head(head, everything, everything if head.uses_mean else None, names)
+    assert everything.mean is not None
+    mean = everything.mean.vector
+    fitted = fit_head(head, everything, mean if head.uses_mean else None, names)
     unlabeled = everything.rows(labeled=False)
     if not len(unlabeled):
         raise JobFailed("the pool has become empty: upload images without a label")
@@ -140,7 +142,7 @@ def _gather(work: Work) -> _Data:
         unlabeled,
         fitted,
         head,
-        mean_embedding(everything),
+        mean,
         max(0, pool - len(unlabeled)),
         known.hexdigest(),
     )

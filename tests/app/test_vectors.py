@@ -16,10 +16,11 @@ from uuid_utils.compat import uuid7
 from app import vector_files
 from app import vectors as vectors_module
 from app.db import Database, migrate
+from app.means import oldest
 from app.problems import ProjectNotFound
 from app.tables import Embedding, Image, Label, Project, Removal
 from app.vector_files import VectorFiles
-from app.vectors import Snapshot, Vectors
+from app.vectors import GONE, Snapshot, Vectors
 
 DIM = 4
 
@@ -171,6 +172,35 @@ def test_nothing_is_read_again_while_nothing_changes(db, world):
 
     assert one.edition == two.edition
     assert one.vectors.data_ptr() == two.vectors.data_ptr()
+
+
+def test_an_upload_to_the_pool_changes_no_support(db, world):
+    world.add(1)
+    vectors = Vectors(db, 1 << 30)
+    support = vectors.support(world.project, world.version).edition
+    everything = vectors.everything(world.project, world.version).edition
+
+    world.add()
+
+    assert vectors.support(world.project, world.version).edition == support
+    assert vectors.everything(world.project, world.version).edition != everything
+
+
+def test_the_mean_follows_the_images_and_is_the_same_after_a_restart(db, world):
+    vectors = Vectors(db, 1 << 30)
+    for number in range(30):
+        image = world.add(number % 2)
+        if number % 5 == 4:
+            world.remove(image)
+        found = vectors.everything(world.project, world.version).mean
+        again = Vectors(db, 1 << 30).everything(world.project, world.version).mean
+        assert torch.equal(found.vector, again.vector)
+
+    snapshot = vectors.everything(world.project, world.version)
+    kept = oldest(snapshot.codes != GONE)
+    expected = snapshot.vectors[torch.from_numpy(kept)].double().mean(dim=0).float()
+    assert torch.equal(snapshot.mean.vector, expected)
+    assert vectors.support(world.project, world.version).mean is None
 
 
 def test_a_snapshot_stays_as_it_was(db, world):

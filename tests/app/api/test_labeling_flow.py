@@ -2,6 +2,8 @@
 
 import pytest
 
+from app.projects import find_project
+
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def settings(settings, request):
@@ -255,6 +257,26 @@ def test_deleting_a_label_sends_its_images_to_the_pool(birds, png):
 
     project = birds.get("/v1/projects/birds").json()
     assert (project["labels"], project["support"], project["pool"]) == (0, 0, 1)
+
+
+def test_a_head_is_fitted_anew_for_a_label_and_not_for_each_upload(birds, png):
+    labeling = birds.app.state.labeling
+
+    def fitted():
+        with labeling.db.reading() as session:
+            return labeling.heads.fitted(find_project(session, "birds"))
+
+    upload(birds, "/labels/red/support", png("red"))
+    upload(birds, "/labels/blue/support", png("blue"))
+    for n in range(22):
+        upload(birds, "/pool", png("green", n))
+    before = fitted()
+
+    upload(birds, "/pool", png("green", 22))
+    assert fitted() is before
+
+    upload(birds, "/labels/red/support", png("red", 1))
+    assert fitted() is not before
 
 
 def test_renaming_a_label_keeps_its_support(birds, png):
