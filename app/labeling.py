@@ -231,22 +231,27 @@ class Labeling:
                 return None
             label = _get_or_make_label(session, project, marks.label) if marks.label else None
             revision = project.revision + 1
+            new = {
+                file.sha256: _new_image(project_id, file, embedded[file.sha256], revision)
+                for file in files
+                if file.sha256 not in images
+            }
+            if new:
+                project.revision = revision
+                session.add_all(new.values())
+                session.flush()  # many rows at once
+                session.add_all(
+                    Embedding(
+                        image_id=image.id, encoder_id=encoder_id, vector=embedded[digest].vector
+                    )
+                    for digest, image in new.items()
+                )
             stored = []
             for file in files:
-                view, created = images.get(file.sha256), False
+                view = images.get(file.sha256)
+                created = view is None
                 if view is None:
-                    image = _new_image(project_id, file, embedded[file.sha256], revision)
-                    session.add(image)
-                    session.flush()
-                    session.add(
-                        Embedding(
-                            image_id=image.id,
-                            encoder_id=encoder_id,
-                            vector=embedded[file.sha256].vector,
-                        )
-                    )
-                    view, created = ImageView(image, None), True
-                    project.revision = revision
+                    view = ImageView(new[file.sha256], None)
                 if marks.metadata.items() - view.image.metadata_.items():
                     view.image.metadata_ = {**view.image.metadata_, **marks.metadata}
                 if label is not None and (view.label is None or marks.existing == "relabel"):

@@ -203,6 +203,7 @@ class ProjectHeads:
         self._fitted: OrderedDict[Hashable, ProjectHead] = OrderedDict()
         # By project the latest, and the state of the project that it was looked up for.
         self._latest: OrderedDict[UUID, tuple[Hashable, ProjectHead]] = OrderedDict()
+        self._turns: dict[UUID, threading.Lock] = {}  # by project, to fit its head
         self._bridges: OrderedDict[Hashable, _Built] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -216,14 +217,17 @@ class ProjectHeads:
         state = project.revision, project.encoder_id, repr(project.head)
         with self._lock:
             known = self._latest.get(project.id)
+            turn = self._turns.setdefault(project.id, threading.Lock())
         if known is not None and known[0] == state:
             return known[1]
-        head = self._as_of_now(project)
+        with turn:  # who waited finds what the one before fitted, if that is still new enough
+            head = self._as_of_now(project)
         with self._lock:
             self._latest[project.id] = state, head
             self._latest.move_to_end(project.id)
             while len(self._latest) > FITTED_HEADS_KEPT:
-                self._latest.popitem(last=False)
+                gone, _ = self._latest.popitem(last=False)
+                self._turns.pop(gone, None)
         return head
 
     def _as_of_now(self, project: Project) -> ProjectHead:

@@ -30,6 +30,7 @@ class Blobs:
         self._fs, root = fsspec.core.url_to_fs(url)
         self._root = root.rstrip("/")
         self._local = "file" in _protocols(self._fs)
+        self._durable: set[Path] = set()  # folders whose own entry is on the disk
         if self._local:
             Path(self._root).mkdir(parents=True, exist_ok=True)
             self._restore_set_aside()
@@ -112,7 +113,9 @@ class Blobs:
             partial.unlink(missing_ok=True)
             raise
         _fsync_folder(path.parent)
-        _fsync_folder(path.parent.parent)
+        if path.parent not in self._durable:
+            _fsync_folder(path.parent.parent)
+            self._durable.add(path.parent)
 
     def _age_s(self, path: str) -> float:
         if self._local:
