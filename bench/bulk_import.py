@@ -1,9 +1,9 @@
 """`handful import` of many small photos, beside the same work in one process without a service.
 
-Meanwhile readers look at the project and rank its pool, and labelers take what is worth labeling
-next and label it; both wait a moment between requests, as people and programs do. Half way the
-import is stopped as by Ctrl-C, and repeated. What counts: the speed of the import, how long a label
-takes, the memory of the server, and that every photo is there once and no request has failed.
+Half way the import is stopped as by Ctrl-C, and repeated. During the second half readers look at
+the project and rank its pool, and labelers take what is worth labeling next and label it; both wait
+a moment between requests, as people and programs do. What counts: the speed of the import, how long
+a label takes, the memory of the server, and that every photo is there once and no request failed.
 """
 
 import argparse
@@ -55,9 +55,10 @@ def main() -> None:
         with Server(Path(name) / "data", encoder=options.encoder) as server:
             register(server.url, photos(None, 20))
             before = memory("VmRSS", server.pid)
+            first_s = _import(server.url, folder, until=options.photos // 2)
+            sent = _images(server.url) - 20
+            print(f"imported: {sent / first_s:.0f} photos/s", flush=True)
             with _Visitors(server.url) as visitors:
-                first_s = _import(server.url, folder, until=options.photos // 2)
-                sent = _images(server.url) - 20
                 rest_s = _import(server.url, folder)
             grown = memory("VmRSS", server.pid) - before
             there = _images(server.url) - 20 - _doubles(server.url)
@@ -197,7 +198,7 @@ def _report(
     answers: list[Answer],
 ) -> None:
     sent, first_s, rest_s = imported
-    rate = sent / first_s
+    rate, visited = sent / first_s, (options.photos - sent) / rest_s
     labels = sorted(a.ms for a in answers if a.what == "label" and not a.trouble)
     reads = sorted(a.ms for a in answers if a.what == "read" and not a.trouble)
     troubles = [a.trouble for a in answers if a.trouble]
@@ -208,7 +209,11 @@ def _report(
         "in_one_process_per_s": round(alone, 1),
         "first_import": {"photos": sent, "seconds": round(first_s, 1), "per_s": round(rate, 1)},
         "share": round(rate / alone, 3),
-        "repeated_import_seconds": round(rest_s, 1),
+        "with_visitors": {
+            "photos": options.photos - sent,
+            "seconds": round(rest_s, 1),
+            "per_s": round(visited, 1),
+        },
         "photos_that_are_there": there,
         "label_ms": _spread(labels),
         "read_ms": _spread(reads),
@@ -216,7 +221,8 @@ def _report(
         "server_grew_mib": round(grown),
     }
     headline = (
-        f"{rate:.0f} photos/s, {100 * rate / alone:.0f} % of one process alone; a label p99 "
+        f"{rate:.0f} photos/s, {100 * rate / alone:.0f} % of one process alone; {visited:.0f} with "
+        f"visitors, whose labels take {_spread(labels)['p50']:.0f} ms, p99 "
         f"{_spread(labels)['p99']:.0f} ms of {len(labels)}; {there} of {options.photos} there, "
         f"{len(troubles)} requests failed; the server grew by {grown:.0f} MiB"
     )
