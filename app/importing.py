@@ -14,7 +14,7 @@ from app.client import Handful, RequestRefused
 from app.schemas import FailedRead
 
 SUFFIXES = {".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
-REQUEST_FILES = 16
+REQUEST_FILES = 32
 REQUEST_BYTES = 32 << 20
 CONNECTIONS = 4
 FILES_REFUSED = {400, 413, 415, 422}  # these say something of the files, not of the service
