@@ -104,8 +104,7 @@ class Server(Command):
     """`handful serve` on a free port; without workers beside it unless `workers` says so."""
 
     def __init__(self, data: Path, **settings: str) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self.port: int = probe.getsockname()[1]
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         super().__init__("serve", "--port", str(self.port), data=data, **settings)
 
@@ -139,6 +138,13 @@ def large_photos(count: int) -> list[bytes]:
     return found
 
 
+def free_port() -> int:
+    """A port of this machine that nobody listens on now."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+    return port
+
+
 def children(parent: int) -> list[int]:
     """The processes that `multiprocessing` has started below another."""
     command = ["ps", "-A", "-ww", "-o", "ppid=,pid=,args="]
@@ -167,6 +173,7 @@ def new_database(name: str, folder: Path) -> Iterator[str]:
 def arguments(description: str | None) -> argparse.ArgumentParser:
     """The options that every benchmark has; SIGTERM ends it and all that it has started."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # so that contexts are left
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which shells in the background ignore
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="a small run that shows it works")
     parser.add_argument("--check", action="store_true", help="exit 1 when a promise is broken")

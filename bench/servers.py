@@ -12,7 +12,6 @@ import json
 import os
 import random
 import signal
-import socket
 import statistics
 import subprocess
 import tempfile
@@ -25,7 +24,15 @@ from typing import Any, NamedTuple
 import httpx
 
 from app.benchmark import PATH, Request, load, media_type, multipart, photos, register
-from bench.harness import ROOT, START_S, Server, arguments, finish, large_photos
+from bench.harness import (
+    ROOT,
+    START_S,
+    Server,
+    arguments,
+    finish,
+    free_port,
+    large_photos,
+)
 
 PEERS = Path.home() / ".cache/handful-serving/bin"
 CLIENTS = (1, 8, 32, 128)
@@ -115,8 +122,7 @@ def _running(kind: Kind, folder: Path, peers: Path, small: Sequence[bytes]) -> I
         return
     for n, photo in enumerate(small[:SUPPORT]):
         (folder / f"label-{n % 4}_{n}.jpg").write_bytes(photo)
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     program, *told = (str(port) if word == "PORT" else word for word in kind.command)
     process = subprocess.Popen(
         [peers / program, *told],
