@@ -4,8 +4,10 @@ Each one gathers, then computes, then writes: no transaction is open while a poo
 """
 
 import hashlib
+import os
+import threading
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
@@ -32,6 +34,7 @@ from models.choosing import choose
 ATTEMPTS = 20  # at reserving images that others reserve at the same time
 SUGGESTIONS = 3  # labels that come with an image
 ROWS_PER_BLOCK = 4096
+RANKINGS_AT_ONCE = max(3, (os.cpu_count() or 1) // 4)
 ID = np.dtype("V16")
 
 
@@ -104,6 +107,9 @@ class Choosing:
     vectors: Vectors
     heads: ProjectHeads
     cosines: Cosines
+    turns: threading.Semaphore = field(
+        default_factory=lambda: threading.Semaphore(RANKINGS_AT_ONCE)
+    )  # each needs memory for a block of the matrix, and a core
 
     def rank(self, project_key: str, wish: Wish) -> tuple[UUID, list[Ranked]]:
         """The encoder version, and the pool images most worth labeling, best first.
@@ -206,6 +212,12 @@ class Choosing:
 
     def _rank(
         self, project: Project, wish: Wish, *, taken: set[UUID], avoided: set[UUID]
+    ) -> list[Ranked]:
+        with self.turns:
+            return self._ranked(project, wish, taken, avoided)
+
+    def _ranked(
+        self, project: Project, wish: Wish, taken: set[UUID], avoided: set[UUID]
     ) -> list[Ranked]:
         fitted = self._fitted(project, needed=wish.strategy.needs_classes or wish.by_prediction)
         if fitted and of_labeled(wish.strategy):

@@ -173,7 +173,7 @@ def new_database(name: str, folder: Path) -> Iterator[str]:
 def arguments(description: str | None) -> argparse.ArgumentParser:
     """The options that every benchmark has; SIGTERM ends it and all that it has started."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # so that contexts are left
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # which shells in the background ignore
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="a small run that shows it works")
     parser.add_argument("--check", action="store_true", help="exit 1 when a promise is broken")

@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from app import choosing
+
 
 @pytest.fixture
 def client(live_url):
@@ -63,6 +65,33 @@ def test_uploads_labels_and_questions_at_once_lose_nothing(client, png):
     project = client.get("/v1/projects/birds").json()
     assert (project["support"], project["pool"]) == (42, 0)
     assert client.post("/v1/projects/birds/pool/rank", json={}).json()["images"] == []
+
+
+def test_a_few_rankings_are_made_at_once_and_the_others_wait(client, png, monkeypatch):
+    files = [("files", (f"{n}.png", png("red", n))) for n in range(3)]
+    client.post("/v1/projects/birds/pool", files=files).raise_for_status()
+    rank, lock, now, most = choosing.choose, threading.Lock(), 0, 0
+
+    def slowly(*args, **options):
+        nonlocal now, most
+        with lock:
+            now += 1
+            most = max(most, now)
+        time.sleep(0.05)
+        with lock:
+            now -= 1
+        return rank(*args, **options)
+
+    monkeypatch.setattr(choosing, "choose", slowly)
+    body = {"budget": 2, "strategy": {"name": "random"}}
+
+    with ThreadPoolExecutor(12) as threads:
+        answers = list(
+            threads.map(lambda _: client.post("/v1/projects/birds/pool/rank", json=body), range(24))
+        )
+
+    assert {answer.status_code for answer in answers} == {200}
+    assert 1 < most <= choosing.RANKINGS_AT_ONCE
 
 
 def test_a_client_that_hangs_up_in_the_middle_leaves_nothing(client, live_url, png):
