@@ -4,6 +4,7 @@ import ctypes
 import heapq
 import itertools
 import math
+import os
 import queue
 import threading
 import time
@@ -27,6 +28,7 @@ from models.runtimes import Chooser, Lanes, Serving, compute_alone, lanes_beside
 
 log = logger("handful.inference")
 
+COMPUTING_NICENESS = 10  # a tenth of the weight of other threads, as Linux has it
 BULK_SHARE = 0.75  # of the queue, so that there is room for others
 LEARNING = 0.1  # how much a batch counts against those before, in what the speed is held to be
 BULK_PATIENCE_S = 30.0  # how much later an image of an upload in bulk counts as having come
@@ -52,6 +54,18 @@ def give_back_memory() -> None:
     """Return what is free now to the kernel, where it is kept otherwise."""
     with suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+def yield_to_others() -> None:
+    """Let the calling thread, and those that it starts, wait for threads that answer requests.
+
+    Else threads that compute, of which there are more than cores, leave so little to the one that
+    reads requests that under overload it falls behind and refuses nobody in time.
+    """
+    with suppress(OSError, AttributeError):  # where threads have no priority of their own
+        thread = threading.get_native_id()
+        nicer = os.getpriority(os.PRIO_PROCESS, thread) + COMPUTING_NICENESS
+        os.setpriority(os.PRIO_PROCESS, thread, nicer)
 
 
 class GivenUp(Exception):
@@ -141,6 +155,7 @@ class _Worker:
         self.thread = threading.Thread(target=self._guard, name=name, daemon=True)
 
     def _guard(self) -> None:
+        yield_to_others()
         try:
             self._run(self)
         except BaseException as error:

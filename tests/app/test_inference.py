@@ -1,5 +1,7 @@
 """Batched inference."""
 
+import os
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -119,6 +121,20 @@ def test_an_image_alone_is_computed_with_all_threads_and_more_in_lanes(start, ne
 
     assert all(isinstance(outcome, Embedded) for outcome in outcomes)
     assert sorted(seen[1:]) == [("lane-1", 1), ("lane-2", 1)]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have no priority of their own")
+def test_threads_that_compute_yield_to_those_that_answer(start, network, png):
+    def priority() -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    seen, own = [], priority()
+    network.register_forward_hook(lambda *_: seen.append(priority()))
+
+    start().embed(VERSION, [png("blue")])
+
+    assert seen == [own + inference.COMPUTING_NICENESS]
+    assert priority() == own
 
 
 def test_lanes_and_the_model_thread_lose_nothing_between_them(start, network, png):
