@@ -15,10 +15,9 @@ from models.runtimes import runtimes
 
 
 def ready(service) -> dict:
-    for _ in range(200):
-        answer = service.get("/readyz")
-        if answer.json()["checks"]["encoder"] == "ok":
-            break
+    latest = time.monotonic() + 120  # runtimes are tried, perhaps beside other tests
+    while (answer := service.get("/readyz")).json()["checks"]["encoder"] != "ok":
+        assert time.monotonic() < latest, answer.json()
         time.sleep(0.02)
     return answer.json() | {"status": answer.status_code}
 
