@@ -28,6 +28,7 @@ from app.client import Handful, RequestRefused, ServiceUnreachable
 from app.db import SchemaOutOfDate, UnsafeSQLite, migrate
 from app.draining import DrainingServer
 from app.formats import formats
+from app.inference import look_past_what_stays
 from app.main import StartRefused, create_app, sweep
 from app.metadata import parse
 from app.problems import AddressRefused, AddressUnreachable
@@ -456,6 +457,7 @@ def _setting_complaint(error: Any) -> str:
 
 def _server(settings: Settings) -> uvicorn.Server:
     service = create_app(settings)
+    service.state.embedder.when_warm = look_past_what_stays
     server = DrainingServer(
         uvicorn.Config(
             service,

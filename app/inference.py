@@ -1,10 +1,10 @@
 """Batched inference: many requests, one forward pass."""
 
 import ctypes
+import gc
 import heapq
 import itertools
 import math
-import os
 import queue
 import threading
 import time
@@ -24,13 +24,20 @@ from app.logs import logger
 from app.problems import ImageNotDecodable, InferenceFailed, Overloaded, Problem, Unavailable
 from models.encoders import Encoder
 from models.images import Decoded, Preprocessing, UnreadableImage, decode
-from models.runtimes import Chooser, Lanes, Serving, compute_alone, lanes_beside
+from models.runtimes import (
+    Chooser,
+    Lanes,
+    Serving,
+    compute_alone,
+    lanes_beside,
+    yield_to_others,
+)
 
 log = logger("handful.inference")
 
-COMPUTING_NICENESS = 10  # a tenth of the weight of other threads, as Linux has it
 BULK_SHARE = 0.75  # of the queue, so that there is room for others
 LEARNING = 0.1  # how much a batch counts against those before, in what the speed is held to be
+CAUTION = 0.6  # of the longest delay: turning others away costs speed that was not learned yet
 BULK_PATIENCE_S = 30.0  # how much later an image of an upload in bulk counts as having come
 
 
@@ -56,16 +63,14 @@ def give_back_memory() -> None:
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
-def yield_to_others() -> None:
-    """Let the calling thread, and those that it starts, wait for threads that answer requests.
+def look_past_what_stays() -> None:
+    """Leave what there is now out of garbage collection, on this whole process.
 
-    Else threads that compute, of which there are more than cores, leave so little to the one that
-    reads requests that under overload it falls behind and refuses nobody in time.
+    What libraries make at the start are a million objects, which stay. To look through them takes
+    half a second, every few seconds under load, and meanwhile nobody is answered.
     """
-    with suppress(OSError, AttributeError):  # where threads have no priority of their own
-        thread = threading.get_native_id()
-        nicer = os.getpriority(os.PRIO_PROCESS, thread) + COMPUTING_NICENESS
-        os.setpriority(os.PRIO_PROCESS, thread, nicer)
+    gc.collect()
+    gc.freeze()
 
 
 class GivenUp(Exception):
@@ -155,7 +160,6 @@ class _Worker:
         self.thread = threading.Thread(target=self._guard, name=name, daemon=True)
 
     def _guard(self) -> None:
-        yield_to_others()
         try:
             self._run(self)
         except BaseException as error:
@@ -207,6 +211,7 @@ class Embedder:
         self._threads = threads  # that compute the network
         self._has_threads = threading.Event()
         self.warm = threading.Event()
+        self.when_warm: Callable[[], None] = lambda: None
         self._max_batch = max_batch
         self._max_images = max_images
         self._max_bytes = max_bytes
@@ -324,7 +329,7 @@ class Embedder:
 
     def is_too_late(self, images: int) -> bool:
         """Whether the last of that many images would wait too long, at the speed of late."""
-        return images * self._seconds_per_image > self._max_delay_s
+        return images * self._seconds_per_image > CAUTION * self._max_delay_s
 
     def ailments(self) -> list[str]:
         """What is wrong with the threads; empty when all is well."""
@@ -375,7 +380,7 @@ class Embedder:
 
     def overloaded(self, images: int) -> Overloaded:
         """What is answered when that many images would wait, with the time to come again."""
-        late = images * self._seconds_per_image - self._max_delay_s
+        late = images * self._seconds_per_image - CAUTION * self._max_delay_s
         return Overloaded(
             f"{self._images} images are waiting; send these again in a moment",
             retry_after=max(1, math.ceil(late)),
@@ -426,27 +431,39 @@ class Embedder:
             torch.set_num_threads(self._threads)
             self._has_threads.set()
             self._warm(worker)
+        yields = False
         while (batch := self._next_batch(thread)) is not None:
             if not batch:
                 continue
             worker.busy_since = time.monotonic()
+            if not yields and self._computes_here(batch[0].item.version):
+                yield_to_others()
+                yields = True
             self._answer(batch, in_lane=thread > 0)
             self._learn_speed(len(batch))
             worker.busy_since = None
 
     def _warm(self, worker: _Worker) -> None:
-        size = 1
+        size, seconds = 1, 0.0
         while self._warm_up and size <= self._max_batch and not self._stopping:
             worker.busy_since = time.monotonic()
             serving = self._loaded(self._warm_up).prepare(self._chooser)
             if size == 1:
                 give_back_memory()  # of the runtimes that were tried
             side = serving.preprocessing.crop
-            serving.embed(torch.zeros(size, 3, side, side, dtype=torch.uint8))
+            images = torch.zeros(size, 3, side, side, dtype=torch.uint8)
+            serving.embed(images)
+            started = time.perf_counter()
+            serving.embed(images)
+            seconds = (time.perf_counter() - started) / size
             if serving.lanes:
+                seconds = 1 / serving.lanes.images_per_s
                 break  # tried in all sizes; together only images alone are computed
             size *= 2
         worker.busy_since = None
+        with self._room:
+            self._seconds_per_image = self._seconds_per_image or seconds
+        self.when_warm()
         self.warm.set()
         log.info("warm", encoder=str(self._warm_up))
 
@@ -528,6 +545,12 @@ class Embedder:
                 if good
                 else InferenceFailed("the encoder gave numbers that are not finite")
             )
+
+    def _computes_here(self, version: UUID) -> bool:
+        """Whether the thread that calls for embeddings computes them itself, on a CPU."""
+        loaded = self._loaded(version)
+        on_cpu = loaded.encoder.mean.device.type == "cpu"
+        return on_cpu and loaded.serving is not None and loaded.serving.in_caller
 
     def _forward(self, batch: list[_Ready], in_lane: bool) -> Tensor:
         self._metrics.batch.observe(len(batch))

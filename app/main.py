@@ -77,6 +77,9 @@ TAGS = (
 )  # as /docs shows them
 
 
+TURNS = 2  # requests of `classify` for each image of a batch: one computes, one follows
+
+
 class StartRefused(RuntimeError):
     """The service cannot start; the message says why in one sentence."""
 
@@ -149,6 +152,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.embedder = embedder
     app.state.upload_limits = Limits.of(settings)
     app.state.health_limiter = CapacityLimiter(2)
+    app.state.turns = CapacityLimiter(TURNS * settings.max_batch)
     app.state.readiness = lambda: _readiness(db, blobs, embedder, settings.min_free_bytes)
     app.state.projects = Projects(db, encoder_id, vectors)
     app.state.queue = Queue(db, settings.lease_seconds, settings.job_attempts)
@@ -208,7 +212,7 @@ def _tell_trials(trials: Sequence[Trial], lanes: Lanes | None) -> None:
         runtime=trials[-1].runtime,
         lanes=lanes.number if lanes else 1,
         images_per_batch=lanes.batch if lanes else None,
-        images_per_s=round(lanes.images_per_s, 1) if lanes and lanes.images_per_s else None,
+        images_per_s=round(lanes.images_per_s, 1) if lanes else None,
     )
 
 

@@ -139,6 +139,15 @@ async def watch_client(request: Request, _: Uploads) -> AsyncIterator[Callable[[
 HungUp = Annotated[Callable[[], bool], Depends(watch_client)]
 
 
+async def take_turn(request: Request, _: Uploads) -> AsyncIterator[None]:
+    """Wait, the body read, while as many images as the network can use are on their way to it.
+
+    More threads than that only take the interpreter from the one that reads requests.
+    """
+    async with request.app.state.turns:
+        yield
+
+
 async def read_file(request: Request) -> AsyncIterator[IO[bytes]]:
     """The one file of a request, whatever it is; it goes when the answer is ready."""
     limits: Limits = request.app.state.upload_limits

@@ -3,14 +3,14 @@
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, Field
 
 from app.api import LabelingService, ProjectKey, problems, refuse_if_all_failed
 from app.labeling import Prediction
 from app.prediction import Asked
 from app.schemas import FailedRead
-from app.uploads import OPENAPI_BODY, HungUp, Uploads
+from app.uploads import OPENAPI_BODY, HungUp, Uploads, take_turn
 
 router = APIRouter(prefix="/v1/projects/{project}", tags=["classify"])
 
@@ -109,6 +109,7 @@ class ClassifyRead(BaseModel):
 
 @router.post(
     "/classify",
+    dependencies=[Depends(take_turn)],
     responses=problems(404, 409, 413, 415, 422, 429, 503),
     openapi_extra=OPENAPI_BODY,
 )

@@ -1,14 +1,16 @@
 """Runtimes: ways to compute an encoder for serving. The fastest is found by trial."""
 
 import math
+import os
 import statistics
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, UInt8
@@ -28,6 +30,7 @@ FEWEST_RUNS = 3
 EQUALLY = 0.95  # of the speed of the fastest size of batch: as fast
 TO_LANES = 0.8  # of the speed of all threads together on an idle machine, from which lanes win
 REFERENCE = "pytorch"
+COMPUTING_NICENESS = 10  # a tenth of the weight of other threads, as Linux has it
 
 Embed = Callable[[UInt8[Tensor, "B 3 S S"]], Float[Tensor, "B D"]]
 
@@ -49,6 +52,8 @@ class Resources:
 @runtime_checkable
 class Runtime(Protocol):
     """The options of one runtime."""
+
+    in_caller: ClassVar[bool]  # whether the thread that calls computes, and not one beside it
 
     def prepare(self, encoder: Encoder, resources: Resources) -> Embed:
         """What embeds decoded images as `Encoder.embed` does, on the encoder's device.
@@ -90,7 +95,7 @@ class Lanes(NamedTuple):
     embed: Embed  # called by `number` threads at a time, in each of which torch has one thread
     number: int
     batch: int  # images of each with which they are fastest
-    images_per_s: float | None = None  # then; None: not measured again
+    images_per_s: float  # then
 
 
 class Serving(NamedTuple):
@@ -101,12 +106,17 @@ class Serving(NamedTuple):
     runtime: str
     lanes: Lanes | None = None  # None: these would be slower
 
+    @property
+    def in_caller(self) -> bool:
+        """Whether the thread that calls computes, and not one beside it."""
+        return runtimes[self.runtime].in_caller
+
 
 class _Choice(NamedTuple):
     """What was found for an architecture."""
 
     runtime: str
-    lane_batch: int | None
+    lanes: Lanes | None
 
 
 class Chooser:
@@ -157,7 +167,7 @@ class Chooser:
                 best = try_out(REFERENCE, folded, self._limits, timed=False)
                 trials.append(best)
             lanes = self._lanes(best, folded, known)
-            self._chosen[repr(encoder)] = _Choice(best.runtime, lanes.batch if lanes else None)
+            self._chosen[repr(encoder)] = _Choice(best.runtime, lanes)
             if not known:
                 self._told([*(trial for trial in trials if trial is not best), best], lanes)
         assert best.embed is not None
@@ -169,7 +179,7 @@ class Chooser:
         They need not be faster: nobody loses a core during a trial, and often in service.
         """
         number, most = lanes_beside(self._limits.threads), self._limits.batch
-        if not number or encoder.mean.device.type != "cpu" or (known and not known.lane_batch):
+        if not number or encoder.mean.device.type != "cpu" or (known and not known.lanes):
             return None
         resources = replace(self._limits, threads=1, lanes=number)
         try:
@@ -178,8 +188,8 @@ class Chooser:
             return None
         if best.runtime != REFERENCE and not agree(embed, encoder) >= AGREEMENT:
             return None
-        if known and known.lane_batch:
-            return Lanes(embed, number, known.lane_batch)
+        if known and known.lanes:
+            return known.lanes._replace(embed=embed)
         speeds = {
             size: speed_of_lanes(embed, encoder, size, number)
             for size in sorted({1, min(4, most), most})
@@ -265,6 +275,18 @@ def compute_alone() -> int:
     threads = torch.get_num_threads()  # only from here on has a thread a number of its own
     torch.set_num_threads(1)
     return threads
+
+
+def yield_to_others() -> None:
+    """Let the calling thread, and those that it starts, wait for threads that answer requests.
+
+    A thread that computes in Python's sight should not, where it can be helped: while it waits for
+    a core it may hold the interpreter, for which threads that answer then wait as well.
+    """
+    with suppress(OSError, AttributeError):  # where threads have no priority of their own
+        thread = threading.get_native_id()
+        nicer = os.getpriority(os.PRIO_PROCESS, thread) + COMPUTING_NICENESS
+        os.setpriority(os.PRIO_PROCESS, thread, nicer)
 
 
 def samples(side: int, count: int = SAMPLES) -> UInt8[Tensor, "N 3 S S"]:

@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, UInt8
@@ -25,6 +26,8 @@ class CUDAGraphs:
     Deep stages compute in float16, whose ten bits suffice there. The activations of shallow stages
     can be large beside what tells images apart, so as many stages as it takes stay in float32.
     """
+
+    in_caller: ClassVar[bool] = False  # but the GPU
 
     def prepare(self, encoder: Encoder, resources: Resources) -> Embed:
         if encoder.mean.device.type != "cuda":

@@ -3,7 +3,7 @@
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -23,6 +23,8 @@ from models.runtimes import (
 @dataclass(frozen=True)
 class ONNXRuntime:
     """Converts the network by `torch.onnx`; computes in float32 (https://onnxruntime.ai)."""
+
+    in_caller: ClassVar[bool] = True
 
     def prepare(self, encoder: Encoder, resources: Resources) -> Embed:
         if encoder.mean.device.type != "cpu":

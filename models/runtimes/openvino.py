@@ -2,10 +2,11 @@
 
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -18,13 +19,19 @@ from models.runtimes import (
     Resources,
     RuntimeUnavailable,
     runtimes,
+    yield_to_others,
 )
 
 
 @runtimes.register
 @dataclass(frozen=True)
 class OpenVINO:
-    """Converts the network by `torch.export`; computes in float32 (https://docs.openvino.ai)."""
+    """Converts the network by `torch.export`; computes in float32 (https://docs.openvino.ai).
+
+    Its own threads compute, which never hold the interpreter; they yield to those that do.
+    """
+
+    in_caller: ClassVar[bool] = False
 
     def prepare(self, encoder: Encoder, resources: Resources) -> Embed:
         if encoder.mean.device.type != "cpu":
@@ -38,18 +45,11 @@ class OpenVINO:
             model = _convert(openvino, encoder)
             if file:
                 _write(openvino, model, file)
-        compiled = core.compile_model(
-            model,
-            "CPU",
-            {
-                "INFERENCE_NUM_THREADS": resources.threads * resources.lanes,
-                "INFERENCE_PRECISION_HINT": "f32",
-                "NUM_STREAMS": resources.lanes,
-            },
-        )
+        with ThreadPoolExecutor(1, initializer=yield_to_others) as thread:
+            requests = thread.submit(_requests, core, model, resources).result()
         free: SimpleQueue[Any] = SimpleQueue()
-        for _ in range(resources.lanes):
-            free.put(compiled.create_infer_request())
+        for request in requests:
+            free.put(request)
 
         def embed(pixels: Tensor) -> Tensor:
             request = free.get()
@@ -88,6 +88,20 @@ def _convert(openvino: Any, encoder: Encoder) -> Any:
         raise RuntimeUnavailable(f"OpenVINO cannot convert this encoder ({reason})") from error
     model.reshape([-1, 3, side, side])
     return model
+
+
+def _requests(core: Any, model: Any, resources: Resources) -> list[Any]:
+    """One for each lane; its threads get the priority of the calling one."""
+    compiled = core.compile_model(
+        model,
+        "CPU",
+        {
+            "INFERENCE_NUM_THREADS": resources.threads * resources.lanes,
+            "INFERENCE_PRECISION_HINT": "f32",
+            "NUM_STREAMS": resources.lanes,
+        },
+    )
+    return [compiled.create_infer_request() for _ in range(resources.lanes)]
 
 
 def _read(core: Any, file: Path) -> Any:

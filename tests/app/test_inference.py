@@ -1,5 +1,6 @@
 """Batched inference."""
 
+import gc
 import os
 import sys
 import threading
@@ -13,11 +14,11 @@ from prometheus_client import CollectorRegistry
 from torch import nn
 
 from app import inference
-from app.inference import Embedded, Embedder, GivenUp, InferenceMetrics
+from app.inference import Embedded, Embedder, GivenUp, InferenceMetrics, look_past_what_stays
 from app.problems import ImageNotDecodable, InferenceFailed, Overloaded, Unavailable
 from models.encoders import Encoder
 from models.images import Preprocessing
-from models.runtimes import Chooser, Resources
+from models.runtimes import COMPUTING_NICENESS, Chooser, Resources
 
 SMALL = Preprocessing(resize=16, crop=16, mean=(0.0,) * 3, std=(1.0,) * 3)
 VERSION = uuid4()
@@ -51,7 +52,7 @@ def network() -> MeanColour:
 @pytest.fixture
 def start(network, monkeypatch):
     """Starts embedders with limits of one's own, and stops them; lanes take an image at a time."""
-    monkeypatch.setattr("models.runtimes.speed_of_lanes", lambda *_: 1.0)
+    monkeypatch.setattr("models.runtimes.speed_of_lanes", lambda *_: 1e3)
     running = []
 
     def load(_: UUID) -> Encoder:
@@ -134,8 +135,23 @@ def test_threads_that_compute_yield_to_those_that_answer(start, network, png):
 
     start().embed(VERSION, [png("blue")])
 
-    assert seen == [own + inference.COMPUTING_NICENESS]
+    assert seen == [own + COMPUTING_NICENESS]
     assert priority() == own
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have no priority of their own")
+def test_a_thread_that_only_waits_for_others_that_compute_does_not_yield(
+    start, network, png, monkeypatch
+):
+    monkeypatch.setattr("models.runtimes.pytorch.PyTorch.in_caller", False)
+    seen, own = [], os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    network.register_forward_hook(
+        lambda *_: seen.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+    )
+
+    start().embed(VERSION, [png("blue")])
+
+    assert seen == [own]
 
 
 def test_lanes_and_the_model_thread_lose_nothing_between_them(start, network, png):
@@ -151,7 +167,26 @@ def test_lanes_and_the_model_thread_lose_nothing_between_them(start, network, pn
         assert all(threads.map(one, range(300), timeout=60))
 
 
-def test_it_is_warm_when_each_batch_size_ran_once(start, network, png):
+def test_it_knows_its_speed_before_the_first_request(start, network):
+    network.register_forward_pre_hook(lambda *_: time.sleep(0.1))
+    embedder = start(warm_up=VERSION, max_batch=1, max_delay_s=1.0)
+    assert not embedder.is_too_late(1000)
+
+    assert embedder.warm.wait(10)
+
+    assert not embedder.is_too_late(4)
+    assert embedder.is_too_late(7)
+
+
+def test_what_stays_is_left_out_of_garbage_collection():
+    try:
+        look_past_what_stays()
+        assert gc.get_freeze_count() > 1000
+    finally:
+        gc.unfreeze()
+
+
+def test_it_is_warm_when_each_batch_size_ran(start, network, png):
     network.gate.clear()
     embedder = start(warm_up=VERSION, max_batch=6)
     assert network.entered.wait(10)
@@ -160,7 +195,7 @@ def test_it_is_warm_when_each_batch_size_ran_once(start, network, png):
     network.gate.set()
 
     assert embedder.warm.wait(10)
-    assert network.batches == [1, 2, 4]
+    assert network.batches == [1, 1, 2, 2, 4, 4]
     assert isinstance(embedder.embed(VERSION, [png("blue")])[0], Embedded)
 
 
@@ -298,8 +333,8 @@ def test_images_that_would_wait_too_long_are_turned_away_with_the_time_to_come_a
     network.register_forward_pre_hook(lambda *_: time.sleep(0.4))
     for n in range(3):
         embedder.embed(VERSION, [png("blue", n)])  # it learns that an image takes 0.4 s
-    assert not embedder.is_too_late(2)
-    assert embedder.is_too_late(4)
+    assert not embedder.is_too_late(1)
+    assert embedder.is_too_late(3)
     network.gate.clear()
     with ThreadPoolExecutor(2) as threads:
         first = threads.submit(embedder.embed, VERSION, [png("blue")])

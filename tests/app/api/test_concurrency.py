@@ -159,6 +159,39 @@ def test_what_a_client_no_longer_waits_for_is_not_computed(live_service, png):
     assert computed == [1]
 
 
+def test_few_images_are_on_their_way_at_once_and_the_others_wait_without_a_thread(
+    live_service, png
+):
+    url, app = live_service
+    embedder, version = app.state.embedder, app.state.projects.default_encoder
+    with httpx.Client(base_url=url, timeout=60) as client:
+        client.post("/v1/projects", json={"name": "birds"})
+        for colour in ("red", "blue"):
+            path = f"/v1/projects/birds/labels/{colour}/support"
+            client.post(path, files={"files": png(colour)}).raise_for_status()
+        loaded, free, turns = embedder._loaded(version), threading.Event(), app.state.turns
+        embed = loaded.serving.embed
+
+        def held(pixels):
+            assert free.wait(60)
+            return embed(pixels)
+
+        loaded.serving = loaded.serving._replace(embed=held)
+        turns.total_tokens = 2
+        with ThreadPoolExecutor(5) as threads:
+            answers = [
+                threads.submit(client.post, "/v1/projects/birds/classify", files=files)
+                for files in ({"files": png("red", n)} for n in range(5))
+            ]
+            wait_until(lambda: turns.statistics().tasks_waiting == 3)
+            wait_until(lambda: embedder._images == 2)
+            assert client.get("/v1/projects").is_success
+            free.set()
+
+        assert {answer.result().status_code for answer in answers} == {200}
+        assert turns.borrowed_tokens == 0
+
+
 def wait_until(there):
     deadline = time.monotonic() + 60
     while not there():

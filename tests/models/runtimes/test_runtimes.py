@@ -1,8 +1,12 @@
 """What every runtime promises, and how one is chosen."""
 
 import copy
+import os
+import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +18,7 @@ from models.encoders.timm import Timm
 from models.encoders.vit import ViT
 from models.runtimes import (
     AGREEMENT,
+    COMPUTING_NICENESS,
     Chooser,
     Resources,
     RuntimeUnavailable,
@@ -53,6 +58,7 @@ class Reference:
     wrong_in_lanes = False
     lost = False
     refuses = False
+    in_caller = True
     prepared: list[Encoder]
 
     def prepare(self, encoder, resources):
@@ -144,7 +150,7 @@ def test_lanes_have_the_smallest_batch_that_is_about_the_fastest(known, lane_spe
     assert (lanes.number, lanes.batch, lanes.images_per_s) == (3, 4, 98.0)
     assert told[0][1] == lanes
     lane_speeds(100.0, 0.0, 0.0)  # a version of the same architecture is not tried again
-    assert chooser.prepare(encoder()).lanes[1:] == (3, 4, None)
+    assert chooser.prepare(encoder()).lanes[1:] == (3, 4, 98.0)
     assert len(kinds["pytorch"].prepared) == 4
 
 
@@ -167,6 +173,31 @@ def test_a_version_without_lanes_makes_others_of_its_kind_have_none(known, lane_
     lane_speeds(1e6, 1e6, 1e6)
 
     assert chooser.prepare(encoder()).lanes is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have no priority of their own")
+def test_threads_of_openvino_yield_and_the_one_that_calls_does_not():
+    def threads() -> dict[str, list[str]]:
+        """What Linux tells of each."""
+        tasks = Path("/proc/self/task").iterdir()
+        return {t.name: (t / "stat").read_text().rpartition(")")[2].split() for t in tasks}
+
+    given, own = encoder("resnet18"), os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    before = threads()
+
+    embed = runtimes["openvino"]().prepare(given, Resources(threads=1, batch=4, lanes=2))
+    pictures = samples(given.preprocessing.crop, 2)
+    embed(pictures)
+    since = {name: int(fields[11]) for name, fields in threads().items()}
+    for _ in range(10):
+        embed(pictures)
+
+    after = threads()
+    spent = {name: int(after[name][11]) - ticks for name, ticks in since.items() if name in after}
+    hardest = max(after.keys() - before.keys(), key=lambda name: spent.get(name, 0))
+    assert spent[hardest] > spent[str(threading.get_native_id())]  # it computes, and not the one that calls
+    assert int(after[hardest][16]) == own + COMPUTING_NICENESS
+    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == own
 
 
 def test_openvino_is_there_on_linux():
