@@ -25,6 +25,7 @@ from sklearn.datasets import load_sample_images
 from app.db import migrate
 from app.inference import look_past_what_stays
 from app.settings import Settings
+from models.machine import processor
 
 ROOT = Path(__file__).parent.parent
 LARGE = (4000, 3000)  # pixels
@@ -204,7 +205,7 @@ def finish(options: argparse.Namespace, result: dict[str, Any], headline: str, k
 def machine() -> dict[str, str | int]:
     """Where a figure was measured."""
     return {
-        "processor": _processor(),
+        "processor": processor(),
         "cores": os.cpu_count() or 1,
         "torch": torch.__version__,
         "python": platform.python_version(),
@@ -217,6 +218,12 @@ def memory(name: str, pid: int | None = None) -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1024
 
 
+def cpu_seconds(pid: int) -> float:
+    """Of all cores that a process has used, its threads that have ended included."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def reset_peak() -> None:
     """Let VmHWM count from now."""
     Path("/proc/self/clear_refs").write_text("5")
@@ -224,10 +231,3 @@ def reset_peak() -> None:
 
 def _module() -> str:
     return f"bench.{Path(sys.argv[0]).stem}"
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()

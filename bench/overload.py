@@ -2,7 +2,8 @@
 
 Requests of one image arrive at random times (a Poisson process), whether or not earlier ones were
 answered. Goodput is what was answered well per second of the load, beside the capacity: what 32
-clients get that wait for each answer.
+clients get that wait for each answer. The client computes on the same cores, and so do refusals:
+what was left of the machine bounds the goodput, and is told beside it.
 """
 
 import argparse
@@ -11,12 +12,13 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 from app.benchmark import PATH, Request, load, media_type, photos, register
-from bench.harness import Server, arguments, finish, memory
+from bench.harness import Server, arguments, cpu_seconds, finish, memory
 
 TIMES = 4  # the capacity
 PHOTOS = 256
@@ -44,16 +46,31 @@ def main() -> None:
             Path(folder), encoder=options.encoder, max_delay_seconds=str(options.delay)
         ) as server,
     ):
+        assert server.pid
         register(server.url, bodies)
         load(server.port, requests, clients=32)
-        capacity = statistics.median(
-            load(server.port, requests, clients=32).images_per_s for _ in range(3)
-        )
-        before = memory("VmRSS", server.pid)
-        answers = asyncio.run(_overload(server.port, requests, TIMES * capacity, options.seconds))
+        with _cores(server.pid) as at_capacity:
+            capacity = statistics.median(
+                load(server.port, requests, clients=32).images_per_s for _ in range(3)
+            )
+        before, rate = memory("VmRSS", server.pid), TIMES * capacity
+        with _cores(server.pid) as under_load:
+            answers = asyncio.run(_overload(server.port, requests, rate, options.seconds))
         after = memory("VmRSS", server.pid)
         again = load(server.port, requests, clients=32).images_per_s
-    _report(options, capacity, again, answers, before, after)
+    cores = {"at_capacity": at_capacity, "under_load": under_load}
+    _report(options, capacity, again, answers, [round(before), round(after)], cores)
+
+
+@contextmanager
+def _cores(server: int) -> Iterator[dict[str, float]]:
+    """How many cores the client and the server keep busy, known at the end."""
+    found: dict[str, float] = {}
+    started, theirs, own = time.perf_counter(), cpu_seconds(server), time.process_time()
+    yield found
+    seconds = time.perf_counter() - started
+    found["server"] = round((cpu_seconds(server) - theirs) / seconds, 2)
+    found["client"] = round((time.process_time() - own) / seconds, 2)
 
 
 def _options() -> argparse.Namespace:
@@ -107,8 +124,8 @@ def _report(
     capacity: float,
     again: float,
     answers: Sequence[Answer],
-    before: float,
-    after: float,
+    memory_mib: list[int],
+    cores: dict[str, dict[str, float]],
 ) -> None:
     good = [answer for answer in answers if answer.status == 200]
     refused = [answer for answer in answers if answer.status == 429]
@@ -128,7 +145,8 @@ def _report(
         "goodput_share": round(goodput / capacity, 3),
         "answered_ms": _milliseconds(good),
         "refused_ms": _milliseconds(refused),
-        "memory_mib": [round(before), round(after)],
+        "memory_mib": memory_mib,
+        "cores": cores,
     }
     for key, value in result.items():
         print(f"{key:<28}{value}")

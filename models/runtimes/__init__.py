@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, UInt8
@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from models.encoders import Encoder
 from models.folding import fold
 from models.images import Preprocessing
+from models.machine import Measurements, is_busy
 from models.registry import Registry
 
 AGREEMENT = 0.9999  # cosine of an embedding to what PyTorch gives in float32, at least
@@ -118,9 +119,30 @@ class _Choice(NamedTuple):
     runtime: str
     lanes: Lanes | None
 
+    def told(self) -> dict[str, Any]:
+        """As JSON has it."""
+        lanes = self.lanes
+        kept = lanes and {"batch": lanes.batch, "images_per_s": lanes.images_per_s}
+        return {"runtime": self.runtime, "lanes": kept}
+
+    @classmethod
+    def read(cls, told: Any, threads: int) -> "_Choice | None":
+        """What `told` gave; None: that is not what is given."""
+        try:
+            lanes, found = None, told["lanes"]
+            if found is not None:
+                batch, images_per_s = int(found["batch"]), float(found["images_per_s"])
+                lanes = Lanes(_unprepared, lanes_beside(threads), batch, images_per_s)
+            return cls(told["runtime"], lanes) if told["runtime"] in runtimes else None
+        except (KeyError, TypeError, ValueError):
+            return None
+
 
 class Chooser:
     """Finds the runtime of each architecture once, and prepares all its encoders with that.
+
+    What was found on a machine that had nothing else to do holds after a restart as well, for the
+    same machine, threads and versions of libraries.
 
     Args:
         wanted: the name of a runtime, or `auto` for the fastest that agrees.
@@ -144,6 +166,7 @@ class Chooser:
         self._limits = resources
         self._told = told
         self._chosen: dict[str, _Choice] = {}
+        self._measured = Measurements(resources.cache)
         self._lock = threading.Lock()
 
     def knows(self, encoder: Encoder) -> bool:
@@ -157,7 +180,9 @@ class Chooser:
         """
         folded = fold(encoder)
         with self._lock:
-            known = self._chosen.get(repr(encoder))
+            busy, of = is_busy(), self._measured_of(encoder)
+            tried = self._chosen.get(repr(encoder))
+            known = tried or _Choice.read(self._measured.find(*of), self._limits.threads)
             names = [known.runtime] if known else list(runtimes)
             if self._wanted != "auto":
                 names = [self._wanted]
@@ -167,11 +192,17 @@ class Chooser:
                 best = try_out(REFERENCE, folded, self._limits, timed=False)
                 trials.append(best)
             lanes = self._lanes(best, folded, known)
-            self._chosen[repr(encoder)] = _Choice(best.runtime, lanes)
-            if not known:
+            choice = self._chosen[repr(encoder)] = _Choice(best.runtime, lanes)
+            if not known and not busy:
+                self._measured.keep(choice.told(), *of)
+            if not tried:
                 self._told([*(trial for trial in trials if trial is not best), best], lanes)
         assert best.embed is not None
         return Serving(best.embed, encoder.preprocessing, best.runtime, lanes)
+
+    def _measured_of(self, encoder: Encoder) -> tuple[str, ...]:
+        limits = self._limits
+        return self._wanted, str(limits.threads), str(limits.batch), repr(encoder)
 
     def _lanes(self, best: Trial, encoder: Encoder, known: _Choice | None) -> Lanes | None:
         """Lanes of one thread each, if they are about as fast as all threads together.
@@ -199,6 +230,10 @@ class Chooser:
             return None
         batch = next(size for size, found in speeds.items() if found >= EQUALLY * fastest)
         return Lanes(embed, number, batch, speeds[batch])
+
+
+def _unprepared(_: Tensor) -> Tensor:
+    raise AssertionError("these lanes are only remembered")
 
 
 def try_out(name: str, encoder: Encoder, resources: Resources, *, timed: bool = True) -> Trial:

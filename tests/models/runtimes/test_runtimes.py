@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -195,7 +196,7 @@ def test_threads_of_openvino_yield_and_the_one_that_calls_does_not():
     after = threads()
     spent = {name: int(after[name][11]) - ticks for name, ticks in since.items() if name in after}
     hardest = max(after.keys() - before.keys(), key=lambda name: spent.get(name, 0))
-    assert spent[hardest] > spent[str(threading.get_native_id())]  # it computes, and not the one that calls
+    assert spent[hardest] > spent[str(threading.get_native_id())]  # which does not compute
     assert int(after[hardest][16]) == own + COMPUTING_NICENESS
     assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == own
 
@@ -240,6 +241,59 @@ def test_one_architecture_is_tried_once(known):
     assert len(kinds["pytorch"].prepared) == 3
     assert chooser.knows(second)
     assert not chooser.knows(larger)
+
+
+@pytest.fixture
+def quiet(monkeypatch):
+    """Says whether the machine has had something else to do."""
+    busy = [False]
+    monkeypatch.setattr("models.runtimes.is_busy", lambda: busy[0])
+    return busy
+
+
+def test_what_was_found_holds_after_a_restart(known, lane_speeds, quiet, tmp_path):
+    known(pytorch={"late_s": 0.01}, other={})
+    lane_speeds(50.0, 1e6, 2e6)
+    resources, told = replace(TWO, cache=tmp_path), []
+    first = Chooser("auto", resources).prepare(encoder())
+    known(pytorch={}, other={"late_s": 0.01})
+    lane_speeds(0.0, 0.0, 0.0)
+
+    again = Chooser("auto", resources, keep(told)).prepare(encoder())
+
+    assert (first.runtime, first.lanes.batch) == ("other", 8)
+    assert (again.runtime, again.lanes[1:]) == ("other", first.lanes[1:])
+    pictures = samples(32, 3)
+    assert torch.allclose(again.lanes.embed(pictures), encoder().embed(pictures), atol=1e-5)
+    assert [trial.runtime for trial in told[0][0]] == ["other"]  # what is chosen is still told
+    for changed in (replace(resources, threads=1), replace(resources, batch=1)):
+        assert Chooser("auto", changed).prepare(encoder()).runtime == "pytorch"
+    (tmp_path / "other").mkdir()
+    elsewhere = replace(resources, cache=tmp_path / "other")
+    assert Chooser("auto", elsewhere).prepare(encoder()).runtime == "pytorch"
+
+
+@pytest.mark.parametrize("told", ["", "[]", '{"runtime": "gone", "lanes": null}', '{"lanes": 1}'])
+def test_what_cannot_be_read_of_earlier_is_measured_anew(known, quiet, tmp_path, told):
+    resources = replace(RESOURCES, cache=tmp_path)
+    known(pytorch={}, other={"late_s": 0.01})
+    Chooser("auto", resources).prepare(encoder())
+    (file,) = tmp_path.glob("*.json")
+    file.write_text(told)
+    known(pytorch={"late_s": 0.01}, other={})
+
+    assert Chooser("auto", resources).prepare(encoder()).runtime == "other"
+
+
+def test_a_trial_beside_other_work_holds_until_the_end_only(known, quiet, tmp_path):
+    quiet[0] = True
+    known(pytorch={}, other={"late_s": 0.01})
+    resources = replace(RESOURCES, cache=tmp_path)
+
+    assert Chooser("auto", resources).prepare(encoder()).runtime == "pytorch"
+
+    known(pytorch={"late_s": 0.01}, other={})
+    assert Chooser("auto", resources).prepare(encoder()).runtime == "other"
 
 
 def test_a_version_that_its_runtime_cannot_compute_is_served_by_pytorch(known):
