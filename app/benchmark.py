@@ -202,7 +202,7 @@ def _send(connection: http.client.HTTPConnection, path: str, request: Request) -
     connection.request("POST", path, request.body, headers)
     answer = connection.getresponse()
     text = answer.read()
-    if answer.status != 200:
+    if answer.status not in (200, 201):
         raise RuntimeError(f"{answer.status}: {text[:300]!r}")
 
 
