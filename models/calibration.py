@@ -46,12 +46,17 @@ def fit_temperature(
     if not len(targets):
         return expected
     low, high = -REACH, REACH
-    for _ in range(STEPS):
-        width = SHRINK * (high - low)
-        if cost(high - width) < cost(low + width):
-            high = low + width
+    left, right = high - SHRINK * (high - low), low + SHRINK * (high - low)
+    at_left, at_right = cost(left), cost(right)
+    for _ in range(STEPS):  # one of the two points inside serves again
+        if at_left < at_right:
+            high, right, at_right = right, left, at_left
+            left = high - SHRINK * (high - low)
+            at_left = cost(left)
         else:
-            low = high - width
+            low, left, at_left = left, right, at_right
+            right = low + SHRINK * (high - low)
+            at_right = cost(right)
     return expected * math.exp((low + high) / 2)
 
 

@@ -1,7 +1,8 @@
 """Heads: from the embeddings of support images to the classes of queries."""
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -58,7 +59,8 @@ class FittedHead(ABC):
     temperature: float
     mean: Float[Tensor, " D"] | None  # subtracted first; None: not centred
     centroids: Float[Tensor, "C D"]  # directions of the class means, of unit length
-    # Leave-one-out log loss of each head that it was chosen from; NaN: none to leave out.
+    loss: float = math.nan  # log loss of leave-one-out; NaN: none to leave out, or not asked
+    # The same of each head that it was chosen from.
     losses: dict[str, float] = field(default_factory=dict)
 
     @abstractmethod
@@ -112,6 +114,16 @@ class Support:
     def repeated(self) -> bool:
         """Whether a class has two shots, so that one can be left out."""
         return bool((self.shots > 1).any())
+
+    @cached_property
+    def judged(self) -> Int[Tensor, " K"]:
+        """Rows on which choices are judged."""
+        return sample(self.targets)
+
+    def left_out(self, fitted: "Iterable[FittedHead]") -> Iterator[Float[Tensor, "K C"]]:
+        """What heads say of these rows that were fitted without them."""
+        some, targets = self.embeddings[self.judged], self.targets[self.judged]
+        return (one.scores_without(some, targets) for one in fitted)
 
     @cached_property
     def means(self) -> Float[Tensor, "C D"]:
@@ -225,33 +237,36 @@ def class_means(
     return sums / shots[:, None]
 
 
-def calibrated(fitted: Fitted, support: Support, expected: float) -> Fitted:
-    """The head with the temperature of its options, or else with that of its leave-one-out scores.
+def chosen(
+    fitted: Sequence[Fitted],
+    support: Support,
+    expected: float,
+    left_out: Callable[[], Iterable[Float[Tensor, "K C"]]] | None = None,
+) -> Fitted:
+    """The head whose leave-one-out has the least log loss, with its temperature.
+
+    That is the temperature of the options, or else the one fitted to the leave-one-out scores.
 
     Args:
-        fitted: with a temperature of 1.
-        support: what it was fitted to.
+        fitted: with a temperature of 1, to what `support` holds.
         expected: the temperature where there is nothing to fit it on.
+        left_out: `scores_without` of `support.judged` by each, where that is cheaper for all.
     """
-    options: Any = fitted.options
-    temperature = options.temperature
-    if temperature is None:
-        rows = sample(support.targets)
-        targets = support.targets[rows]
-        scores = fitted.leave_one_out(support.embeddings[rows], targets)
-        temperature = fit_temperature(scores, targets, expected)
-    return replace(
-        fitted, options=replace(options, temperature=temperature), temperature=temperature
-    )
-
-
-def best(fitted: Sequence[Fitted], support: Support) -> Fitted:
-    """The head whose leave-one-out has the least log loss; of one, that one."""
-    if len(fitted) == 1:
-        return fitted[0]
-    rows = sample(support.targets)
-    some, targets = support.embeddings[rows], support.targets[rows]
-    return min(fitted, key=lambda one: log_loss(one.leave_one_out(some, targets), targets))
+    given: Any = fitted[0].options
+    if given.temperature is not None and len(fitted) == 1:
+        return replace(fitted[0], temperature=given.temperature)
+    targets, found = support.targets[support.judged], []
+    for one, scores in zip(
+        fitted, left_out() if left_out else support.left_out(fitted), strict=True
+    ):
+        options: Any = one.options
+        temperature = options.temperature
+        if temperature is None:
+            temperature = fit_temperature(scores, targets, expected)
+        options = replace(options, temperature=temperature)
+        loss = log_loss(scores / temperature, targets)
+        found.append(replace(one, options=options, temperature=temperature, loss=loss))
+    return min(found, key=lambda one: one.loss)
 
 
 def sample(targets: Int[Tensor, " M"]) -> Int[Tensor, " K"]:

@@ -7,8 +7,7 @@ from typing import Any
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from models.calibration import log_loss
-from models.heads import FittedHead, Placing, Support, heads, sample
+from models.heads import FittedHead, Placing, Support, heads
 
 # In the order in which they are trusted where there is nothing to choose on.
 CANDIDATES = ("mahalanobis", "ridge", "knn")
@@ -24,13 +23,11 @@ class Auto(Placing):
 
     def learn(self, support: Support) -> "FittedAuto":
         """Fit the candidates, each with its own choices; keep the best."""
-        rows = sample(support.targets)
-        some, targets = support.embeddings[rows], support.targets[rows]
-        fitted, losses = {}, {}
+        fitted = {}
         for name in CANDIDATES:
             candidate: Any = heads[name]
             fitted[name] = candidate(centered=self.centered).learn(support)
-            losses[name] = log_loss(fitted[name].leave_one_out(some, targets), targets)
+        losses = {name: one.loss for name, one in fitted.items()}
         name = min(CANDIDATES, key=lambda one: math.inf if math.isnan(losses[one]) else losses[one])
         best = fitted[name]
         return FittedAuto(
@@ -38,6 +35,7 @@ class Auto(Placing):
             temperature=best.temperature,
             mean=best.mean,
             centroids=best.centroids,
+            loss=best.loss,
             name=name,
             best=best,
             losses=losses,

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.heads import FittedHead, Placing, Support, calibrated, check, heads, place
+from models.heads import FittedHead, Placing, Support, check, chosen, heads, place
 
 # Measured with EfficientNet-Lite0 on photos of clothes, on hands and on digits, 1 and 2 shots:
 EXPECTED_TEMPERATURE = 0.06
@@ -39,7 +39,7 @@ class Cosine(Placing):
             shots=support.shots,
         )
         expected = EXPECTED_CENTERED if self.centered else EXPECTED_TEMPERATURE
-        return calibrated(fitted, support, expected)
+        return chosen([fitted], support, expected)
 
 
 @dataclass(frozen=True, kw_only=True)

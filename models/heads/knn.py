@@ -1,6 +1,8 @@
 """Vote of the nearest support images."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -11,9 +13,8 @@ from models.heads import (
     FittedHead,
     Placing,
     Support,
-    best,
-    calibrated,
     check,
+    chosen,
     heads,
     place,
 )
@@ -46,9 +47,8 @@ class Knn(Placing):
         """Remember the images; choose how many vote if that is None."""
         units = F.normalize(support.placed, dim=1)
         choices = NUMBERS if support.repeated else (NUMBER,)
-        fitted = []
-        for number in choices if self.neighbours is None else (self.neighbours,):
-            one = FittedKnn(
+        fitted = [
+            FittedKnn(
                 options=replace(self, neighbours=number),
                 temperature=1.0,
                 mean=support.mean,
@@ -58,8 +58,23 @@ class Knn(Placing):
                 support=units,
                 targets=support.targets,
             )
-            fitted.append(calibrated(one, support, EXPECTED_TEMPERATURE))
-        return best(fitted, support)
+            for number in (choices if self.neighbours is None else (self.neighbours,))
+        ]
+
+        def left_out() -> Iterator[Tensor]:
+            """All choices look among the neighbours of the one that needs most."""
+            some, targets = support.placed[support.judged], support.targets[support.judged]
+            near = max(fitted, key=lambda one: one.neighbours).near(some)
+            return (one.without(near, targets) for one in fitted)
+
+        return chosen(fitted, support, EXPECTED_TEMPERATURE, left_out)
+
+
+class Near(NamedTuple):
+    """The nearest support images, nearest first; of a support image itself among them."""
+
+    cosines: Float[Tensor, "M K"]
+    rows: Int[Tensor, "M K"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,23 +98,19 @@ class FittedKnn(FittedHead):
         self, embeddings: Float[Tensor, "M D"], targets: Int[Tensor, " M"]
     ) -> Float[Tensor, "M C"]:
         """The image itself, the nearest of its class, does not vote."""
-        rows = torch.split(torch.arange(len(targets)), self._rows())
-        support = self.support.double()
-        return torch.cat([self._votes_without(embeddings[r], targets[r], support) for r in rows])
+        return self.without(self.near(place(embeddings, self.mean)), targets)
 
-    def _rows(self) -> int:
-        """Images at a time."""
-        return max(1, SIMILARITIES // len(self.targets))
+    def near(self, placed: Float[Tensor, "M D"]) -> Near:
+        """Of support images, in float64: as many as vote and one more."""
+        count, support = min(self.neighbours + 1, len(self.support)), self.support.double()
+        blocks = torch.split(F.normalize(placed.double(), dim=1), self._rows())
+        found = [(block @ support.T).topk(count, dim=1) for block in blocks]
+        return Near(torch.cat([f.values for f in found]), torch.cat([f.indices for f in found]))
 
-    def _votes_without(
-        self,
-        embeddings: Float[Tensor, "B D"],
-        targets: Int[Tensor, " B"],
-        support: Float[Tensor, "M D"],
-    ) -> Float[Tensor, "B C"]:
-        units = F.normalize(place(embeddings, self.mean).double(), dim=1)
-        count = min(self.neighbours + 1, len(support))
-        values, indices = (units @ support.T).topk(count, dim=1)
+    def without(self, near: Near, targets: Int[Tensor, " M"]) -> Float[Tensor, "M C"]:
+        """Scores of support images, of which so many neighbours are known or more."""
+        count = min(self.neighbours + 1, len(self.support))
+        values, indices = near.cosines[:, :count], near.rows[:, :count]
         own = self.targets[indices] == targets[:, None]
         # Where none of its class is so near, it is not among them: the last one goes.
         itself = own.int().argmax(dim=1).where(own.any(dim=1), count - 1)
@@ -108,6 +119,10 @@ class FittedKnn(FittedHead):
         lost = torch.zeros(len(own), len(self.shots), dtype=torch.bool)
         lost[torch.arange(len(own)), targets] = self.shots[targets] == 1
         return self._votes(*others).masked_fill(lost, -torch.inf)
+
+    def _rows(self) -> int:
+        """Images at a time."""
+        return max(1, SIMILARITIES // len(self.targets))
 
     def _votes(
         self, cosines: Float[Tensor, "B K"], neighbours: Int[Tensor, "B K"]

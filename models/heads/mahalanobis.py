@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from models.calibration import fit_temperature, log_loss
-from models.heads import FittedHead, Placing, Support, check, heads, place, products, sample
+from models.heads import FittedHead, Placing, Support, check, heads, place, products
 from models.scatter import Rows, Scatter
 
 STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0)  # of shrinkage, to choose from
@@ -46,8 +46,7 @@ class Mahalanobis(Placing):
         """Learn means and covariance; choose what is None by the log loss of leave-one-out."""
         placed = support.placed
         scatter = Scatter.of(placed, support.targets, support.means, support.shots)
-        some = sample(support.targets)
-        rows = scatter.rows(placed[some], support.targets[some])
+        rows = scatter.rows(placed[support.judged], support.targets[support.judged])
         choices = STRENGTHS if support.repeated else (STRENGTH,)
         chosen = min(
             (
@@ -55,15 +54,17 @@ class Mahalanobis(Placing):
                 for strength in (choices if self.shrinkage is None else (self.shrinkage,))
             ),
             key=lambda choice: choice.loss,
-        ).options
-        weights = scatter.weights(chosen.shrinkage)
+        )
+        options = chosen.options
+        weights = scatter.weights(options.shrinkage)
         return FittedMahalanobis(
-            options=chosen,
-            temperature=chosen.temperature,
+            options=options,
+            temperature=options.temperature,
+            loss=chosen.loss,
             mean=support.mean,
             centroids=support.centroids,
-            shrinkage=chosen.shrinkage,
-            spread=chosen.spread,
+            shrinkage=options.shrinkage,
+            spread=options.spread,
             scatter=scatter,
             weights=weights.to(placed.dtype),
             lengths=(weights * scatter.means).sum(dim=1).to(placed.dtype),

@@ -13,9 +13,8 @@ from models.heads import (
     FittedHead,
     Placing,
     Support,
-    best,
-    calibrated,
     check,
+    chosen,
     class_means,
     heads,
     place,
@@ -69,9 +68,9 @@ class MultiCentroid(Placing):
                 sums=(means * members[:, None]).nan_to_num(0).view(centres.shape),
                 members=members.view(centres.shape[:2]),
             )
-            expected = EXPECTED_CENTERED if self.centered else EXPECTED_TEMPERATURE
-            fitted.append(calibrated(one, support, expected))
-        return best(fitted, support)
+            fitted.append(one)
+        expected = EXPECTED_CENTERED if self.centered else EXPECTED_TEMPERATURE
+        return chosen(fitted, support, expected)
 
 
 @dataclass(frozen=True, kw_only=True)

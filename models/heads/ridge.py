@@ -1,5 +1,6 @@
 """Least squares on one-hot classes, with a penalty."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,9 +12,8 @@ from models.heads import (
     FittedHead,
     Placing,
     Support,
-    best,
-    calibrated,
     check,
+    chosen,
     class_means,
     heads,
     place,
@@ -57,6 +57,7 @@ class Ridge(Placing):
         eigenvalues, basis = spectrum(features)
         shots = support.shots
         sums = class_means(features, support.targets, shots) * shots[:, None]
+        inside = sums @ basis
         choices = PENALTIES if support.repeated else (PENALTY,)
         fitted = []
         for penalty in choices if self.penalty is None else (self.penalty,):
@@ -70,10 +71,16 @@ class Ridge(Placing):
                 directions=directions,
                 basis=basis,
                 inverse=inverse,
-                weights=((sums @ basis) * inverse) @ basis.T,
+                weights=(inside * inverse) @ basis.T,
             )
-            fitted.append(calibrated(one, support, EXPECTED_TEMPERATURE))
-        return best(fitted, support)
+            fitted.append(one)
+
+        def left_out() -> Iterator[Tensor]:
+            """Seen along the basis, each choice costs little."""
+            seen, targets = features[support.judged] @ basis, support.targets[support.judged]
+            return (one.without(seen, seen @ (inside * one.inverse).T, targets) for one in fitted)
+
+        return chosen(fitted, support, EXPECTED_TEMPERATURE, left_out)
 
     def _directions(self, dim: int) -> Float[Tensor, "D P"] | None:
         if not self.features:
@@ -108,9 +115,18 @@ class FittedRidge(FittedHead):
         https://doi.org/10.2307/1267500
         """
         features = _features(place(embeddings, self.mean).double(), self.directions)
-        leverage = ((features @ self.basis).square() * self.inverse).sum(dim=1, keepdim=True)
+        return self.without(features @ self.basis, features @ self.weights.T, targets)
+
+    def without(
+        self,
+        seen: Float[Tensor, "M E"],
+        estimates: Float[Tensor, "M C"],
+        targets: Int[Tensor, " M"],
+    ) -> Float[Tensor, "M C"]:
+        """Scores of support images by their features along the basis, and estimates with them."""
+        leverage = (seen.square() @ self.inverse)[:, None]
         truth = F.one_hot(targets, len(self.shots)).double()
-        found = (features @ self.weights.T - leverage * truth) / (1 - leverage)
+        found = (estimates - leverage * truth) / (1 - leverage)
         alone = (self.shots[targets] == 1)[:, None] & truth.bool()
         return found.masked_fill(alone, -torch.inf)
 
