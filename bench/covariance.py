@@ -4,8 +4,9 @@ With uneven shots, 1 to 100 of a label by chance: squared distances as they are,
 shots add to them (Moran and Murphy, which is the head's), and the Student t density of a new image,
 its covariance that of an image times (n + 1) / n, n - C degrees of freedom, with as many dimensions
 as there are or as the covariance fills. With even shots: shrinkage
-towards a sphere, which is the head's, and towards the covariance of all images of the project, each
-with the strength that is best on the images judged. Accuracy is the mean over labels.
+towards a sphere, which is the head's, towards the covariance of all images of the project, and
+towards that within the labels of the other data sets, each with the strength that is best on the
+images judged. Accuracy is the mean over labels.
 """
 
 import argparse
@@ -47,16 +48,19 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=20)
     options = parser.parse_args()
     seeds = 2 if options.quick else options.seeds
-    sets = [data_set(folder, ENCODER) for folder in options.images] or [digits(ENCODER)]
+    photos = [data_set(folder, ENCODER) for folder in options.images]
+    sets = photos or [digits(ENCODER)]
+    within = {data.name: _within(data) for data in [*photos, digits(ENCODER)]}
     rows: dict[str, dict[str, float]] = {}
     for data in sets:
         mean = data.train.double().mean(dim=0).float()
+        others = [scatter for name, scatter in within.items() if name != data.name]
         found: dict[str, dict[str, list[float]]] = {}
         for seed in range(seeds):
             chance = np.random.default_rng(seed)
             _gather(found, "uneven shots", _uneven(data, mean, chance))
             for shots in EVEN:
-                _gather(found, f"{shots} shots", _even(data, mean, shots, chance))
+                _gather(found, f"{shots} shots", _even(data, mean, shots, chance, others))
         rows |= {f"{data.name}, {cell}": _means(rules) for cell, rules in found.items()}
     _report(options, rows)
 
@@ -113,7 +117,17 @@ def _student(apart: Tensor, wider: Tensor, freedom: float, dimensions: float) ->
     return -(freedom + dimensions) / 2 * tail - dimensions / 2 * wider.log()
 
 
-def _even(data: DataSet, mean: Tensor, shots: int, chance: np.random.Generator) -> dict[str, float]:
+def _within(data: DataSet) -> Tensor:
+    """The covariance within the labels of a data set, of trace D."""
+    draw = _draw(
+        data, data.train.double().mean(dim=0).float(), [*range(len(data.train))], data.targets
+    )
+    return draw.within * len(draw.within) / draw.within.trace()
+
+
+def _even(
+    data: DataSet, mean: Tensor, shots: int, chance: np.random.Generator, others: list[Tensor]
+) -> dict[str, float]:
     labels = list(range(int(data.targets.max()) + 1))
     rows, targets = draw_shots(data, labels, shots, chance)
     draw = _draw(data, mean, rows, torch.tensor(targets))
@@ -122,6 +136,8 @@ def _even(data: DataSet, mean: Tensor, shots: int, chance: np.random.Generator) 
     sphere = torch.eye(len(pool), dtype=torch.float64)
     priors = {SPHERE: sphere, "half sphere, half pool": sphere + pool * len(pool) / pool.trace()}
     priors["pool"] = pool + 1e-6 * pool.trace() / len(pool) * sphere  # so that it has an inverse
+    if others:
+        priors["half sphere, half within other labels"] = sphere + sum(others) / len(others)
     found = {}
     for (name, prior), strength in itertools.product(priors.items(), STRENGTHS):
         unit = prior * len(prior) / prior.trace()
