@@ -36,7 +36,8 @@ from models.runtimes import (
 log = logger("handful.inference")
 
 BULK_SHARE = 0.75  # of the queue, so that there is room for others
-LEARNING = 0.1  # how much a batch counts against those before, in what the speed is held to be
+MEMORY_S = 1.0  # of work, about, whose speed is that of late
+UNMEASURED = 2.0  # times as long as the network an image is expected to take, before any did
 CAUTION = 0.6  # of the longest delay: turning others away costs speed that was not learned yet
 BULK_PATIENCE_S = 30.0  # how much later an image of an upload in bulk counts as having come
 
@@ -225,7 +226,8 @@ class Embedder:
         self._room = threading.Condition()
         # Admitted and not yet answered: all, and those that are not in bulk.
         self._images = self._bytes = self._prompt = 0
-        self._seconds_per_image = 0.0  # lately, while there was work; 0: not known yet
+        # While there was work, lately: so many seconds, in which so many images were computed.
+        self._seconds, self._computed = 0.0, 0.0
         self._last_answer = 0.0  # time.monotonic() of the last batch
         self._busy_since = 0.0  # time.monotonic() at which the first of these was admitted
         self._stopping = False
@@ -329,7 +331,7 @@ class Embedder:
 
     def is_too_late(self, images: int) -> bool:
         """Whether the last of that many images would wait too long, at the speed of late."""
-        return images * self._seconds_per_image > CAUTION * self._max_delay_s
+        return self._lateness(images) > 0
 
     def ailments(self) -> list[str]:
         """What is wrong with the threads; empty when all is well."""
@@ -380,11 +382,15 @@ class Embedder:
 
     def overloaded(self, images: int) -> Overloaded:
         """What is answered when that many images would wait, with the time to come again."""
-        late = images * self._seconds_per_image - CAUTION * self._max_delay_s
         return Overloaded(
             f"{self._images} images are waiting; send these again in a moment",
-            retry_after=max(1, math.ceil(late)),
+            retry_after=max(1, math.ceil(self._lateness(images))),
         )
+
+    def _lateness(self, images: int) -> float:
+        """Seconds by which that many images would wait too long; less than 0: they would not."""
+        per_image = self._seconds / self._computed if self._computed else 0.0
+        return images * per_image - CAUTION * self._max_delay_s
 
     def _count(self) -> None:
         self._metrics.waiting.set(self._images)
@@ -462,18 +468,24 @@ class Embedder:
             size *= 2
         worker.busy_since = None
         with self._room:
-            self._seconds_per_image = self._seconds_per_image or seconds
+            if seconds:
+                self._seconds, self._computed = MEMORY_S, MEMORY_S / (UNMEASURED * seconds)
         self.when_warm()
         self.warm.set()
         log.info("warm", encoder=str(self._warm_up))
 
     def _learn_speed(self, images: int) -> None:
-        """Look how long a batch took since the one before, or since there was work."""
+        """Look how long a batch took since the one before, or since there was work.
+
+        Seconds and images are summed each for itself: lanes end at nearly the same time, so that one
+        batch seems to have taken all of it and the others none.
+        """
         now = time.monotonic()
         with self._room:
-            seconds = (now - max(self._busy_since, self._last_answer)) / images
-            known = self._seconds_per_image
-            self._seconds_per_image = known + (seconds - known) * (LEARNING if known else 1)
+            seconds = now - max(self._busy_since, self._last_answer)
+            kept = math.exp(-seconds / MEMORY_S)
+            self._seconds = kept * self._seconds + seconds
+            self._computed = kept * self._computed + images
             self._last_answer = now
 
     def _next_batch(self, thread: int) -> list[_Ready] | None:

@@ -174,8 +174,21 @@ def test_it_knows_its_speed_before_the_first_request(start, network):
 
     assert embedder.warm.wait(10)
 
-    assert not embedder.is_too_late(4)
-    assert embedder.is_too_late(7)
+    assert not embedder.is_too_late(2)
+    assert embedder.is_too_late(4)
+
+
+def test_lanes_that_end_together_do_not_seem_slow(start, monkeypatch):
+    embedder, now = start(max_delay_s=10.0), [100.0]
+    monkeypatch.setattr("app.inference.time.monotonic", lambda: now[0])
+    embedder._busy_since = 100.0
+    for _ in range(20):  # three batches of 16 at once, every second: 48 images a second
+        now[0] += 1.0
+        for _ in range(3):
+            embedder._learn_speed(16)
+
+    assert not embedder.is_too_late(280)  # 5.8 s
+    assert embedder.is_too_late(300)  # 6.3 s, of 10 at most with caution
 
 
 def test_what_stays_is_left_out_of_garbage_collection():
