@@ -477,8 +477,8 @@ class Embedder:
     def _learn_speed(self, images: int) -> None:
         """Look how long a batch took since the one before, or since there was work.
 
-        Seconds and images are summed each for itself: lanes end at nearly the same time, so that one
-        batch seems to have taken all of it and the others none.
+        Seconds and images are summed each for itself: lanes end at nearly the same time, so that
+        one batch seems to have taken all of it and the others none.
         """
         now = time.monotonic()
         with self._room:
