@@ -361,7 +361,9 @@ def _finish(
         setting: {name: [_area(c) for c in found[name]] for name in names}
         for setting, found in curves.items()
     }
-    ranks = {name: _mean_rank(area, name) for name in names}
+    ranks = {name: _mean_rank(area, dict.fromkeys(area, name)) for name in names}
+    best = {s: max(names, key=lambda name: float(np.mean(a[name]))) for s, a in area.items()}
+    hindsight = _mean_rank(area, best)
     penalty = _penalties(curves, names)
     worse = sum(
         _beats(np.array(found[BASE])[:, step], np.array(found[JUDGED])[:, step])
@@ -388,6 +390,7 @@ def _finish(
             for setting, row in told.items()
         },
         "mean_rank": ranks,
+        "mean_rank_of_the_best_of_each_setting_in_hindsight": hindsight,
         "penalty": {name: dict(zip(names, row, strict=True)) for name, row in penalty.items()},
         "share_of_labels_for_the_final_accuracy_of_random": needed,
     }
@@ -397,7 +400,8 @@ def _finish(
     even = [needed[s.name][JUDGED] for s in settings if s.kind == "balanced"]
     tail = [needed[s.name][JUDGED] for s in settings if s.kind == "zipf"]
     headline = (
-        f"{JUDGED}: mean rank {ranks[JUDGED]:.1f} of {len(names)}; "
+        f"{JUDGED}: mean rank {ranks[JUDGED]:.1f} of {len(names)} "
+        f"({hindsight:.1f}: the best of each setting in hindsight); "
         f"{100 * max(even):.0f} % of {BASE}'s labels for its final accuracy, "
         f"{100 * max(tail):.0f} % under Zipf; below {BASE} {worse} times"
     )
@@ -412,12 +416,12 @@ def _area(curve: Sequence[float]) -> float:
     return float(np.mean(curve[1:]))  # the first batch is the same for all
 
 
-def _mean_rank(area: dict[str, dict[str, list[float]]], name: str) -> float:
-    """Over settings and seeds, 1 for the best; equals share the mean of their ranks."""
+def _mean_rank(area: dict[str, dict[str, list[float]]], name: dict[str, str]) -> float:
+    """Of a strategy by setting; 1 for the best of a seed, equals share the mean of their ranks."""
     places = [
         1 + sum(o > own for o in others) + (sum(o == own for o in others) - 1) / 2
-        for found in area.values()
-        for seed, own in enumerate(found[name])
+        for setting, found in area.items()
+        for seed, own in enumerate(found[name[setting]])
         for others in [[values[seed] for values in found.values()]]
     ]
     return round(float(np.mean(places)), 2)
