@@ -127,7 +127,9 @@ class InferenceMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self.images = Counter("handful_images", "Images by outcome", ["outcome"], registry=registry)
         self.rejected = Counter(
-            "handful_rejected_images", "Images turned away by a full queue", registry=registry
+            "handful_rejected_images",
+            "Images turned away; a body that was not read counts as one",
+            registry=registry,
         )
         self.waiting = Gauge(
             "handful_queue_images", "Images being decoded or embedded", registry=registry
@@ -371,8 +373,7 @@ class Embedder:
             if self._stopping or self._dead():
                 raise Unavailable("the service is stopping or its threads have died", retry_after=5)
             if not admitted():
-                self._metrics.rejected.inc(images)
-                raise self.overloaded(self._prompt + images)
+                raise self.overloaded(self._prompt + images, images)
             if not self._images:
                 self._busy_since = time.monotonic()
             self._images += images
@@ -380,8 +381,13 @@ class Embedder:
             self._bytes += size
             self._count()
 
-    def overloaded(self, images: int) -> Overloaded:
-        """What is answered when that many images would wait, with the time to come again."""
+    def overloaded(self, images: int, refused: int = 1) -> Overloaded:
+        """What is answered when that many images would wait, with the time to come again.
+
+        Args:
+            refused: how many of them are turned away by it; 1 where a body was not read.
+        """
+        self._metrics.rejected.inc(refused)
         return Overloaded(
             f"{self._images} images are waiting; send these again in a moment",
             retry_after=max(1, math.ceil(self._lateness(images))),

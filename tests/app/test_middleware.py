@@ -269,6 +269,7 @@ def test_uploads_that_would_wait_too_long_for_a_thread_are_turned_away_unread(
         assert refused.status_code == 429
         assert int(refused.headers["Retry-After"]) >= 1
         assert refused.json()["type"] == "/problems/overloaded"
+        assert "handful_rejected_images_total 1.0" in client.get("/metrics").text
         gate.set()
         assert [one.result().status_code for one in waiting] == [201, 201]
         monkeypatch.undo()
