@@ -12,11 +12,7 @@ from typing import Any
 import torch
 
 BUSY = 0.5  # of the cores, in the last minute, from which on timings mislead
-LIBRARIES = (
-    "torch",
-    "openvino",
-    "onnxruntime",
-)  # another version may be as fast as another library
+LIBRARIES = ("torch", "openvino", "onnxruntime")  # how fast they are changes with their versions
 
 
 def processor() -> str:

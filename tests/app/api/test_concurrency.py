@@ -120,14 +120,18 @@ def test_a_client_that_hangs_up_in_the_middle_leaves_nothing(client, live_url, p
     assert answer.status_code == 201
 
 
+def register_birds(client, png):
+    client.post("/v1/projects", json={"name": "birds"})
+    for colour in ("red", "blue"):
+        path = f"/v1/projects/birds/labels/{colour}/support"
+        client.post(path, files={"files": png(colour)}).raise_for_status()
+
+
 def test_what_a_client_no_longer_waits_for_is_not_computed(live_service, png):
     url, app = live_service
     embedder, version = app.state.embedder, app.state.projects.default_encoder
     with httpx.Client(base_url=url, timeout=60) as client:
-        client.post("/v1/projects", json={"name": "birds"})
-        for colour in ("red", "blue"):
-            path = f"/v1/projects/birds/labels/{colour}/support"
-            client.post(path, files={"files": png(colour)}).raise_for_status()
+        register_birds(client, png)
         loaded = embedder._loaded(version)
         embed, busy, free = loaded.serving.embed, threading.Event(), threading.Event()
         computed = []
@@ -165,10 +169,7 @@ def test_few_images_are_on_their_way_at_once_and_the_others_wait_without_a_threa
     url, app = live_service
     embedder, version = app.state.embedder, app.state.projects.default_encoder
     with httpx.Client(base_url=url, timeout=60) as client:
-        client.post("/v1/projects", json={"name": "birds"})
-        for colour in ("red", "blue"):
-            path = f"/v1/projects/birds/labels/{colour}/support"
-            client.post(path, files={"files": png(colour)}).raise_for_status()
+        register_birds(client, png)
         loaded, free, turns = embedder._loaded(version), threading.Event(), app.state.turns
         embed = loaded.serving.embed
 
