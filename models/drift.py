@@ -5,6 +5,7 @@ image, whatever it is, moves by at most |m' - m|, since x has unit length. So wh
 bounds what is true now, and only images whose bounds reach the best are looked at again.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from models.acquisition import Ranking, top
-from models.heads import FittedHead, cosines, heads
+from models.heads import CLOSE, FittedHead, apart, cosines, heads, softmax
 
 WORN = 0.25  # move of a logit beyond which the cosines of its class are computed again
 ROUNDING = 5e-6  # of a cosine in float32
@@ -32,8 +33,9 @@ def bounded(head: FittedHead) -> bool:
 class Remembered:
     """Cosines of images to the centroids of a head as they were."""
 
-    cosines: Float[Tensor, "M C"]
-    centroids: Float[Tensor, "C D"]  # to which they are
+    cosines: Float[Tensor, "C M"]
+    lengths: Float[Tensor, " M"]  # of the images less the mean
+    centroids: Float[Tensor, "C D"]  # to which the cosines are
     mean: Float[Tensor, " D"] | None  # that was subtracted from the images
 
     def fits(self, head: FittedHead, images: int) -> bool:
@@ -43,7 +45,7 @@ class Remembered:
             if self.mean is None or head.mean is None
             else torch.equal(self.mean, head.mean)
         )
-        return same and len(self.centroids) == len(head.centroids) and len(self.cosines) <= images
+        return same and len(self.centroids) == len(head.centroids) and len(self.lengths) <= images
 
     def moved(self, head: FittedHead) -> Float[Tensor, " C"]:
         """How far the logits of each class may be from the remembered ones, at most."""
@@ -61,21 +63,25 @@ class Remembered:
     ) -> Ranking:
         """`top` of the uncertainty of all rows under the head, by looking at some of them.
 
-        With logits z that move by at most e_c, the uncertainty moves by at most
-        sum_c e_c max |df/dz_c|, and p_c grows by a factor of at most exp(e_c + max e).
+        With logits z that move by at most e_c, the uncertainty f moves by at most
+        sum_c e_c max |df/dz_c|, and p_c grows by a factor of at most exp(e_c + max e). Where all
+        move by what float32 rounds, e, log f moves by at most 2 e: f by a share of itself, which
+        tells images apart that are all nearly certain.
 
         Args:
-            slope: |df/dz_c| <= slope p_c for all classes c.
+            slope: |df/dz_c| <= slope p_c for all classes c, and sum_c |df/dz_c| <= 2 f.
         """
         moved = self.moved(head)
         growth = (moved + moved.max()).exp()
         far = (moved > 2 * ROUNDING / head.temperature).nonzero().squeeze(1)
-        near = 2 * ROUNDING / head.temperature * float(growth.max())  # of all others together
-        before, reach = torch.empty(len(rows)), torch.full((len(rows),), slope * near + ROUNDING)
+        near = math.expm1(2 * 2 * ROUNDING / head.temperature)
+        before, reach = torch.empty(len(rows)), torch.empty(len(rows))
         for start in range(0, len(rows), ROWS_PER_BLOCK):
             at = slice(start, start + ROWS_PER_BLOCK)
-            probabilities = (self.cosines[rows[at]] / head.temperature).softmax(dim=1)
+            logits = self.cosines.index_select(1, rows[at]).T / head.temperature
+            probabilities = softmax(logits)
             before[at] = uncertainty(probabilities)
+            reach[at] = before[at] * near
             if len(far):
                 moving = (probabilities[:, far] * growth[far]).clamp_max(1) @ moved[far]
                 reach[at] += slope * moving
@@ -101,24 +107,47 @@ def remember(
             moved far since, and images that came since, are computed.
     """
     if before is None or not before.fits(head, len(embeddings)):
-        known = _cosines(embeddings, head.centroids, head.mean)
-        return Remembered(known, head.centroids, head.mean)
-    later = _cosines(embeddings[len(before.cosines) :], before.centroids, head.mean)
-    known = torch.cat([before.cosines, later]) if len(later) else before.cosines
+        known, lengths = _look(embeddings, head.centroids, head.mean)
+        return Remembered(known, lengths, head.centroids, head.mean)
+    known, lengths = before.cosines, before.lengths
+    if len(lengths) < len(embeddings):
+        later = _look(embeddings[len(lengths) :], before.centroids, head.mean)
+        known, lengths = torch.cat([known, later[0]], dim=1), torch.cat([lengths, later[1]])
     worn = (before.moved(head) > WORN).nonzero().squeeze(1)
     if not len(worn):
-        return Remembered(known, before.centroids, head.mean)
-    known = known.index_copy(1, worn, _cosines(embeddings, head.centroids[worn], head.mean))
+        return Remembered(known, lengths, before.centroids, head.mean)
+    again = _look_again(embeddings, lengths, head.centroids[worn], head.mean)
     centroids = before.centroids.index_copy(0, worn, head.centroids[worn])
-    return Remembered(known, centroids, head.mean)
+    return Remembered(known.index_copy(0, worn, again), lengths, centroids, head.mean)
 
 
-def _cosines(
+def _look(
     embeddings: Float[Tensor, "M D"],
     centroids: Float[Tensor, "C D"],
     mean: Float[Tensor, " D"] | None,
-) -> Float[Tensor, "M C"]:
-    if not len(embeddings):
-        return torch.empty(0, len(centroids))
-    blocks = torch.split(embeddings, ROWS_PER_BLOCK)
-    return torch.cat([cosines(block, centroids, mean) for block in blocks])
+) -> tuple[Float[Tensor, "C M"], Float[Tensor, " M"]]:
+    """Cosines, and lengths of the embeddings less the mean."""
+    known, lengths = torch.empty(len(centroids), len(embeddings)), torch.empty(len(embeddings))
+    for start in range(0, len(embeddings), ROWS_PER_BLOCK):
+        at = slice(start, start + ROWS_PER_BLOCK)
+        found, lengths[at] = apart(embeddings[at], centroids, mean)
+        known[:, at] = (found / lengths[at, None]).T
+    return known, lengths
+
+
+def _look_again(
+    embeddings: Float[Tensor, "M D"],
+    lengths: Float[Tensor, " M"],
+    centroids: Float[Tensor, "K D"],
+    mean: Float[Tensor, " D"] | None,
+) -> Float[Tensor, "K M"]:
+    """Cosines, from the lengths that are known."""
+    known = torch.empty(len(centroids), len(embeddings))
+    offset = 0 if mean is None else (centroids @ mean)[:, None]
+    for start in range(0, len(embeddings), ROWS_PER_BLOCK):
+        at = slice(start, start + ROWS_PER_BLOCK)
+        known[:, at] = (centroids @ embeddings[at].float().T - offset) / lengths[at]
+    close = (lengths < CLOSE**0.5).nonzero().squeeze(1)  # of images of unit length
+    if mean is not None and len(close):
+        known[:, close] = cosines(embeddings[close], centroids, mean).T
+    return known

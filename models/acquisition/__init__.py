@@ -91,8 +91,9 @@ class Pool:
 
         Args:
             slope: where it is known that the uncertainty changes with the logit of a class by no
-                more than this times the probability of the class. It allows to look at those images
-                only that the latest labels may have moved to the top.
+                more than this times the probability of the class, and with all of them together by
+                no more than twice itself. It allows to look at those images only that the latest
+                labels may have moved to the top.
 
         Raises:
             NoClasses: there are fewer than two classes.
@@ -186,18 +187,23 @@ def doubt(probabilities: Float[Tensor, "B C"]) -> Float[Tensor, " B"]:
 
     The difference would round to 0 for all images that are nearly certain, and so lose their order.
     """
-    return probabilities.scatter(1, probabilities.argmax(dim=1, keepdim=True), 0).sum(dim=1)
+    return _others(probabilities).sum(dim=1)
 
 
 def closeness(probabilities: Float[Tensor, "B C"]) -> Float[Tensor, " B"]:
-    """1 - the margin between the two largest probabilities."""
-    second = probabilities.topk(2, dim=1).values[:, 1]
-    return doubt(probabilities) + second  # 1 - (first - second)
+    """1 - the margin between the two largest probabilities, as 1 - first + second."""
+    others = _others(probabilities)
+    return others.sum(dim=1) + others.amax(dim=1)
+
+
+def _others(probabilities: Float[Tensor, "B C"]) -> Float[Tensor, "B C"]:
+    """Probabilities with 0 for the largest."""
+    return probabilities.scatter(1, probabilities.max(dim=1, keepdim=True).indices, 0)
 
 
 # How fast these change with the logit of a class, at most, as multiples of its probability: the
 # margin p - q of the likeliest two by q (1 + p - q) with that of the second, the doubt 1 - p by
-# p (1 - p) with that of the first.
+# p (1 - p) with that of the first. The sum over all classes is at most twice the uncertainty.
 DOUBT_SLOPE, CLOSENESS_SLOPE = 1.0, 2.0
 
 

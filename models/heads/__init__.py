@@ -18,6 +18,7 @@ from models.registry import Registry
 CALIBRATION_ROWS = 2048  # support images, at most, that choose a temperature or a strength
 ROWS_PER_BLOCK = 4096
 FEW = 16  # embeddings, of which a placed copy costs nothing
+SHORT = 16  # classes, below which torch's softmax of rows is several times slower than of columns
 CLOSE = 0.1  # squared distance to the mean, in squared lengths, below which float32 is lost
 
 
@@ -79,7 +80,7 @@ class FittedHead(ABC):
 
     def probabilities(self, queries: Float[Tensor, "Q D"]) -> Float[Tensor, "Q C"]:
         """Probability of each class; rows sum to 1."""
-        return (self.scores(queries) / self.temperature).softmax(dim=1)
+        return softmax(self.scores(queries) / self.temperature)
 
     def leave_one_out(
         self, embeddings: Float[Tensor, "M D"], targets: Int[Tensor, " M"]
@@ -190,24 +191,40 @@ def products(
     directions: Float[Tensor, "C D"],
     mean: Float[Tensor, " D"] | None,
 ) -> Float[Tensor, "M C"]:
-    """`place(embeddings, mean) @ directions.T`, without a placed copy of the embeddings.
+    """`place(embeddings, mean) @ directions.T`, without a placed copy of the embeddings."""
+    if mean is None or len(embeddings) <= FEW:
+        placed = place(embeddings, mean)
+        return placed @ directions.to(placed.dtype).T
+    found, lengths = apart(embeddings, directions, mean)
+    return found / lengths[:, None]
 
-    <x - m, d> / |x - m| follows from <x, d>, <x, m> and |x|. Where x is close to the mean m they
-    cancel, and the copy is made; also of a few embeddings, where it costs less than so many steps.
+
+def apart(
+    embeddings: Float[Tensor, "M D"],
+    directions: Float[Tensor, "C D"],
+    mean: Float[Tensor, " D"] | None,
+) -> tuple[Float[Tensor, "M C"], Float[Tensor, " M"]]:
+    """<x - m, d> and |x - m|, or without a mean <x, d> and |x|, without a copy of all x - m.
+
+    They follow from <x, d>, <x, m> and |x|. Where x is close to the mean m these cancel, and the
+    copy is made.
     """
     values = embeddings if embeddings.dtype == torch.float64 else embeddings.float()
     directions = directions.to(values.dtype)
-    if mean is None or len(values) <= FEW:
-        return place(values, mean) @ directions.T
+    lengths: Tensor = torch.linalg.vector_norm(values, dim=1)
+    if mean is None:
+        return values @ directions.T, lengths.clamp_min(1e-12)
     mean = mean.to(values.dtype)
     both = values @ torch.cat([directions, mean[None]]).T
-    lengths = torch.linalg.vector_norm(values, dim=1).square()
-    apart = lengths - 2 * both[:, -1] + mean @ mean  # squared
-    found: Tensor = (both[:, :-1] - directions @ mean) * apart.clamp_min(1e-30).rsqrt()[:, None]
-    close = apart < CLOSE * lengths
+    squared = lengths.square()
+    rest = squared - 2 * both[:, -1] + mean @ mean
+    found, left = both[:, :-1] - directions @ mean, rest.clamp_min(1e-30).sqrt()
+    close = rest < CLOSE * squared
     if bool(close.any()):
-        found[close] = place(values[close], mean) @ directions.T
-    return found
+        copies = values[close] - mean
+        found[close] = copies @ directions.T
+        left[close] = torch.linalg.vector_norm(copies, dim=1).clamp_min(1e-12)
+    return found, left
 
 
 def cosines(
@@ -216,11 +233,17 @@ def cosines(
     mean: Float[Tensor, " D"] | None,
 ) -> Float[Tensor, "M C"]:
     """Cosines of embeddings, less the mean if there is one, to directions of unit length."""
-    found = products(embeddings, directions, mean)
     if mean is not None:
-        return found
-    lengths: Tensor = torch.linalg.vector_norm(embeddings.to(found.dtype), dim=1, keepdim=True)
-    return found / lengths.clamp_min(1e-12)
+        return products(embeddings, directions, mean)
+    found, lengths = apart(embeddings, directions, None)
+    return found / lengths[:, None]
+
+
+def softmax(logits: Float[Tensor, "M C"]) -> Float[Tensor, "M C"]:
+    """`logits.softmax(dim=1)`, of few classes by columns."""
+    if logits.shape[1] < SHORT:
+        return logits.T.contiguous().softmax(dim=0).T
+    return logits.softmax(dim=1)
 
 
 def class_means(

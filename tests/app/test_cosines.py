@@ -27,13 +27,18 @@ TARGETS = torch.arange(90) % 3
 def computed(monkeypatch):
     """How many cosines were computed, each time."""
     counts = []
-    real = models.drift._cosines
+    look, look_again = models.drift._look, models.drift._look_again
 
-    def counting(embeddings, centroids, mean):
+    def looking(embeddings, centroids, mean):
         counts.append(len(embeddings) * len(centroids))
-        return real(embeddings, centroids, mean)
+        return look(embeddings, centroids, mean)
 
-    monkeypatch.setattr(models.drift, "_cosines", counting)
+    def looking_again(embeddings, lengths, centroids, mean):
+        counts.append(len(embeddings) * len(centroids))
+        return look_again(embeddings, lengths, centroids, mean)
+
+    monkeypatch.setattr(models.drift, "_look", looking)
+    monkeypatch.setattr(models.drift, "_look_again", looking_again)
     return counts
 
 

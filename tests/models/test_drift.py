@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import pytest
 import torch
 from torch.nn import functional as F
 
@@ -9,7 +10,7 @@ from models.acquisition import CLOSENESS_SLOPE, DOUBT_SLOPE, Pool, closeness, do
 from models.acquisition.adaptive import Adaptive
 from models.acquisition.least_confidence import LeastConfidence
 from models.acquisition.margin import Margin
-from models.drift import WORN, remember
+from models.drift import ROUNDING, WORN, remember
 from models.heads.cosine import Cosine, FittedCosine
 
 CHANCE = torch.Generator().manual_seed(0)
@@ -79,6 +80,18 @@ def test_no_score_moves_farther_than_its_bound():
     assert ((doubt(now) - doubt(then)).abs() <= DOUBT_SLOPE * reach).all()
 
 
+@pytest.mark.parametrize("uncertainty", [closeness, doubt])
+def test_where_all_logits_move_a_little_an_uncertainty_moves_by_a_share_of_itself(uncertainty):
+    chance = torch.Generator().manual_seed(2)
+    logits = 8 * torch.randn(2000, CLASSES, generator=chance, dtype=torch.float64)
+    moves = 0.02 * (2 * torch.rand(2000, CLASSES, generator=chance, dtype=torch.float64) - 1)
+
+    then, now = (uncertainty(z.softmax(dim=1)) for z in (logits, logits + moves))
+
+    assert then.min() < 1e-5, "some are nearly certain"
+    assert ((now / then).log().abs() <= 2 * moves.abs().amax(dim=1)).all()
+
+
 def test_most_images_are_not_looked_at_again():
     before = fitted(seeds(40), 0.05)
     remembered = remember(before, POINTS)
@@ -107,11 +120,30 @@ def test_only_classes_that_moved_far_and_images_that_are_new_are_computed_again(
 
     assert first.moved(after)[2] > WORN
     kept = [0, 1, 3, 4]
-    assert torch.equal(second.cosines[:300, kept], first.cosines[:, kept])
-    assert torch.allclose(second.cosines[:, 2], after.scores(POINTS.float())[:, 2], atol=1e-6)
+    assert torch.equal(second.cosines[kept, :300], first.cosines[kept])
+    assert torch.allclose(second.cosines[2], after.scores(POINTS.float())[:, 2], atol=1e-6)
     assert torch.equal(second.centroids[kept], first.centroids[kept])
     assert second.moved(after).max() <= WORN
-    assert len(second.cosines) == IMAGES
+    assert len(second.lengths) == IMAGES
+
+
+@pytest.mark.parametrize("spread", [1.0, 0.003])
+def test_cosines_computed_again_are_exact_even_close_to_the_mean(spread):
+    common = F.normalize(torch.ones(16), dim=0)
+    points = F.normalize(common + spread * POINTS.float(), dim=1)
+    mean = points.double().mean(0).float()
+
+    def head(labeled):
+        options = Cosine(temperature=0.02, centered=True)
+        return options.fit(points[labeled], TRUTH[labeled], CLASSES, mean)
+
+    first = remember(head(seeds(5)), points)
+    after = head(torch.cat([seeds(5), (TRUTH == 2).nonzero().flatten()[5:9]]))
+    second = remember(after, points, first)
+
+    assert first.moved(after)[2] > WORN
+    expected = after.scores(points.double())[:, 2].float()
+    assert (second.cosines[2] - expected).abs().max() < ROUNDING
 
 
 def test_other_classes_or_another_mean_start_anew():

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from models import heads as package
-from models.heads import heads
+from models.heads import SHORT, heads, softmax
 from models.heads.multi_centroid import MultiCentroid
 
 MEAN = 0.3 * F.normalize(torch.ones(16), dim=0)
@@ -155,3 +155,10 @@ def test_probabilities_are_honest_about_noise(head):
 def test_centring_needs_the_mean(name):
     with pytest.raises(ValueError, match="needs the mean"):
         heads[name]().fit(torch.eye(2), torch.tensor([0, 1]), 2)
+
+
+@pytest.mark.parametrize("classes", [2, SHORT - 1, SHORT, 40])
+def test_softmax_is_that_of_rows(classes):
+    logits = 10 * torch.randn(50, classes, generator=torch.Generator().manual_seed(0)).double()
+
+    assert torch.allclose(softmax(logits), logits.softmax(dim=1), atol=1e-12)
