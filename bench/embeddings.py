@@ -53,14 +53,15 @@ def data_set(folder: Path, encoder: str) -> DataSet:
 
 
 def draw_shots(
-    data: DataSet, labels: Sequence[int], shots: int, chance: np.random.Generator
+    data: DataSet, labels: Sequence[int], shots: int | Sequence[int], chance: np.random.Generator
 ) -> tuple[list[int], list[int]]:
     """Rows of training images of each label, at most `shots`, and the place of their label."""
+    most = [shots] * len(labels) if isinstance(shots, int) else shots
     support: list[int] = []
     targets: list[int] = []
     for target, label in enumerate(labels):
         members = np.flatnonzero(data.targets.numpy() == label)
-        rows = chance.choice(members, min(shots, len(members)), replace=False).tolist()
+        rows = chance.choice(members, min(most[target], len(members)), replace=False).tolist()
         support += rows
         targets += [target] * len(rows)
     return support, targets

@@ -1,9 +1,9 @@
 """Heads from 1 to 100 shots on the same embeddings: ours, easyfsl's and scikit-learn's.
 
 Accuracy, expected calibration error and processor time to fit and answer, over draws of ways and
-shots. Everyone
-gets the same embeddings, centred by the mean of the training images. Peers run in an environment
-of their own (`make bench-peers`).
+shots: as many of each label, and for each label another number by chance. Everyone gets the same
+embeddings, centred by the mean of the training images. Peers run in an environment of their own
+(`make bench-peers`).
 """
 
 import argparse
@@ -27,8 +27,9 @@ from bench.harness import ROOT, arguments, finish
 from models.calibration import expected_calibration_error
 from models.heads import heads
 
-OURS = ("cosine", "mahalanobis", "ridge", "knn", "auto")
-SHOTS = (1, 2, 5, 10, 20, 50, 100)
+OURS = ("cosine", "mahalanobis", "ridge", "knn", "blend", "auto")
+EVEN = (1, 2, 5, 10, 20, 50, 100)
+UNEVEN = 0  # shots: one of these for each label
 BEHIND = 0.3  # points, at most, behind the best peer in any cell
 ERROR = 0.03  # calibration error, at most, from 5 shots
 JUDGED = "auto"
@@ -62,7 +63,7 @@ def main() -> None:
     torch.set_num_threads(1)
     sets = [data_set(folder, options.encoder) for folder in options.images]
     sets.append(digits(options.encoder))
-    shots = (1, 5, 20) if options.quick else SHOTS
+    shots = (1, 5, 20, UNEVEN) if options.quick else (*EVEN, UNEVEN)
     draws = list(
         _draws(
             sets, shots, (10,) if options.quick else (5, 10), 2 if options.quick else options.seeds
@@ -105,7 +106,8 @@ def _draw(number: int, data: DataSet, shots: int, ways: int, seed: int) -> Draw:
     chance = np.random.default_rng(seed)
     labels = sorted(set(data.targets.tolist()))
     chosen = sorted(chance.choice(labels, ways, replace=False).tolist())
-    support, targets = draw_shots(data, chosen, shots, chance)
+    each = shots if shots != UNEVEN else [int(n) for n in chance.choice(EVEN, ways)]
+    support, targets = draw_shots(data, chosen, each, chance)
     queries = [i for i, label in enumerate(data.test_targets.tolist()) if label in chosen]
     truth = [chosen.index(int(data.test_targets[i])) for i in queries]
     return Draw(number, shots, ways, support, targets, queries, truth)
@@ -172,7 +174,8 @@ def _finish(
     cells: dict[str, dict[str, dict[str, float]]] = {}
     for place in dict.fromkeys((one.data, one.ways, one.shots) for one in draws):
         rows = [n for n, one in enumerate(draws) if (one.data, one.ways, one.shots) == place]
-        cell = f"{sets[place[0]].name}, {place[1]} ways, {place[2]} shots"
+        shots = "1 to 100" if place[2] == UNEVEN else place[2]
+        cell = f"{sets[place[0]].name}, {place[1]} ways, {shots} shots"
         cells[cell] = {name: _cell([all_[n] for n in rows]) for name, all_ in found.items()}
         print(f"\n{cell:<36}{'accuracy %':>12}{'ECE':>8}{'pooled':>8}{'ms':>10}")
         for name, cell_of in cells[cell].items():

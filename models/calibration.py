@@ -14,13 +14,17 @@ SHRINK = (math.sqrt(5) - 1) / 2
 
 
 def log_loss(logits: Float[Tensor, "M C"], targets: Int[Tensor, " M"]) -> float:
-    """Mean negative log probability of the true class; rows that cannot know it do not count.
+    """Mean over classes of their mean negative log probability; rows that cannot know do not count.
 
-    A row cannot know its class where that has a logit of minus infinity, as in leave-one-out of a
-    class of one shot. NaN when there is no other row.
+    Classes count alike, however many rows each has: which of them have many labels says what was
+    labeled, not what will be asked. A row cannot know its class where that has a logit of minus
+    infinity, as in leave-one-out of a class of one shot. NaN when there is no other row.
     """
     able = logits.gather(1, targets[:, None]).squeeze(1).isfinite()
-    return float(F.cross_entropy(logits[able].double(), targets[able]))
+    logits, targets = logits[able].double(), targets[able]
+    weights = 1 / torch.bincount(targets)[targets].double()
+    losses = F.cross_entropy(logits, targets, reduction="none")
+    return float((weights * losses).sum() / weights.sum())
 
 
 def fit_temperature(

@@ -60,7 +60,8 @@ class FittedHead(ABC):
     temperature: float
     mean: Float[Tensor, " D"] | None  # subtracted first; None: not centred
     centroids: Float[Tensor, "C D"]  # directions of the class means, of unit length
-    loss: float = math.nan  # log loss of leave-one-out; NaN: none to leave out, or not asked
+    # Log loss of leave-one-out, classes counting alike; NaN: none to leave out, or not asked.
+    loss: float = math.nan
     # The same of each head that it was chosen from.
     losses: dict[str, float] = field(default_factory=dict)
 
@@ -115,6 +116,13 @@ class Support:
     def repeated(self) -> bool:
         """Whether a class has two shots, so that one can be left out."""
         return bool((self.shots > 1).any())
+
+    @property
+    def evidence(self) -> float:
+        """How many shots choices rest on, counted as evenly as classes count: as many if even."""
+        counts = torch.bincount(self.targets[self.judged])
+        counts = counts[counts > 1].double()
+        return float(len(counts) ** 2 / (1 / counts).sum()) if len(counts) else 0.0
 
     @cached_property
     def judged(self) -> Int[Tensor, " K"]:
@@ -265,6 +273,7 @@ def chosen(
     support: Support,
     expected: float,
     left_out: Callable[[], Iterable[Float[Tensor, "K C"]]] | None = None,
+    prior: Float[Tensor, "K C"] | float = 0.0,
 ) -> Fitted:
     """The head whose leave-one-out has the least log loss, with its temperature.
 
@@ -274,6 +283,7 @@ def chosen(
         fitted: with a temperature of 1, to what `support` holds.
         expected: the temperature where there is nothing to fit it on.
         left_out: `scores_without` of `support.judged` by each, where that is cheaper for all.
+        prior: log odds that the head takes off once it has its temperature.
     """
     given: Any = fitted[0].options
     if given.temperature is not None and len(fitted) == 1:
@@ -287,7 +297,7 @@ def chosen(
         if temperature is None:
             temperature = fit_temperature(scores, targets, expected)
         options = replace(options, temperature=temperature)
-        loss = log_loss(scores / temperature, targets)
+        loss = log_loss(scores / temperature - prior, targets)
         found.append(replace(one, options=options, temperature=temperature, loss=loss))
     return min(found, key=lambda one: one.loss)
 

@@ -1,6 +1,5 @@
 """The head that does best on what is labeled."""
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,8 +8,8 @@ from torch import Tensor
 
 from models.heads import FittedHead, Placing, Support, heads
 
-# In the order in which they are trusted where there is nothing to choose on.
-CANDIDATES = ("mahalanobis", "ridge", "knn")
+# In the order in which they are trusted, and by how much a later one must do better, in nats.
+CANDIDATES, LEAD = ("blend", "knn"), 0.05
 
 
 @heads.register
@@ -18,18 +17,20 @@ CANDIDATES = ("mahalanobis", "ridge", "knn")
 class Auto(Placing):
     """Fit several heads and keep the one whose leave-one-out log loss is least.
 
-    Where each label has one shot nothing can be left out; it is `mahalanobis` then.
+    The first is kept unless another is clearly better. Where each label has one shot nothing can
+    be left out; it is the first then, which is `mahalanobis` in that case.
     """
 
     def learn(self, support: Support) -> "FittedAuto":
         """Fit the candidates, each with its own choices; keep the best."""
-        fitted = {}
-        for name in CANDIDATES:
-            candidate: Any = heads[name]
-            fitted[name] = candidate(centered=self.centered).learn(support)
-        losses = {name: one.loss for name, one in fitted.items()}
-        name = min(CANDIDATES, key=lambda one: math.inf if math.isnan(losses[one]) else losses[one])
-        best = fitted[name]
+        name, best, losses = "", None, {}
+        for candidate in CANDIDATES:
+            head: Any = heads[candidate]
+            fitted = head(centered=self.centered).learn(support)
+            losses |= {**fitted.losses, candidate: fitted.loss}
+            if best is None or fitted.loss < best.loss - LEAD:
+                name, best = candidate, fitted
+        assert best is not None
         return FittedAuto(
             options=best.options,
             temperature=best.temperature,

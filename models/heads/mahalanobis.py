@@ -96,8 +96,12 @@ class FittedMahalanobis(FittedHead):
     def scores(self, queries: Float[Tensor, "Q D"]) -> Float[Tensor, "Q C"]:
         """Minus half the squared distances, less what is the same for all classes."""
         found = products(queries, self.weights, self.mean)
-        offset = (self.spread / self.scatter.shots.double() - self.lengths) / 2
-        return found + offset.to(found.dtype)
+        return found + self.offset.to(found.dtype)
+
+    @property
+    def offset(self) -> Float[Tensor, " C"]:
+        """What is added to the products of embeddings and weights."""
+        return (self.spread / self.scatter.shots.double() - self.lengths) / 2
 
     def scores_without(
         self, embeddings: Float[Tensor, "M D"], targets: Int[Tensor, " M"]

@@ -32,6 +32,11 @@ EXPECTED_TEMPERATURE = 0.12
 class Ridge(Placing):
     """Ridge regression onto one-hot classes, of embeddings or of random features of them.
 
+    Its estimates favour classes with many shots, as if these were likelier among queries; with the
+    temperature known, the logarithm of the shots is taken off the log odds again, so that a class
+    with one shot and one with a hundred compete fairly (post-hoc logit adjustment, Menon et al.,
+    2021). https://arxiv.org/abs/2007.07314
+
     Random features are relu(R x) with R normal, as in RanPAC (McDonnell et al., 2023).
     https://arxiv.org/abs/2307.02251
     """
@@ -67,6 +72,7 @@ class Ridge(Placing):
                 temperature=1.0,
                 mean=support.mean,
                 centroids=support.centroids,
+                penalty=penalty,
                 shots=shots,
                 directions=directions,
                 basis=basis,
@@ -75,12 +81,15 @@ class Ridge(Placing):
             )
             fitted.append(one)
 
+        some, targets = features[support.judged], support.targets[support.judged]
+
         def left_out() -> Iterator[Tensor]:
             """Seen along the basis, each choice costs little."""
-            seen, targets = features[support.judged] @ basis, support.targets[support.judged]
+            seen = some @ basis
             return (one.without(seen, seen @ (inside * one.inverse).T, targets) for one in fitted)
 
-        return chosen(fitted, support, EXPECTED_TEMPERATURE, left_out)
+        prior = _log_without(shots, targets)
+        return chosen(fitted, support, EXPECTED_TEMPERATURE, left_out, prior)
 
     def _directions(self, dim: int) -> Float[Tensor, "D P"] | None:
         if not self.features:
@@ -93,6 +102,7 @@ class Ridge(Placing):
 class FittedRidge(FittedHead):
     """Weights of each class, and what tells how much each image pulled at them."""
 
+    penalty: float
     shots: Int[Tensor, " C"]
     directions: Float[Tensor, "D P"] | None
     basis: Float[Tensor, "Y E"]
@@ -100,12 +110,18 @@ class FittedRidge(FittedHead):
     weights: Float[Tensor, "C Y"]
 
     def scores(self, queries: Float[Tensor, "Q D"]) -> Float[Tensor, "Q C"]:
-        """Least-squares estimates of one-hot classes."""
+        """Least-squares estimates of one-hot classes, less what their shots add."""
         if self.directions is None:
             found = products(queries, self.weights[:, :-1], self.mean)
-            return found + self.weights[:, -1].to(found.dtype)
+            return found + self.offset.to(found.dtype)
         features = _features(place(queries, self.mean), self.directions)
-        return features @ self.weights.to(features.dtype).T
+        estimates = features @ self.weights.to(features.dtype).T
+        return estimates - (self.temperature * _log(self.shots)).to(features.dtype)
+
+    @property
+    def offset(self) -> Float[Tensor, " C"]:
+        """What is added to the products of embeddings and the other weights."""
+        return self.weights[:, -1] - self.temperature * _log(self.shots)
 
     def scores_without(
         self, embeddings: Float[Tensor, "M D"], targets: Int[Tensor, " M"]
@@ -115,7 +131,8 @@ class FittedRidge(FittedHead):
         https://doi.org/10.2307/1267500
         """
         features = _features(place(embeddings, self.mean).double(), self.directions)
-        return self.without(features @ self.basis, features @ self.weights.T, targets)
+        found = self.without(features @ self.basis, features @ self.weights.T, targets)
+        return found - self.temperature * _log_without(self.shots, targets)
 
     def without(
         self,
@@ -123,12 +140,23 @@ class FittedRidge(FittedHead):
         estimates: Float[Tensor, "M C"],
         targets: Int[Tensor, " M"],
     ) -> Float[Tensor, "M C"]:
-        """Scores of support images by their features along the basis, and estimates with them."""
+        """Estimates for support images, by their features along the basis and with themselves."""
         leverage = (seen.square() @ self.inverse)[:, None]
         truth = F.one_hot(targets, len(self.shots)).double()
         found = (estimates - leverage * truth) / (1 - leverage)
         alone = (self.shots[targets] == 1)[:, None] & truth.bool()
         return found.masked_fill(alone, -torch.inf)
+
+
+def _log(shots: Int[Tensor, " C"]) -> Float[Tensor, " C"]:
+    """Logarithms of the shots, 0 for most of them."""
+    return shots.double().log() - shots.max().double().log()
+
+
+def _log_without(shots: Int[Tensor, " C"], targets: Int[Tensor, " M"]) -> Float[Tensor, "M C"]:
+    """The same without each image; one that is the only one of its class stays."""
+    fewer = (shots - 1).clamp_min(1).double().log() - shots.max().double().log()
+    return _log(shots).repeat(len(targets), 1).scatter(1, targets[:, None], fewer[targets, None])
 
 
 def _features(

@@ -69,3 +69,12 @@ def test_calibration_error_of_a_case_by_hand():
 def test_certainty_that_is_right_has_no_error():
     assert expected_calibration_error(torch.eye(4), torch.arange(4)) == 0
     assert expected_calibration_error(torch.eye(4), torch.arange(4).flip(0)) == 1
+
+
+def test_in_the_log_loss_classes_count_alike_however_many_rows_they_have():
+    logits = torch.tensor([[2.0, 0.0], [2.0, 0.0], [2.0, 0.0], [3.0, 0.0]])
+    targets = torch.tensor([0, 0, 0, 1])
+
+    often = -logits[0].log_softmax(dim=0)[0]
+    once = -logits[3].log_softmax(dim=0)[1]
+    assert log_loss(logits, targets) == pytest.approx(float(often + once) / 2)

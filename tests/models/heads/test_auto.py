@@ -15,7 +15,7 @@ def normal(rows, dim, seed):
     return torch.randn(rows, dim, generator=torch.Generator().manual_seed(seed))
 
 
-def test_it_keeps_the_least_leave_one_out_loss():
+def test_it_tells_the_leave_one_out_loss_of_all():
     targets = torch.arange(60) % 3
     embeddings = F.normalize(normal(3, 10, 0)[targets] + normal(60, 10, 1), dim=1)
 
@@ -28,11 +28,24 @@ def test_it_keeps_the_least_leave_one_out_loss():
             .leave_one_out(embeddings, targets),
             targets,
         )
-        for name in CANDIDATES
+        for name in (*CANDIDATES, "mahalanobis", "ridge")
     }
     assert fitted.losses == pytest.approx(expected, rel=1e-9)
-    assert fitted.name == min(expected, key=expected.get)
-    assert isinstance(fitted.options, heads[fitted.name])
+    assert expected["blend"] < expected["knn"]
+    assert fitted.name == "blend"
+    assert isinstance(fitted.options, heads["blend"])
+
+
+def test_a_later_candidate_must_be_clearly_better(monkeypatch):
+    targets = torch.arange(60) % 3
+    embeddings = F.normalize(normal(3, 10, 0)[targets] + normal(60, 10, 1), dim=1)
+    losses = Auto(centered=False).fit(embeddings, targets, 3).losses
+    gap = losses["knn"] - losses["blend"]
+
+    monkeypatch.setattr("models.heads.auto.LEAD", -1.01 * gap)
+    assert Auto(centered=False).fit(embeddings, targets, 3).name == "knn"
+    monkeypatch.setattr("models.heads.auto.LEAD", -0.99 * gap)
+    assert Auto(centered=False).fit(embeddings, targets, 3).name == "blend"
 
 
 def test_classes_in_one_place_get_a_plane_between_them_and_scattered_ones_neighbours():
@@ -48,5 +61,5 @@ def test_classes_in_one_place_get_a_plane_between_them_and_scattered_ones_neighb
 def test_with_one_shot_each_there_is_nothing_to_choose_on():
     fitted = Auto(centered=False).fit(torch.eye(4), torch.arange(4), 4)
 
-    assert fitted.name == "mahalanobis"
+    assert (fitted.name, fitted.options.share) == ("blend", 1)
     assert all(math.isnan(loss) for loss in fitted.losses.values())

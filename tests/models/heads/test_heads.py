@@ -162,3 +162,18 @@ def test_softmax_is_that_of_rows(classes):
     logits = 10 * torch.randn(50, classes, generator=torch.Generator().manual_seed(0)).double()
 
     assert torch.allclose(softmax(logits), logits.softmax(dim=1), atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["cosine", "mahalanobis", "ridge", "blend", "auto"])
+def test_a_class_with_few_shots_and_one_with_many_compete(name):
+    embeddings, targets = clusters([260] * 3, seed=20, dim=32)
+    place = torch.arange(260).repeat(3)  # among those of the class
+    learned = place < torch.tensor([2, 60, 60])[targets]
+    queries, truth = embeddings[place >= 60], targets[place >= 60]
+
+    fitted = heads[name](centered=False).fit(embeddings[learned], targets[learned], 3)
+    said = fitted.probabilities(queries).argmax(dim=1)
+
+    recalls = [float((said[truth == c] == c).double().mean()) for c in range(3)]
+    assert recalls[0] > 0.8, "few shots know less, but are not outvoted"
+    assert min(recalls[1:]) > 0.9
