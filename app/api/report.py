@@ -125,8 +125,8 @@ class ChosenRead(BaseModel):
     name: str
     options: dict[str, Any]
     log_losses: dict[str, float | None] = Field(
-        description="With the head `auto`, of all that it chose from; the least was taken. Null: "
-        "with one shot of each label there is nothing to leave out."
+        description="With the heads `auto` and `blend`, of all that they were made from, labels "
+        "counting alike. Null: with one shot of each label there is nothing to leave out."
     )
 
 

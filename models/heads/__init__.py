@@ -120,8 +120,9 @@ class Support:
     @property
     def evidence(self) -> float:
         """How many shots choices rest on, counted as evenly as classes count: as many if even."""
-        counts = torch.bincount(self.targets[self.judged])
-        counts = counts[counts > 1].double()
+        targets = self.targets[self.judged]
+        counts = torch.bincount(targets[self.shots[targets] > 1])
+        counts = counts[counts > 0].double()
         return float(len(counts) ** 2 / (1 / counts).sum()) if len(counts) else 0.0
 
     @cached_property

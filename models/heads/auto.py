@@ -23,7 +23,8 @@ class Auto(Placing):
 
     def learn(self, support: Support) -> "FittedAuto":
         """Fit the candidates, each with its own choices; keep the best."""
-        name, best, losses = "", None, {}
+        name, best = "", None
+        losses: dict[str, float] = {}
         for candidate in CANDIDATES:
             head: Any = heads[candidate]
             fitted = head(centered=self.centered).learn(support)

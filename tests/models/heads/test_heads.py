@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from models import heads as package
-from models.heads import SHORT, heads, softmax
+from models.heads import SHORT, Support, heads, softmax
 from models.heads.multi_centroid import MultiCentroid
 
 MEAN = 0.3 * F.normalize(torch.ones(16), dim=0)
@@ -177,3 +177,13 @@ def test_a_class_with_few_shots_and_one_with_many_compete(name):
     recalls = [float((said[truth == c] == c).double().mean()) for c in range(3)]
     assert recalls[0] > 0.8, "few shots know less, but are not outvoted"
     assert min(recalls[1:]) > 0.9
+
+
+@pytest.mark.parametrize(
+    ("shots", "evidence"), [([4, 4, 4], 12), ([1, 4, 4], 8), ([1, 1], 0), ([2, 50], 4 / 0.52)]
+)
+def test_choices_rest_on_fewer_shots_where_these_are_uneven(shots, evidence):
+    embeddings, targets = clusters(shots)
+    support = Support(embeddings, embeddings, targets, torch.tensor(shots), None)
+
+    assert support.evidence == pytest.approx(evidence)
