@@ -50,6 +50,7 @@ class Blend(Placing):
         distances, estimates = first.learn(support), second.learn(support)
         share = self._share(distances.loss, estimates.loss, support.evidence)
         weights = share / distances.temperature, (1 - share) / estimates.temperature
+        losses = {"mahalanobis": distances.loss, "ridge": estimates.loss}
         options = replace(
             self,
             share=share,
@@ -64,7 +65,7 @@ class Blend(Placing):
             temperature=1.0,
             mean=support.mean,
             centroids=support.centroids,
-            losses={"mahalanobis": distances.loss, "ridge": estimates.loss},
+            losses=losses if self.share is None else {},
             parts=(distances, estimates),
             weights=weights,
             directions=weights[0] * distances.weights + weights[1] * estimates.weights[:, :-1],

@@ -33,7 +33,9 @@ EXPECTED_TEMPERATURE = 1.5
 class Knn(Placing):
     """Weighted vote of the k nearest support images (Wu et al., 2018, equation 15).
 
-    https://arxiv.org/abs/1805.01978 It remembers all support images.
+    https://arxiv.org/abs/1805.01978 It remembers all support images. A vote counts the less, the
+    more shots its class has: what is compared is how dense each class lies around the query, so
+    that a class with one shot and one with a hundred compete fairly.
     """
 
     neighbours: int | None = None  # None: chosen
@@ -92,7 +94,10 @@ class FittedKnn(FittedHead):
         support = self.support.to(units.dtype)
         count = min(self.neighbours, len(support))
         blocks = torch.split(units, self._rows())
-        return torch.cat([self._votes(*(block @ support.T).topk(count, dim=1)) for block in blocks])
+        worth = _worth(self.shots[None])
+        return torch.cat(
+            [self._votes(*(block @ support.T).topk(count, dim=1), worth) for block in blocks]
+        )
 
     def scores_without(
         self, embeddings: Float[Tensor, "M D"], targets: Int[Tensor, " M"]
@@ -116,20 +121,28 @@ class FittedKnn(FittedHead):
         itself = own.int().argmax(dim=1).where(own.any(dim=1), count - 1)
         kept = torch.ones_like(own).scatter(1, itself[:, None], False)
         others = values[kept].view(len(own), -1), indices[kept].view(len(own), -1)
-        lost = torch.zeros(len(own), len(self.shots), dtype=torch.bool)
-        lost[torch.arange(len(own)), targets] = self.shots[targets] == 1
-        return self._votes(*others).masked_fill(lost, -torch.inf)
+        shots = self.shots - F.one_hot(targets, len(self.shots))
+        return self._votes(*others, _worth(shots)).masked_fill(shots == 0, -torch.inf)
 
     def _rows(self) -> int:
         """Images at a time."""
         return max(1, SIMILARITIES // len(self.targets))
 
     def _votes(
-        self, cosines: Float[Tensor, "B K"], neighbours: Int[Tensor, "B K"]
+        self,
+        cosines: Float[Tensor, "B K"],
+        neighbours: Int[Tensor, "B K"],
+        worth: Float[Tensor, "#B C"],
     ) -> Float[Tensor, "B C"]:
         """Of the nearest images, nearest first."""
         weights = ((cosines - 1) / WIDTH).exp()
         votes = torch.zeros(len(cosines), len(self.shots), dtype=cosines.dtype)
         votes.scatter_add_(1, self.targets[neighbours], weights)
         # Relative to the nearest, so that far images do not all become equal.
-        return (votes / weights[:, :1].clamp_min(1e-30) + FLOOR).log()
+        return (votes / weights[:, :1].clamp_min(1e-30) * worth.to(votes.dtype) + FLOOR).log()
+
+
+def _worth(shots: Int[Tensor, "B C"]) -> Float[Tensor, "B C"]:
+    """What a vote counts: the mean number of shots of a class over that of its own."""
+    mean = shots.sum(dim=1, keepdim=True) / (shots > 0).sum(dim=1, keepdim=True).double()
+    return mean / shots.clamp_min(1)

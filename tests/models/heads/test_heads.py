@@ -164,7 +164,7 @@ def test_softmax_is_that_of_rows(classes):
     assert torch.allclose(softmax(logits), logits.softmax(dim=1), atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["cosine", "mahalanobis", "ridge", "blend", "auto"])
+@pytest.mark.parametrize("name", ["cosine", "mahalanobis", "ridge", "knn", "blend", "auto"])
 def test_a_class_with_few_shots_and_one_with_many_compete(name):
     embeddings, targets = clusters([260] * 3, seed=20, dim=32)
     place = torch.arange(260).repeat(3)  # among those of the class

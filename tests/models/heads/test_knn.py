@@ -33,9 +33,9 @@ def test_votes_are_those_of_scikit_learn():
 
 
 def test_one_neighbour_decides_by_itself():
-    embeddings, targets = torch.eye(3), torch.tensor([0, 1, 1])
+    embeddings, targets = torch.eye(3), torch.tensor([0, 1, 2])
 
-    fitted = Knn(neighbours=1, temperature=1.0, centered=False).fit(embeddings, targets, 2)
+    fitted = Knn(neighbours=1, temperature=1.0, centered=False).fit(embeddings, targets, 3)
 
     (scores,) = fitted.scores(F.normalize(torch.tensor([[0.9, 0.1, 0.2]]), dim=1)).tolist()
     assert math.isclose(scores[0] - scores[1], math.log((1 + FLOOR) / FLOOR), rel_tol=1e-5)
