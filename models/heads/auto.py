@@ -8,8 +8,8 @@ from torch import Tensor
 
 from models.heads import FittedHead, Placing, Support, heads
 
-# In the order in which they are trusted, and by how much a later one must do better, in nats.
-CANDIDATES, LEAD = ("blend", "knn"), 0.05
+CANDIDATES = ("blend", "knn")  # in the order in which they are trusted
+LEAD, TOTAL = 0.05, 8.0  # nats by which a later one must do better: for a shot, and for all of them
 
 
 @heads.register
@@ -25,11 +25,12 @@ class Auto(Placing):
         """Fit the candidates, each with its own choices; keep the best."""
         name, best = "", None
         losses: dict[str, float] = {}
+        lead = max(LEAD, TOTAL / max(support.evidence, 1.0))
         for candidate in CANDIDATES:
             head: Any = heads[candidate]
             fitted = head(centered=self.centered).learn(support)
             losses |= {**fitted.losses, candidate: fitted.loss}
-            if best is None or fitted.loss < best.loss - LEAD:
+            if best is None or fitted.loss < best.loss - lead:
                 name, best = candidate, fitted
         assert best is not None
         return FittedAuto(

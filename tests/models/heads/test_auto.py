@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from models.calibration import log_loss
 from models.heads import heads
 from models.heads.auto import CANDIDATES, Auto
+from models.label_errors import label_errors
 
 
 def normal(rows, dim, seed):
@@ -42,10 +43,29 @@ def test_a_later_candidate_must_be_clearly_better(monkeypatch):
     losses = Auto(centered=False).fit(embeddings, targets, 3).losses
     gap = losses["knn"] - losses["blend"]
 
-    monkeypatch.setattr("models.heads.auto.LEAD", -1.01 * gap)
-    assert Auto(centered=False).fit(embeddings, targets, 3).name == "knn"
-    monkeypatch.setattr("models.heads.auto.LEAD", -0.99 * gap)
-    assert Auto(centered=False).fit(embeddings, targets, 3).name == "blend"
+    for lead, total, name in (
+        (-1.01 * gap, -99.0, "knn"),
+        (-0.99 * gap, -99.0, "blend"),
+        (-99.0, -1.01 * gap * 60, "knn"),
+        (-99.0, -0.99 * gap * 60, "blend"),
+    ):
+        monkeypatch.setattr("models.heads.auto.LEAD", lead)
+        monkeypatch.setattr("models.heads.auto.TOTAL", total)
+        assert Auto(centered=False).fit(embeddings, targets, 3).name == name
+
+
+def test_a_wrong_label_among_few_clean_ones_is_found():
+    """As the nearest neighbours would not: with so few shots they are not trusted."""
+    right = torch.arange(12) % 2
+    embeddings = F.normalize(normal(2, 64, 0)[right] / 8 + 0.02 * normal(12, 64, 1) / 8, dim=1)
+    given = right.clone()
+    given[-1] = 1 - given[-1]
+
+    fitted = Auto(centered=True).fit(embeddings, given, 2, embeddings.mean(dim=0))
+    found = label_errors(fitted.leave_one_out(embeddings, given).softmax(dim=1), given)
+
+    assert fitted.name == "blend"
+    assert found.rows.tolist() == [11]
 
 
 def test_classes_in_one_place_get_a_plane_between_them_and_scattered_ones_neighbours():
