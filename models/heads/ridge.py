@@ -115,12 +115,12 @@ class FittedRidge(FittedHead):
             found = products(queries, self.weights[:, :-1], self.mean)
             return found + self.offset.to(found.dtype)
         features = _features(place(queries, self.mean), self.directions)
-        estimates = features @ self.weights.to(features.dtype).T
-        return estimates - (self.temperature * _log(self.shots)).to(features.dtype)
+        found = features[:, :-1] @ self.weights[:, :-1].to(features.dtype).T
+        return found + self.offset.to(found.dtype)
 
     @property
     def offset(self) -> Float[Tensor, " C"]:
-        """What is added to the products of embeddings and the other weights."""
+        """What is added to the products of features and weights, but for the last, which is 1."""
         return self.weights[:, -1] - self.temperature * _log(self.shots)
 
     def scores_without(
@@ -149,7 +149,7 @@ class FittedRidge(FittedHead):
 
 
 def _log(shots: Int[Tensor, " C"]) -> Float[Tensor, " C"]:
-    """Logarithms of the shots, 0 for most of them."""
+    """Logarithms of the shots, less the greatest: all 0 where classes have as many."""
     return shots.double().log() - shots.max().double().log()
 
 
