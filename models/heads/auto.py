@@ -18,7 +18,7 @@ class Auto(Placing):
     """Fit several heads and keep the one whose leave-one-out log loss is least.
 
     The first is kept unless another is clearly better. Where each label has one shot nothing can
-    be left out; it is the first then, which is `mahalanobis` in that case.
+    be left out; it is the first then.
     """
 
     def learn(self, support: Support) -> "FittedAuto":

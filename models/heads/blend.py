@@ -28,7 +28,7 @@ class Blend(Placing):
     count, which is surer than to choose on so little, and with many the better one is all but
     alone. Both are linear in the embedding, so this is one linear head.
 
-    Where each class has one shot, it is `mahalanobis`.
+    Where each class has one shot, both count alike.
     """
 
     share: float | None = None  # weight of `mahalanobis`, 0..1; `ridge` has the rest; None: chosen
@@ -93,7 +93,7 @@ class Blend(Placing):
         if self.share is not None:
             return self.share
         if not evidence:
-            return 1.0
+            return 0.5
         return 1 / (1 + math.exp(min(TEMPER * evidence * (distances - estimates), 700.0)))
 
 

@@ -18,7 +18,7 @@ def normal(rows, dim, seed):
 
 def test_it_tells_the_leave_one_out_loss_of_all():
     targets = torch.arange(60) % 3
-    embeddings = F.normalize(normal(3, 10, 0)[targets] + normal(60, 10, 1), dim=1)
+    embeddings = F.normalize(normal(3, 10, 0)[targets] + 1.5 * normal(60, 10, 1), dim=1)
 
     fitted = Auto(centered=False).fit(embeddings, targets, 3)
 
@@ -39,7 +39,7 @@ def test_it_tells_the_leave_one_out_loss_of_all():
 
 def test_a_later_candidate_must_be_clearly_better(monkeypatch):
     targets = torch.arange(60) % 3
-    embeddings = F.normalize(normal(3, 10, 0)[targets] + normal(60, 10, 1), dim=1)
+    embeddings = F.normalize(normal(3, 10, 0)[targets] + 1.5 * normal(60, 10, 1), dim=1)
     losses = Auto(centered=False).fit(embeddings, targets, 3).losses
     gap = losses["knn"] - losses["blend"]
 
@@ -81,5 +81,5 @@ def test_classes_in_one_place_get_a_plane_between_them_and_scattered_ones_neighb
 def test_with_one_shot_each_there_is_nothing_to_choose_on():
     fitted = Auto(centered=False).fit(torch.eye(4), torch.arange(4), 4)
 
-    assert (fitted.name, fitted.options.share) == ("blend", 1)
+    assert (fitted.name, fitted.options.share) == ("blend", 0.5)
     assert all(math.isnan(loss) for loss in fitted.losses.values())

@@ -51,13 +51,18 @@ def test_with_few_shots_both_count_and_with_many_the_better_one():
     assert after.loss < min(after.losses.values()) + 0.01
 
 
-def test_with_one_shot_each_it_is_mahalanobis():
-    blend = Blend(centered=False).fit(torch.eye(4), torch.arange(4), 4)
-    alone = Mahalanobis(centered=False).fit(torch.eye(4), torch.arange(4), 4)
-    queries = normal(5, 4, 6)
+def test_with_one_shot_each_both_count_alike():
+    points, queries = POINTS[:4], QUERIES
+    blend = Blend(centered=False).fit(points, TARGETS[:4], 4)
+    parts = [
+        head.fit(points, TARGETS[:4], 4)
+        for head in (Mahalanobis(centered=False), Ridge(centered=False))
+    ]
 
-    assert blend.options.share == 1
-    assert torch.allclose(blend.probabilities(queries), alone.probabilities(queries))
+    expected = sum(part.scores(queries) / part.temperature for part in parts) / 2
+    assert torch.allclose(blend.probabilities(queries), expected.softmax(dim=1), atol=1e-9)
+    confidences = [float(part.probabilities(queries).amax(dim=1).mean()) for part in parts]
+    assert confidences[0] == pytest.approx(confidences[1], rel=0.2), "neither drowns the other"
 
 
 @pytest.mark.parametrize(

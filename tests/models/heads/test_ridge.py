@@ -5,7 +5,7 @@ import torch
 from sklearn.linear_model import Ridge as Peer
 from torch.nn import functional as F
 
-from models.heads.ridge import Ridge
+from models.heads.ridge import CONSTANT, Ridge
 
 
 def draw(rows, dim, seed=0):
@@ -21,8 +21,8 @@ def test_scores_are_those_of_scikit_learn(dim):
     found = options.fit(embeddings, targets, 3).scores(queries)
 
     peer = Peer(alpha=0.5, fit_intercept=False)
-    peer.fit(F.pad(embeddings, (0, 1), value=1.0).numpy(), F.one_hot(targets).double().numpy())
-    expected = torch.from_numpy(peer.predict(F.pad(queries, (0, 1), value=1.0).numpy()))
+    peer.fit(F.pad(embeddings, (0, 1), value=CONSTANT).numpy(), F.one_hot(targets).double().numpy())
+    expected = torch.from_numpy(peer.predict(F.pad(queries, (0, 1), value=CONSTANT).numpy()))
     assert torch.allclose(found, expected, rtol=0, atol=1e-9)
 
 
