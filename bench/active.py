@@ -2,10 +2,11 @@
 
 The first batch is drawn at random, the same for all; then each strategy chooses batch after batch,
 up to 50 labels for each label of the data set or half of the pool, from a balanced pool and from
-one whose labels have sizes by Zipf's law, 100 : 1. All are judged by the same head, nearest
-centroid by cosine, on the same images: mean recall over labels, so that rare labels count. Who
-needs two labels before there are two takes images at random. Peers run in an environment of their
-own (`make bench-peers`). Seeds are shared out to processes of one thread each.
+one whose labels have sizes by Zipf's law, 100 : 1. All are judged by the same head on the same
+images: mean recall over labels, so that rare labels count. That head is nearest centroid by cosine,
+which peers compute too, or with `--head` another, without peers. Who needs two labels before there
+are two takes images at random. Peers run in an environment of their own (`make bench-peers`). Seeds
+are shared out to processes of one thread each.
 
 The penalty matrix is that of Ash et al. (2020, section 5, https://arxiv.org/abs/1906.03671): in how
 many settings, each counting 1, a strategy (row) is beaten by another (column) by a paired t-test.
@@ -34,8 +35,7 @@ from bench.few_shot import PEERS
 from bench.harness import ROOT, Kept, arguments, finish
 from models.accuracy import normal_quantile, skill
 from models.acquisition import Pool, of_labeled, strategies
-from models.heads import FittedHead
-from models.heads.cosine import Cosine
+from models.heads import FittedHead, heads
 
 PER_LABEL = (1, 2, 3, 4, 5, 7, 10, 14, 20, 28, 38, 50)  # labels bought so far, for each label
 QUICK = (1, 4)
@@ -46,6 +46,7 @@ THEIRS = (
 )  # fmt: skip
 PREFIX = "skactiveml "
 JUDGED, BASE = "adaptive", "random"
+PLAIN = "cosine"  # the head that peers compute too
 RANK, SHARE, SHARE_LONG_TAIL = 2.0, 0.60, 0.35
 CONFIDENCE = 0.95
 
@@ -55,6 +56,7 @@ class Setting(NamedTuple):
 
     data: DataSet
     kind: str  # "balanced" or "zipf"
+    head: str
 
     @property
     def name(self) -> str:
@@ -97,12 +99,15 @@ def main() -> None:
     options = _options()
     sets = [data_set(folder, options.encoder) for folder in options.images or []]
     sets.append(digits(options.encoder))
-    settings = [Setting(data, kind) for data in sets for kind in ("balanced", "zipf")]
+    settings = [
+        Setting(data, kind, options.head) for data in sets for kind in ("balanced", "zipf")
+    ]
     if options.quick:
         settings = settings[-2:]
     names = _names(options.only)
     if not options.peers.exists():
         print(f"scikit-activeml: skipped, {options.peers} is not there; make bench-peers")
+    if not options.peers.exists() or options.head != PLAIN:
         names = [name for name in names if not name.startswith(PREFIX)]
     stops, seeds = (QUICK, 2) if options.quick else (PER_LABEL, options.seeds)
     curves = _run(options, settings, names, stops, seeds)
@@ -113,6 +118,7 @@ def _options() -> argparse.Namespace:
     parser = arguments(__doc__)
     parser.add_argument("--images", type=Path, nargs="*", help="class folders, beside digits")
     parser.add_argument("--encoder", default="efficientnet_lite:0")
+    parser.add_argument("--head", choices=sorted(heads), default=PLAIN)
     parser.add_argument("--seeds", type=int, default=50)
     parser.add_argument("--only", nargs="*", help="strategies to run; random is always among them")
     parser.add_argument("--processes", type=int, default=os.cpu_count())
@@ -165,7 +171,7 @@ def _run(
 
 
 def _key(setting: Setting, seed: int, name: str) -> str:
-    return f"{setting.name}, {seed}, {name}"
+    return f"{setting.head}, {setting.name}, {seed}, {name}"
 
 
 def _work(task: Task) -> tuple[Setting, int, dict[str, Curve]]:
@@ -246,7 +252,9 @@ def _known(setting: Setting, rows: list[int], mean: Tensor) -> Known:
     targets = torch.tensor([classes.index(label) for label in truth.tolist()])
     head = None
     if len(classes) > 1:
-        head = Cosine(centered=True).fit(setting.data.train[rows], targets, len(classes), mean)
+        options: Any = heads[setting.head]
+        embeddings = setting.data.train[rows]
+        head = options(centered=True).fit(embeddings, targets, len(classes), mean)
     return Known(rows, classes, targets, head)
 
 

@@ -6,6 +6,7 @@ from typing import ClassVar
 import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
+from torch.nn import functional as F
 
 from models.acquisition import (
     CLOSENESS_SLOPE,
@@ -34,8 +35,12 @@ class Adaptive:
     The last two share a batch: BADGE's part is the eighth power of the head's leave-one-out skill,
     since from 2 to 50 labels of each class coverage of what is uncertain chose better.
 
-    Uncertainty is weighted by sum_c p_c / sqrt(n_c), with n_c labeled images of a class: labels
-    that have few images get more, and those that have many are not starved.
+    Uncertainty is that of p_c times the mean of p_c over the pool: heads take classes for equally
+    frequent, and where they are not, an image that looks like a rare one is hardly ever sure to be
+    of it. That is the first step of EM for the shares of classes (Saerens et al., 2002,
+    https://doi.org/10.1162/089976602753284446). It is weighted by sum_c p_c / sqrt(n_c), with n_c
+    labeled images of a class: labels that have few images get more, and those that have many are
+    not starved.
 
     A share of `uniform` is drawn from the whole pool at random, whatever the other images are, and
     told apart by its propensities: labels chosen because they are hard say nothing of how good the
@@ -114,11 +119,15 @@ class Adaptive:
     ) -> Ranking:
         """MaxHerding, or where the head has something to say, UHerding."""
         landmarks = pool.sample(self.landmarks)
-        weights = None
-        if not certain:
-            weights = pool.part(landmarks).score(lambda p: self._doubt(p) * _rarity(p, pool))
+        weights = None if certain else self._weights(pool.part(landmarks))
         kernel = gaussian(1.0 if certain else width(pool))
         return greedy(Herding(pool, landmarks, kernel, weights), candidates, budget)
+
+    def _weights(self, pool: Pool) -> Float[Tensor, " N"]:
+        """How much each image of a sample needs one like it to be labeled."""
+        even = pool.classify()(pool.embeddings[pool.rows].float())
+        likely = F.normalize(even * even.mean(dim=0), p=1, dim=1)
+        return self._doubt(likely) * _rarity(likely, pool)
 
 
 def _shortlist(pool: Pool, doubtful: Int[Tensor, " V"], size: int) -> Int[Tensor, " K"]:

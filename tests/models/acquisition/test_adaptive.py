@@ -4,12 +4,15 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
+from torch.nn import functional as F
 
 from models.acquisition import Pool
 from models.acquisition.adaptive import Adaptive
 from models.acquisition.maxherding import MaxHerding
 from models.acquisition.uherding import UHerding
-from tests.models.acquisition.naive import classify, margins, unit
+from models.coverage import width
+from tests.models.acquisition.naive import classify, herding, margins, unit
 
 ALONE = Adaptive(uniform=0.0)
 
@@ -36,10 +39,33 @@ def test_while_a_class_is_unseen_it_covers_the_pool():
     assert ALONE.rank(pool, 20).indices.tolist() == MaxHerding().rank(pool, 20).indices.tolist()
 
 
-def test_without_skill_it_covers_what_is_uncertain():
+def test_without_skill_it_covers_what_is_uncertain_given_how_frequent_labels_seem():
     pool = make_pool()  # with two labeled images of each class
 
-    assert ALONE.rank(pool, 20).indices.tolist() == UHerding().rank(pool, 20).indices.tolist()
+    even = classify(pool.embeddings[:300]).double()
+    likely = even * even.mean(dim=0)
+    doubt = margins(likely / likely.sum(dim=1, keepdim=True))
+    expected, _ = herding(
+        pool.embeddings[:300], pool.embeddings[300:], 20, sigma=width(pool), weights=doubt
+    )
+    assert ALONE.rank(pool, 20).indices.tolist() == expected
+
+
+def test_what_looks_like_a_rare_label_is_not_certain():
+    """Of 100 images 5 look like the second class, each as surely as the others like the first."""
+    points = unit(102, 8)
+    rare = torch.arange(95, 100)
+    points[rare] = F.normalize(points[95] + 0.1 * points[rare], dim=1)
+
+    def classify(vectors: Tensor) -> Tensor:
+        second = (vectors @ points[95] > 0.8)[:, None]
+        return torch.where(second, torch.tensor([0.1, 0.9]), torch.tensor([0.9, 0.1]))
+
+    labeled = torch.tensor([100, 101])
+    pool = Pool(points, torch.arange(100), classify, labeled, torch.tensor([0, 1]))
+
+    assert int(ALONE.rank(pool, 1).indices[0]) in rare
+    assert int(UHerding().rank(pool, 1).indices[0]) not in rare
 
 
 def test_what_may_be_of_a_rare_class_counts_more():
@@ -64,7 +90,7 @@ def test_with_full_skill_it_picks_from_the_smallest_margins():
 
 
 def test_the_better_the_head_the_more_of_a_batch_is_left_to_the_gradients():
-    own = set(UHerding().rank(make_pool(), 20).indices.tolist())
+    own = set(ALONE.rank(make_pool(), 20).indices.tolist())
 
     def of_uherding(skill: float) -> int:
         pool = replace(make_pool(), skill=lambda: skill)
