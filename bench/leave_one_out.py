@@ -19,7 +19,7 @@ from bench.harness import arguments, finish, memory, reset_peak
 from models.heads import heads
 
 ROWS, LABELS, DIMENSIONS = 100_000, 1000, 384
-HEADS = ("cosine", "mahalanobis", "multi_centroid", "ridge", "knn")  # `auto` answers as its choice
+HEADS = ("cosine", "mahalanobis", "multi_centroid", "ridge", "blend", "knn")  # `auto`: one of them
 SECONDS = 10.0
 ALIKE = 1e-8
 REFITTED = 3  # images that a head is fitted without, to compare
