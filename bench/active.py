@@ -99,9 +99,7 @@ def main() -> None:
     options = _options()
     sets = [data_set(folder, options.encoder) for folder in options.images or []]
     sets.append(digits(options.encoder))
-    settings = [
-        Setting(data, kind, options.head) for data in sets for kind in ("balanced", "zipf")
-    ]
+    settings = [Setting(data, kind, options.head) for data in sets for kind in ("balanced", "zipf")]
     if options.quick:
         settings = settings[-2:]
     names = _names(options.only)
