@@ -16,9 +16,10 @@ from app.labeling import Labeling
 from app.problems import ImageNotDecodable, ImageNotFound, InvalidRequest
 from app.projects import find_project
 from app.tables import Image, Label, Project
-from models.augmentation import Augmentation, augmentations
-from models.augmentation.per_class import PerClass
-from models.contact_sheet import contact_sheet, draw_views
+from models.augmentation import Augmentation
+from models.augmentation.contact_sheet import contact_sheet, draw_views
+from models.augmentation.kinds import augmentations
+from models.augmentation.per_class import PerClassPolicies
 from models.images import Preprocessing
 
 AugmentationChoice: Any = choice(augmentations)
@@ -100,7 +101,7 @@ def combine(
         if str(label) in per_class
     }
     default = _plugins(augmentation)
-    return [PerClass(policies=own, default=default)] if own else default
+    return [PerClassPolicies(policies=own, default=default)] if own else default
 
 
 def preview(

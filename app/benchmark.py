@@ -30,9 +30,13 @@ from app.client import Handful
 from app.importing import SUFFIXES
 from app.inference import keep_freed_memory, look_past_what_stays
 from app.settings import Settings
-from models.encoders import parse, pick_device
+from models.encoders import pick_device
+from models.encoders.specs import parse
 from models.images import Preprocessing, decode
-from models.runtimes import Chooser, Resources, Serving, compute_alone, speed, speed_of_lanes
+from models.runtimes import Resources
+from models.runtimes.selector import RuntimeSelector, Serving
+from models.runtimes.streams import compute_alone, speed_of_streams
+from models.runtimes.trial import speed
 
 AT_ONCE = 16  # images of a request that has many
 CLIENTS = 8
@@ -97,7 +101,7 @@ def run(settings: Settings, folder: Path | None, seconds: float, console: Consol
         rows[f"forward, {size} at a time"] = speed(serving.embed, encoder, size)
     if lanes := serving.lanes:
         name = f"forward, {lanes.number} lanes of {lanes.batch}"
-        rows[name] = speed_of_lanes(lanes.embed, encoder, lanes.batch, lanes.number)
+        rows[name] = speed_of_streams(lanes.embed, encoder, lanes.batch, lanes.number)
     rows["both at once, no service"] = ceiling = _repeated(
         lambda part: pipeline(serving, part, settings.max_batch, decoders), found, seconds
     )
@@ -126,7 +130,7 @@ def prepare(spec: str, runtime: str, batch: int, device: str = "auto") -> Servin
     if on.type == "cpu":
         keep_freed_memory()
     resources = Resources(threads=torch.get_num_threads(), batch=batch)
-    return Chooser(runtime, resources).prepare(parse(spec)[1].build().eval().to(on))
+    return RuntimeSelector(runtime, resources).prepare(parse(spec)[1].build().eval().to(on))
 
 
 def pipeline(serving: Serving, bodies: Sequence[bytes], batch: int, decoders: int) -> None:

@@ -29,7 +29,7 @@ from app.projects import find_project
 from app.tables import Image, Label, Project, Reservation
 from app.vectors import GONE, Snapshot, Vectors
 from models.acquisition import AcquisitionStrategy, NoClasses, Pool, Ranking, of_labeled
-from models.choosing import choose
+from models.acquisition.batch import choose
 
 ATTEMPTS = 20  # at reserving images that others reserve at the same time
 SUGGESTIONS = 3  # labels that come with an image

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from app.vectors import Snapshot
 from models.acquisition import Ranking
-from models.drift import Remembered, bounded, remember
+from models.acquisition.bounds import RememberedCosines, has_bounds, remember
 from models.heads import FittedHead
 
 KEPT = 1 << 26  # cosines of all projects together: 256 MB
@@ -26,7 +26,7 @@ Shortcut = Callable[[Tensor, Callable[[Tensor], Tensor], float, int], Ranking]
 
 class _Memory(NamedTuple):
     ids: NDArray[np.uint8]  # (M, 16), of the images, in the order of the cosines
-    cosines: Remembered
+    cosines: RememberedCosines
 
 
 class Cosines:
@@ -45,7 +45,7 @@ class Cosines:
         Only of the cosine head is it known how far a label can move a score. More cosines than are
         kept are not remembered either.
         """
-        if not bounded(head) or len(everything.vectors) * len(head.centroids) > self._kept:
+        if not has_bounds(head) or len(everything.vectors) * len(head.centroids) > self._kept:
             return None
         return partial(self._best, key, everything, head)
 
@@ -64,7 +64,7 @@ class Cosines:
 
     def _remember(
         self, key: tuple[UUID, UUID], everything: Snapshot, head: FittedHead
-    ) -> Remembered:
+    ) -> RememberedCosines:
         with self._lock:
             known = self._memories.get(key)
         # Rows are numbered anew when the matrix was read again.

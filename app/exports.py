@@ -24,7 +24,7 @@ from app.prediction import Asked, ProjectHead, ProjectHeads
 from app.projects import find_project
 from app.storage import Blobs
 from app.tables import Annotation, Embedding, Image, Label, Project
-from models.splits import assign
+from models.evaluation.splits import assign
 
 ROWS_PER_QUERY = 4096
 ROWS_PER_FETCH = 256

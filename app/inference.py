@@ -24,14 +24,8 @@ from app.logs import logger
 from app.problems import ImageNotDecodable, InferenceFailed, Overloaded, Problem, Unavailable
 from models.encoders import Encoder
 from models.images import Decoded, Preprocessing, UnreadableImage, decode
-from models.runtimes import (
-    Chooser,
-    Lanes,
-    Serving,
-    compute_alone,
-    lanes_beside,
-    yield_to_others,
-)
+from models.runtimes.selector import RuntimeSelector, Serving
+from models.runtimes.streams import Streams, compute_alone, streams_beside, yield_to_others
 
 log = logger("handful.inference")
 
@@ -114,7 +108,7 @@ class _Loaded:
         self.serving: Serving | None = None
         self._preparing = threading.Lock()
 
-    def prepare(self, chooser: Chooser) -> Serving:
+    def prepare(self, chooser: RuntimeSelector) -> Serving:
         with self._preparing:
             if self.serving is None:
                 self.serving = chooser.prepare(self.encoder)
@@ -194,7 +188,7 @@ class Embedder:
     def __init__(
         self,
         load: Callable[[UUID], Encoder],
-        chooser: Chooser,
+        chooser: RuntimeSelector,
         *,
         warm_up: UUID | None = None,
         threads: int = 1,
@@ -240,7 +234,7 @@ class Embedder:
         )
         self._ready: list[_Ready] = []  # a heap
         self._handing = threading.Lock()  # for what was decoded
-        models = 1 + lanes_beside(threads)
+        models = 1 + streams_beside(threads)
         self._bells = [threading.Condition(self._handing) for _ in range(models)]
         self._idle: set[int] = set()  # model threads that wait for their bell
         self._workers = [
@@ -537,7 +531,7 @@ class Embedder:
             return thread == 0
         return thread > 0 or self._images <= 1
 
-    def _lanes(self) -> Lanes | None:
+    def _lanes(self) -> Streams | None:
         """Those of the version that is next; None also if it was not prepared yet."""
         loaded = self._encoders.get(self._ready[0].item.version)
         return loaded.serving.lanes if loaded and loaded.serving else None

@@ -10,7 +10,7 @@ from torch import Tensor
 from app.db import Database
 from app.tables import TrainingImage
 from app.training_data import Labeled
-from models.evaluation import Verdict
+from models.evaluation.comparison import Verdict
 
 
 def rightness(predicted: Int[Tensor, "R M"], targets: Int[Tensor, " M"]) -> Float[Tensor, " M"]:

@@ -33,9 +33,9 @@ from app.storage import Blobs
 from app.tables import Annotation, Embedding, Image, Label, Project, Removal, Reservation, now
 from app.vectors import Vectors
 from app.versions import find_version
-from models.bridge import Bridge
+from models.embeddings.alignment import Alignment
 from models.images import Preprocessing, UnreadableImage, decode, thumbnail
-from models.unknown import Rejection
+from models.rejection.open_set import Rejection
 
 CHUNK_IMAGES = 64  # images per transaction
 CHUNK_BYTES = 64 << 20
@@ -89,7 +89,7 @@ class Classified(NamedTuple):
     predictions: list[Prediction]
     failed: list[Failed]
     rejection: Rejection | None  # from where on an image is unknown, if that was asked for
-    bridge: Bridge | None  # to the embeddings of the project's version, if that is another
+    bridge: Alignment | None  # to the embeddings of the project's version, if that is another
 
 
 class ImageView(NamedTuple):

@@ -52,9 +52,13 @@ from app.vector_files import VectorFiles
 from app.vectors import Vectors
 from app.versions import Versions
 from app.webhooks import Deliverer, Webhooks
-from models.acquisition import strategies
-from models.encoders import parse, pick_device
-from models.runtimes import Chooser, Lanes, Resources, Trial, compute_alone
+from models.acquisition.strategies import strategies
+from models.encoders import pick_device
+from models.encoders.specs import parse
+from models.runtimes import Resources
+from models.runtimes.selector import RuntimeSelector
+from models.runtimes.streams import Streams, compute_alone
+from models.runtimes.trial import RuntimeTrial
 
 log = logger("handful.main")
 DESCRIPTION = """A handful of labels is enough: register a few support images per class, classify
@@ -192,13 +196,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     return app
 
 
-def _chooser(settings: Settings, threads: int) -> Chooser:
+def _chooser(settings: Settings, threads: int) -> RuntimeSelector:
     cache = settings.data_dir.resolve() / "cache" / "runtimes"
     resources = Resources(threads=threads, batch=settings.max_batch, cache=cache)
-    return Chooser(settings.runtime, resources, _tell_trials)
+    return RuntimeSelector(settings.runtime, resources, _tell_trials)
 
 
-def _tell_trials(trials: Sequence[Trial], lanes: Lanes | None) -> None:
+def _tell_trials(trials: Sequence[RuntimeTrial], lanes: Streams | None) -> None:
     for trial in trials:
         log.info(
             "runtime tried",

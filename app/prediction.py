@@ -18,10 +18,12 @@ from app.db import Database
 from app.problems import NoBridge, TooFewLabels, TooFewShots
 from app.tables import Label, Project
 from app.vectors import GONE, Snapshot, Vectors
-from models import bridge, conformal, unknown
-from models.accuracy import skill
-from models.bridge import Bridge
-from models.heads import FittedHead, Head, heads, sample
+from models.embeddings import alignment
+from models.embeddings.alignment import Alignment
+from models.evaluation.intervals import skill
+from models.heads import FittedHead, Head, evenly_spread
+from models.heads.kinds import heads
+from models.rejection import conformal, open_set
 
 FITTED_HEADS_KEPT = 16
 MOST_KEPT = 1 << 22  # numbers of support vectors that a fitted head keeps in float32
@@ -80,7 +82,7 @@ class ProjectHead:
 
         None while no image can be judged by others with its label.
         """
-        rows = sample(self.targets)
+        rows = evenly_spread(self.targets)
         rows = rows[torch.bincount(self.targets)[self.targets[rows]] > 1]
         if not len(rows):
             return None
@@ -94,7 +96,7 @@ class ProjectHead:
         return self.head.leave_one_out(vectors, self.targets).softmax(dim=1)
 
     @cached_property
-    def unknowns(self) -> unknown.Unknowns:
+    def unknowns(self) -> open_set.OpenSetDetector:
         """What tells images of no label; fitted when it is first asked for.
 
         Raises:
@@ -102,8 +104,8 @@ class ProjectHead:
         """
         vectors = self.support.vectors[self.rows]
         try:
-            return unknown.fit(vectors, self.targets, len(self.names), self.head.mean)
-        except unknown.TooFewShots as error:
+            return open_set.fit(vectors, self.targets, len(self.names), self.head.mean)
+        except open_set.TooFewToReject as error:
             raise TooFewShots(str(error)) from error
 
     @cached_property
@@ -111,7 +113,7 @@ class ProjectHead:
         """What makes sets of labels; fitted when it is first asked for."""
         return conformal.fit(self.head, self.support.vectors[self.rows], self.targets)
 
-    def rejection(self, false_rejection: float) -> unknown.Rejection:
+    def rejection(self, false_rejection: float) -> open_set.Rejection:
         """From which score on images are unknown.
 
         Raises:
@@ -119,7 +121,7 @@ class ProjectHead:
         """
         try:
             return self.unknowns.rejection(false_rejection)
-        except unknown.TooFewShots as error:
+        except open_set.TooFewToReject as error:
             raise TooFewShots(str(error)) from error
 
     def predict(self, queries: Float[Tensor, "Q D"], asked: Asked) -> Iterator[Answer]:
@@ -191,7 +193,7 @@ class _Built(NamedTuple):
 
     editions: tuple[int, int]  # of the matrices of both versions
     power: int  # of two, above the number of common images
-    bridge: Bridge
+    bridge: Alignment
 
 
 class ProjectHeads:
@@ -257,7 +259,7 @@ class ProjectHeads:
                 self._fitted.popitem(last=False)
         return head
 
-    def bridge(self, project: Project, version: UUID) -> Bridge:
+    def bridge(self, project: Project, version: UUID) -> Alignment:
         """From the embeddings of another encoder version to those of the project's.
 
         It is fitted to images that both have embedded, and again when there are twice as many.
@@ -279,7 +281,7 @@ class ProjectHeads:
         else:
             evenly = torch.linspace(0, len(rows) - 1, min(len(rows), BRIDGE_IMAGES)).long()
             try:
-                found = bridge.fit(
+                found = alignment.fit(
                     source.vectors[rows[evenly]].float(), target.vectors[same[evenly]].float()
                 )
             except ValueError as error:

@@ -12,10 +12,11 @@ from app.labeling import Labeling
 from app.problems import InvalidRequest
 from app.projects import find_project
 from app.tables import Image
-from models.contact_sheet import contact_sheet
-from models.pretraining import Method, Unsuited, methods, views_of
-from models.training import Recipe
-from models.trial import Trial, measure
+from models.augmentation.contact_sheet import contact_sheet
+from models.pretraining import PretrainingMethod, Unsuited, views_of
+from models.pretraining.cost import Cost, measure_cost
+from models.pretraining.methods import methods
+from models.training.recipe import Recipe
 
 LARGEST_TILE = 224  # pixels, unless asked for more
 
@@ -24,10 +25,10 @@ class Suitability(NamedTuple):
     """A method, and how it suits a project."""
 
     name: str
-    method: type[Method]
+    method: type[PretrainingMethod]
     images: int  # that the project has
     refused: str | None  # why it cannot work with the project's encoder
-    trial: Trial | None
+    trial: Cost | None
 
 
 def suitabilities(
@@ -49,7 +50,7 @@ def suitabilities(
         try:
             method().build(encoder, max(images, 2))
             if name in measured:
-                trial = measure(method(), encoder, recipe, max(images, recipe.batch_size))
+                trial = measure_cost(method(), encoder, recipe, max(images, recipe.batch_size))
         except Unsuited as error:
             refused = str(error)
         found.append(Suitability(name, method, images, refused, trial))
@@ -60,7 +61,7 @@ def preview(
     labeling: Labeling,
     project_key: str,
     image_id: UUID,
-    method: Method,
+    method: PretrainingMethod,
     *,
     count: int,
     side: int | None,

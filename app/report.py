@@ -18,23 +18,24 @@ from app.problems import TooFewLabels
 from app.projects import find_project
 from app.tables import Annotation, Image, Label, Project, Reservation
 from app.vectors import Snapshot, Vectors
-from models import confusion
-from models.accuracy import Interval, weighted_accuracy, wilson
-from models.discovery import unseen_mass
-from models.duplicates import contradicting_twins
-from models.forecast import (
+from models.embeddings.near_duplicates import contradicting_twins
+from models.embeddings.pca import principal_components
+from models.evaluation import confusion
+from models.evaluation.calibration_curve import Reliability, reliability_curve
+from models.evaluation.forecast import (
     Forecast,
     LearningCurve,
+    Sufficiency,
     TooFewToForecast,
-    Verdict,
     enough,
     forecast,
     learning_curve,
 )
-from models.heads import FittedHead, heads
-from models.label_errors import label_errors
-from models.principal import principal_components
-from models.reliability import Reliability, reliability_curve
+from models.evaluation.intervals import Interval, weighted_accuracy, wilson
+from models.evaluation.label_errors import label_errors
+from models.evaluation.missing_mass import unseen_mass
+from models.heads import FittedHead
+from models.heads.kinds import heads
 
 FEWEST_JUDGED = 10  # images, for figures that a word can rest on
 FEWEST_DRAWN = 20  # images drawn at random, before accuracy rests on them alone
@@ -137,7 +138,7 @@ class Report(NamedTuple):
     labels: list[LabelFigures]
     unseen: Interval | None
     analysis: Analysis
-    verdict: Verdict
+    verdict: Sufficiency
 
 
 class MapPoint(NamedTuple):
@@ -185,7 +186,7 @@ class Reports:
         verdict = (
             enough(analysis.accuracy, analysis.forecast, unseen, target=target)
             if analysis.accuracy
-            else Verdict(None, f"it cannot be told yet: {analysis.missing[0]}")
+            else Sufficiency(None, f"it cannot be told yet: {analysis.missing[0]}")
         )
         return Report(
             project.encoder_id,

@@ -15,7 +15,9 @@ from app.db import Database
 from app.problems import UnsupportedMediaType, VersionNotFound, WeightsRefused
 from app.storage import Blobs
 from app.tables import EncoderVersion, Image, Job, Project, ProjectVersion, TrainingImage
-from models.encoders import Architecture, Encoder, EncoderUnavailable, architectures, spec
+from models.encoders import Architecture, Encoder, EncoderUnavailable
+from models.encoders.architectures import architectures
+from models.encoders.specs import spec
 
 MAX_HEADER_BYTES = 4 << 20  # of a safetensors file; that of a large network has 100 KiB
 DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64"}

@@ -33,9 +33,11 @@ from torch.nn import functional as F
 from bench.embeddings import DataSet, data_set, digits
 from bench.few_shot import PEERS
 from bench.harness import ROOT, Kept, arguments, finish
-from models.accuracy import normal_quantile, skill
-from models.acquisition import Pool, of_labeled, strategies
-from models.heads import FittedHead, heads
+from models.acquisition import Pool, of_labeled
+from models.acquisition.strategies import strategies
+from models.evaluation.intervals import normal_quantile, skill
+from models.heads import FittedHead
+from models.heads.kinds import heads
 
 PER_LABEL = (1, 2, 3, 4, 5, 7, 10, 14, 20, 28, 38, 50)  # labels bought so far, for each label
 QUICK = (1, 4)

@@ -17,9 +17,11 @@ import torch
 
 from bench.harness import arguments, finish
 from bench.pretraining import images, network
-from models.pretraining import Collapsed, Method, Unsuited, methods, start
-from models.training import Recipe, Training
-from models.views import Views
+from models.pretraining import Collapsed, PretrainingMethod, Unsuited, start
+from models.pretraining.methods import methods
+from models.pretraining.views import Views
+from models.training.loop import Training
+from models.training.recipe import Recipe
 
 STILL = Views(crop=1.0, flip=0.0, colour=0.0, grey=0.0, blur=0.0)
 COLD = 1e-3  # temperature
@@ -92,10 +94,10 @@ def run(task: Task) -> Outcome | None:
     return Outcome(task, None, "")
 
 
-Start = Callable[[Method], Training]
+Start = Callable[[PretrainingMethod], Training]
 
 
-def _healthy(method: Method, begin: Start) -> Training | None:
+def _healthy(method: PretrainingMethod, begin: Start) -> Training | None:
     return begin(method)
 
 
@@ -116,7 +118,7 @@ def _still(method: Any, begin: Start) -> Training | None:
     return training if len(views) > 1 and views[0].shape == views[1].shape else None
 
 
-def _gradients_everywhere(method: Method, begin: Start) -> Training | None:
+def _gradients_everywhere(method: PretrainingMethod, begin: Start) -> Training | None:
     """Both networks of BYOL are one, and it learns from both sides."""
     training = begin(method)
     objective: Any = training.objective

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from bench.embeddings import DataSet, data_set, digits, draw_shots
 from bench.harness import arguments, finish
-from models.heads import place
-from models.heads.mahalanobis import FittedMahalanobis, Mahalanobis
+from models.heads import center_and_normalize
+from models.heads.kinds.mahalanobis import FittedMahalanobis, Mahalanobis
 
 ENCODER = "efficientnet_lite:0"
 UNEVEN = (1, 2, 5, 20, 100)
@@ -131,7 +131,7 @@ def _even(
     labels = list(range(int(data.targets.max()) + 1))
     rows, targets = draw_shots(data, labels, shots, chance)
     draw = _draw(data, mean, rows, torch.tensor(targets))
-    placed = place(data.train, mean).double()
+    placed = center_and_normalize(data.train, mean).double()
     pool = placed.T @ placed
     sphere = torch.eye(len(pool), dtype=torch.float64)
     priors = {SPHERE: sphere, "half sphere, half pool": sphere + pool * len(pool) / pool.trace()}
@@ -148,12 +148,14 @@ def _even(
 
 
 def _draw(data: DataSet, mean: Tensor, rows: list[int], targets: Tensor) -> Draw:
-    placed = place(data.train[rows], mean).double()
+    placed = center_and_normalize(data.train[rows], mean).double()
     shots = torch.bincount(targets).double()
     means = torch.zeros(len(shots), placed.shape[1], dtype=torch.float64)
     means = means.index_add_(0, targets, placed) / shots[:, None]
     apart = placed - means[targets]
-    return Draw(shots, means, apart.T @ apart, len(rows), place(data.test, mean).double())
+    return Draw(
+        shots, means, apart.T @ apart, len(rows), center_and_normalize(data.test, mean).double()
+    )
 
 
 def _shrunk(draw: Draw, strength: float, prior: Tensor | None = None) -> Tensor:

@@ -26,7 +26,7 @@ from PIL import Image
 from app.benchmark import photos
 from bench.few_shot import PEERS
 from bench.harness import ROOT, arguments, finish, large_photos
-from models.encoders import parse
+from models.encoders.specs import parse
 from models.images import Preprocessing, decode
 
 OURS = "ours (Pillow)"

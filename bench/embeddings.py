@@ -12,7 +12,8 @@ from torch import Tensor
 
 from app.demo import write_digits
 from bench.few_shot import Photo, load
-from models.encoders import Encoder, parse
+from models.encoders import Encoder
+from models.encoders.specs import parse
 from models.images import decode
 
 BATCH = 8  # images at a time: what suits the processor's cache

@@ -31,16 +31,19 @@ from torch import Tensor
 
 from bench.few_shot import PEERS, Draw, Photo, draw_one, load
 from bench.harness import ROOT, Kept, arguments, finish
-from models.augmentation import Augmentation, augmentations
-from models.encoders import Encoder, parse, pick_device
-from models.encoders.efficientnet_lite import classifier_network
-from models.evaluation import Verdict, compare
-from models.finetuning import Method, embed_all, interpolate, methods, settle, start
-from models.heads.cosine import Cosine
+from models.augmentation import Augmentation
+from models.augmentation.kinds import augmentations
+from models.encoders import Encoder, pick_device
+from models.encoders.architectures.efficientnet_lite import classifier_network
+from models.encoders.specs import parse
+from models.evaluation.comparison import Verdict, compare
+from models.finetuning import FinetuningMethod, embed_all, interpolate, resolve_recipe, start
+from models.finetuning.lora import merge
+from models.finetuning.methods import methods
+from models.finetuning.model_selection import Selection
+from models.heads.kinds.cosine import Cosine
 from models.images import decode
-from models.lora import merge
-from models.selection import Selection
-from models.training import Recipe
+from models.training.recipe import Recipe
 
 SHOTS = (2, 5, 20, 100)
 WAYS = {"A": "feature_extraction", "B": "full", "C": "discriminative"}
@@ -213,7 +216,7 @@ def _options() -> argparse.Namespace:
 
 
 def _epochs(task: Task) -> int:
-    return settle(_recipe(task), encoder_at(task.side), len(task.one.support)).epochs
+    return resolve_recipe(_recipe(task), encoder_at(task.side), len(task.one.support)).epochs
 
 
 def _recipe(task: Task) -> Recipe:
@@ -231,7 +234,9 @@ def _decode(photos: Sequence[Photo], side: int) -> Tensor:
     return torch.stack([decode(photo.path.read_bytes(), wanted).pixels for photo in photos])
 
 
-def _train(method: Method, encoder: Encoder, few: Tensor, targets: Tensor, task: Task) -> Encoder:
+def _train(
+    method: FinetuningMethod, encoder: Encoder, few: Tensor, targets: Tensor, task: Task
+) -> Encoder:
     run = start(method, encoder, few, targets, _recipe(task), policy=policy())
     for _ in run.training:
         pass
@@ -261,7 +266,7 @@ def _cross_validate(encoder: Encoder, few: Tensor, targets: Tensor, task: Task) 
     return selection
 
 
-def _name(method: Method) -> str:
+def _name(method: FinetuningMethod) -> str:
     return type(method).__module__.rpartition(".")[2]
 
 

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from bench.embeddings import DataSet, data_set, digits
 from bench.harness import arguments, finish
-from models.forecast import forecast, learning_curve
-from models.heads.cosine import Cosine
+from models.evaluation.forecast import forecast, learning_curve
+from models.heads.kinds.cosine import Cosine
 
 SHOTS = (5, 10, 20, 40)
 BIAS = 1.5  # points, at most, on average over draws

@@ -25,7 +25,7 @@ from sklearn.datasets import load_sample_images
 from app.db import migrate
 from app.inference import look_past_what_stays
 from app.settings import Settings
-from models.machine import processor
+from models.runtimes.measurements import processor
 
 ROOT = Path(__file__).parent.parent
 LARGE = (4000, 3000)  # pixels

@@ -24,8 +24,8 @@ from torch.nn import functional as F
 from bench.embeddings import DataSet, data_set, digits, draw_shots
 from bench.few_shot import PEERS
 from bench.harness import ROOT, arguments, finish
-from models.calibration import expected_calibration_error
-from models.heads import heads
+from models.heads.calibration import expected_calibration_error
+from models.heads.kinds import heads
 
 OURS = ("cosine", "mahalanobis", "ridge", "knn", "blend", "auto")
 EVEN = (1, 2, 5, 10, 20, 50, 100)

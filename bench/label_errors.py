@@ -21,8 +21,8 @@ from torch import Tensor
 from bench.embeddings import data_set, digits
 from bench.few_shot import PEERS
 from bench.harness import ROOT, arguments, finish
-from models.heads.auto import Auto
-from models.label_errors import confident_joint, label_errors, label_quality
+from models.evaluation.label_errors import confident_joint, label_errors, label_quality
+from models.heads.kinds.auto import Auto
 
 NOISE = (0.05, 0.1)
 TOLERANCE = 1.0  # points of the area under the precision-recall curve

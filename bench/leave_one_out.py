@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bench.harness import arguments, finish, memory, reset_peak
-from models.heads import heads
+from models.heads.kinds import heads
 
 ROWS, LABELS, DIMENSIONS = 100_000, 1000, 384
 HEADS = ("cosine", "mahalanobis", "multi_centroid", "ridge", "blend", "knn")  # `auto`: one of them

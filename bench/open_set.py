@@ -25,8 +25,8 @@ from torch.nn import functional as F
 from bench.embeddings import DataSet, data_set, digits, draw_shots
 from bench.few_shot import PEERS
 from bench.harness import ROOT, arguments, finish
-from models import conformal, unknown
-from models.heads import heads
+from models.heads.kinds import heads
+from models.rejection import conformal, open_set
 
 HEAD = "auto"
 SHOTS = (2, 5, 20, 100)
@@ -110,12 +110,12 @@ def _ours(data: DataSet, one: Draw) -> dict[str, float]:
     kind: Any = heads[HEAD]
     head = kind(centered=True).fit(support, targets, classes, mean)
     probabilities = head.probabilities(queries)
-    detector = unknown.fit(support, targets, classes, mean)
+    detector = open_set.fit(support, targets, classes, mean)
     scores = detector.scores(queries)
     parts = {type(part.measure).__name__: part.measure for part in detector.detector.parts}
     placed = F.normalize(queries - mean, dim=1)
     seen = torch.isin(data.targets, data.targets[one.support])
-    without = unknown.fit(support, targets, classes, data.train[seen].double().mean(dim=0).float())
+    without = open_set.fit(support, targets, classes, data.train[seen].double().mean(dim=0).float())
     figures = {
         "area: handful": area(scores, unseen),
         "area: handful, no unseen class in the pool": area(without.scores(queries), unseen),
@@ -126,7 +126,7 @@ def _ours(data: DataSet, one: Draw) -> dict[str, float]:
     for rate in RATES:
         try:
             rejection = detector.rejection(rate)
-        except unknown.TooFewShots:
+        except open_set.TooFewToReject:
             continue
         rejected = scores > rejection.threshold
         figures |= {

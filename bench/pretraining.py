@@ -33,18 +33,20 @@ from torch.nn import functional as F
 
 from bench.few_shot import PEERS, Photo, load
 from bench.harness import ROOT, Kept, arguments, finish
-from models.augmentation import augmentations
-from models.encoders import Encoder, spec
-from models.encoders.conv4 import Conv4
-from models.encoders.pooled_rotations import PooledRotations
-from models.encoders.vit import ViT
+from models.augmentation.kinds import augmentations
+from models.encoders import Encoder
+from models.encoders.architectures.conv4 import Conv4
+from models.encoders.architectures.pooled_rotations import PooledRotations
+from models.encoders.architectures.vit import ViT
+from models.encoders.specs import spec
 from models.finetuning import embed_all
-from models.finetuning import methods as ways
 from models.finetuning import start as start_finetuning
-from models.heads.cosine import Cosine
+from models.finetuning.methods import methods as ways
+from models.heads.kinds.cosine import Cosine
 from models.images import decode
-from models.pretraining import Collapsed, Unsuited, methods, start
-from models.training import Recipe
+from models.pretraining import Collapsed, Unsuited, start
+from models.pretraining.methods import methods
+from models.training.recipe import Recipe
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")  # of Debian's dataset-fashion-mnist
 TRAIN, TEST = 10_000, 2_000  # images of it

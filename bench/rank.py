@@ -30,9 +30,9 @@ from app.vectors import POOL, Snapshot
 from bench.few_shot import PEERS
 from bench.harness import ROOT, arguments, finish, memory, reset_peak
 from models.acquisition import BLOCK_ROWS, Pool, Ranking
-from models.acquisition.margin import Margin
+from models.acquisition.strategies.margin import Margin
 from models.heads import FittedHead
-from models.heads.cosine import Cosine
+from models.heads.kinds.cosine import Cosine
 
 MOST_SHOTS, BUDGET = 20, 100
 SECONDS = {10: 1.0, 100: 4.0}  # by the number of labels

@@ -24,18 +24,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from app.benchmark import photos
 from bench.harness import arguments, finish
-from models.encoders import Encoder, EncoderUnavailable, parse, pick_device
-from models.folding import fold
+from models.encoders import Encoder, EncoderUnavailable, pick_device
+from models.encoders.specs import parse
 from models.images import decode
-from models.runtimes import (
-    AGREEMENT,
-    Resources,
-    RuntimeUnavailable,
-    lanes_beside,
-    runtimes,
-    speed,
-    speed_of_lanes,
-)
+from models.runtimes import Resources, RuntimeUnavailable
+from models.runtimes.folding import fold
+from models.runtimes.kinds import runtimes
+from models.runtimes.streams import speed_of_streams, streams_beside
+from models.runtimes.trial import AGREEMENT, speed
 
 SIZES = (1, 8, 32)  # of batches
 PHOTOS = 64
@@ -97,11 +93,11 @@ def measure(task: Task) -> Run | str:
     load_s = time.perf_counter() - started
     agreement = float((embed(pictures[: max(SIZES)]) * expected[: max(SIZES)]).sum(dim=1).min())
     rates = {str(size): speed(embed, encoder, size) for size in SIZES}
-    if task.device == "cpu" and (number := lanes_beside(task.threads)):
+    if task.device == "cpu" and (number := streams_beside(task.threads)):
         alone = replace(resources, threads=1, lanes=number)
         embed = runtimes[task.runtime]().prepare(encoder, alone)
         for size in SIZES:
-            rates[f"lanes of {size}"] = speed_of_lanes(embed, encoder, size, number)
+            rates[f"lanes of {size}"] = speed_of_streams(embed, encoder, size, number)
     return Run(rates, agreement, load_s, _memory(task.device) - held)
 
 

@@ -21,14 +21,15 @@ from torch.nn import functional as F
 
 from bench.few_shot import PEERS
 from bench.harness import ROOT, arguments, finish
-from models.acquisition import AcquisitionStrategy, Pool, of_labeled, strategies
-from models.acquisition.badge import Badge
-from models.acquisition.coreset import CoreSet
-from models.acquisition.entropy import Entropy
-from models.acquisition.margin import Margin
-from models.acquisition.maxherding import MaxHerding
-from models.acquisition.probcover import ProbCover
-from models.heads.cosine import Cosine
+from models.acquisition import AcquisitionStrategy, Pool, of_labeled
+from models.acquisition.strategies import strategies
+from models.acquisition.strategies.badge import Badge
+from models.acquisition.strategies.coreset import CoreSet
+from models.acquisition.strategies.entropy import Entropy
+from models.acquisition.strategies.margin import Margin
+from models.acquisition.strategies.maxherding import MaxHerding
+from models.acquisition.strategies.probcover import ProbCover
+from models.heads.kinds.cosine import Cosine
 
 SAME: dict[str, AcquisitionStrategy] = {
     "margin": Margin(),

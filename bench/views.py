@@ -16,8 +16,8 @@ from torch import Generator
 
 from bench.few_shot import PEERS
 from bench.harness import ROOT, arguments, finish
-from models.training import as_values
-from models.views import Views
+from models.pretraining.views import Views
+from models.training.loop import as_values
 
 GOALS = {32: 5.0, 64: 3.0, 128: 0.0}  # times lightly, by the side of the images in pixels
 BATCH = 64

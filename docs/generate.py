@@ -13,13 +13,13 @@ from app.formats import formats
 from app.main import TAGS, create_app
 from app.problems import Problem
 from app.settings import Settings
-from models.acquisition import strategies
-from models.augmentation import augmentations
-from models.augmentation_search import searches
-from models.encoders import architectures
-from models.finetuning import methods
-from models.heads import heads
-from models.pretraining import methods as pretexts
+from models.acquisition.strategies import strategies
+from models.augmentation.kinds import augmentations
+from models.augmentation_search.searches import searches
+from models.encoders.architectures import architectures
+from models.finetuning.methods import methods
+from models.heads.kinds import heads
+from models.pretraining.methods import methods as pretexts
 from models.registry import Registry
 
 GENERATED = "<!-- Written by `python -m docs.generate`; edit the code instead. -->"

@@ -9,25 +9,27 @@ import pytest
 
 import models
 from app.formats import formats
-from models.acquisition import strategies
-from models.augmentation import augmentations
-from models.augmentation_search import searches
-from models.encoders import architectures
-from models.finetuning import methods
-from models.heads import heads
-from models.pretraining import methods as pretexts
+from models.acquisition.strategies import strategies
+from models.augmentation.kinds import augmentations
+from models.augmentation_search.searches import searches
+from models.encoders.architectures import architectures
+from models.finetuning.methods import methods
+from models.heads.kinds import heads
+from models.pretraining.methods import methods as pretexts
+from models.runtimes.kinds import runtimes
 
 ROOT = Path(__file__).parent.parent
 PLUG_INS = [
     pytest.param(kind, name, plugin, id=f"{kind}-{name}")
     for kind, registry in {
-        "models/acquisition": strategies,
-        "models/augmentation": augmentations,
-        "models/augmentation_search": searches,
-        "models/encoders": architectures,
-        "models/finetuning": methods,
-        "models/heads": heads,
-        "models/pretraining": pretexts,
+        "models/acquisition/strategies": strategies,
+        "models/augmentation/kinds": augmentations,
+        "models/augmentation_search/searches": searches,
+        "models/encoders/architectures": architectures,
+        "models/finetuning/methods": methods,
+        "models/heads/kinds": heads,
+        "models/pretraining/methods": pretexts,
+        "models/runtimes/kinds": runtimes,
         "app/formats": formats,
     }.items()
     for name, plugin in registry.items()

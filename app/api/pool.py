@@ -21,7 +21,7 @@ from app.metadata import FilenamePart, Wanted, parse
 from app.schemas import FailedRead, Schema, StoredRead
 from app.tables import NAME_LENGTH
 from app.uploads import OPENAPI_BODY, Uploads
-from models.acquisition import strategies
+from models.acquisition.strategies import strategies
 
 router = APIRouter(prefix="/v1/projects/{project}/pool", tags=["pool"])
 

@@ -10,8 +10,8 @@ from app.api import LabelingService, ProjectKey, problems
 from app.choices import choice
 from app.pretraining import Suitability, preview, suitabilities
 from app.schemas import Page, Schema
-from models.pretraining import methods
-from models.training import Recipe
+from models.pretraining.methods import methods
+from models.training.recipe import Recipe
 
 router = APIRouter(prefix="/v1/projects/{project}", tags=["pretraining"])
 

@@ -22,7 +22,7 @@ from app.api import (
 from app.choices import choice
 from app.projects import ProjectView
 from app.schemas import Page, Schema
-from models.heads import heads
+from models.heads.kinds import heads
 
 router = APIRouter(prefix="/v1/projects", tags=["projects"])
 

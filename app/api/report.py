@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 from app import charts
 from app.api import ProjectKey, ReportService, problems
 from app.report import ALIKE, Analysis, Report
-from models.accuracy import Interval
+from models.evaluation.intervals import Interval
 
 router = APIRouter(prefix="/v1/projects/{project}", tags=["report"])
 

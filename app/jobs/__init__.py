@@ -24,9 +24,9 @@ from app.storage import Blobs
 from app.tables import Job, Project, ProjectVersion
 from app.training_data import FEWEST, DecodedImages, Labeled
 from app.versions import Versions
-from models.checkpoint import pack, unpack
 from models.encoders import Encoder
 from models.registry import Registry
+from models.training.checkpoint import pack, unpack
 
 OUTAGE_S = 300.0  # for how long a job waits for its database
 PATIENCE_S = 1.0  # between two tries

@@ -14,20 +14,20 @@ from app.jobs import Checked, JobFailed, Work, kinds
 from app.judging import shown
 from app.tables import Project
 from app.training_data import FEWEST, DecodedImages, Labeled, check_enough, labeled_images, snapshot
-from models.augmentation import augmentations
+from models.augmentation.kinds import augmentations
 from models.augmentation_search import (
     NOTHING,
-    Candidate,
-    Found,
-    Judged,
+    PolicyCandidate,
+    PolicyScore,
+    PolicyTrial,
     Proxy,
-    Trial,
+    SearchResult,
     balanced,
     documents,
-    searches,
 )
+from models.augmentation_search.searches import searches
 from models.encoders import Encoder
-from models.evaluation import compare
+from models.evaluation.comparison import compare
 
 SearchChoice: Any = choice(searches)
 
@@ -105,11 +105,11 @@ class AugmentationSearch:
             seed=self.seed,
         )
 
-    def _try(self, work: Work, proxy: Proxy, data: "_Data") -> list[Trial]:
+    def _try(self, work: Work, proxy: Proxy, data: "_Data") -> list[PolicyTrial]:
         """All trials; those that an earlier attempt judged are gone through at once."""
         told = work.patiently(lambda: work.queue.last_metrics(work.claim)) or {}
         proxy.judge(NOTHING)
-        trials: list[Trial] = []
+        trials: list[PolicyTrial] = []
         seconds: list[float] = []
         started = time.monotonic()
         for trial in self.search.options.search(proxy):
@@ -136,7 +136,7 @@ class _Data(NamedTuple):
         return cls(Labeled.unpack(packed["examples"]), UUID(packed["base"]))
 
 
-def _metrics(trial: Trial, data: _Data, seconds: Sequence[float]) -> dict[str, Any]:
+def _metrics(trial: PolicyTrial, data: _Data, seconds: Sequence[float]) -> dict[str, Any]:
     left = (trial.of - trial.number) * sum(seconds) / len(seconds)
     return {
         "stage": "search",
@@ -148,9 +148,9 @@ def _metrics(trial: Trial, data: _Data, seconds: Sequence[float]) -> dict[str, A
     }
 
 
-def _result(found: Found, proxy: Proxy, data: _Data, trials: int) -> dict[str, Any]:
+def _result(found: SearchResult, proxy: Proxy, data: _Data, trials: int) -> dict[str, Any]:
     """What to fine-tune with, and how it did against what there is without a search."""
-    trivial = proxy.judge(Candidate((augmentations["trivialaugment"](),)))
+    trivial = proxy.judge(PolicyCandidate((augmentations["trivialaugment"](),)))
     against = {
         found.against: found.verdict,
         "trivialaugment": compare(found.right, trivial.right, proxy.targets),
@@ -170,7 +170,7 @@ def _result(found: Found, proxy: Proxy, data: _Data, trials: int) -> dict[str, A
     }
 
 
-def _policy(candidate: Candidate, data: _Data) -> dict[str, Any]:
+def _policy(candidate: PolicyCandidate, data: _Data) -> dict[str, Any]:
     """As a `finetune` job takes it."""
     return {
         "augmentation": documents(candidate.policy),
@@ -180,5 +180,5 @@ def _policy(candidate: Candidate, data: _Data) -> dict[str, Any]:
     }
 
 
-def _rated(judged: Judged) -> dict[str, float]:
+def _rated(judged: PolicyScore) -> dict[str, float]:
     return {"score": round(judged.score, 4), "accuracy": round(judged.accuracy, 4)}

@@ -17,12 +17,15 @@ from app.tables import EncoderVersion, Project, ProjectVersion, TrainingImage
 from app.training_data import DecodedImages, Labeled, check_enough, labeled_images, snapshot
 from app.versions import child
 from models.encoders import Encoder
-from models.evaluation import compare
-from models.finetuning import Method, embed_all, methods, settle, start
-from models.heads import Head, heads
-from models.range_test import find_rate
-from models.selection import Progress, Selected, Selection
-from models.training import Diverged, Recipe
+from models.evaluation.comparison import compare
+from models.finetuning import FinetuningMethod, embed_all, resolve_recipe, start
+from models.finetuning.methods import methods
+from models.finetuning.model_selection import Selected, Selection, SelectionProgress
+from models.heads import Head
+from models.heads.kinds import heads
+from models.training.learning_rate_range import find_rate
+from models.training.loop import Diverged
+from models.training.recipe import Recipe
 
 MethodChoice: Any = choice(methods)
 RATE_IMAGES = 2000  # at most, that a learning-rate range test looks at
@@ -122,7 +125,7 @@ class Finetune:
         policy = combine(self.augmentation, self.per_class, data.labeled.labels)
         usual = FOLDS_OF_FEW if len(data.labeled.targets) <= FEW else FOLDS_OF_MANY
         folds = min(self.folds or usual, int(torch.bincount(data.labeled.targets).min()))
-        recipe = settle(recipe, encoder, len(data.labeled.targets))
+        recipe = resolve_recipe(recipe, encoder, len(data.labeled.targets))
         try:
             if self.find_rate:
                 rate = (
@@ -216,7 +219,7 @@ def _gather(work: Work, checkpoint: dict[str, Any] | None) -> _Data:
 
 
 def _range_test(
-    method: Method, encoder: Encoder, images: DecodedImages, data: _Data, recipe: Recipe
+    method: FinetuningMethod, encoder: Encoder, images: DecodedImages, data: _Data, recipe: Recipe
 ) -> float:
     chance = torch.Generator().manual_seed(recipe.seed)
     some = torch.randperm(len(images), generator=chance)[:RATE_IMAGES].tolist()
@@ -226,7 +229,9 @@ def _range_test(
     )
 
 
-def _metrics(progress: Progress, recipe: Recipe, seconds: Sequence[float]) -> dict[str, Any]:
+def _metrics(
+    progress: SelectionProgress, recipe: Recipe, seconds: Sequence[float]
+) -> dict[str, Any]:
     """What an epoch tells.
 
     Args:
@@ -322,6 +327,6 @@ def _save(work: Work, data: _Data, selected: Selected, verdict: dict[str, Any]) 
     return Made(work.patiently(write), data.champion, verdict)
 
 
-def _named(method: Method) -> dict[str, Any]:
+def _named(method: FinetuningMethod) -> dict[str, Any]:
     name = type(method).__module__.rpartition(".")[2]
     return {"name": name, "options": asdict(method)}  # type: ignore[call-overload]

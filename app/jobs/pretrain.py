@@ -18,14 +18,19 @@ from app.problems import InvalidRequest, TooFewImages
 from app.tables import EncoderVersion, Image, Project, ProjectVersion
 from app.training_data import DecodedImages, Labeled, labeled_images
 from app.versions import child, portable
-from models.contact_sheet import contact_sheet
-from models.encoders import Architecture, Encoder, EncoderUnavailable, architectures
-from models.evaluation import compare, predict, stratified_folds
+from models.augmentation.contact_sheet import contact_sheet
+from models.embeddings.representation import effective_rank, feature_std, nearest_accuracy
+from models.encoders import Architecture, Encoder, EncoderUnavailable
+from models.encoders.architectures import architectures
+from models.evaluation.comparison import compare
+from models.evaluation.folds import predict, stratified_folds
 from models.finetuning import embed_all
-from models.heads import Head, heads
-from models.pretraining import Collapsed, Pretext, Unsuited, methods, start
-from models.representation import effective_rank, nearest_accuracy, spread
-from models.training import Diverged, Epoch, Recipe, Training, as_values
+from models.heads import Head
+from models.heads.kinds import heads
+from models.pretraining import Collapsed, Pretext, Unsuited, start
+from models.pretraining.methods import methods
+from models.training.loop import Diverged, Epoch, Training, as_values
+from models.training.recipe import Recipe
 
 PretextChoice: Any = choice(methods)
 EncoderChoice: Any = choice(architectures)
@@ -266,7 +271,7 @@ class _Watch:
         return {
             "accuracy": accuracy,
             "rank": round(effective_rank(embeddings), 2),
-            "spread": round(spread(embeddings), 4),
+            "spread": round(feature_std(embeddings), 4),
         }
 
 

@@ -20,10 +20,11 @@ from app.prediction import ProjectHead, fit_head
 from app.problems import EmptyPool, TooFewLabels
 from app.tables import Embedding, Image, Label, Project
 from app.vectors import ROWS_PER_FETCH, Snapshot, Vectors
-from models.heads import Head, heads
-from models.rescoring import Progress, Rescoring
-from models.training import Diverged
-from models.transduction import AlphaTim
+from models.heads import Head
+from models.heads.kinds import heads
+from models.training.loop import Diverged
+from models.transduction.alpha_tim import AlphaTim
+from models.transduction.cross_validation import CrossValidatedTransduction, TransductionProgress
 
 
 @kinds.register
@@ -68,7 +69,7 @@ class Transduce:
             work.say("labels or images have changed since the checkpoint: starting over")
             checkpoint = None
         try:
-            rescoring = Rescoring(
+            rescoring = CrossValidatedTransduction(
                 data.everything.vectors,
                 data.unlabeled,
                 data.fitted.rows,
@@ -87,7 +88,11 @@ class Transduce:
         return found | {"skipped": data.skipped, "verdict": verdict}
 
     def _learn(
-        self, work: Work, rescoring: Rescoring, data: "_Data", checkpoint: dict[str, Any] | None
+        self,
+        work: Work,
+        rescoring: CrossValidatedTransduction,
+        data: "_Data",
+        checkpoint: dict[str, Any] | None,
     ) -> None:
         """Go through all epochs; tell of the last one of each fold, and of each of the whole."""
         told = None
@@ -165,7 +170,7 @@ def _count_pool(session: Session, project: Project) -> int:
     ).one()
 
 
-def _metrics(progress: Progress, seconds: Sequence[float]) -> dict[str, Any]:
+def _metrics(progress: TransductionProgress, seconds: Sequence[float]) -> dict[str, Any]:
     epoch = progress.epoch
     left = (progress.runs - progress.run + 1) * epoch.of - epoch.number
     return {
@@ -184,7 +189,7 @@ def _metrics(progress: Progress, seconds: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def _judge(rescoring: Rescoring, head: Head) -> dict[str, Any]:
+def _judge(rescoring: CrossValidatedTransduction, head: Head) -> dict[str, Any]:
     verdict = rescoring.judge(head)
     if verdict is None:
         reason = "there are too few labels to judge it: two with two images each are needed"
@@ -197,7 +202,7 @@ def _judge(rescoring: Rescoring, head: Head) -> dict[str, Any]:
     }
 
 
-def _predict(rescoring: Rescoring, data: _Data) -> tuple[bytes, dict[str, Any]]:
+def _predict(rescoring: CrossValidatedTransduction, data: _Data) -> tuple[bytes, dict[str, Any]]:
     """The pool's labels as JSON lines, and what they come to; a block of images at a time."""
     names, temperature = data.fitted.names, rescoring.temperature
     images = torch.zeros(len(names), dtype=torch.long)

@@ -17,11 +17,13 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from bench.peers import lightly_pretraining
-from models.encoders.conv4 import Conv4
-from models.encoders.vit import ViT
-from models.masking import patches
-from models.pretraining import methods, start
-from models.training import Batch, Recipe
+from models.encoders.architectures.conv4 import Conv4
+from models.encoders.architectures.vit import ViT
+from models.pretraining import start
+from models.pretraining.masking import patches
+from models.pretraining.methods import methods
+from models.training.loop import Batch
+from models.training.recipe import Recipe
 
 SIDE, IMAGES, BATCH, STEPS = 32, 64, 16, 8
 

@@ -24,8 +24,8 @@ from lightly.utils.scheduler import cosine_schedule
 from PIL import Image
 from torch import Tensor, nn
 
-from models.encoders.conv4 import Conv4
-from models.encoders.vit import ViT
+from models.encoders.architectures.conv4 import Conv4
+from models.encoders.architectures.vit import ViT
 
 TRIAL_STEPS = 8
 RATES = {"conv4": 1e-3, "vit": 5e-4}

@@ -9,9 +9,9 @@ from jaxtyping import Float, Int
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from models.registry import Registry
-
 BLOCK_ROWS = 4096  # rows upcast at a time: the block stays in the processor's cache
+
+
 DENSE = 1.1  # rows between the first and the last of a block, for each of the block
 
 
@@ -148,9 +148,6 @@ class AcquisitionStrategy(Protocol):
     needs_classes: ClassVar[bool]
 
     def rank(self, pool: Pool, budget: int) -> Ranking: ...
-
-
-strategies: Registry[type[AcquisitionStrategy]] = Registry(__name__)
 
 
 def of_labeled(strategy: AcquisitionStrategy) -> bool:

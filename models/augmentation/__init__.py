@@ -11,8 +11,6 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from models.registry import Registry
-
 
 @runtime_checkable
 class Augmentation(Protocol):
@@ -26,9 +24,6 @@ class Augmentation(Protocol):
     ) -> tuple[Float[Tensor, "B 3 S S"], Float[Tensor, "B C"]]:
         """Change images with values in 0..1, and the shares of their classes where they mix."""
         ...
-
-
-augmentations: Registry[type[Augmentation]] = Registry(__name__)
 
 
 def apply(
@@ -48,7 +43,7 @@ def uniform(count: int, low: float, high: float, generator: Generator) -> Float[
     return low + (high - low) * torch.rand(count, generator=generator)
 
 
-def chosen(count: int, probability: float, generator: Generator) -> Tensor:
+def bernoulli(count: int, probability: float, generator: Generator) -> Tensor:
     """Whether each of `count` images is changed: bool, (B,)."""
     return torch.rand(count, generator=generator) < probability
 

@@ -11,7 +11,7 @@ from models.augmentation import Augmentation, apply
 
 
 @dataclass(frozen=True, kw_only=True)
-class PerClass:
+class PerClassPolicies:
     """Augment each image by the policy of its class (Kirichenko et al., 2023).
 
     What helps most classes may hurt some, so these can have their own. An image belongs to the

@@ -17,30 +17,39 @@ from torch.nn import functional as F
 
 from models.augmentation import Augmentation, apply
 from models.encoders import Encoder
-from models.evaluation import Verdict, compare, stratified_folds
-from models.registry import Registry
-from models.training import Images
+from models.evaluation.comparison import Verdict, compare
+from models.evaluation.folds import stratified_folds
+from models.training.loop import Images
 
 EMBED_BATCH = 32
+
+
 DIMENSIONS = 256  # of the embeddings that a head is fitted to, at most
+
+
 NEWTON_STEPS = 25  # the loss is then within a thousandth of its least
+
+
 PRIOR_VARIANCE = 10.0  # of each weight of the head
+
+
 ROWS_KEPT = 200_000  # embeddings of augmented images that are remembered, of a kilobyte each
+
 
 Policy = tuple[Augmentation, ...]
 
 
-class Candidate(NamedTuple):
+class PolicyCandidate(NamedTuple):
     """What to augment with."""
 
     policy: Policy = ()  # of all classes
     per_class: tuple[tuple[int, Policy], ...] = ()  # of these classes instead
 
 
-NOTHING = Candidate()
+NOTHING = PolicyCandidate()
 
 
-class Judged(NamedTuple):
+class PolicyScore(NamedTuple):
     """What heads made of images that they had not seen."""
 
     predicted: Int[Tensor, " M"]
@@ -57,20 +66,20 @@ class Judged(NamedTuple):
         return float(self.right.mean())
 
 
-class Trial(NamedTuple):
+class PolicyTrial(NamedTuple):
     """One candidate that was tried."""
 
     number: int  # from 1
     of: int
-    candidate: Candidate
-    judged: Judged
+    candidate: PolicyCandidate
+    judged: PolicyScore
 
 
-class Found(NamedTuple):
+class SearchResult(NamedTuple):
     """What a search ended with."""
 
-    candidate: Candidate
-    judged: Judged
+    candidate: PolicyCandidate
+    judged: PolicyScore
     right: Float[Tensor, " M"]  # as judged by candidates that were chosen without each image
     verdict: Verdict  # of that, against what the candidate would replace
     against: str  # which is this
@@ -129,13 +138,13 @@ class Proxy:
         self.folds = stratified_folds(self.targets, min(folds, int(shots.min())), seed)
         self._wholes: dict[tuple[str, int], Tensor] = {}  # by policy and view
         self._rows: dict[tuple[int, Hashable], Tensor] = {}  # by image and operations
-        self._judged: dict[str, Judged] = {}
+        self._judged: dict[str, PolicyScore] = {}
 
     @property
     def classes(self) -> int:
         return int(self.targets.max()) + 1
 
-    def judge(self, candidate: Candidate) -> Judged:
+    def judge(self, candidate: PolicyCandidate) -> PolicyScore:
         """What heads, fitted to clean and augmented images, make of the clean held-out ones."""
         name = describe(candidate)
         if name not in self._judged:
@@ -154,9 +163,9 @@ class Proxy:
         for name, kept in state.items():
             predicted = kept["predicted"]
             right = (predicted == self.targets).float()
-            self._judged[name] = Judged(predicted, right, kept["likelihood"])
+            self._judged[name] = PolicyScore(predicted, right, kept["likelihood"])
 
-    def _judge(self, candidate: Candidate) -> Judged:
+    def _judge(self, candidate: PolicyCandidate) -> PolicyScore:
         copies = [self.clean, *self._augmented(candidate)]  # each (M, D)
         predicted = torch.zeros_like(self.targets)
         likelihood = torch.zeros(len(self.targets))
@@ -168,7 +177,7 @@ class Proxy:
             predicted[fold.test] = chances.argmax(dim=1)
             of_truth = chances.gather(1, self.targets[fold.test].unsqueeze(1)).squeeze(1)
             likelihood[fold.test] = of_truth
-        return Judged(predicted, (predicted == self.targets).float(), likelihood)
+        return PolicyScore(predicted, (predicted == self.targets).float(), likelihood)
 
     @cached_property
     def clean(self) -> Float[Tensor, "M D"]:
@@ -194,7 +203,7 @@ class Proxy:
         middle, axes = self._axes
         return (embeddings - middle) @ axes
 
-    def _augmented(self, candidate: Candidate) -> list[Tensor]:
+    def _augmented(self, candidate: PolicyCandidate) -> list[Tensor]:
         """The augmented copies of all images, (M, D) each, every class by its policy."""
         copies = [copy.clone() for copy in self._copies(candidate.policy)]
         for label, policy in candidate.per_class:
@@ -211,7 +220,7 @@ class Proxy:
 
     def _whole(self, policy: Policy, view: int) -> Float[Tensor, "M D"]:
         """A copy of all images, remembered by the policy that made it."""
-        key = (describe(Candidate(policy)), view)
+        key = (describe(PolicyCandidate(policy)), view)
         if key not in self._wholes:
             chance = self._chance(view)
             shares = F.one_hot(self.targets).float()
@@ -255,19 +264,16 @@ class Proxy:
 class Search(Protocol):
     """The options of one search."""
 
-    def search(self, proxy: Proxy) -> Iterator[Trial]:
+    def search(self, proxy: Proxy) -> Iterator[PolicyTrial]:
         """Try one candidate after the other; what comes next depends on the judgements alone."""
         ...
 
-    def choose(self, proxy: Proxy, trials: Sequence[Trial]) -> Found:
+    def choose(self, proxy: Proxy, trials: Sequence[PolicyTrial]) -> SearchResult:
         """What came out, once all are tried."""
         ...
 
 
-searches: Registry[type[Search]] = Registry(__name__)
-
-
-def best(proxy: Proxy, trials: Sequence[Trial]) -> Found:
+def best(proxy: Proxy, trials: Sequence[PolicyTrial]) -> SearchResult:
     """The trial with the best score, against no augmentation.
 
     What is compared is honest: the images of each fold are judged by the trial that did best on the
@@ -279,7 +285,7 @@ def best(proxy: Proxy, trials: Sequence[Trial]) -> Found:
         other = max(trials, key=lambda trial: float(trial.judged.likelihood[fold.train].mean()))
         right[fold.test] = other.judged.right[fold.test]
     verdict = compare(right, proxy.judge(NOTHING).right, proxy.targets)
-    return Found(found.candidate, found.judged, right, verdict, "nothing")
+    return SearchResult(found.candidate, found.judged, right, verdict, "nothing")
 
 
 def documents(policy: Policy) -> list[dict[str, Any]]:
@@ -298,7 +304,7 @@ def documents(policy: Policy) -> list[dict[str, Any]]:
     return plain
 
 
-def describe(candidate: Candidate) -> str:
+def describe(candidate: PolicyCandidate) -> str:
     """A text that only equal candidates share."""
     per_class = {str(label): documents(policy) for label, policy in candidate.per_class}
     return json.dumps([documents(candidate.policy), per_class], sort_keys=True)

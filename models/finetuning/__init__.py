@@ -13,21 +13,19 @@ from torch.nn import functional as F
 
 from models.augmentation import Augmentation, apply
 from models.encoders import Encoder, is_transformer
-from models.evaluation import Fold
-from models.registry import Registry
-from models.training import (
-    Batch,
-    Images,
-    Objective,
-    ParameterGroup,
-    Recipe,
-    Training,
-    as_values,
-)
+from models.evaluation.folds import Fold
+from models.training.loop import Batch, Images, Objective, ParameterGroup, Training, as_values
+from models.training.recipe import Recipe
 
 EMBED_BATCH = 32
+
+
 STEPS = 80  # that a training takes when its recipe says nothing, within these bounds of epochs
+
+
 FEWEST_EPOCHS, MOST_EPOCHS = 3, 30
+
+
 RATE, TRANSFORMER_RATE = 1e-3, 1e-4
 
 
@@ -102,12 +100,12 @@ class Classifier(Objective):
 
 
 @runtime_checkable
-class Method(Protocol):
+class FinetuningMethod(Protocol):
     """The options of one way to fine-tune: what learns, and how fast."""
 
     frozen: ClassVar[bool]  # all stages but the last, whose input is then computed only once
 
-    def variants(self, encoder: Encoder) -> "Sequence[Method]":
+    def variants(self, encoder: Encoder) -> "Sequence[FinetuningMethod]":
         """The methods among which cross-validation shall choose; often this one alone."""
         ...
 
@@ -122,9 +120,6 @@ class Method(Protocol):
             shots: images of the class that has the fewest.
         """
         ...
-
-
-methods: Registry[type[Method]] = Registry(__name__)
 
 
 class Finetuning(NamedTuple):
@@ -147,7 +142,7 @@ class Finetuning(NamedTuple):
 
 
 def start(
-    method: Method,
+    method: FinetuningMethod,
     encoder: Encoder,
     images: Images,
     targets: Int[Tensor, " M"],
@@ -175,7 +170,7 @@ def start(
     learner = method.prepare(encoder)
     groups = method.groups(learner, int(torch.bincount(targets[train]).min()))
     body = nn.Sequential(learner.stages[-1], Unit()) if method.frozen else learner
-    recipe = settle(recipe, encoder, len(targets))
+    recipe = resolve_recipe(recipe, encoder, len(targets))
     objective = Classifier(
         body,
         groups,
@@ -194,7 +189,7 @@ def start(
     return Finetuning(learner, training)
 
 
-def settle(recipe: Recipe, encoder: Encoder, images: int) -> Recipe:
+def resolve_recipe(recipe: Recipe, encoder: Encoder, images: int) -> Recipe:
     """The recipe with the epochs and the rate that it leaves open.
 
     Few images are seen often and many seldom; transformers want a tenth of the rate.

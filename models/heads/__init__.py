@@ -12,13 +12,20 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.calibration import fit_temperature, log_loss
-from models.registry import Registry
+from models.heads.calibration import fit_temperature, log_loss
 
 CALIBRATION_ROWS = 2048  # support images, at most, that choose a temperature or a strength
+
+
 ROWS_PER_BLOCK = 4096
+
+
 FEW = 16  # embeddings, of which a placed copy costs nothing
+
+
 SHORT = 16  # classes, below which torch's softmax of rows is several times slower than of columns
+
+
 CLOSE = 0.1  # squared distance to the mean, in squared lengths, below which float32 is lost
 
 
@@ -128,7 +135,7 @@ class Support:
     @cached_property
     def judged(self) -> Int[Tensor, " K"]:
         """Rows on which choices are judged."""
-        return sample(self.targets)
+        return evenly_spread(self.targets)
 
     def left_out(self, fitted: "Iterable[FittedHead]") -> Iterator[Float[Tensor, "K C"]]:
         """What heads say of these rows that were fitted without them."""
@@ -147,7 +154,7 @@ class Support:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Placing(ABC):
+class CenteredHead(ABC):
     """What heads have in common that see embeddings as they are or centred."""
 
     centered: bool = True  # subtract the mean embedding of all images of the project first
@@ -175,7 +182,9 @@ class Placing(ABC):
             mean = None
         elif mean is None:
             raise ValueError("a centred head needs the mean embedding of all images")
-        return self.learn(Support(embeddings, place(embeddings, mean), targets, shots, mean))
+        return self.learn(
+            Support(embeddings, center_and_normalize(embeddings, mean), targets, shots, mean)
+        )
 
     @abstractmethod
     def learn(self, support: Support) -> FittedHead:
@@ -184,10 +193,8 @@ class Placing(ABC):
 
 Fitted = TypeVar("Fitted", bound=FittedHead)
 
-heads: Registry[type[Head]] = Registry(__name__)
 
-
-def place(
+def center_and_normalize(
     embeddings: Float[Tensor, "M D"], mean: Float[Tensor, " D"] | None
 ) -> Float[Tensor, "M D"]:
     """Embeddings as heads see them: centred and again of unit length, if there is a mean."""
@@ -202,13 +209,13 @@ def products(
 ) -> Float[Tensor, "M C"]:
     """`place(embeddings, mean) @ directions.T`, without a placed copy of the embeddings."""
     if mean is None or len(embeddings) <= FEW:
-        placed = place(embeddings, mean)
+        placed = center_and_normalize(embeddings, mean)
         return placed @ directions.to(placed.dtype).T
-    found, lengths = apart(embeddings, directions, mean)
+    found, lengths = squared_distances(embeddings, directions, mean)
     return found / lengths[:, None]
 
 
-def apart(
+def squared_distances(
     embeddings: Float[Tensor, "M D"],
     directions: Float[Tensor, "C D"],
     mean: Float[Tensor, " D"] | None,
@@ -244,7 +251,7 @@ def cosines(
     """Cosines of embeddings, less the mean if there is one, to directions of unit length."""
     if mean is not None:
         return products(embeddings, directions, mean)
-    found, lengths = apart(embeddings, directions, None)
+    found, lengths = squared_distances(embeddings, directions, None)
     return found / lengths[:, None]
 
 
@@ -269,7 +276,7 @@ def class_means(
     return sums / shots[:, None]
 
 
-def chosen(
+def best_by_leave_one_out(
     fitted: Sequence[Fitted],
     support: Support,
     expected: float,
@@ -303,7 +310,7 @@ def chosen(
     return min(found, key=lambda one: one.loss)
 
 
-def sample(targets: Int[Tensor, " M"]) -> Int[Tensor, " K"]:
+def evenly_spread(targets: Int[Tensor, " M"]) -> Int[Tensor, " K"]:
     """Rows that choose a temperature: all, or `CALIBRATION_ROWS` of them evenly over the classes.
 
     Which rows these are does not depend on the order of rows but within a class.
@@ -313,13 +320,3 @@ def sample(targets: Int[Tensor, " M"]) -> Int[Tensor, " K"]:
     by_class = targets.argsort(stable=True)
     evenly = torch.linspace(0, len(targets) - 1, CALIBRATION_ROWS, dtype=torch.float64)
     return by_class[evenly.long()]
-
-
-def check(name: str, value: float | int | None, least: float | int, most: float | int) -> None:
-    """Refuse an option out of bounds; None is left to `fit`.
-
-    Raises:
-        ValueError: it is out of bounds, or not a number.
-    """
-    if value is not None and not least <= value <= most:
-        raise ValueError(f"{name} must be from {least:g} to {most:g}, got {value}")

@@ -10,32 +10,42 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
+from models.embeddings.representation import feature_std
 from models.encoders import Encoder, is_transformer
-from models.registry import Registry
-from models.representation import spread
-from models.training import (
-    Batch,
-    Images,
-    Objective,
-    ParameterGroup,
-    Recipe,
-    Training,
-    split_decay,
-)
-from models.views import Views
+from models.pretraining.views import Views
+from models.training.loop import Batch, Images, Objective, ParameterGroup, Training, split_decay
+from models.training.recipe import Recipe
 
 STEPS = 2000  # that a pretraining takes when its recipe says nothing, within these bounds of epochs
+
+
 FEWEST_EPOCHS, MOST_EPOCHS = 5, 200
+
+
 RATE, TRANSFORMER_RATE = 1e-3, 5e-4
+
+
 # Steps between two looks at whether a run still learns, and how many bad looks in a row end it.
 LOOK, STRIKES = 10, 5
+
+
 # Spread below which all images look alike; projections through batch norms are spread by 0.5 and
 # more while they learn (`python -m bench.collapse`), and fall long before encoders do.
 NARROW, NARROW_PROJECTION = 0.02, 0.15
+
+
 SAME = 0.9999  # cosine above which two views are one
+
+
 STILL = 0.5 / 255  # difference of pixels below which two views are one
+
+
 ABOVE_CHANCE = 4.0  # times the loss of knowing nothing: what is worse is no learning
+
+
 TRUSTED = 50  # steps in which a loss may be anything
+
+
 NORM_MOMENTUM = 0.1  # of statistics that start from nothing; some networks forget ten times slower
 
 
@@ -116,7 +126,7 @@ class Pretext(Objective):
 
     def _trouble(self, seen: Seen) -> str:
         first, *rest = (features.detach() for features in seen.features)
-        width = spread(first)
+        width = feature_std(first)
         if width < self.narrow:
             return (
                 f"all images look alike: their spread is {width:.3f} of 1; use a smaller rate, or "
@@ -171,7 +181,7 @@ Family = Literal["discriminative", "generative", "contrastive", "cluster-based"]
 
 
 @runtime_checkable
-class Method(Protocol):
+class PretrainingMethod(Protocol):
     """The options of one method."""
 
     family: ClassVar[Family]
@@ -187,11 +197,8 @@ class Method(Protocol):
         ...
 
 
-methods: Registry[type[Method]] = Registry(__name__)
-
-
 def start(
-    method: Method, encoder: Encoder, images: Images, recipe: Recipe, *, fresh: bool
+    method: PretrainingMethod, encoder: Encoder, images: Images, recipe: Recipe, *, fresh: bool
 ) -> Training:
     """Begin to pretrain a copy of an encoder, which is the `encoder` of the training's objective.
 
@@ -212,7 +219,7 @@ def start(
         objective = method.build(learner(encoder, fresh=fresh), len(images))
         objective.fixed = not fresh
         objective.to(encoder.mean.device).train()
-        return Training(objective, images, None, settle(recipe, encoder, len(images)))
+        return Training(objective, images, None, resolve_recipe(recipe, encoder, len(images)))
 
 
 def learner(encoder: Encoder, *, fresh: bool) -> Encoder:
@@ -224,7 +231,7 @@ def learner(encoder: Encoder, *, fresh: bool) -> Encoder:
     return copied.to(memory_format=torch.channels_last)
 
 
-def settle(recipe: Recipe, encoder: Encoder, images: int) -> Recipe:
+def resolve_recipe(recipe: Recipe, encoder: Encoder, images: int) -> Recipe:
     """The recipe with the epochs and the rate that it leaves open."""
     epochs = math.ceil(STEPS / max(1, images // recipe.batch_size))
     rate = TRANSFORMER_RATE if is_transformer(encoder) else RATE
@@ -235,7 +242,7 @@ def settle(recipe: Recipe, encoder: Encoder, images: int) -> Recipe:
     )
 
 
-def within(options: Method, name: str, low: float | int, high: float | int) -> None:
+def within(options: PretrainingMethod, name: str, low: float | int, high: float | int) -> None:
     """Refuse an option that is out of its bounds.
 
     Raises:
@@ -247,7 +254,12 @@ def within(options: Method, name: str, low: float | int, high: float | int) -> N
 
 
 def views_of(
-    method: Method, encoder: Encoder, images: Float[Tensor, "B 3 S S"], *, count: int, seed: int
+    method: PretrainingMethod,
+    encoder: Encoder,
+    images: Float[Tensor, "B 3 S S"],
+    *,
+    count: int,
+    seed: int,
 ) -> list[list[Tensor]]:
     """What an objective of the method sees of some images, drawn `count` times.
 

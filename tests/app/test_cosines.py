@@ -2,17 +2,17 @@
 
 from uuid import UUID
 
+import models.acquisition.bounds
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
-import models.drift
 from app.cosines import Cosines
 from app.vectors import POOL, Snapshot
 from models.acquisition import CLOSENESS_SLOPE, closeness, top
-from models.heads.cosine import Cosine
-from models.heads.mahalanobis import Mahalanobis
+from models.heads.kinds.cosine import Cosine
+from models.heads.kinds.mahalanobis import Mahalanobis
 
 KEY = UUID(int=1), UUID(int=2)
 POINTS = F.normalize(
@@ -27,7 +27,7 @@ TARGETS = torch.arange(90) % 3
 def computed(monkeypatch):
     """How many cosines were computed, each time."""
     counts = []
-    look, look_again = models.drift._look, models.drift._look_again
+    look, look_again = models.acquisition.bounds._look, models.drift._look_again
 
     def looking(embeddings, centroids, mean):
         counts.append(len(embeddings) * len(centroids))
@@ -37,8 +37,8 @@ def computed(monkeypatch):
         counts.append(len(embeddings) * len(centroids))
         return look_again(embeddings, lengths, centroids, mean)
 
-    monkeypatch.setattr(models.drift, "_look", looking)
-    monkeypatch.setattr(models.drift, "_look_again", looking_again)
+    monkeypatch.setattr(models.acquisition.bounds, "_look", looking)
+    monkeypatch.setattr(models.acquisition.bounds, "_look_again", looking_again)
     return counts
 
 

@@ -18,7 +18,9 @@ from app.inference import Embedded, Embedder, GivenUp, InferenceMetrics, look_pa
 from app.problems import ImageNotDecodable, InferenceFailed, Overloaded, Unavailable
 from models.encoders import Encoder
 from models.images import Preprocessing
-from models.runtimes import COMPUTING_NICENESS, Chooser, Resources
+from models.runtimes import Resources
+from models.runtimes.selector import RuntimeSelector
+from models.runtimes.streams import COMPUTING_NICENESS
 
 SMALL = Preprocessing(resize=16, crop=16, mean=(0.0,) * 3, std=(1.0,) * 3)
 VERSION = uuid4()
@@ -52,7 +54,7 @@ def network() -> MeanColour:
 @pytest.fixture
 def start(network, monkeypatch):
     """Starts embedders with limits of one's own, and stops them; lanes take an image at a time."""
-    monkeypatch.setattr("models.runtimes.speed_of_lanes", lambda *_: 1e3)
+    monkeypatch.setattr("models.runtimes.selector.speed_of_streams", lambda *_: 1e3)
     running = []
 
     def load(_: UUID) -> Encoder:
@@ -71,7 +73,7 @@ def start(network, monkeypatch):
             "metrics": InferenceMetrics(CollectorRegistry()),
         }
         resources = Resources(threads=changes.get("threads", 1), batch=8)
-        chooser = Chooser("pytorch", resources)
+        chooser = RuntimeSelector("pytorch", resources)
         embedder = Embedder(changes.pop("load", load), chooser, **(options | changes))
         running.append(embedder.__enter__())
         return embedder
@@ -143,7 +145,7 @@ def test_threads_that_compute_yield_to_those_that_answer(start, network, png):
 def test_a_thread_that_only_waits_for_others_that_compute_does_not_yield(
     start, network, png, monkeypatch
 ):
-    monkeypatch.setattr("models.runtimes.pytorch.PyTorch.in_caller", False)
+    monkeypatch.setattr("models.runtimes.kinds.pytorch.PyTorch.in_caller", False)
     seen, own = [], os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
     network.register_forward_hook(
         lambda *_: seen.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))

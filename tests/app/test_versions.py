@@ -9,8 +9,9 @@ from app.db import Database, migrate
 from app.storage import Blobs
 from app.tables import EncoderVersion
 from app.versions import Versions
-from models.encoders import EncoderUnavailable, parse
-from models.encoders.timm import Timm
+from models.encoders import EncoderUnavailable
+from models.encoders.architectures.timm import Timm
+from models.encoders.specs import parse
 
 
 @pytest.fixture

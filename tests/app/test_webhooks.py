@@ -18,7 +18,7 @@ from app import webhooks
 from app.main import create_app
 from app.queue import Queue
 from app.tables import Delivery, JobState, Project, now
-from models.encoders import parse
+from models.encoders.specs import parse
 
 HOOKS = "/v1/projects/birds/webhooks"
 

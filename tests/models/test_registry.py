@@ -4,19 +4,19 @@ from pathlib import Path
 
 import pytest
 
-from models import acquisition
-from models.acquisition import strategies
+from models.acquisition import strategies as package
+from models.acquisition.strategies import strategies
 from models.registry import Registry
 
 
 def test_a_plug_in_is_known_by_the_name_of_its_file():
     assert strategies["margin"].__name__ == "Margin"
-    files = Path(acquisition.__file__).parent.glob("[!_]*.py")
+    files = Path(package.__file__).parent.glob("[!_]*.py")
     assert list(strategies) == sorted(file.stem for file in files)
 
 
 def test_two_plug_ins_in_one_file_are_refused():
-    registry: Registry[type] = Registry("models.acquisition")
+    registry: Registry[type] = Registry("models.acquisition.strategies")
 
     @registry.register
     class First: ...

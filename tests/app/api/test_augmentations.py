@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.contact_sheet import FRAME, GAP
+from models.augmentation.contact_sheet import FRAME, GAP
 from models.images import decode
 
 PREVIEW = "/v1/projects/birds/augmentations/preview"

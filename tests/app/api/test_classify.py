@@ -2,7 +2,7 @@
 
 import pytest
 
-from models import unknown
+from models.rejection import open_set
 
 
 def upload(service, path, *contents, **params):
@@ -39,8 +39,8 @@ def test_an_image_of_no_label_is_unknown(colours, png):
 
 def test_what_is_unknown_is_learned_once_and_only_when_asked_for(colours, png, monkeypatch):
     learned = []
-    fit = unknown.fit
-    monkeypatch.setattr(unknown, "fit", lambda *given: learned.append(1) or fit(*given))
+    fit = open_set.fit
+    monkeypatch.setattr(open_set, "fit", lambda *given: learned.append(1) or fit(*given))
 
     upload(colours, "/classify", png("red", 9), coverage=0.9)
     assert not learned

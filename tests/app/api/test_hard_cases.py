@@ -7,7 +7,8 @@ import torch
 from sqlalchemy import delete, select
 
 from app.tables import Embedding
-from models.acquisition import of_labeled, strategies
+from models.acquisition import of_labeled
+from models.acquisition.strategies import strategies
 from models.encoders import Encoder
 
 RANK = "/v1/projects/birds/pool/rank"

@@ -11,7 +11,7 @@ from sqlalchemy import create_engine, event, make_url, text
 
 from app.main import create_app
 from app.storage import Blobs
-from models.runtimes import runtimes
+from models.runtimes.kinds import runtimes
 
 
 def ready(service) -> dict:

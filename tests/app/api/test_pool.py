@@ -11,7 +11,7 @@ from sqlalchemy import select
 import app.choosing
 import app.prediction
 from app.tables import Reservation
-from models.choosing import choose
+from models.acquisition.batch import choose
 
 NEXT = "/v1/projects/birds/pool/next"
 

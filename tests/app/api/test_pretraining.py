@@ -6,7 +6,7 @@ import uuid
 import pytest
 from PIL import Image
 
-from models.pretraining import methods
+from models.pretraining.methods import methods
 
 RECIPES = "/v1/projects/birds/recipes"
 PREVIEW = "/v1/projects/birds/pretraining/preview"

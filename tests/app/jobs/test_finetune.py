@@ -12,7 +12,7 @@ from app.jobs import finetune as module
 from app.problems import StorageFull
 from app.queue import LeaseLost
 from app.tables import Image, Label, Project, ProjectVersion
-from models.training import Training
+from models.training.loop import Training
 
 OPTIONS = {
     "methods": [{"name": "full"}],

@@ -14,7 +14,7 @@ from sqlalchemy import select
 from app import watching
 from app.api.jobs import EventRead
 from app.tables import Image
-from models.training import Training
+from models.training.loop import Training
 
 JOBS = "/v1/projects/birds/jobs"
 OPTIONS = {"epochs": 3, "batch_size": 12}  # of 36 images

@@ -13,7 +13,7 @@ from app import watching
 from app.api.jobs import EventRead
 from app.schemas import JobRead
 from app.tables import Embedding, Image, Job
-from models.transduction import Transduction
+from models.transduction.alpha_tim import Transduction
 
 JOBS = "/v1/projects/birds/jobs"
 QUICK = {"epochs": 2, "rate": 0.01}
@@ -268,7 +268,7 @@ def test_a_pool_that_was_emptied_meanwhile_fails_the_job_with_advice(striped, do
 
 def test_a_rate_that_is_too_high_fails_the_job_with_advice(striped, do, monkeypatch):
     location = submit(striped)
-    monkeypatch.setattr("models.transduction.math.isfinite", lambda _: False)
+    monkeypatch.setattr("models.transduction.alpha_tim.math.isfinite", lambda _: False)
 
     do(striped)
 

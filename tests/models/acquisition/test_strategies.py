@@ -6,8 +6,9 @@ from functools import partial
 import pytest
 import torch
 
-from models.acquisition import BLOCK_ROWS, NoClasses, Pool, of_labeled, strategies, top
-from models.acquisition.margin import Margin
+from models.acquisition import BLOCK_ROWS, NoClasses, Pool, of_labeled, top
+from models.acquisition.strategies import strategies
+from models.acquisition.strategies.margin import Margin
 
 CENTROIDS = torch.eye(4)
 SCORED = ["bald", "entropy", "least_confidence", "margin", "random", "unknown_first"]  # one by one

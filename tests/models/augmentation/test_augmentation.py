@@ -5,7 +5,8 @@ import torch
 from torch import Generator
 from torch.nn import functional as F
 
-from models.augmentation import apply, augmentations, beta
+from models.augmentation import apply, beta
+from models.augmentation.kinds import augmentations
 
 
 def batch(count: int = 6, side: int = 64) -> tuple[torch.Tensor, torch.Tensor]:

@@ -7,10 +7,11 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from models.augmentation import Augmentation, apply, augmentations
-from models.augmentation.mixup import Mixup
-from models.augmentation.noise import Noise
-from models.augmentation.per_class import PerClass
+from models.augmentation import Augmentation, apply
+from models.augmentation.kinds import augmentations
+from models.augmentation.kinds.mixup import Mixup
+from models.augmentation.kinds.noise import Noise
+from models.augmentation.per_class import PerClassPolicies
 
 LABELS = torch.tensor([0, 1, 2, 1, 0, 2, 2, 1])
 IMAGES = torch.rand(8, 3, 16, 16, generator=Generator().manual_seed(0))
@@ -36,7 +37,7 @@ def chance() -> Generator:
 
 
 def test_each_image_takes_the_policy_of_its_class_and_keeps_its_place():
-    policy = PerClass(policies={1: [Add(amount=1.0)], 2: []}, default=[Add(amount=2.0)])
+    policy = PerClassPolicies(policies={1: [Add(amount=1.0)], 2: []}, default=[Add(amount=2.0)])
 
     changed, shares = policy(IMAGES, TARGETS, chance())
 
@@ -46,7 +47,7 @@ def test_each_image_takes_the_policy_of_its_class_and_keeps_its_place():
 
 
 def test_without_a_default_other_classes_stay_as_they_are():
-    changed, _ = PerClass(policies={0: [Noise()]})(IMAGES, TARGETS, chance())
+    changed, _ = PerClassPolicies(policies={0: [Noise()]})(IMAGES, TARGETS, chance())
 
     same = (changed == IMAGES).flatten(1).all(dim=1)
     assert torch.equal(same, LABELS != 0)
@@ -55,7 +56,7 @@ def test_without_a_default_other_classes_stay_as_they_are():
 def test_the_largest_share_decides():
     shares = torch.tensor([[0.6, 0.4, 0.0], [0.4, 0.6, 0.0]])
 
-    changed, _ = PerClass(policies={1: [Add(amount=1.0)]})(IMAGES[:2], shares, chance())
+    changed, _ = PerClassPolicies(policies={1: [Add(amount=1.0)]})(IMAGES[:2], shares, chance())
 
     assert torch.equal(
         changed - IMAGES[:2] > 0.5, (shares[:, 1] > 0.5).view(-1, 1, 1, 1).expand_as(changed)
@@ -64,7 +65,7 @@ def test_the_largest_share_decides():
 
 def test_images_of_equal_policies_are_processed_together():
     add = Add(amount=1.0)
-    policy = PerClass(policies={0: [add], 2: (Add(amount=1.0, batches=add.batches),)})
+    policy = PerClassPolicies(policies={0: [add], 2: (Add(amount=1.0, batches=add.batches),)})
 
     policy(IMAGES, TARGETS, chance())
 
@@ -72,7 +73,7 @@ def test_images_of_equal_policies_are_processed_together():
 
 
 def test_what_mixes_only_mixes_images_of_its_policy():
-    policy = PerClass(policies={0: [Mixup(alpha=1.0)], 1: [Mixup(alpha=1.0)]}, default=[])
+    policy = PerClassPolicies(policies={0: [Mixup(alpha=1.0)], 1: [Mixup(alpha=1.0)]}, default=[])
 
     _, shares = policy(IMAGES.repeat(4, 1, 1, 1), TARGETS.repeat(4, 1), chance())
 
@@ -83,7 +84,9 @@ def test_what_mixes_only_mixes_images_of_its_policy():
 
 
 def test_it_is_an_augmentation_of_which_others_can_be_made():
-    outer = PerClass(policies={}, default=[PerClass(policies={1: [Add(amount=1.0)]})])
+    outer = PerClassPolicies(
+        policies={}, default=[PerClassPolicies(policies={1: [Add(amount=1.0)]})]
+    )
 
     changed, _ = apply([outer], IMAGES, TARGETS, chance())
 
@@ -97,4 +100,4 @@ def test_it_is_no_plug_in():
 
 def test_a_negative_class_is_refused():
     with pytest.raises(ValueError, match=r"from 0, got policies for \[-1\]"):
-        PerClass(policies={-1: []})
+        PerClassPolicies(policies={-1: []})

@@ -6,21 +6,21 @@ from sklearn.linear_model import LogisticRegression
 from torch import Generator
 from torch.nn import functional as F
 
-from models.augmentation.autoaugment import AutoAugment
-from models.augmentation.geometric import Geometric
+from models.augmentation.kinds.autoaugment import AutoAugment
+from models.augmentation.kinds.geometric import Geometric
 from models.augmentation_search import (
     NOTHING,
     PRIOR_VARIANCE,
-    Candidate,
+    PolicyCandidate,
     Proxy,
     Search,
     balanced,
     describe,
     documents,
     fit,
-    searches,
 )
-from models.checkpoint import pack, unpack
+from models.augmentation_search.searches import searches
+from models.training.checkpoint import pack, unpack
 
 SMALL = {
     "grid": {"n": (1,), "m": (3.0, 6.0, 9.0)},
@@ -120,7 +120,7 @@ def test_an_augmentation_that_turns_a_class_into_another_lowers_the_score(encode
     still = Geometric(crop=1.0, ratio=1.0, flip=0.5, degrees=0.0)
     turned = Geometric(crop=1.0, ratio=1.0, flip=0.5, flip_vertical=0.5, degrees=0.0)
 
-    harmless, harmful = (proxy.judge(Candidate((policy,))) for policy in (still, turned))
+    harmless, harmful = (proxy.judge(PolicyCandidate((policy,))) for policy in (still, turned))
 
     assert harmful.score < proxy.judge(NOTHING).score
     assert harmful.score < harmless.score
@@ -130,17 +130,19 @@ def test_a_class_with_its_own_policy_differs_by_that_alone(grey):
     proxy = grey()
     crop, other = (Geometric(crop=0.3),), (Geometric(crop=0.9),)
 
-    mixed = Candidate(crop, ((1, other),))
+    mixed = PolicyCandidate(crop, ((1, other),))
 
     assert torch.equal(
-        proxy.judge(Candidate(crop, ((0, other), (1, other)))).likelihood,
-        proxy.judge(Candidate(other)).likelihood,
+        proxy.judge(PolicyCandidate(crop, ((0, other), (1, other)))).likelihood,
+        proxy.judge(PolicyCandidate(other)).likelihood,
     )
     assert torch.equal(
-        proxy.judge(Candidate(crop, ((0, crop),))).likelihood,
-        proxy.judge(Candidate(crop)).likelihood,
+        proxy.judge(PolicyCandidate(crop, ((0, crop),))).likelihood,
+        proxy.judge(PolicyCandidate(crop)).likelihood,
     )
-    assert not torch.equal(proxy.judge(mixed).likelihood, proxy.judge(Candidate(other)).likelihood)
+    assert not torch.equal(
+        proxy.judge(mixed).likelihood, proxy.judge(PolicyCandidate(other)).likelihood
+    )
 
 
 def test_operations_are_embedded_as_the_augmentation_would_apply_them(grey, encoder):
@@ -159,13 +161,13 @@ def test_nothing_is_embedded_twice(grey, encoder):
     counts = count_embedded(encoder)
     proxy = grey(32, views=2)
 
-    proxy.judge(Candidate((Geometric(crop=0.5),)))
+    proxy.judge(PolicyCandidate((Geometric(crop=0.5),)))
     once = sum(counts)
-    proxy.judge(Candidate((Geometric(crop=0.5),), ((0, ()),)))
+    proxy.judge(PolicyCandidate((Geometric(crop=0.5),), ((0, ()),)))
     crops = sum(counts)
-    proxy.judge(Candidate((AutoAugment(policy="svhn"),)))
+    proxy.judge(PolicyCandidate((AutoAugment(policy="svhn"),)))
     operations = sum(counts)
-    proxy.judge(Candidate((AutoAugment(policy="svhn"),), ((0, ()),)))
+    proxy.judge(PolicyCandidate((AutoAugment(policy="svhn"),), ((0, ()),)))
 
     assert once == crops == 32 + 2 * 32  # clean, and two views
     assert crops < operations <= crops + 2 * 32

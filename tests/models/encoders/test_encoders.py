@@ -6,13 +6,15 @@ import pytest
 import torch
 from torch import nn
 
-from models.encoders import Encoder, EncoderUnavailable, architectures, parse, pick_device, spec
-from models.encoders.conv4 import Conv4
-from models.encoders.efficientnet_lite import EfficientNetLite
-from models.encoders.pooled_rotations import PooledRotations
-from models.encoders.projected import Projected
-from models.encoders.timm import Timm
-from models.encoders.vit import ViT
+from models.encoders import Encoder, EncoderUnavailable, pick_device
+from models.encoders.architectures import architectures
+from models.encoders.architectures.conv4 import Conv4
+from models.encoders.architectures.efficientnet_lite import EfficientNetLite
+from models.encoders.architectures.pooled_rotations import PooledRotations
+from models.encoders.architectures.projected import Projected
+from models.encoders.architectures.timm import Timm
+from models.encoders.architectures.vit import ViT
+from models.encoders.specs import parse, spec
 
 # One small instance of each architecture, built without pretrained weights.
 SMALL = {

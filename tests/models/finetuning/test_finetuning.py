@@ -5,11 +5,13 @@ import copy
 import pytest
 import torch
 
-from models.augmentation.colour import Colour
-from models.checkpoint import pack, unpack
-from models.encoders import Encoder, parse
-from models.finetuning import class_centroids, embed_all, interpolate, methods, settle, start
-from models.training import Recipe
+from models.augmentation.kinds.colour import Colour
+from models.encoders import Encoder
+from models.encoders.specs import parse
+from models.finetuning import class_centroids, embed_all, interpolate, resolve_recipe, start
+from models.finetuning.methods import methods
+from models.training.checkpoint import pack, unpack
+from models.training.recipe import Recipe
 
 TARGETS = torch.arange(20) % 2
 
@@ -140,14 +142,14 @@ def test_interpolation_goes_from_one_training_to_the_other():
 
 @pytest.mark.parametrize(("images", "epochs"), [(20, 30), (200, 12), (600, 5), (100_000, 3)])
 def test_few_images_are_seen_often_and_many_seldom_unless_the_recipe_says(images, epochs):
-    assert settle(Recipe(), encoder(), images).epochs == epochs
-    assert settle(Recipe(epochs=7), encoder(), images).epochs == 7
+    assert resolve_recipe(Recipe(), encoder(), images).epochs == epochs
+    assert resolve_recipe(Recipe(epochs=7), encoder(), images).epochs == 7
 
 
 def test_transformers_learn_at_a_tenth_of_the_rate_unless_the_recipe_says():
     transformer = parse("timm:vit_tiny_patch16_224")[1].build(pretrained=False)
 
-    rates = [settle(Recipe(), one, 20).rate for one in (encoder(), transformer)]
+    rates = [resolve_recipe(Recipe(), one, 20).rate for one in (encoder(), transformer)]
 
     assert rates == [1e-3, 1e-4]
-    assert settle(Recipe(rate=0.5), transformer, 20).rate == 0.5
+    assert resolve_recipe(Recipe(rate=0.5), transformer, 20).rate == 0.5

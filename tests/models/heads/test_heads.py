@@ -5,8 +5,9 @@ import torch
 from torch.nn import functional as F
 
 from models import heads as package
-from models.heads import SHORT, Support, heads, softmax
-from models.heads.multi_centroid import MultiCentroid
+from models.heads import SHORT, Support, softmax
+from models.heads.kinds import heads
+from models.heads.kinds.multi_centroid import MultiCentroid
 
 MEAN = 0.3 * F.normalize(torch.ones(16), dim=0)
 

@@ -12,11 +12,9 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Generator, Tensor
 
-from models.checkpoint import pack, unpack
 from models.encoders import Encoder
-from models.encoders.conv4 import Conv4
-from models.encoders.vit import ViT
-from models.losses import Contrast
+from models.encoders.architectures.conv4 import Conv4
+from models.encoders.architectures.vit import ViT
 from models.pretraining import (
     LOOK,
     STRIKES,
@@ -24,16 +22,19 @@ from models.pretraining import (
     Pretext,
     Seen,
     Unsuited,
-    methods,
-    settle,
+    resolve_recipe,
     start,
     views_of,
 )
-from models.pretraining.byol import BYOL
-from models.pretraining.mae import MAE
-from models.pretraining.simclr import SimCLR
-from models.training import Batch, Recipe, Training
-from models.views import Views
+from models.pretraining.losses import Contrast
+from models.pretraining.methods import methods
+from models.pretraining.methods.byol import BYOL
+from models.pretraining.methods.mae import MAE
+from models.pretraining.methods.simclr import SimCLR
+from models.pretraining.views import Views
+from models.training.checkpoint import pack, unpack
+from models.training.loop import Batch, Training
+from models.training.recipe import Recipe
 
 SIDE = 48
 LINES = 80  # of code that a method may take
@@ -285,10 +286,10 @@ def test_views_can_be_looked_at(name, encoder):
 
 
 def test_epochs_and_rate_are_settled_by_the_images_and_the_encoder():
-    assert settle(Recipe(batch_size=64), conv(), 6400).epochs == 20
-    assert settle(Recipe(batch_size=64), conv(), 100).epochs == 200
-    assert settle(Recipe(batch_size=64, epochs=7), conv(), 100).epochs == 7
-    assert settle(Recipe(), vit(), 100).rate < settle(Recipe(), conv(), 100).rate
+    assert resolve_recipe(Recipe(batch_size=64), conv(), 6400).epochs == 20
+    assert resolve_recipe(Recipe(batch_size=64), conv(), 100).epochs == 200
+    assert resolve_recipe(Recipe(batch_size=64, epochs=7), conv(), 100).epochs == 7
+    assert resolve_recipe(Recipe(), vit(), 100).rate < resolve_recipe(Recipe(), conv(), 100).rate
 
 
 class Forgetful(Pretext):

@@ -13,24 +13,15 @@ import pytest
 import torch
 
 from models.encoders import Encoder
-from models.encoders.conv4 import Conv4
-from models.encoders.efficientnet_lite import EfficientNetLite
-from models.encoders.timm import Timm
-from models.encoders.vit import ViT
-from models.runtimes import (
-    AGREEMENT,
-    COMPUTING_NICENESS,
-    Chooser,
-    Resources,
-    RuntimeUnavailable,
-    agree,
-    compute_alone,
-    runtimes,
-    samples,
-    speed,
-    speed_of_lanes,
-    try_out,
-)
+from models.encoders.architectures.conv4 import Conv4
+from models.encoders.architectures.efficientnet_lite import EfficientNetLite
+from models.encoders.architectures.timm import Timm
+from models.encoders.architectures.vit import ViT
+from models.runtimes import Resources, RuntimeUnavailable
+from models.runtimes.kinds import runtimes
+from models.runtimes.selector import RuntimeSelector
+from models.runtimes.streams import COMPUTING_NICENESS, compute_alone, speed_of_streams
+from models.runtimes.trial import AGREEMENT, agree, samples, speed, try_out
 
 RESOURCES = Resources(threads=1, batch=4)
 TWO = Resources(threads=2, batch=8)
@@ -87,7 +78,8 @@ def known(monkeypatch):
             name: type(name, (Reference,), {"prepared": [], **options})
             for name, options in kinds.items()
         }
-        monkeypatch.setattr("models.runtimes.runtimes", found)
+        monkeypatch.setattr("models.runtimes.selector.runtimes", found)
+        monkeypatch.setattr("models.runtimes.trial.runtimes", found)
         return found
 
     return make
@@ -134,7 +126,7 @@ def lane_speeds(monkeypatch):
     def make(*speeds):
         found = dict(zip((1, 4, 8), speeds, strict=True))
         monkeypatch.setattr(
-            "models.runtimes.speed_of_lanes", lambda embed, encoder, size, lanes: found[size]
+            "models.runtimes.selector.speed_of_streams", lambda embed, encoder, size, lanes: found[size]
         )
 
     return make
@@ -144,7 +136,7 @@ def test_lanes_have_the_smallest_batch_that_is_about_the_fastest(known, lane_spe
     kinds = known(pytorch={})
     lane_speeds(50.0, 98.0, 100.0)
     told = []
-    chooser = Chooser("pytorch", TWO, keep(told))
+    chooser = RuntimeSelector("pytorch", TWO, keep(told))
 
     lanes = chooser.prepare(encoder()).lanes
 
@@ -159,16 +151,16 @@ def test_there_are_no_lanes_where_they_are_slower_or_wrong(known, lane_speeds):
     known(pytorch={}, right={"late_s": 0.001}, wrong_in_lanes={"wrong_in_lanes": True})
     lane_speeds(1.0, 2.0, 3.0)
 
-    assert Chooser("auto", TWO).prepare(encoder()).lanes is None
-    assert Chooser("right", TWO).prepare(encoder()).lanes is not None
-    assert Chooser("wrong_in_lanes", TWO).prepare(encoder()).lanes is None
-    assert Chooser("right", RESOURCES).prepare(encoder()).lanes is None  # one thread
+    assert RuntimeSelector("auto", TWO).prepare(encoder()).lanes is None
+    assert RuntimeSelector("right", TWO).prepare(encoder()).lanes is not None
+    assert RuntimeSelector("wrong_in_lanes", TWO).prepare(encoder()).lanes is None
+    assert RuntimeSelector("right", RESOURCES).prepare(encoder()).lanes is None  # one thread
 
 
 def test_a_version_without_lanes_makes_others_of_its_kind_have_none(known, lane_speeds):
     known(pytorch={})
     lane_speeds(1.0, 2.0, 3.0)
-    chooser = Chooser("auto", TWO)
+    chooser = RuntimeSelector("auto", TWO)
     known(pytorch={}, other={"late_s": 0.1})
     assert chooser.prepare(encoder()).lanes is None
     lane_speeds(1e6, 1e6, 1e6)
@@ -215,7 +207,7 @@ def test_the_fastest_that_agrees_is_chosen(known):
     )
     told = []
 
-    serving = Chooser("auto", RESOURCES, keep(told)).prepare(encoder())
+    serving = RuntimeSelector("auto", RESOURCES, keep(told)).prepare(encoder())
 
     assert serving.runtime == "right"
     ((trials, lanes),) = told
@@ -231,7 +223,7 @@ def test_the_fastest_that_agrees_is_chosen(known):
 
 def test_one_architecture_is_tried_once(known):
     kinds = known(pytorch={}, other={"late_s": 0.01})
-    chooser = Chooser("auto", RESOURCES)
+    chooser = RuntimeSelector("auto", RESOURCES)
     first, second, larger = encoder(), encoder(), Conv4(width=16, image_side=32).build().eval()
     assert not chooser.knows(first)
 
@@ -247,7 +239,7 @@ def test_one_architecture_is_tried_once(known):
 def quiet(monkeypatch):
     """Says whether the machine has had something else to do."""
     busy = [False]
-    monkeypatch.setattr("models.runtimes.is_busy", lambda: busy[0])
+    monkeypatch.setattr("models.runtimes.selector.is_busy", lambda: busy[0])
     return busy
 
 
@@ -255,11 +247,11 @@ def test_what_was_found_holds_after_a_restart(known, lane_speeds, quiet, tmp_pat
     known(pytorch={"late_s": 0.01}, other={})
     lane_speeds(50.0, 1e6, 2e6)
     resources, told = replace(TWO, cache=tmp_path), []
-    first = Chooser("auto", resources).prepare(encoder())
+    first = RuntimeSelector("auto", resources).prepare(encoder())
     known(pytorch={}, other={"late_s": 0.01})
     lane_speeds(0.0, 0.0, 0.0)
 
-    again = Chooser("auto", resources, keep(told)).prepare(encoder())
+    again = RuntimeSelector("auto", resources, keep(told)).prepare(encoder())
 
     assert (first.runtime, first.lanes.batch) == ("other", 8)
     assert (again.runtime, again.lanes[1:]) == ("other", first.lanes[1:])
@@ -267,22 +259,22 @@ def test_what_was_found_holds_after_a_restart(known, lane_speeds, quiet, tmp_pat
     assert torch.allclose(again.lanes.embed(pictures), encoder().embed(pictures), atol=1e-5)
     assert [trial.runtime for trial in told[0][0]] == ["other"]  # what is chosen is still told
     for changed in (replace(resources, threads=1), replace(resources, batch=1)):
-        assert Chooser("auto", changed).prepare(encoder()).runtime == "pytorch"
+        assert RuntimeSelector("auto", changed).prepare(encoder()).runtime == "pytorch"
     (tmp_path / "other").mkdir()
     elsewhere = replace(resources, cache=tmp_path / "other")
-    assert Chooser("auto", elsewhere).prepare(encoder()).runtime == "pytorch"
+    assert RuntimeSelector("auto", elsewhere).prepare(encoder()).runtime == "pytorch"
 
 
 @pytest.mark.parametrize("told", ["", "[]", '{"runtime": "gone", "lanes": null}', '{"lanes": 1}'])
 def test_what_cannot_be_read_of_earlier_is_measured_anew(known, quiet, tmp_path, told):
     resources = replace(RESOURCES, cache=tmp_path)
     known(pytorch={}, other={"late_s": 0.01})
-    Chooser("auto", resources).prepare(encoder())
+    RuntimeSelector("auto", resources).prepare(encoder())
     (file,) = tmp_path.glob("*.json")
     file.write_text(told)
     known(pytorch={"late_s": 0.01}, other={})
 
-    assert Chooser("auto", resources).prepare(encoder()).runtime == "other"
+    assert RuntimeSelector("auto", resources).prepare(encoder()).runtime == "other"
 
 
 def test_a_trial_beside_other_work_holds_until_the_end_only(known, quiet, tmp_path):
@@ -290,16 +282,16 @@ def test_a_trial_beside_other_work_holds_until_the_end_only(known, quiet, tmp_pa
     known(pytorch={}, other={"late_s": 0.01})
     resources = replace(RESOURCES, cache=tmp_path)
 
-    assert Chooser("auto", resources).prepare(encoder()).runtime == "pytorch"
+    assert RuntimeSelector("auto", resources).prepare(encoder()).runtime == "pytorch"
 
     known(pytorch={"late_s": 0.01}, other={})
-    assert Chooser("auto", resources).prepare(encoder()).runtime == "other"
+    assert RuntimeSelector("auto", resources).prepare(encoder()).runtime == "other"
 
 
 def test_a_version_that_its_runtime_cannot_compute_is_served_by_pytorch(known):
     kinds = known(pytorch={"late_s": 0.02}, other={})
     told = []
-    chooser = Chooser("auto", RESOURCES, keep(told))
+    chooser = RuntimeSelector("auto", RESOURCES, keep(told))
     assert chooser.prepare(encoder()).runtime == "other"
 
     kinds["other"].refuses = True
@@ -310,10 +302,10 @@ def test_a_version_that_its_runtime_cannot_compute_is_served_by_pytorch(known):
 def test_a_runtime_can_be_asked_for(known):
     known(pytorch={}, other={"late_s": 0.02}, wrong={"wrong": True})
 
-    assert Chooser("other", RESOURCES).prepare(encoder()).runtime == "other"
-    assert Chooser("wrong", RESOURCES).prepare(encoder()).runtime == "pytorch"
+    assert RuntimeSelector("other", RESOURCES).prepare(encoder()).runtime == "other"
+    assert RuntimeSelector("wrong", RESOURCES).prepare(encoder()).runtime == "pytorch"
     with pytest.raises(RuntimeUnavailable, match=r"no runtime 'tpu'; known are auto, pytorch, oth"):
-        Chooser("tpu", RESOURCES)
+        RuntimeSelector("tpu", RESOURCES)
 
 
 @pytest.mark.slow
@@ -336,8 +328,8 @@ def test_speed_of_lanes_is_that_of_all():
         type("", (Reference,), {"prepared": [], "late_s": 0.02})(), encoder(), RESOURCES
     )
 
-    assert 4 / 0.2 < speed_of_lanes(embed, encoder(), 4, 1) < 4 / 0.02
-    assert 4 / 0.02 < speed_of_lanes(embed, encoder(), 4, 4) < 4 * 4 / 0.02
+    assert 4 / 0.2 < speed_of_streams(embed, encoder(), 4, 1) < 4 / 0.02
+    assert 4 / 0.02 < speed_of_streams(embed, encoder(), 4, 4) < 4 * 4 / 0.02
 
 
 def test_speed_is_in_images():
@@ -353,7 +345,7 @@ def test_cuda_computes_with_graphs_in_half_precision():
     given = EfficientNetLite().build().eval().to("cuda")
     told = []
 
-    serving = Chooser("auto", Resources(threads=1, batch=32), keep(told)).prepare(given)
+    serving = RuntimeSelector("auto", Resources(threads=1, batch=32), keep(told)).prepare(given)
 
     assert serving.runtime == "cuda_graphs"
     assert AGREEMENT <= told[0][0][-1].agreement < 1

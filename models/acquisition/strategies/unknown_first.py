@@ -1,0 +1,54 @@
+"""Unknown first: label what is like nothing that has a label."""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from models.acquisition import Pool, Ranking, top, within
+from models.acquisition.coverage import LANDMARKS, representatives
+from models.acquisition.strategies import strategies
+
+
+@strategies.register
+@dataclass(frozen=True, kw_only=True)
+class UnknownFirst:
+    """Prefer images far from their nearest labeled ones (Sun et al., 2022, section 3).
+
+    https://arxiv.org/abs/2204.06507
+
+    The score is the distance to the `neighbours`-th closest labeled image; without a label, to the
+    mean of the pool. Exact up to `landmarks` labeled images; of more, that many stand for them, the
+    same share of each class.
+    """
+
+    needs_classes: ClassVar[bool] = False
+
+    neighbours: int = 1
+    landmarks: int = LANDMARKS
+
+    def __post_init__(self) -> None:
+        within(self, "neighbours", 1, 1000)
+        within(self, "landmarks", 1, 100_000)
+
+    def rank(self, pool: Pool, budget: int) -> Ranking:
+        if not len(pool):
+            return Ranking(torch.empty(0, dtype=torch.long), torch.empty(0))
+        if len(pool.labeled):
+            known = pool.vectors(representatives(pool, self.landmarks))
+        else:
+            pool = replace(pool, mean=None)  # nothing is closer to it than anything else
+            known = F.normalize(pool.vectors(pool.rows[pool.sample(self.landmarks)]).mean(0), dim=0)
+            known = known[None]
+        near = min(self.neighbours, len(known))
+
+        def distance(embeddings: Float[Tensor, "B D"]) -> Float[Tensor, " B"]:
+            cosines = pool.place(embeddings) @ known.T
+            nearest = cosines.amax(dim=1) if near == 1 else cosines.topk(near, dim=1).values[:, -1]
+            squares = 2 - 2 * nearest
+            return squares.where(squares > 1e-6, 0.0).sqrt()  # float32 rounds what is less
+
+        return top(pool.map(distance), budget)

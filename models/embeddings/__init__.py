@@ -1,0 +1,1 @@
+"""What embeddings tell without a head: clusters, directions, near-duplicates, alignment."""

@@ -1,0 +1,103 @@
+"""Whether a candidate is better than what it would replace, judged on images that neither saw."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Generator, Tensor
+
+RESAMPLES = 2000  # of a bootstrap: an error of 0.01 in a probability
+
+
+FLIPS = 10_000  # of a randomisation test: an error of 0.001 in a chance of 0.01
+
+
+ROUNDING = 1e-4  # in a sum of gains
+
+
+RECALL_LOSS = 0.10  # at most, of any class
+
+
+class Verdict(NamedTuple):
+    """Whether a candidate is better than what it would replace."""
+
+    better: bool
+    probability: float  # that its accuracy is higher, by the bootstrap
+    accuracy: float  # of the candidate, 0..1
+    before: float  # of what it would replace
+    worst_recall_loss: float  # of any class; negative when all gained
+    reason: str
+
+
+def compare(
+    candidate: Float[Tensor, " M"],
+    before: Float[Tensor, " M"],
+    targets: Int[Tensor, " M"],
+    *,
+    confidence: float = 0.9,
+    seed: int = 0,
+) -> Verdict:
+    """Judge a candidate by which of the same images each got right.
+
+    By a paired bootstrap (Koehn, 2004, https://aclanthology.org/W04-3250): the images are drawn
+    again with replacement, and what is counted is how often the candidate is ahead; draws that end
+    level count half. No class may lose more than `RECALL_LOSS` of its recall, where a test of its
+    images proves a loss: one image of five proves none. Of many classes one seems to lose by
+    chance, so that the confidence holds for all of them together (Bonferroni).
+
+    Args:
+        candidate: how often each image was classified right, 0..1, by a model that never saw it.
+        before: the same, of what the candidate would replace.
+        confidence: the least probability that makes it better.
+    """
+    gains = candidate - before
+    chance = Generator().manual_seed(seed)
+    probability = _probability_of_gain(gains, chance)
+    counts = torch.bincount(targets)
+    losses = -torch.zeros(len(counts)).index_add_(0, targets, gains) / counts.clamp_min(1)
+    worst = float(losses.max())
+    chance_alone = (1 - confidence) / len(counts)
+    dear = [
+        float(losses[one])
+        for one in (losses > RECALL_LOSS + 1e-6).nonzero().flatten()
+        if _chance_of_loss(gains[targets == one], chance) <= chance_alone
+    ]
+    if probability < confidence:
+        reason = (
+            f"the candidate is better with a probability of {probability:.2f}, not {confidence}"
+        )
+    elif dear:
+        reason = f"a class would lose {100 * max(dear):.0f} points of its recall"
+    else:
+        reason = f"the candidate is better with a probability of {probability:.2f}"
+    return Verdict(
+        probability >= confidence and not dear,
+        probability,
+        float(candidate.mean()),
+        float(before.mean()),
+        worst,
+        reason,
+    )
+
+
+def _probability_of_gain(gains: Float[Tensor, " M"], chance: Generator) -> float:
+    """How often the sum is positive when images are drawn again; zero counts half."""
+    totals = torch.stack(
+        [
+            gains[torch.randint(len(gains), gains.shape, generator=chance)].sum()
+            for _ in range(RESAMPLES)
+        ]
+    )
+    return float((totals > 0).float().mean() + (totals == 0).float().mean() / 2)
+
+
+def _chance_of_loss(gains: Float[Tensor, " M"], chance: Generator) -> float:
+    """How often random signs of the gains make a loss as large; as large exactly counts half.
+
+    A randomisation test (Fisher, 1935, The Design of Experiments, section 21). It holds for any
+    number of images, while a bootstrap of five that all lose a little would be sure.
+    """
+    signs = torch.randint(2, (FLIPS, len(gains)), generator=chance) * 2.0 - 1
+    totals, observed = signs @ gains, gains.sum()
+    level = (totals - observed).abs() < ROUNDING
+    return float(((totals < observed) & ~level).float().mean() + level.float().mean() / 2)

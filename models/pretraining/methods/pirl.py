@@ -1,0 +1,78 @@
+"""PIRL."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor, nn
+
+from models.encoders import Encoder
+from models.pretraining import Family, Pretext, Seen, within
+from models.pretraining.layers import Bank
+from models.pretraining.losses import Contrast
+from models.pretraining.methods import methods
+from models.pretraining.tiling import check_tiles, embed_parts, gap_of
+from models.pretraining.views import Views, tiles
+from models.training.loop import Batch
+
+
+@methods.register
+@dataclass(frozen=True, kw_only=True)
+class PIRL:
+    """Recognise an image, and its shuffled tiles, by a memory of how it looked.
+
+    Misra & van der Maaten, 2020. https://arxiv.org/abs/1912.01991
+    """
+
+    family: ClassVar[Family] = "contrastive"
+    fewest: ClassVar[int] = 1000
+    unsuited: ClassVar[str] = "textures, and images smaller than 32 pixels"
+
+    grid: Literal[0, 2, 3] = 0  # tiles on a side; 0: as suits the size of the images
+    share: float = 0.5  # of the loss that is that of the tiles (lambda, equation 5)
+    momentum: float = 0.5  # of the memory
+    negatives: int = 4096  # memories of others; at most one of each
+    projection: int = 128  # features that are compared
+    contrast: Contrast = field(default_factory=lambda: Contrast(temperature=0.07))
+    views: Views = field(default_factory=Views)
+
+    def __post_init__(self) -> None:
+        within(self, "share", 0, 1)
+        within(self, "momentum", 0, 1)
+        within(self, "negatives", 1, 1_000_000)
+        within(self, "projection", 1, 2048)
+
+    def build(self, encoder: Encoder, images: int) -> Pretext:
+        return _Objective(encoder, self, images, check_tiles(encoder, "pirl", self.grid))
+
+
+class _Objective(Pretext):
+    def __init__(self, encoder: Encoder, options: PIRL, images: int, grid: int) -> None:
+        super().__init__(encoder)
+        self.options, self.grid, size = options, grid, options.projection
+        self.whole = nn.Linear(encoder.embedding_dim, size)
+        self.part = nn.Linear(encoder.embedding_dim, size)
+        self.parts = nn.Linear(grid * grid * size, size)
+        self.bank = Bank(images, size)
+
+    def see(
+        self, images: Tensor, shares: Float[Tensor, "B C"], chance: Generator
+    ) -> tuple[list[Tensor], Float[Tensor, "B C"]]:
+        whole, source = (self.options.views(images, chance) for _ in range(2))
+        parts = tiles(source, self.grid, gap=gap_of(images, self.grid), chance=chance)
+        order = torch.rand(parts.shape[:2], generator=chance).argsort(dim=1)
+        return [whole, parts[torch.arange(len(parts)).unsqueeze(1), order]], shares
+
+    def learn(self, batch: Batch) -> Seen:
+        whole, tiled = batch.views
+        image = self.whole(self.encoder.features(whole))
+        parts = self.parts(self.part(embed_parts(self.encoder, tiled)).flatten(1))
+        remembered = self.bank.features[batch.positions.to(image.device)]
+        negatives, own = self.bank.negatives(batch.positions, self.options.negatives)
+        contrast, share = self.options.contrast, self.options.share
+        self.chance = contrast.chance(len(negatives))
+        of_image, of_parts = (contrast(one, remembered, negatives, own) for one in (image, parts))
+        if self.training:
+            self.bank.move(batch.positions, image.detach(), self.options.momentum)
+        return Seen(share * of_parts + (1 - share) * of_image, [image, parts])

@@ -1,0 +1,51 @@
+"""SimCLR."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from models.encoders import Encoder
+from models.pretraining import Family, Joint, Pretext, Seen, within
+from models.pretraining.layers import projection_head
+from models.pretraining.losses import Contrast, swapped
+from models.pretraining.methods import methods
+from models.pretraining.views import Views
+from models.training.loop import Batch
+
+
+@methods.register
+@dataclass(frozen=True, kw_only=True)
+class SimCLR:
+    """Recognise a view of an image among views of all others in the batch.
+
+    Chen et al., 2020. https://arxiv.org/abs/2002.05709; the second version has a deeper head
+    (https://arxiv.org/abs/2006.10029).
+    """
+
+    family: ClassVar[Family] = "contrastive"
+    fewest: ClassVar[int] = 500
+    unsuited: ClassVar[str] = (
+        "batches below 64, since there are as few negatives; a transformer in little time"
+    )
+
+    version: Literal[1, 2] = 1
+    projection: int = 128  # features that are compared
+    contrast: Contrast = field(default_factory=Contrast)
+    views: Views = field(default_factory=Views)
+
+    def __post_init__(self) -> None:
+        within(self, "projection", 1, 2048)
+
+    def build(self, encoder: Encoder, images: int) -> Pretext:
+        return _Objective(encoder, self)
+
+
+class _Objective(Joint):
+    def __init__(self, encoder: Encoder, options: SimCLR) -> None:
+        super().__init__(encoder, options.views)
+        self.options, width = options, encoder.embedding_dim
+        self.head = projection_head(width, width, options.projection, layers=options.version + 1)
+
+    def learn(self, batch: Batch) -> Seen:
+        first, second = (self.head(self.encoder.features(view)) for view in batch.views)
+        self.chance = self.options.contrast.chance(2 * len(first) - 2)
+        return Seen(swapped(self.options.contrast, first, second), [first, second])

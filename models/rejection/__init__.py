@@ -1,0 +1,1 @@
+"""When not to answer: novelty, images of no class, sets of classes."""

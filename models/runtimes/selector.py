@@ -1,0 +1,159 @@
+"""The fastest runtime for an encoder, found by trial and remembered."""
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from models.encoders import Encoder
+from models.images import Preprocessing
+from models.runtimes import Embed, Resources, RuntimeUnavailable
+from models.runtimes.folding import fold
+from models.runtimes.kinds import runtimes
+from models.runtimes.measurements import Measurements, is_busy
+from models.runtimes.streams import Streams, speed_of_streams, streams_beside
+from models.runtimes.trial import AGREEMENT, REFERENCE, RuntimeTrial, agree, try_out
+
+EQUALLY = 0.95  # of the speed of the fastest size of batch: as fast
+
+
+TO_STREAMS = 0.8  # of the speed of all threads together on an idle machine, from which lanes win
+
+
+class Serving(NamedTuple):
+    """An encoder as it is served."""
+
+    embed: Embed  # one batch at a time, with all threads
+    preprocessing: Preprocessing
+    runtime: str
+    lanes: Streams | None = None  # None: these would be slower
+
+    @property
+    def in_caller(self) -> bool:
+        """Whether the thread that calls computes, and not one beside it."""
+        return runtimes[self.runtime].in_caller
+
+
+class _Choice(NamedTuple):
+    """What was found for an architecture."""
+
+    runtime: str
+    lanes: Streams | None
+
+    def told(self) -> dict[str, Any]:
+        """As JSON has it."""
+        lanes = self.lanes
+        kept = lanes and {"batch": lanes.batch, "images_per_s": lanes.images_per_s}
+        return {"runtime": self.runtime, "lanes": kept}
+
+    @classmethod
+    def read(cls, told: Any, threads: int) -> "_Choice | None":
+        """What `told` gave; None: that is not what is given."""
+        try:
+            lanes, found = None, told["lanes"]
+            if found is not None:
+                batch, images_per_s = int(found["batch"]), float(found["images_per_s"])
+                lanes = Streams(_unprepared, streams_beside(threads), batch, images_per_s)
+            return cls(told["runtime"], lanes) if told["runtime"] in runtimes else None
+        except (KeyError, TypeError, ValueError):
+            return None
+
+
+class RuntimeSelector:
+    """Finds the runtime of each architecture once, and prepares all its encoders with that.
+
+    What was found on a machine that had nothing else to do holds after a restart as well, for the
+    same machine, threads and versions of libraries.
+
+    Args:
+        wanted: the name of a runtime, or `auto` for the fastest that agrees.
+        told: hears of each trial of a choice, the chosen one last, and of its lanes.
+
+    Raises:
+        RuntimeUnavailable: there is no runtime of that name.
+    """
+
+    def __init__(
+        self,
+        wanted: str,
+        resources: Resources,
+        told: Callable[[Sequence[RuntimeTrial], Streams | None], None] = lambda trials, lanes: None,
+    ) -> None:
+        if wanted != "auto" and wanted not in runtimes:
+            raise RuntimeUnavailable(
+                f"there is no runtime {wanted!r}; known are auto, {', '.join(runtimes)}"
+            )
+        self._wanted = wanted
+        self._limits = resources
+        self._told = told
+        self._chosen: dict[str, _Choice] = {}
+        self._measured = Measurements(resources.cache)
+        self._lock = threading.Lock()
+
+    def knows(self, encoder: Encoder) -> bool:
+        """Whether the runtime of an encoder is known, so that none has to be tried."""
+        return self._wanted != "auto" or repr(encoder) in self._chosen
+
+    def prepare(self, encoder: Encoder) -> Serving:
+        """An encoder with its runtime; where that fails, with PyTorch, which never does.
+
+        Trials compute with as many threads as the calling one has.
+        """
+        folded = fold(encoder)
+        with self._lock:
+            busy, of = is_busy(), self._measured_of(encoder)
+            tried = self._chosen.get(repr(encoder))
+            known = tried or _Choice.read(self._measured.find(*of), self._limits.threads)
+            names = [known.runtime] if known else list(runtimes)
+            if self._wanted != "auto":
+                names = [self._wanted]
+            trials = [try_out(name, folded, self._limits, timed=len(names) > 1) for name in names]
+            best = max(trials, key=lambda trial: (not trial.refusal, trial.speed))
+            if best.refusal:
+                best = try_out(REFERENCE, folded, self._limits, timed=False)
+                trials.append(best)
+            lanes = self._lanes(best, folded, known)
+            choice = self._chosen[repr(encoder)] = _Choice(best.runtime, lanes)
+            if not known and not busy:
+                self._measured.keep(choice.told(), *of)
+            if not tried:
+                self._told([*(trial for trial in trials if trial is not best), best], lanes)
+        assert best.embed is not None
+        return Serving(best.embed, encoder.preprocessing, best.runtime, lanes)
+
+    def _measured_of(self, encoder: Encoder) -> tuple[str, ...]:
+        limits = self._limits
+        return self._wanted, str(limits.threads), str(limits.batch), repr(encoder)
+
+    def _lanes(self, best: RuntimeTrial, encoder: Encoder, known: _Choice | None) -> Streams | None:
+        """Lanes of one thread each, if they are about as fast as all threads together.
+
+        They need not be faster: nobody loses a core during a trial, and often in service.
+        """
+        number, most = streams_beside(self._limits.threads), self._limits.batch
+        if not number or encoder.mean.device.type != "cpu" or (known and not known.lanes):
+            return None
+        resources = replace(self._limits, threads=1, lanes=number)
+        try:
+            embed = runtimes[best.runtime]().prepare(encoder, resources)
+        except RuntimeUnavailable:
+            return None
+        if best.runtime != REFERENCE and not agree(embed, encoder) >= AGREEMENT:
+            return None
+        if known and known.lanes:
+            return known.lanes._replace(embed=embed)
+        speeds = {
+            size: speed_of_streams(embed, encoder, size, number)
+            for size in sorted({1, min(4, most), most})
+        }
+        fastest = max(speeds.values())
+        if fastest < TO_STREAMS * max(best.images_per_s.values(), default=0.0):
+            return None
+        batch = next(size for size, found in speeds.items() if found >= EQUALLY * fastest)
+        return Streams(embed, number, batch, speeds[batch])
+
+
+def _unprepared(_: Tensor) -> Tensor:
+    raise AssertionError("these lanes are only remembered")

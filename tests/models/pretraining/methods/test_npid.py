@@ -1,0 +1,66 @@
+"""NPID."""
+
+import pytest
+import torch
+from torch import Generator
+from torch.nn import functional as F
+
+from models.encoders.architectures.conv4 import Conv4
+from models.pretraining import Pretext
+from models.pretraining.losses import Contrast
+from models.pretraining.methods.npid import NPID
+from models.training.loop import Batch
+
+POSITIONS = [7, 30, 2]
+OTHERS = [n for n in range(40) if n not in POSITIONS]
+
+
+def objective(**options) -> Pretext:
+    torch.manual_seed(0)
+    return NPID(projection=8, **options).build(Conv4(width=8, image_side=48).build(), 40)
+
+
+def batch() -> Batch:
+    view = torch.rand(3, 3, 48, 48, generator=Generator().manual_seed(0))
+    return Batch([view], torch.tensor(POSITIONS), torch.zeros(3, 0))
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.25])
+def test_the_memory_of_seen_images_moves_by_what_momentum_leaves(momentum):
+    method = objective(momentum=momentum)
+    before = method.bank.features.clone()
+
+    (queries,) = method.learn(batch()).features
+
+    seen = F.normalize(queries.detach(), dim=1)
+    moved = F.normalize(momentum * before[POSITIONS] + (1 - momentum) * seen, dim=1)
+    assert torch.allclose(method.bank.features[POSITIONS], moved, atol=1e-6)
+    assert torch.equal(method.bank.features[OTHERS], before[OTHERS])
+
+
+def test_an_image_is_told_from_all_others_by_the_memory_before_it_moves():
+    method = objective()
+    before = method.bank.features.clone()
+
+    seen = method.learn(batch())
+
+    scores = F.normalize(seen.features[0], dim=1) @ before.T / 0.07
+    expected = F.cross_entropy(scores, torch.tensor(POSITIONS))
+    assert float(seen.loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-4)
+
+
+def test_a_loss_that_teaches_nothing_leaves_the_memory():
+    method = objective().eval()
+    before = method.bank.features.clone()
+
+    method.loss(batch())
+
+    assert torch.equal(method.bank.features, before)
+
+
+def test_as_many_negatives_are_drawn_as_asked_for():
+    method = objective(negatives=9, contrast=Contrast(loss="nce"))
+
+    method.loss(batch())
+
+    assert method.chance == pytest.approx(Contrast(loss="nce").chance(9))

@@ -1,0 +1,92 @@
+"""PIRL."""
+
+import pytest
+import torch
+from torch import Generator, nn
+from torch.nn import functional as F
+
+from models.encoders import Encoder
+from models.encoders.architectures.conv4 import Conv4
+from models.images import Preprocessing
+from models.pretraining import Pretext
+from models.pretraining.methods.pirl import PIRL
+from models.pretraining.views import Views
+from models.training.loop import Batch
+
+POSITIONS = [7, 30, 2]
+OTHERS = [n for n in range(40) if n not in POSITIONS]
+STILL = Views(flip=0.0, colour=0.0, grey=0.0, blur=0.0, crop=1.0)
+
+
+def objective(**options) -> Pretext:
+    torch.manual_seed(0)
+    encoder = Conv4(width=8, image_side=48).build()
+    return PIRL(projection=8, grid=2, **options).build(encoder, 40)
+
+
+def batch() -> Batch:
+    chance = Generator().manual_seed(0)
+    whole = torch.rand(3, 3, 48, 48, generator=chance)
+    parts = torch.rand(3, 4, 3, 20, 20, generator=chance)
+    return Batch([whole, parts], torch.tensor(POSITIONS), torch.zeros(3, 0))
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.25])
+def test_the_memory_of_seen_images_moves_towards_the_whole_and_not_its_tiles(momentum):
+    method = objective(momentum=momentum)
+    before = method.bank.features.clone()
+
+    image, _ = method.learn(batch()).features
+
+    seen = F.normalize(image.detach(), dim=1)
+    moved = F.normalize(momentum * before[POSITIONS] + (1 - momentum) * seen, dim=1)
+    assert torch.allclose(method.bank.features[POSITIONS], moved, atol=1e-6)
+    assert torch.equal(method.bank.features[OTHERS], before[OTHERS])
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_the_loss_is_of_the_image_and_of_its_tiles_by_their_share(share):
+    method = objective(share=share)
+    before = method.bank.features.clone()
+
+    seen = method.learn(batch())
+
+    of_image, of_parts = (
+        F.cross_entropy(F.normalize(one, dim=1) @ before.T / 0.07, torch.tensor(POSITIONS))
+        for one in seen.features
+    )
+    expected = share * of_parts + (1 - share) * of_image
+    assert float(seen.loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-4)
+
+
+def test_tiles_of_a_view_of_their_own_lie_in_any_order():
+    light = torch.tensor([0.1, 0.4, 0.6, 0.9])
+    images = light.view(1, 1, 2, 2).repeat_interleave(24, 2).repeat_interleave(24, 3)
+    images = images.expand(40, 3, 48, 48)
+    method = PIRL(grid=2, projection=8, views=STILL).build(
+        Encoder(
+            [nn.AdaptiveAvgPool2d(1)],
+            embedding_dim=3,
+            preprocessing=Preprocessing(resize=48, crop=48, mean=(0.0,) * 3, std=(1.0,) * 3),
+        ),
+        40,
+    )
+
+    (whole, parts), _ = method.see(images, torch.zeros(40, 0), Generator().manual_seed(0))
+
+    assert whole.shape == (40, 3, 48, 48)
+    assert parts.shape == (40, 4, 3, 20, 20)
+    lit = parts.mean(dim=(2, 3, 4))
+    orders = {tuple(order) for order in lit.argsort(dim=1).tolist()}
+    assert len(orders) > 12  # of 24
+    # A crop that is not square moves the border of the tiles by three pixels at most.
+    assert torch.allclose(lit.sort(dim=1).values, light.expand(40, 4), atol=0.1)
+
+
+def test_a_loss_that_teaches_nothing_leaves_the_memory():
+    method = objective().eval()
+    before = method.bank.features.clone()
+
+    method.loss(batch())
+
+    assert torch.equal(method.bank.features, before)

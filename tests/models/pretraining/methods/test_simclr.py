@@ -1,0 +1,50 @@
+"""SimCLR."""
+
+import math
+
+import pytest
+import torch
+from torch import Generator, nn
+
+from models.encoders.architectures.conv4 import Conv4
+from models.pretraining import Pretext
+from models.pretraining.losses import Contrast
+from models.pretraining.methods.simclr import SimCLR
+from models.training.loop import Batch
+
+
+def objective(**options) -> Pretext:
+    torch.manual_seed(0)
+    return SimCLR(projection=6, **options).build(Conv4(width=8, image_side=48).build(), 40)
+
+
+def batch(count: int) -> Batch:
+    chance = Generator().manual_seed(0)
+    views = [torch.rand(count, 3, 48, 48, generator=chance) for _ in range(2)]
+    return Batch(views, torch.arange(count), torch.zeros(count, 0))
+
+
+@pytest.mark.parametrize(("version", "layers"), [(1, 2), (2, 3)])
+def test_the_second_version_has_a_deeper_head(version, layers):
+    head = objective(version=version).head
+
+    assert sum(isinstance(module, nn.Linear) for module in head) == layers
+    assert head[-1].out_features == 6
+
+
+def test_each_view_is_told_from_all_others_of_the_batch():
+    method, seen = objective(contrast=Contrast(temperature=0.5)), batch(5)
+
+    loss = float(method.loss(seen).detach())
+
+    views = [
+        one / one.norm()
+        for view in seen.views
+        for one in method.head(method.encoder.features(view)).detach()
+    ]
+    losses = []
+    for i, query in enumerate(views):
+        scores = {k: math.exp(float(query @ views[k]) / 0.5) for k in range(10) if k != i}
+        losses.append(-math.log(scores[(i + 5) % 10] / sum(scores.values())))
+    assert loss == pytest.approx(sum(losses) / 10, rel=1e-4)
+    assert method.chance == pytest.approx(math.log(2 * 5 - 1))

@@ -1,0 +1,47 @@
+"""Which stages compute in half precision; the graphs themselves need CUDA: see the other tests."""
+
+import pytest
+import torch
+
+from models.encoders.architectures.conv4 import Conv4
+from models.encoders.architectures.efficientnet_lite import EfficientNetLite
+from models.runtimes import Resources, RuntimeUnavailable
+from models.runtimes.folding import fold
+from models.runtimes.kinds.cuda_graphs import CUDAGraphs, Halved, _halved, sizes
+from models.runtimes.trial import AGREEMENT, agree, samples
+
+
+@pytest.mark.slow
+def test_deep_stages_are_in_float16_as_far_as_embeddings_agree():
+    encoder = fold(EfficientNetLite().build())
+
+    halved = _halved(encoder)
+
+    dtypes = [next(stage.parameters()).dtype for stage in halved.encoder.stages]
+    exact = dtypes.count(torch.float32)
+    assert exact <= 4
+    assert dtypes == [torch.float32] * exact + [torch.float16] * (len(dtypes) - exact)
+    assert agree(halved, encoder) >= AGREEMENT
+    assert exact == 0 or agree(Halved(encoder, exact - 1), encoder) < AGREEMENT
+    assert {parameter.dtype for parameter in encoder.parameters()} == {torch.float32}
+
+
+def test_without_a_half_stage_it_is_the_encoder():
+    encoder = Conv4(width=8, image_side=32).build().eval()
+    pictures = samples(32, 3)
+
+    exact = Halved(encoder, len(encoder.stages))(pictures)
+
+    assert torch.allclose(exact, encoder.embed(pictures), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("largest", "expected"), [(1, [1]), (2, [1, 2]), (6, [1, 2, 4, 6]), (16, [1, 2, 4, 8, 16])]
+)
+def test_there_is_a_graph_for_each_power_of_two(largest, expected):
+    assert sizes(largest) == expected
+
+
+def test_a_cpu_has_no_graphs():
+    with pytest.raises(RuntimeUnavailable, match="need an encoder on a CUDA device"):
+        CUDAGraphs().prepare(Conv4(width=8).build(), Resources(threads=1, batch=4))
