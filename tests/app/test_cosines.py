@@ -2,12 +2,12 @@
 
 from uuid import UUID
 
-import models.acquisition.bounds
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
+import models.acquisition.bounds
 from app.cosines import Cosines
 from app.vectors import POOL, Snapshot
 from models.acquisition import CLOSENESS_SLOPE, closeness, top
