@@ -2,10 +2,10 @@
 
 import importlib.metadata
 import os
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from uuid import UUID
 
 import anyio.to_thread
 import torch
@@ -17,41 +17,49 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 from sqlalchemy.exc import SQLAlchemyError
 
-from app import problems, web
-from app.api import refuse_unknown_parameters, routers
-from app.archives import Limits
-from app.choosing import Choosing
-from app.cosines import Cosines
-from app.db import Database, SchemaOutOfDate, migrate
-from app.exports import Exports
-from app.idempotency import Answers
-from app.imports import Imports
-from app.inference import Embedder, InferenceMetrics, keep_freed_memory
-from app.integrations.label_studio import LabelStudio
+from app import web
+from app.api import routers
+from app.api.parts import Parts
+from app.encoders.promotion import Promotions
+from app.encoders.versions import Versions
+from app.exchange.exports import Exports
+from app.exchange.imports import Imports
+from app.http import errors
+from app.http.content_policy import DOCS_ASSETS
+from app.http.guard import Authentication
+from app.http.idempotency import Idempotency, StoredResponses
+from app.http.limits import Admission, BodyLimit
+from app.http.openapi import DESCRIPTION, TAGS, complete_openapi
+from app.http.parameters import refuse_unknown_parameters
+from app.http.request_log import HttpMetrics, RequestLog
+from app.http.uploads import Intake
+from app.inference.embedder import Embedder
+from app.inference.metrics import InferenceMetrics
+from app.inference.process import keep_freed_memory
+from app.integrations.label_studio.backend import LabelStudioBackend
 from app.integrations.label_studio.host import Host
-from app.labeling import Labeling
+from app.jobs.job_queue import JobQueue
+from app.labeling.annotations import Annotations
+from app.labeling.images import StoredImages
+from app.labeling.labels import Labels
+from app.labeling.projects import Projects
+from app.labeling.uploads import Uploads
 from app.logs import configure, logger
-from app.middleware import (
-    DOCS_ASSETS,
-    Admission,
-    BodyLimit,
-    Guard,
-    HttpMetrics,
-    Idempotency,
-    RequestLog,
-)
-from app.prediction import ProjectHeads
-from app.projects import Projects
-from app.promotion import Promotions
-from app.queue import Queue
-from app.report import Reports
-from app.schemas import ProblemRead
+from app.prediction.cache import PredictorCache
+from app.prediction.classify import Classification
+from app.ranking.cosine_cache import Cosines
+from app.ranking.ranking import Ranker
+from app.ranking.reservations import Reservations
+from app.ranking.similar import SimilarImages
+from app.report.image_map import ImageMaps
+from app.report.report import Reports
 from app.settings import Settings
-from app.storage import Blobs
-from app.vector_files import VectorFiles
-from app.vectors import Vectors
-from app.versions import Versions
-from app.webhooks import Deliverer, Webhooks
+from app.sql.database import Database, SchemaOutOfDate, migrate
+from app.storage.blobs import Blobs
+from app.vectors.files import VectorFiles
+from app.vectors.matrices import Vectors
+from app.webhooks.delivery import Deliverer
+from app.webhooks.subscriptions import Webhooks
 from models.acquisition.strategies import strategies
 from models.encoders import pick_device
 from models.encoders.specs import parse
@@ -61,26 +69,6 @@ from models.runtimes.streams import Streams, compute_alone
 from models.runtimes.trial import RuntimeTrial
 
 log = logger("handful.main")
-DESCRIPTION = """A handful of labels is enough: register a few support images per class, classify
-queries by nearest centroid, and ask which unlabeled images are most worth labeling."""
-TAGS = (
-    "projects",
-    "labels",
-    "images",
-    "pool",
-    "classify",
-    "report",
-    "exchange",
-    "jobs",
-    "augmentations",
-    "pretraining",
-    "encoders",
-    "label studio",
-    "webhooks",
-    "service",
-)  # as /docs shows them
-
-
 TURNS = 2  # requests of `classify` for each image of a batch: one computes, one follows
 
 
@@ -97,19 +85,115 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     """
     settings = settings or Settings()
     configure(settings.log_level)
-    registry = _registry()
+    parts = assemble(settings)
+    responses = StoredResponses(parts.db, settings.idempotency_hours)
+    app = FastAPIOffline(
+        title="Handful",
+        description=DESCRIPTION,
+        version=importlib.metadata.version("handful"),
+        lifespan=_lifespan(parts, responses),
+        dependencies=[Depends(refuse_unknown_parameters)],
+        openapi_tags=[{"name": name} for name in TAGS],
+        redoc_url=None,
+        static_url=DOCS_ASSETS,
+    )
+    app.state.parts = parts
+    app.state.intake = Intake(settings.upload_limits, CapacityLimiter(TURNS * settings.max_batch))
+    errors.install(app)
+    for router in routers():
+        app.include_router(router)
+    web.install(app)
+    complete_openapi(app)
+    app.add_middleware(Idempotency, answers=responses)
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.add_middleware(Admission, embedder=parts.embedder, threads=settings.request_threads)
+    app.add_middleware(Authentication, settings=settings)
+    app.add_middleware(RequestLog, metrics=HttpMetrics(parts.metrics))
+    return app
+
+
+def assemble(settings: Settings) -> Parts:
+    """The parts of a service, wired; nothing runs yet.
+
+    Raises:
+        StartRefused: the database or the data folder cannot be used.
+        EncoderUnavailable: the default encoder cannot be loaded.
+    """
     db, blobs = _open(settings)
+    registry = _registry()
+    device = pick_device(settings.device)
+    versions = Versions(db, blobs, device)
+    encoder_id = versions.get_or_create(*parse(settings.encoder))
+    embedder = _embedder(settings, db, versions, encoder_id, registry)
+    files = VectorFiles(settings.vector_files, settings.min_free_bytes)
+    vectors = Vectors(db, settings.vector_cache_bytes, files)
+    predictors = PredictorCache(db, vectors)
+    projects, labels = Projects(db, encoder_id, vectors), Labels(db)
+    uploads, annotations = Uploads(db, embedder, blobs), Annotations(db)
+    ranker = Ranker(db, vectors, predictors, Cosines())
+    studio = Host(
+        settings.label_studio_url,
+        settings.label_studio_token.get_secret_value(),
+        settings.max_file_bytes,
+    )
+    return Parts(
+        settings=settings,
+        device=device,
+        metrics=registry,
+        db=db,
+        blobs=blobs,
+        vectors=vectors,
+        embedder=embedder,
+        health_limiter=CapacityLimiter(2),
+        projects=projects,
+        labels=labels,
+        uploads=uploads,
+        images=StoredImages(db, blobs, settings.max_pixels),
+        annotations=annotations,
+        classification=Classification(db, embedder, predictors),
+        ranker=ranker,
+        reservations=Reservations(db, ranker),
+        similar=SimilarImages(db, vectors),
+        reports=Reports(db, predictors),
+        maps=ImageMaps(db, vectors, predictors),
+        exports=Exports(db, blobs, predictors),
+        imports=Imports(db, uploads, annotations, labels),
+        queue=JobQueue(db, settings.lease_seconds, settings.job_attempts),
+        versions=versions,
+        promotions=Promotions(db, blobs, settings.max_pixels),
+        webhooks=Webhooks(db, settings.webhooks_to_private_addresses),
+        label_studio=LabelStudioBackend(
+            db,
+            uploads,
+            annotations,
+            predictors,
+            projects,
+            labels,
+            ranker,
+            studio,
+            strategies["adaptive"](),
+        ),
+    )
+
+
+def _embedder(
+    settings: Settings,
+    db: Database,
+    versions: Versions,
+    encoder_id: UUID,
+    registry: CollectorRegistry,
+) -> Embedder:
+    """The embedder, with the default encoder loaded; what cannot be loaded stops the start."""
     metrics = InferenceMetrics(registry)
     db.observe(metrics.stage.labels("database").observe)
-    device = pick_device(settings.device)
     threads = compute_alone()
-    if device.type == "cpu":
+    if versions.device.type == "cpu":
         keep_freed_memory()
-    versions = Versions(db, blobs, device)
-    encoder_id = versions.ensure(*parse(settings.encoder))
+    cache = settings.data_dir.resolve() / "cache" / "runtimes"
+    resources = Resources(threads=threads, batch=settings.max_batch, cache=cache)
     embedder = Embedder(
         versions.load,
-        _chooser(settings, threads),
+        RuntimeSelector(settings.runtime, resources, _log_trials),
         warm_up=encoder_id,
         threads=threads,
         max_batch=settings.max_batch,
@@ -122,87 +206,33 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         stall_s=settings.stall_seconds,
         metrics=metrics,
     )
-    embedder.encoder(encoder_id)  # what cannot be loaded stops the start, not a request
-    answers = Answers(db, settings.idempotency_hours)
-    files = VectorFiles(settings.vector_files, settings.min_free_bytes)
-    vectors = Vectors(db, settings.vector_cache_bytes, files)
-    deliverer = Deliverer(db, private=settings.webhooks_to_private_addresses)
+    embedder.encoder(encoder_id)
+    return embedder
+
+
+def _lifespan(
+    parts: Parts, responses: StoredResponses
+) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    """What runs while the service does: threads that embed, and threads that tell webhooks."""
+    settings = parts.settings
+    deliverer = Deliverer(parts.db, private=settings.webhooks_to_private_addresses)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         anyio.to_thread.current_default_thread_limiter().total_tokens = settings.request_threads
-        if db.is_sqlite:
-            await anyio.to_thread.run_sync(answers.release_all)
-        await anyio.to_thread.run_sync(vectors.sweep)
+        if parts.db.is_sqlite:
+            await anyio.to_thread.run_sync(responses.release_all)
+        await anyio.to_thread.run_sync(parts.vectors.sweep)
         await anyio.to_thread.run_sync(deliverer.sweep)
-        with embedder, deliverer:
+        with parts.embedder, deliverer:
             yield
-        vectors.close()
-        db.close()
+        parts.vectors.close()
+        parts.db.close()
 
-    app = FastAPIOffline(
-        title="Handful",
-        description=DESCRIPTION,
-        version=importlib.metadata.version("handful"),
-        lifespan=lifespan,
-        dependencies=[Depends(refuse_unknown_parameters)],
-        openapi_tags=[{"name": name} for name in TAGS],
-        redoc_url=None,
-        static_url=DOCS_ASSETS,
-    )
-    app.state.settings = settings
-    app.state.device = device
-    app.state.metrics = registry
-    app.state.embedder = embedder
-    app.state.upload_limits = Limits.of(settings)
-    app.state.health_limiter = CapacityLimiter(2)
-    app.state.turns = CapacityLimiter(TURNS * settings.max_batch)
-    app.state.readiness = lambda: _readiness(db, blobs, embedder, settings.min_free_bytes)
-    app.state.projects = Projects(db, encoder_id, vectors)
-    app.state.queue = Queue(db, settings.lease_seconds, settings.job_attempts)
-    app.state.versions = versions
-    app.state.promotions = Promotions(db, blobs, settings.max_pixels)
-    app.state.draining = app.state.stopping = lambda: False
-    project_heads = ProjectHeads(db, vectors)
-    app.state.labeling = Labeling(db, embedder, blobs, vectors, project_heads, settings.max_pixels)
-    app.state.exports = Exports(db, blobs, project_heads)
-    app.state.imports = Imports(db, app.state.labeling, app.state.projects)
-    app.state.choosing = Choosing(db, vectors, project_heads, Cosines())
-    app.state.label_studio = LabelStudio(
-        db,
-        app.state.labeling,
-        project_heads,
-        app.state.projects,
-        app.state.choosing,
-        Host(
-            settings.label_studio_url,
-            settings.label_studio_token.get_secret_value(),
-            settings.max_file_bytes,
-        ),
-        strategies["adaptive"](),
-    )
-    app.state.webhooks = Webhooks(db, settings.webhooks_to_private_addresses)
-    app.state.reports = Reports(db, vectors, project_heads)
-    problems.install(app)
-    for router in routers():
-        app.include_router(router)
-    web.install(app)
-    _document(app)
-    app.add_middleware(Idempotency, answers=answers)
-    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
-    app.add_middleware(Admission, embedder=embedder, threads=settings.request_threads)
-    app.add_middleware(Guard, settings=settings)
-    app.add_middleware(RequestLog, metrics=HttpMetrics(registry))
-    return app
+    return lifespan
 
 
-def _chooser(settings: Settings, threads: int) -> RuntimeSelector:
-    cache = settings.data_dir.resolve() / "cache" / "runtimes"
-    resources = Resources(threads=threads, batch=settings.max_batch, cache=cache)
-    return RuntimeSelector(settings.runtime, resources, _tell_trials)
-
-
-def _tell_trials(trials: Sequence[RuntimeTrial], lanes: Streams | None) -> None:
+def _log_trials(trials: Sequence[RuntimeTrial], streams: Streams | None) -> None:
     for trial in trials:
         log.info(
             "runtime tried",
@@ -214,9 +244,9 @@ def _tell_trials(trials: Sequence[RuntimeTrial], lanes: Streams | None) -> None:
     log.info(
         "runtime chosen",
         runtime=trials[-1].runtime,
-        lanes=lanes.number if lanes else 1,
-        images_per_batch=lanes.batch if lanes else None,
-        images_per_s=round(lanes.images_per_s, 1) if lanes else None,
+        lanes=streams.number if streams else 1,
+        images_per_batch=streams.batch if streams else None,
+        images_per_s=round(streams.images_per_s, 1) if streams else None,
     )
 
 
@@ -249,55 +279,8 @@ def _open(settings: Settings) -> tuple[Database, Blobs]:
         ) from error
 
 
-def _readiness(
-    db: Database, blobs: Blobs, embedder: Embedder, min_free_bytes: int
-) -> dict[str, str]:
-    checks = {
-        "database": "ok",
-        "encoder": "ok" if embedder.warm.is_set() else "warming up",
-        "disk": "ok",
-    }
-    try:
-        db.ping()
-    except SQLAlchemyError as error:
-        checks["database"] = f"does not answer: {type(error).__name__}"
-    free = blobs.free_bytes()
-    if free is not None and free < min_free_bytes:
-        checks["disk"] = f"{free} bytes free, less than {min_free_bytes}"
-    return checks
-
-
 def _registry() -> CollectorRegistry:
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
     return registry
-
-
-def _document(app: FastAPI) -> None:
-    """Complete the OpenAPI document with what FastAPI cannot see."""
-    generate = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        document = generate()
-        components = document["components"]
-        components["schemas"].setdefault("ProblemRead", ProblemRead.model_json_schema())
-        components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-        document["security"] = [{"key": []}, {}]
-        for path in document["paths"].values():
-            for operation in path.values():
-                for response in operation["responses"].values():
-                    # FastAPI's own description of a 422 is not how we answer.
-                    content = response.get("content", {})
-                    schema = content.get("application/json", {}).get("schema", {})
-                    if schema.get("$ref", "").endswith("/HTTPValidationError"):
-                        response["content"] = {
-                            "application/problem+json": {
-                                "schema": {"$ref": "#/components/schemas/ProblemRead"}
-                            }
-                        }
-        for unused in ("HTTPValidationError", "ValidationError"):
-            components["schemas"].pop(unused, None)
-        return document
-
-    app.openapi = openapi  # type: ignore[method-assign]

@@ -1,19 +1,8 @@
 """Errors a client can act on, as RFC 9457 problem details."""
 
-import http
 import re
 from http import HTTPStatus
-from typing import Any, ClassVar
-
-from fastapi import FastAPI, Request
-from fastapi.encoders import jsonable_encoder
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError, TimeoutError
-from starlette.exceptions import HTTPException
-
-MEDIA_TYPE = "application/problem+json"
-LOCK_NOT_AVAILABLE = "55P03"  # of PostgreSQL
+from typing import Any, ClassVar, NamedTuple
 
 
 class Problem(Exception):
@@ -296,98 +285,13 @@ class InternalError(Problem):
     status = HTTPStatus.INTERNAL_SERVER_ERROR
 
 
-def as_problem(error: BaseException) -> Problem:
-    """The problem to answer with when an error reached the outermost layer."""
-    if isinstance(error, Problem):
-        return error
-    if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
-        return InvalidRequest(
-            f"{error.object[:80]!r} is no Unicode text: half of a pair is missing"
-        )
-    known = from_database(error) if isinstance(error, SQLAlchemyError) else None
-    return known or InternalError("an unexpected error; the log has its cause")
-
-
-def respond(problem: Problem) -> JSONResponse:
-    """Render one problem document."""
-    headers = {} if problem.retry_after is None else {"Retry-After": str(problem.retry_after)}
-    if isinstance(problem, Unauthorized):
-        headers["WWW-Authenticate"] = "Bearer"
-    return JSONResponse(
-        jsonable_encoder(problem.document()),
-        status_code=problem.status,
-        headers=headers,
-        media_type=MEDIA_TYPE,
-    )
-
-
-def from_database(error: SQLAlchemyError) -> Problem | None:
-    """The problem behind a database error that is no fault of ours, if it is one."""
-    if isinstance(error, TimeoutError):
-        return DatabaseUnavailable("every database connection is busy", retry_after=1)
-    if not isinstance(error, DBAPIError):
-        return None
-    text = str(error.orig).lower()
-    if "disk is full" in text or "no space left" in text or "disk i/o error" in text:
-        return StorageFull("the database has no space left to write", retry_after=60)
-    waited = "locked" in text or getattr(error.orig, "sqlstate", None) == LOCK_NOT_AVAILABLE
-    if error.connection_invalidated or waited or "connect" in text:
-        return DatabaseUnavailable("the database did not answer in time", retry_after=1)
-    return None
-
-
-def install(app: FastAPI) -> None:
-    """Turn every error into a problem document."""
-
-    @app.exception_handler(Problem)
-    def on_problem(_: Request, problem: Problem) -> JSONResponse:
-        return respond(problem)
-
-    @app.exception_handler(RequestValidationError)
-    def on_invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        errors = [
-            {"pointer": "/" + "/".join(map(str, e["loc"])), "detail": _sentence(e)}
-            for e in error.errors()
-        ]
-        named = "; ".join(f"{e['pointer']}: {e['detail']}" for e in errors[:3])
-        return respond(InvalidRequest(named, errors=errors))
-
-    @app.exception_handler(HTTPException)
-    def on_http(request: Request, error: HTTPException) -> JSONResponse:
-        path = request.url.path
-        detail = {
-            404: f"there is nothing at {path}; /docs lists every address",
-            405: f"{request.method} does not work on {path}; /docs lists what does",
-        }.get(error.status_code, str(error.detail))
-        return JSONResponse(
-            {
-                "type": "about:blank",
-                "title": http.HTTPStatus(error.status_code).phrase,
-                "status": error.status_code,
-                "detail": detail,
-            },
-            status_code=error.status_code,
-            headers=dict(error.headers or {}),
-            media_type=MEDIA_TYPE,
-        )
-
-    @app.exception_handler(SQLAlchemyError)
-    def on_database(_: Request, error: SQLAlchemyError) -> JSONResponse:
-        problem = from_database(error)
-        if problem is None:
-            raise error
-        return respond(problem)
-
-
-def _sentence(error: Any) -> str:
-    """What is wrong with one value, and what came."""
-    message = str(error["msg"]).removeprefix("Value error, ")
-    given = error.get("input")
-    if isinstance(given, str | int | float | bool) and error["type"] not in {"extra_forbidden"}:
-        shown = repr(given) if len(repr(given)) <= 80 else repr(given)[:77] + "..."
-        return f"{message}, got {shown}"
-    return message
-
-
 def _kebab(name: str) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "-", name).lower()
+
+
+class Failed(NamedTuple):
+    """A file that was refused."""
+
+    position: int
+    filename: str | None
+    problem: Problem

@@ -1,6 +1,7 @@
 """Every setting of the service, read once from the environment."""
 
 import ipaddress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -8,6 +9,16 @@ from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class UploadLimits:
+    """How much one request may bring."""
+
+    file_bytes: int
+    files: int
+    archive_files: int
+    archive_bytes: int
 
 
 class Settings(BaseSettings):
@@ -161,3 +172,10 @@ class Settings(BaseSettings):
     def vector_files(self) -> Path:
         """Where embeddings are kept beside the database, for a quick start."""
         return self.data_dir.resolve() / "cache" / "vectors"
+
+    @property
+    def upload_limits(self) -> UploadLimits:
+        """How much one request may bring."""
+        return UploadLimits(
+            self.max_file_bytes, self.max_files, self.max_archive_files, self.max_archive_bytes
+        )

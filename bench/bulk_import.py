@@ -26,7 +26,7 @@ import httpx
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from app.benchmark import photos, pipeline, prepare, register
+from app.cli.benchmark import photos, pipeline, prepare, register
 from bench.harness import Server, arguments, finish, memory
 
 READERS, LABELERS = 8, 4

@@ -28,7 +28,7 @@ from typing import Any
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from app.benchmark import PATH, Request, load, media_type, multipart, photos, register
+from app.cli.benchmark import PATH, Request, load, media_type, multipart, photos, register
 from bench.harness import Server, arguments, finish
 
 POOL = "/v1/projects/bench/pool"

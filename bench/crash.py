@@ -25,10 +25,10 @@ import numpy as np
 from PIL import Image
 from sqlalchemy import func, select
 
-from app.db import Database
 from app.settings import Settings
-from app.tables import Embedding
-from app.tables import Image as ImageRow
+from app.sql.database import Database
+from app.sql.tables import Embedding
+from app.sql.tables import Image as ImageRow
 from bench.harness import Server, arguments, finish, new_database
 
 CLIENTS = 4

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from app.benchmark import photos
+from app.cli.benchmark import photos
 from bench.few_shot import PEERS
 from bench.harness import ROOT, arguments, finish, large_photos
 from models.encoders.specs import parse

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from app.demo import write_digits
+from app.cli.demo import write_digits
 from bench.few_shot import Photo, load
 from models.encoders import Encoder
 from models.encoders.specs import parse

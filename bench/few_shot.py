@@ -18,12 +18,12 @@ from uuid import UUID
 import numpy as np
 from sqlalchemy import select
 
-from app.client import Handful
-from app.db import Database
-from app.importing import SUFFIXES, Source, upload
 from app.settings import Settings
-from app.tables import Embedding
+from app.sql.database import Database
+from app.sql.tables import Embedding
 from bench.harness import ROOT, Server, arguments, finish
+from handful.client import Handful
+from handful.folders import SUFFIXES, FolderImage, upload
 
 Vector = np.ndarray[tuple[int], np.dtype[np.float64]]
 
@@ -125,8 +125,8 @@ def _photos(folder: Path) -> list[Photo]:
 
 def _fill(client: Handful, project: str, photos: Sequence[Photo]) -> list[UUID]:
     """The ids of the images; one that fails or comes twice would spoil the comparison."""
-    client.ensure_project(project)
-    report = upload(client, project, [Source(p.path, None) for p in photos], lambda _: None)
+    client.get_or_create_project(project)
+    report = upload(client, project, [FolderImage(p.path, None) for p in photos], lambda _: None)
     if report.failed:
         raise RuntimeError(f"{len(report.failed)} images failed, first {report.failed[0]}")
     by_path = {path: image for image, path in report.paths.items()}

@@ -22,9 +22,9 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from app.db import migrate
-from app.inference import look_past_what_stays
+from app.inference.process import look_past_what_stays
 from app.settings import Settings
+from app.sql.database import migrate
 from models.runtimes.measurements import processor
 
 ROOT = Path(__file__).parent.parent

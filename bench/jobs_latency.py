@@ -17,10 +17,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from app import importing
-from app.benchmark import Request, load, media_type, photos
-from app.client import Handful
+from app.cli.benchmark import Request, load, media_type, photos
 from bench.harness import Server, arguments, children, finish
+from handful import folders
+from handful.client import Handful
 
 CLIENTS = 4
 GOAL = 1.5  # p99 while training, as a factor of p99 without
@@ -90,9 +90,9 @@ def _measure(
         ) as server,
         Handful(server.url) as client,
     ):
-        sources = [source for source in importing.scan(options.images, SHOTS) if source.label]
-        client.ensure_project("bench")
-        importing.upload(client, "bench", sources, lambda _: None)
+        sources = [source for source in folders.scan(options.images, SHOTS) if source.label]
+        client.get_or_create_project("bench")
+        folders.upload(client, "bench", sources, lambda _: None)
         print(f"jobs train on {len(sources)} images", flush=True)
         with _training(server, client) as job:
             for number in range(rounds + 1):

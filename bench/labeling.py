@@ -19,8 +19,8 @@ import numpy as np
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
-from app.client import Handful
 from bench.harness import Server, arguments, finish
+from handful.client import Handful
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
 COLOURS = ("red", "green", "blue", "grey")
@@ -74,7 +74,7 @@ def _options() -> argparse.Namespace:
 
 def _prepare(client: Handful, url: str, images: int) -> None:
     """A project whose labels have two images each, and a pool."""
-    client.ensure_project("many")
+    client.get_or_create_project("many")
     generator = np.random.default_rng(0)
     for colour in COLOURS:
         files = [("files", ("a.jpg", _picture(generator, colour, 64))) for _ in range(2)]
@@ -126,7 +126,7 @@ def _drop(page: Page, client: Handful, url: str, folder: Path, photos: int) -> t
     for number in range(photos):
         files.append(folder / f"{number}.jpg")
         files[-1].write_bytes(_picture(generator, COLOURS[number % len(COLOURS)], 640))
-    client.ensure_project("new")
+    client.get_or_create_project("new")
     page.goto(f"{url}/#/new/start")
     page.wait_for_selector(".drop")
     started = time.perf_counter()

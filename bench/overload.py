@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from app.benchmark import PATH, Request, load, media_type, photos, register
+from app.cli.benchmark import PATH, Request, load, media_type, photos, register
 from bench.harness import Server, arguments, cpu_seconds, finish, memory
 
 TIMES = 4  # the capacity

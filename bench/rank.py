@@ -24,9 +24,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from app.cosines import Cosines
-from app.inference import keep_freed_memory
-from app.vectors import POOL, Snapshot
+from app.inference.process import keep_freed_memory
+from app.ranking.cosine_cache import Cosines
+from app.vectors.matrices import POOL, Snapshot
 from bench.few_shot import PEERS
 from bench.harness import ROOT, arguments, finish, memory, reset_peak
 from models.acquisition import BLOCK_ROWS, Pool, Ranking

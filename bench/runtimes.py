@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from app.benchmark import photos
+from app.cli.benchmark import photos
 from bench.harness import arguments, finish
 from models.encoders import Encoder, EncoderUnavailable, pick_device
 from models.encoders.specs import parse

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import httpx
 
-from app.benchmark import PATH, Request, load, media_type, multipart, photos, register
+from app.cli.benchmark import PATH, Request, load, media_type, multipart, photos, register
 from bench.harness import (
     ROOT,
     START_S,

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from app.benchmark import (
+from app.cli.benchmark import (
     Request,
     Run,
     load,

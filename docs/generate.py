@@ -9,8 +9,9 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from app.formats import formats
-from app.main import TAGS, create_app
+from app.exchange.formats import formats
+from app.http.openapi import TAGS
+from app.main import create_app
 from app.problems import Problem
 from app.settings import Settings
 from models.acquisition.strategies import strategies

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import typer
 from playwright.sync_api import Locator, Page, expect, sync_playwright
 
-from app.client import Handful
+from handful.client import Handful
 
 PROJECT = "demo-digits"
 KEYS = 56  # pressed after the grids

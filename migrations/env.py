@@ -3,8 +3,8 @@
 from alembic import context
 from sqlalchemy import Connection
 
-from app.db import Database
-from app.tables import Table
+from app.sql.database import Database
+from app.sql.tables import Table
 
 
 def run(connection: Connection) -> None:

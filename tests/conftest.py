@@ -19,12 +19,12 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from app.db import Database, migrate
-from app.jobs import Work
+from app.jobs.context import JobContext
+from app.jobs.process import perform
 from app.main import create_app
 from app.settings import Settings
-from app.tables import EncoderVersion
-from app.worker import perform
+from app.sql.database import Database, migrate
+from app.sql.tables import EncoderVersion
 
 torch.set_num_threads(1)  # tiny tensors: threads cost four times what they save
 
@@ -122,7 +122,7 @@ def live_service(settings) -> Iterator[tuple[str, FastAPI]]:
         port = probe.getsockname()[1]
     app = create_app(settings)
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None, access_log=False))
-    app.state.stopping = lambda: server.should_exit
+    app.state.parts.stopping = lambda: server.should_exit
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     url = f"http://127.0.0.1:{port}"
@@ -196,11 +196,11 @@ def striped(birds, stripes) -> TestClient:
 
 
 @pytest.fixture
-def do(settings) -> Callable[..., Work]:
+def do(settings) -> Callable[..., JobContext]:
     """Does the oldest job of a service in this process; the work as it was."""
 
-    def make(service: TestClient, **changes: object) -> Work:
-        state = service.app.state
+    def make(service: TestClient, **changes: object) -> JobContext:
+        state = service.app.state.parts
         claim = state.queue.claim()
         given = {
             "claim": claim,
@@ -214,7 +214,7 @@ def do(settings) -> Callable[..., Work]:
             "decode_threads": 1,
             "checkpoint_s": 0.0,
         }
-        work = Work(**(given | changes))
+        work = JobContext(**(given | changes))
         perform(work)
         return work
 

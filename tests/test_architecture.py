@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import models
-from app.formats import formats
+from app.exchange.formats import formats
 from models.acquisition.strategies import strategies
 from models.augmentation.kinds import augmentations
 from models.augmentation_search.searches import searches

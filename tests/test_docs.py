@@ -20,11 +20,12 @@ import typer
 import yaml
 from sklearn.datasets import load_digits
 
-from app import cli, demo
-from app.client import Handful
+from app.cli import commands as cli
+from app.cli import demo
+from app.jobs.worker import Worker
 from app.settings import Settings
-from app.worker import Worker
 from docs import generate
+from handful.client import Handful
 
 ROOT = Path(__file__).parent.parent
 REFERENCE = ROOT / "docs/reference"
@@ -196,7 +197,7 @@ def test_labels_become_a_promoted_version_as_the_how_to_says(live_service, setti
     url, app = live_service
     script = "".join(code for page, code in blocks("bash") if page.stem == "fine-tune")
     demo.write_digits(tmp_path / "handful-data/demo/digits")
-    worker = Worker(settings, app.state.queue.db)
+    worker = Worker(settings, app.state.parts.queue.db)
     thread = threading.Thread(target=worker.run)
     thread.start()
 
@@ -237,7 +238,7 @@ def test_images_become_an_encoder_that_serves_as_the_how_to_says(live_service, s
         assert old in script
         script = script.replace(old, new)
     write_fashion(tmp_path)
-    worker = Worker(settings, app.state.queue.db)
+    worker = Worker(settings, app.state.parts.queue.db)
     thread = threading.Thread(target=worker.run)
     thread.start()
 

@@ -6,12 +6,14 @@ from uuid import UUID
 from fastapi import APIRouter, Response
 from pydantic import Field
 
-from app.api import LabelingService, ProjectKey, problems
-from app.augmenting import DEFAULT, PerLabel, Policy, preview
-from app.schemas import Schema
+from app.api.parts import AllParts
+from app.http.openapi import problem_responses
+from app.http.parameters import ProjectKey
+from app.jobs.policies import DEFAULT, PerLabel, Policy
+from app.jobs.previews import augmentation_sheet
+from handful.contract.common import Schema
 
 router = APIRouter(prefix="/v1/projects/{project}/augmentations", tags=["augmentations"])
-
 MEDIA_TYPE = "image/png"
 
 
@@ -34,15 +36,14 @@ class PreviewRequest(Schema):
     response_class=Response,
     responses={
         200: {"content": {MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}}},
-        **problems(404, 422),
+        **problem_responses(404, 422),
     },
 )
-def preview_augmentations(
-    project: ProjectKey, body: PreviewRequest, labeling: LabelingService
-) -> Response:
+def preview_augmentations(project: ProjectKey, body: PreviewRequest, parts: AllParts) -> Response:
     """A picture of an image as the encoder sees it, first, and of random views of it."""
-    sheet = preview(
-        labeling,
+    sheet = augmentation_sheet(
+        parts.images,
+        parts.embedder,
         project,
         body.image,
         body.augmentation,

@@ -1,93 +1,52 @@
 """Encoder versions of a project: list, promote, download, upload."""
 
-from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query, Request, Response
-from pydantic import BaseModel, Field
+from pydantic import Field
 
-from app.api import (
-    Cursor,
-    JobQueue,
-    Limit,
-    ProjectKey,
-    ProjectService,
-    PromotionService,
-    after,
-    page,
-    problems,
-)
+from app.api.answers import page, show_job
+from app.api.parts import JobService, ProjectService, PromotionService, parts_of
+from app.encoders.promotion import VersionView
+from app.http.openapi import problem_responses
+from app.http.parameters import Cursor, Limit, ProjectKey, after
 from app.jobs import build, submit
 from app.problems import UnsupportedMediaType
-from app.promotion import VersionView
-from app.schemas import JobRead, Page
-from app.tables import TrainingImage
-from app.versions import Versions
+from app.sql.tables import TrainingImage
+from handful.contract.common import Page
+from handful.contract.encoders import WEIGHTS_TYPE, PromotionRead, TrainingImageRead, VersionRead
 
 router = APIRouter(prefix="/v1/projects/{project}/encoders", tags=["encoders"])
-
 VersionKey = Annotated[UUID, Field(description="Id of the encoder version.")]
 WEIGHTS = {"schema": {"type": "string", "format": "binary"}}
-MEDIA_TYPE = "application/octet-stream"
 
 
-class VersionRead(BaseModel):
-    """An encoder version: an architecture and weights that never change."""
-
-    id: UUID
-    name: str = Field(description="Of the architecture.")
-    options: dict[str, Any]
-    embedding_dim: int
-    parent: UUID | None = Field(description="The version from which its training started.")
-    job: UUID | None = Field(description="The job that made it.")
-    current: bool = Field(description="Whether it serves the project.")
-    images: int = Field(description="Labeled images that it learned from.")
-    metrics: dict[str, Any] = Field(description="How it was judged, beside what it was to replace.")
-    created_at: datetime
-
-    @classmethod
-    def of(cls, view: VersionView) -> "VersionRead":
-        version, owned = view.version, view.owned
-        return cls(
-            id=version.id,
-            name=version.architecture,
-            options=version.options,
-            embedding_dim=version.embedding_dim,
-            parent=version.parent_id,
-            job=owned.job_id if owned else None,
-            current=view.current,
-            images=view.images,
-            metrics=owned.metrics if owned else {},
-            created_at=version.created_at,
-        )
-
-
-class TrainingImageRead(BaseModel):
-    """A labeled image that a version learned from, as it was then."""
-
-    image: UUID
-    label: str = Field(description="Its name then.")
-    label_id: UUID
-    predicted: list[UUID] = Field(
-        description="Labels that models of the same kind gave it without having seen it."
+def show_version(view: VersionView) -> VersionRead:
+    """Show it as the API does."""
+    version, owned = view.version, view.owned
+    return VersionRead(
+        id=version.id,
+        name=version.architecture,
+        options=version.options,
+        embedding_dim=version.embedding_dim,
+        parent=version.parent_id,
+        job=owned.job_id if owned else None,
+        current=view.current,
+        images=view.images,
+        metrics=owned.metrics if owned else {},
+        created_at=version.created_at,
     )
 
-    @classmethod
-    def of(cls, image: TrainingImage) -> "TrainingImageRead":
-        return cls(
-            image=image.image_id,
-            label=image.label,
-            label_id=image.label_id,
-            predicted=[UUID(label) for label in image.predicted],
-        )
 
-
-class PromotionRead(BaseModel):
-    """What a promotion did, or the job that is doing it."""
-
-    promoted: bool = Field(description="Whether the version serves the project now.")
-    job: JobRead | None = Field(description="Embeds the images that the version has not seen yet.")
+def show_training_image(image: TrainingImage) -> TrainingImageRead:
+    """Show it as the API does."""
+    return TrainingImageRead(
+        image=image.image_id,
+        label=image.label,
+        label_id=image.label_id,
+        predicted=[UUID(label) for label in image.predicted],
+    )
 
 
 async def _body(request: Request) -> bytes:
@@ -97,24 +56,24 @@ async def _body(request: Request) -> bytes:
 Weights = Annotated[bytes, Depends(_body)]
 
 
-@router.get("", responses=problems(404, 422))
+@router.get("", responses=problem_responses(404, 422))
 def list_versions(
     project: ProjectKey, promotions: PromotionService, limit: Limit = 100, cursor: Cursor = None
 ) -> Page[VersionRead]:
     """List the versions that the project can use, newest first."""
     rows = promotions.versions(project, after(cursor), limit + 1)
-    return page(rows, limit, lambda view: view.version.id, VersionRead.of)
+    return page(rows, limit, lambda view: view.version.id, show_version)
 
 
-@router.get("/{version}", responses=problems(404, 422))
+@router.get("/{version}", responses=problem_responses(404, 422))
 def read_version(
     project: ProjectKey, version: VersionKey, promotions: PromotionService
 ) -> VersionRead:
     """Read what is known of a version."""
-    return VersionRead.of(promotions.version(project, version))
+    return show_version(promotions.version(project, version))
 
 
-@router.get("/{version}/images", responses=problems(404, 422))
+@router.get("/{version}/images", responses=problem_responses(404, 422))
 def list_training_images(
     project: ProjectKey,
     version: VersionKey,
@@ -124,18 +83,18 @@ def list_training_images(
 ) -> Page[TrainingImageRead]:
     """List the labeled images that a version learned from."""
     rows = promotions.training_images(project, version, after(cursor), limit + 1)
-    return page(rows, limit, lambda image: image.image_id, TrainingImageRead.of)
+    return page(rows, limit, lambda image: image.image_id, show_training_image)
 
 
 @router.post(
     "/{version}/promote",
-    responses={202: {"model": PromotionRead}, **problems(404, 409, 422)},
+    responses={202: {"model": PromotionRead}, **problem_responses(404, 409, 422)},
 )
 def promote_version(
     project: ProjectKey,
     version: VersionKey,
     promotions: PromotionService,
-    queue: JobQueue,
+    queue: JobService,
     response: Response,
 ) -> PromotionRead:
     """Let a version serve the project; promoting the one before it is the rollback.
@@ -148,13 +107,13 @@ def promote_version(
     job = submit(queue, project, build("promote", {"version": str(version)}))
     response.status_code = 202
     response.headers["Location"] = f"/v1/projects/{job.project_id}/jobs/{job.id}"
-    return PromotionRead(promoted=False, job=JobRead.of(job))
+    return PromotionRead(promoted=False, job=show_job(job))
 
 
 @router.get(
     "/{version}/weights",
     response_class=Response,
-    responses={200: {"content": {MEDIA_TYPE: WEIGHTS}}, **problems(404, 422)},
+    responses={200: {"content": {WEIGHTS_TYPE: WEIGHTS}}, **problem_responses(404, 422)},
 )
 def read_weights(
     project: ProjectKey, version: VersionKey, promotions: PromotionService, request: Request
@@ -169,14 +128,14 @@ def read_weights(
     }
     if request.headers.get("if-none-match") == tag:
         return Response(status_code=304, headers=headers)
-    return Response(promotions.blobs.get(weights), media_type=MEDIA_TYPE, headers=headers)
+    return Response(promotions.blobs.get(weights), media_type=WEIGHTS_TYPE, headers=headers)
 
 
 @router.post(
     "",
     status_code=201,
-    responses=problems(404, 413, 415, 422),
-    openapi_extra={"requestBody": {"required": True, "content": {MEDIA_TYPE: WEIGHTS}}},
+    responses=problem_responses(404, 413, 415, 422),
+    openapi_extra={"requestBody": {"required": True, "content": {WEIGHTS_TYPE: WEIGHTS}}},
 )
 def upload_version(
     project: ProjectKey,
@@ -191,11 +150,10 @@ def upload_version(
 ) -> VersionRead:
     """Upload weights, as safetensors, for the architecture of a version that is known."""
     given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if given != MEDIA_TYPE:
-        raise UnsupportedMediaType(f"send the file as {MEDIA_TYPE}, not as {given or 'nothing'}")
+    if given != WEIGHTS_TYPE:
+        raise UnsupportedMediaType(f"send the file as {WEIGHTS_TYPE}, not as {given or 'nothing'}")
     view = projects.read(project)
     parent = promotions.version(project, like or view.encoder.id).version
-    versions: Versions = request.app.state.versions
-    version = versions.upload(view.project.id, parent.id, weights)
+    version = parts_of(request).versions.upload(view.project.id, parent.id, weights)
     response.headers["Location"] = f"/v1/projects/{view.project.id}/encoders/{version}"
-    return VersionRead.of(promotions.version(project, version))
+    return show_version(promotions.version(project, version))

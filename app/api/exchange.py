@@ -7,24 +7,20 @@ from urllib.parse import quote
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import AfterValidator, Field
 
-from app.api import (
-    ExportService,
-    ImportService,
-    ProjectKey,
-    problems,
-    refuse_if_all_failed,
-)
-from app.archives import Limits
-from app.choices import choice
-from app.exports import State, Wish
-from app.formats import formats
-from app.schemas import FailedRead, Schema
-from app.uploads import OPENAPI_FILE, OneFile
+from app.api.answers import refuse_if_all_failed, show_failed
+from app.api.parts import ExportService, ImportService
+from app.exchange.exports import ExportQuery
+from app.exchange.formats import formats
+from app.http.openapi import problem_responses
+from app.http.parameters import ProjectKey
+from app.http.uploads import OPENAPI_FILE, OneFile, intake_of
+from app.plugin_fields import plugin_field
+from handful.contract.common import Schema
+from handful.contract.exchange import ImportRead, State
 
 router = APIRouter(prefix="/v1/projects/{project}", tags=["exchange"])
-
 FORMATS: Any = Literal[tuple(formats)]
 SplitName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,49}$")]
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -43,7 +39,7 @@ def _sum_to_one(shares: dict[str, float] | None) -> dict[str, float] | None:
 class ExportRequest(Schema):
     """What to write, and as what."""
 
-    format: choice(formats) = Field(default={"name": "folders"}, validate_default=True)  # type: ignore[valid-type]
+    format: plugin_field(formats) = Field(default={"name": "folders"}, validate_default=True)  # type: ignore[valid-type]
     state: State = Field(default="all", description="With a label, without one, or both.")
     splits: Annotated[
         dict[SplitName, Share] | None,
@@ -59,23 +55,12 @@ class ExportRequest(Schema):
     )
 
 
-class ImportRead(BaseModel):
-    """What became of the file; `failed` counts its images from 0."""
-
-    format: str
-    images: int = Field(description="That the file names.")
-    created: int = Field(description="That the project did not have.")
-    labeled: int = Field(description="Whose label was set or changed.")
-    labels: int = Field(description="That the project did not have.")
-    failed: list[FailedRead]
-
-
 @router.post(
     "/export",
     response_class=StreamingResponse,
     responses={
         200: {"content": {"*/*": {"schema": {"type": "string", "format": "binary"}}}},
-        **problems(404, 409, 422),
+        **problem_responses(404, 409, 422),
     },
 )
 def export_project(
@@ -87,7 +72,9 @@ def export_project(
     error on the way ends the answer before it is complete.
     """
     chosen: Any = body.format
-    made = exports.export(project, chosen.options, Wish(body.state, body.splits, body.predictions))
+    made = exports.export(
+        project, chosen.options, ExportQuery(body.state, body.splits, body.predictions)
+    )
     return StreamingResponse(
         made.parts,
         media_type=made.media_type,
@@ -97,7 +84,7 @@ def export_project(
 
 @router.post(
     "/import",
-    responses=problems(404, 413, 415, 422, 429, 503),
+    responses=problem_responses(404, 413, 415, 422, 429, 503),
     openapi_extra=OPENAPI_FILE,
 )
 def import_file(
@@ -118,7 +105,7 @@ def import_file(
     Images come in the file, or are looked up in the project by SHA-256, id or file name; URLs are
     not fetched. One that cannot be used fails alone.
     """
-    limits: Limits = request.app.state.upload_limits
+    limits = intake_of(request).limits
     made = imports.bring_in(project, file, limits, name=format_, existing=existing)
     refuse_if_all_failed(made.failed, made.usable)
     return ImportRead(
@@ -127,7 +114,7 @@ def import_file(
         created=made.created,
         labeled=made.labeled,
         labels=made.labels,
-        failed=[FailedRead.of(failed) for failed in made.failed],
+        failed=[show_failed(failed) for failed in made.failed],
     )
 
 

@@ -1,125 +1,43 @@
 """Images of a project: list, content, thumbnail, label, history."""
 
-from datetime import datetime
 from typing import Annotated, Literal
-from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import BaseModel, Field
 
-from app.api import (
-    ChoosingService,
-    Cursor,
-    ImageKey,
-    LabelingService,
-    Limit,
-    Pairs,
-    ProjectKey,
-    after,
-    page,
-    problems,
+from app.api.answers import page, show_failed, show_image
+from app.api.parts import AnnotationService, ImageService, SimilarService
+from app.http.openapi import problem_responses
+from app.http.parameters import Cursor, ImageKey, Limit, Pairs, ProjectKey, after
+from app.labeling.annotations import Change
+from app.labeling.metadata import parse, replace_metadata
+from app.sql.tables import Annotation
+from handful.contract.common import NAME_LENGTH, Page
+from handful.contract.images import (
+    AnnotationRead,
+    AnnotationsWrite,
+    AppliedRead,
+    ImageRead,
+    LabelSet,
+    ManyMetadataWrite,
+    MetadataSet,
+    SimilarImage,
+    SimilarRead,
 )
-from app.labeling import Change
-from app.metadata import FilenamePart, Metadata, parse
-from app.schemas import FailedRead, ImageRead, Page, Schema
-from app.tables import NAME_LENGTH, Annotation
+from handful.contract.metadata import FilenamePart
 
 router = APIRouter(prefix="/v1/projects/{project}", tags=["images"])
-
-Annotator = Annotated[str | None, Field(max_length=NAME_LENGTH, description="Who says so.")]
-Source = Annotated[
-    str, Field(min_length=1, max_length=50, description="Where it comes from, such as a tool.")
-]
-Replace = Annotated[
-    bool, Field(description="Overrule another annotator's label; without it that answers 409.")
-]
 Side = Annotated[int, Query(ge=16, le=2048, description="Longest side, in pixels.")]
 
 
-class LabelSet(Schema):
-    """A label for one image."""
-
-    label: str = Field(description="Name or id of a label that exists.")
-    annotator: Annotator = None
-    source: Source = "annotation"
-    replace: Replace = False
+def show_annotation(annotation: Annotation) -> AnnotationRead:
+    """Show it as the API does."""
+    return AnnotationRead.model_validate(annotation, from_attributes=True)
 
 
-class AnnotationWrite(Schema):
-    """A label for one image of many; null sends it back to the pool."""
-
-    image: UUID
-    label: str | None
-    annotator: Annotator = None
-    source: Source = "annotation"
-    replace: Replace = False
-
-
-class AnnotationsWrite(Schema):
-    """Many labels at once."""
-
-    annotations: list[AnnotationWrite] = Field(min_length=1, max_length=10_000)
-
-
-class MetadataSet(Schema):
-    """The metadata of an image, instead of what it has."""
-
-    metadata: Metadata
-
-
-class MetadataWrite(MetadataSet):
-    """The metadata of one image of many."""
-
-    image: UUID
-
-
-class ManyMetadataWrite(Schema):
-    """The metadata of many images."""
-
-    images: list[MetadataWrite] = Field(min_length=1, max_length=10_000)
-
-
-class AppliedRead(BaseModel):
-    """How many changes were made, and which were not."""
-
-    applied: int
-    failed: list[FailedRead]
-
-
-class AnnotationRead(BaseModel):
-    """One change of an image's label."""
-
-    id: UUID
-    label: str | None
-    previous: str | None
-    annotator: str | None
-    source: str
-    undone: bool = Field(description="Whether it was taken back.")
-    created_at: datetime
-
-    @classmethod
-    def of(cls, annotation: Annotation) -> "AnnotationRead":
-        return cls.model_validate(annotation, from_attributes=True)
-
-
-class SimilarImage(BaseModel):
-    """An image that looks alike."""
-
-    image: UUID
-    label: str | None
-    cosine: float
-
-
-class SimilarRead(BaseModel):
-    """The closest images, most similar first."""
-
-    images: list[SimilarImage]
-
-
-@router.get("/images", responses=problems(404, 422))
+@router.get("/images", responses=problem_responses(404, 422))
 def list_images(
     project: ProjectKey,
-    labeling: LabelingService,
+    images: ImageService,
     state: Annotated[
         Literal["support", "pool"] | None, Query(description="With a label, or without one.")
     ] = None,
@@ -130,7 +48,7 @@ def list_images(
     cursor: Cursor = None,
 ) -> Page[ImageRead]:
     """List images, oldest first."""
-    rows = labeling.image_page(
+    rows = images.page(
         project,
         state=state,
         label=label,
@@ -139,39 +57,41 @@ def list_images(
         metadata=parse(metadata),
         filename=filename,
     )
-    return page(rows, limit, lambda view: view.image.id, ImageRead.of)
+    return page(rows, limit, lambda view: view.image.id, show_image)
 
 
-@router.get("/images/{image}", responses=problems(404, 422))
-def read_image(project: ProjectKey, image: ImageKey, labeling: LabelingService) -> ImageRead:
+@router.get("/images/{image}", responses=problem_responses(404, 422))
+def read_image(project: ProjectKey, image: ImageKey, images: ImageService) -> ImageRead:
     """Read what is known of an image."""
-    return ImageRead.of(labeling.image(project, image))
+    return show_image(images.read(project, image))
 
 
-@router.delete("/images/{image}", status_code=204, responses=problems(404, 422))
-def delete_image(project: ProjectKey, image: ImageKey, labeling: LabelingService) -> None:
+@router.delete("/images/{image}", status_code=204, responses=problem_responses(404, 422))
+def delete_image(project: ProjectKey, image: ImageKey, images: ImageService) -> None:
     """Delete an image, its embeddings and its history."""
-    labeling.delete_image(project, image)
+    images.delete(project, image)
 
 
-@router.put("/images/{image}/metadata", responses=problems(404, 422))
+@router.put("/images/{image}/metadata", responses=problem_responses(404, 422))
 def set_metadata(
-    project: ProjectKey, image: ImageKey, body: MetadataSet, labeling: LabelingService
+    project: ProjectKey, image: ImageKey, body: MetadataSet, images: ImageService
 ) -> ImageRead:
     """Replace the metadata of an image."""
-    for failed in labeling.set_metadata(project, [(image, body.metadata)]):
+    for failed in replace_metadata(images.db, project, [(image, body.metadata)]):
         raise failed.problem
-    return ImageRead.of(labeling.image(project, image))
+    return show_image(images.read(project, image))
 
 
-@router.post("/images/metadata", responses=problems(404, 422))
+@router.post("/images/metadata", responses=problem_responses(404, 422))
 def set_many_metadata(
-    project: ProjectKey, body: ManyMetadataWrite, labeling: LabelingService
+    project: ProjectKey, body: ManyMetadataWrite, images: ImageService
 ) -> AppliedRead:
     """Replace the metadata of many images in one transaction; an unknown image fails alone."""
-    failed = labeling.set_metadata(project, [(one.image, one.metadata) for one in body.images])
+    failed = replace_metadata(
+        images.db, project, [(one.image, one.metadata) for one in body.images]
+    )
     return AppliedRead(
-        applied=len(body.images) - len(failed), failed=[FailedRead.of(f) for f in failed]
+        applied=len(body.images) - len(failed), failed=[show_failed(f) for f in failed]
     )
 
 
@@ -180,18 +100,18 @@ def set_many_metadata(
     response_class=Response,
     responses={
         200: {"content": {"image/*": {"schema": {"type": "string", "format": "binary"}}}},
-        **problems(404, 422),
+        **problem_responses(404, 422),
     },
 )
 def read_content(
-    project: ProjectKey, image: ImageKey, labeling: LabelingService, request: Request
+    project: ProjectKey, image: ImageKey, images: ImageService, request: Request
 ) -> Response:
     """The file as it was uploaded."""
-    view = labeling.image(project, image)
+    view = images.read(project, image)
     tag = f'"{view.image.sha256}"'
     if request.headers.get("if-none-match") == tag:
         return Response(status_code=304, headers=_forever(tag))
-    content = labeling.content(view.image)
+    content = images.content(view.image)
     return Response(content, media_type=view.image.media_type, headers=_forever(tag))
 
 
@@ -200,94 +120,94 @@ def read_content(
     response_class=Response,
     responses={
         200: {"content": {"image/webp": {"schema": {"type": "string", "format": "binary"}}}},
-        **problems(404, 422),
+        **problem_responses(404, 422),
     },
 )
 def read_thumbnail(
     project: ProjectKey,
     image: ImageKey,
-    labeling: LabelingService,
+    images: ImageService,
     request: Request,
     side: Side = 256,
 ) -> Response:
     """The image upright, at most `side` pixels wide and high, without its metadata."""
-    view = labeling.image(project, image)
+    view = images.read(project, image)
     tag = f'"{view.image.sha256}-{side}"'
     if request.headers.get("if-none-match") == tag:
         return Response(status_code=304, headers=_forever(tag))
-    content = labeling.thumbnail(view.image, side)
+    content = images.thumbnail(view.image, side)
     return Response(content, media_type="image/webp", headers=_forever(tag))
 
 
-@router.get("/images/{image}/similar", responses=problems(404, 422))
+@router.get("/images/{image}/similar", responses=problem_responses(404, 422))
 def list_similar(
     project: ProjectKey,
     image: ImageKey,
-    choosing: ChoosingService,
+    similar: SimilarService,
     limit: Annotated[int, Query(ge=1, le=1000, description="How many.")] = 20,
 ) -> SimilarRead:
     """The images of the project that look most alike, by exact search; itself left out."""
-    found = choosing.similar(project, image, limit)
+    found = similar.find(project, image, limit)
     return SimilarRead(
         images=[SimilarImage(image=s.image_id, label=s.label, cosine=s.cosine) for s in found]
     )
 
 
-@router.put("/images/{image}/label", responses=problems(404, 409, 422))
+@router.put("/images/{image}/label", responses=problem_responses(404, 409, 422))
 def set_label(
-    project: ProjectKey, image: ImageKey, body: LabelSet, labeling: LabelingService
+    project: ProjectKey, image: ImageKey, body: LabelSet, annotations: AnnotationService
 ) -> ImageRead:
     """Give an image a label; it is a support image from now on.
 
     What another annotator said stays, and is told in the answer, unless `replace` is true.
     """
     change = Change(image, body.label, body.annotator, body.source, body.replace)
-    return ImageRead.of(labeling.set_label(project, change))
+    return show_image(annotations.set_label(project, change))
 
 
-@router.delete("/images/{image}/label", responses=problems(404, 422))
+@router.delete("/images/{image}/label", responses=problem_responses(404, 422))
 def remove_label(
     project: ProjectKey,
     image: ImageKey,
-    labeling: LabelingService,
+    annotations: AnnotationService,
     annotator: Annotated[str | None, Query(max_length=NAME_LENGTH)] = None,
 ) -> ImageRead:
     """Take the label from an image; it goes back to the pool."""
-    return ImageRead.of(labeling.set_label(project, Change(image, None, annotator, "annotation")))
+    return show_image(annotations.set_label(project, Change(image, None, annotator, "annotation")))
 
 
-@router.post("/images/{image}/label/undo", responses=problems(404, 409, 422))
+@router.post("/images/{image}/label/undo", responses=problem_responses(404, 409, 422))
 def undo_label(
     project: ProjectKey,
     image: ImageKey,
-    labeling: LabelingService,
+    annotations: AnnotationService,
     annotator: Annotated[str | None, Query(max_length=NAME_LENGTH)] = None,
 ) -> ImageRead:
     """Take back the last change of an image's label; again for the one before."""
-    return ImageRead.of(labeling.undo(project, image, annotator))
+    return show_image(annotations.undo(project, image, annotator))
 
 
-@router.get("/images/{image}/annotations", responses=problems(404, 422))
+@router.get("/images/{image}/annotations", responses=problem_responses(404, 422))
 def list_annotations(
     project: ProjectKey,
     image: ImageKey,
-    labeling: LabelingService,
+    annotations: AnnotationService,
     limit: Limit = 100,
     cursor: Cursor = None,
 ) -> Page[AnnotationRead]:
     """The history of an image's label, newest first."""
-    rows = labeling.history(project, image, after(cursor), limit + 1)
-    return page(rows, limit, lambda annotation: annotation.id, AnnotationRead.of)
+    rows = annotations.history(project, image, after(cursor), limit + 1)
+    return page(rows, limit, lambda annotation: annotation.id, show_annotation)
 
 
-@router.post("/annotations", tags=["labels"], responses=problems(404, 422))
-def annotate(project: ProjectKey, body: AnnotationsWrite, labeling: LabelingService) -> AppliedRead:
+@router.post("/annotations", tags=["labels"], responses=problem_responses(404, 422))
+def annotate(
+    project: ProjectKey, body: AnnotationsWrite, annotations: AnnotationService
+) -> AppliedRead:
     """Set or take back many labels in one transaction; one that cannot be set fails alone."""
     changes = [Change(a.image, a.label, a.annotator, a.source, a.replace) for a in body.annotations]
-    failed = labeling.annotate(project, changes)
-    return AppliedRead(
-        applied=len(changes) - len(failed), failed=[FailedRead.of(f) for f in failed]
-    )
+    failed = annotations.annotate(project, changes)
+    return AppliedRead(applied=len(changes) - len(failed), failed=[show_failed(f) for f in failed])
 
 
 def _forever(tag: str) -> dict[str, str]:

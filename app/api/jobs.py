@@ -2,8 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator
-from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 from uuid import UUID
 
 import anyio
@@ -11,30 +10,24 @@ import anyio.to_thread
 from fastapi import APIRouter, Body, Header, Query, Request, Response
 from fastapi.encoders import jsonable_encoder
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, Field
+from pydantic import Field
 
-from app.api import (
-    Cursor,
-    JobQueue,
-    Limit,
-    ProjectKey,
-    PromotionService,
-    after,
-    page,
-    problems,
-)
-from app.choices import choice
-from app.jobs import kinds, submit
+from app.api.answers import page, show_job
+from app.api.parts import JobService, PromotionService, parts_of
+from app.http.openapi import problem_responses
+from app.http.parameters import Cursor, Limit, ProjectKey, after
+from app.jobs import submit
+from app.jobs.job_queue import JobQueue
+from app.jobs.kinds import kinds
+from app.plugin_fields import plugin_field
 from app.problems import PredictionsNotFound
-from app.queue import FINAL, Queue
-from app.schemas import JobRead, Page
-from app.tables import JobEvent, JobState
+from app.sql.tables import JobEvent
+from handful.contract.common import Page
+from handful.contract.jobs import FINAL, EventRead, EventsRead, JobRead
 
 router = APIRouter(prefix="/v1/projects/{project}/jobs", tags=["jobs"])
-
 JobKey = Annotated[UUID, Field(description="Id of the job.")]
-JobWrite: Any = Annotated[choice(kinds, "kind"), Body()]
-
+JobWrite: Any = Annotated[plugin_field(kinds, "kind"), Body()]
 POLL_S = 0.25  # between two looks for new events
 KEEP_ALIVE_S = 15.0  # between two signs of life, so that proxies do not close a quiet stream
 EVENT_STREAM = "text/event-stream"
@@ -46,75 +39,63 @@ PREDICTIONS = {
 }
 
 
-class EventRead(BaseModel):
-    """Something that happened to a job."""
-
-    number: int = Field(description="From 1, without gaps.")
-    kind: Literal["state", "metrics", "message", "picture"]
-    data: dict[str, Any]
-    created_at: datetime
-
-    @classmethod
-    def of(cls, event: JobEvent) -> "EventRead":
-        return cls.model_validate(event, from_attributes=True)
+def show_event(event: JobEvent) -> EventRead:
+    """Show it as the API does."""
+    return EventRead.model_validate(event, from_attributes=True)
 
 
-class EventsRead(BaseModel):
-    """Events of a job, oldest first."""
-
-    state: JobState = Field(description="Of the job, when the events were read.")
-    items: list[EventRead]
-
-
-@router.post("", status_code=202, responses=problems(404, 409, 422))
+@router.post("", status_code=202, responses=problem_responses(404, 409, 422))
 def start_job(
     project: ProjectKey,
     body: JobWrite,
-    queue: JobQueue,
+    queue: JobService,
     response: Response,
 ) -> JobRead:
     """Start a job in the background; `Location` is where to look after it."""
     job = submit(queue, project, body.options)
     response.headers["Location"] = f"/v1/projects/{job.project_id}/jobs/{job.id}"
-    return JobRead.of(job)
+    return show_job(job)
 
 
-@router.get("", responses=problems(404, 422))
+@router.get("", responses=problem_responses(404, 422))
 def list_jobs(
-    project: ProjectKey, queue: JobQueue, limit: Limit = 100, cursor: Cursor = None
+    project: ProjectKey, queue: JobService, limit: Limit = 100, cursor: Cursor = None
 ) -> Page[JobRead]:
     """List jobs, newest first."""
     rows = queue.page(project, after(cursor), limit + 1)
-    return page(rows, limit, lambda job: job.id, JobRead.of)
+    return page(rows, limit, lambda job: job.id, show_job)
 
 
-@router.get("/{job}", responses=problems(404, 422))
-def read_job(project: ProjectKey, job: JobKey, queue: JobQueue) -> JobRead:
+@router.get("/{job}", responses=problem_responses(404, 422))
+def read_job(project: ProjectKey, job: JobKey, queue: JobService) -> JobRead:
     """Read where a job stands."""
-    return JobRead.of(queue.read(project, job))
+    return show_job(queue.read(project, job))
 
 
-@router.post("/{job}/cancel", responses=problems(404, 409, 422))
-def cancel_job(project: ProjectKey, job: JobKey, queue: JobQueue) -> JobRead:
+@router.post("/{job}/cancel", responses=problem_responses(404, 409, 422))
+def cancel_job(project: ProjectKey, job: JobKey, queue: JobService) -> JobRead:
     """Cancel a job: at once when it waits, within a second when it runs."""
-    return JobRead.of(queue.cancel(project, job))
+    return show_job(queue.cancel(project, job))
 
 
-@router.post("/{job}/retry", responses=problems(404, 409, 422))
-def retry_job(project: ProjectKey, job: JobKey, queue: JobQueue) -> JobRead:
+@router.post("/{job}/retry", responses=problem_responses(404, 409, 422))
+def retry_job(project: ProjectKey, job: JobKey, queue: JobService) -> JobRead:
     """Try a job again that failed or was cancelled; it goes on from its last checkpoint."""
-    return JobRead.of(queue.retry(project, job))
+    return show_job(queue.retry(project, job))
 
 
 @router.get(
     "/{job}/predictions",
     response_class=StreamingResponse,
-    responses={200: {"content": {JSON_LINES: {"schema": PREDICTIONS}}}, **problems(404, 409, 422)},
+    responses={
+        200: {"content": {JSON_LINES: {"schema": PREDICTIONS}}},
+        **problem_responses(404, 409, 422),
+    },
 )
 def read_predictions(
     project: ProjectKey,
     job: JobKey,
-    queue: JobQueue,
+    queue: JobService,
     promotions: PromotionService,
     request: Request,
 ) -> Response:
@@ -142,13 +123,13 @@ def read_predictions(
     responses={
         200: {"content": {EVENT_STREAM: {"schema": {"type": "string"}}}},
         204: {"description": "The stream has nothing more to tell: do not connect again."},
-        **problems(404, 422),
+        **problem_responses(404, 422),
     },
 )
 async def read_events(
     project: ProjectKey,
     job: JobKey,
-    queue: JobQueue,
+    queue: JobService,
     request: Request,
     after: Annotated[int, Query(ge=0, le=2**31 - 1, description="Number of the last one.")] = 0,
     limit: Limit = 1000,
@@ -170,20 +151,20 @@ async def read_events(
     )
 
 
-def _read(queue: Queue, project: str, job: UUID, last: int, limit: int) -> EventsRead:
+def _read(queue: JobQueue, project: str, job: UUID, last: int, limit: int) -> EventsRead:
     # The state first: when it is final, the events that follow are all there will be.
     state = queue.read(project, job).state
     return EventsRead(
-        state=state, items=[EventRead.of(event) for event in queue.events(job, last, limit)]
+        state=state, items=[show_event(event) for event in queue.events(job, last, limit)]
     )
 
 
 async def _stream(
-    request: Request, queue: Queue, project: str, job: UUID, last: int
+    request: Request, queue: JobQueue, project: str, job: UUID, last: int
 ) -> AsyncIterator[str]:
     """Events as they come, until the job has ended or the service stops."""
     quiet = 0.0
-    while not request.app.state.stopping():
+    while not parts_of(request).stopping():
         found = await anyio.to_thread.run_sync(_read, queue, project, job, last, 1000)
         for event in found.items:
             last, quiet = event.number, 0.0

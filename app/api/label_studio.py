@@ -2,18 +2,19 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, BackgroundTasks, Depends
+from fastapi import APIRouter, BackgroundTasks
 from pydantic import BaseModel, Field
 
-from app.api import JobQueue, ProjectKey, part, problems
-from app.integrations.label_studio import LabelStudio, Suggested
-from app.integrations.label_studio.messages import Control, Event, Number, StudioTask
-from app.jobs import kinds, submit
-from app.schemas import Schema
+from app.api.parts import JobService, LabelStudioService
+from app.http.openapi import problem_responses
+from app.http.parameters import ProjectKey
+from app.integrations.label_studio.backend import SuggestedChoice
+from app.integrations.label_studio.messages import Control, Number, StudioEvent, StudioTask
+from app.jobs import submit
+from app.jobs.kinds import kinds
+from handful.contract.common import Schema
 
 router = APIRouter(prefix="/label-studio/{project}", tags=["label studio"])
-
-LabelStudioService = Annotated[LabelStudio, Depends(part("label_studio"))]
 StudioProjectKey = Annotated[
     str,
     Field(
@@ -72,13 +73,14 @@ class PredictedRead(BaseModel):
     )
     result: list[dict[str, Any]] = Field(description="Empty when no label can be suggested yet.")
 
-    @classmethod
-    def of(cls, suggested: Suggested, control: Control) -> "PredictedRead":
-        return cls(
-            model_version=suggested.version,
-            score=suggested.confidence,
-            result=control.result(suggested.label),
-        )
+
+def show_predicted(suggested: SuggestedChoice, control: Control) -> PredictedRead:
+    """Show it as the API does."""
+    return PredictedRead(
+        model_version=suggested.version,
+        score=suggested.confidence,
+        result=control.result(suggested.label),
+    )
 
 
 class PredictRead(BaseModel):
@@ -113,41 +115,41 @@ class SyncedRead(PushedRead):
     annotations: int
 
 
-@router.get("/health", responses=problems(404))
+@router.get("/health", responses=problem_responses(404))
 def read_health(project: ProjectKey, service: LabelStudioService) -> HealthRead:
     """Whether the project is here."""
     service.projects.read(project)
     return HealthRead()
 
 
-@router.post("/setup", responses=problems(404, 422))
+@router.post("/setup", responses=problem_responses(404, 422))
 def set_up(project: ProjectKey, body: SetUp, service: LabelStudioService) -> SetUpRead:
     """Make the labels of the labeling interface."""
     version = service.set_up(project, _number(body.project), body.schema_, body.extra_params or {})
     return SetUpRead(model_version=version)
 
 
-@router.get("/versions", responses=problems(404))
+@router.get("/versions", responses=problem_responses(404))
 def read_versions(project: ProjectKey, service: LabelStudioService) -> VersionsRead:
     """The version of the suggestions."""
     return VersionsRead(versions=[service.version(project)])
 
 
-@router.post("/predict", responses=problems(404, 422, 429))
+@router.post("/predict", responses=problem_responses(404, 422, 429))
 def predict(project: ProjectKey, body: PredictRequest, service: LabelStudioService) -> PredictRead:
     """Suggest a label for each task; images that are new are put into the pool."""
     control, suggested = service.predict(
         project, _number(body.project), body.label_config, body.tasks
     )
-    return PredictRead(results=[PredictedRead.of(one, control) for one in suggested])
+    return PredictRead(results=[show_predicted(one, control) for one in suggested])
 
 
-@router.post("/webhook", responses=problems(404, 409, 422))
+@router.post("/webhook", responses=problem_responses(404, 409, 422))
 def receive_event(
     project: ProjectKey,
-    body: Event,
+    body: StudioEvent,
     service: LabelStudioService,
-    queue: JobQueue,
+    queue: JobService,
     later: BackgroundTasks,
 ) -> ReceivedRead:
     """Take in annotations and tasks, after the answer; `START_TRAINING` starts fine-tuning."""
@@ -159,13 +161,13 @@ def receive_event(
     return ReceivedRead()
 
 
-@router.post("/push", responses=problems(404, 422, 502))
+@router.post("/push", responses=problem_responses(404, 422, 502))
 def push(project: ProjectKey, body: StudioProjectWrite, service: LabelStudioService) -> PushedRead:
     """Put suggestions and their order into Label Studio, now and after every ten labels."""
     return PushedRead(**service.push(project, body.project)._asdict())
 
 
-@router.post("/sync", responses=problems(404, 422, 502))
+@router.post("/sync", responses=problem_responses(404, 422, 502))
 def sync(project: ProjectKey, body: StudioProjectWrite, service: LabelStudioService) -> SyncedRead:
     """Take in tasks and annotations that were missed, and push."""
     return SyncedRead(**service.sync(project, body.project)._asdict())

@@ -1,128 +1,94 @@
 """Labels: the classes of a project, and the support images that define them."""
 
-from datetime import datetime
 from typing import Annotated, Literal
-from uuid import UUID
 
 from fastapi import APIRouter, Query, Response
-from pydantic import BaseModel, Field
 
-from app.api import (
-    Cursor,
-    IfMatch,
-    LabelingService,
-    LabelKey,
-    Limit,
-    Pairs,
-    ProjectKey,
-    ProjectService,
-    after,
-    etag,
-    page,
-    problems,
-    refuse_if_all_failed,
-)
-from app.metadata import parse
-from app.projects import LabelView
-from app.schemas import FailedRead, ImageRead, Page, Schema, StoredRead
-from app.uploads import OPENAPI_BODY, Uploads
+from app.api.answers import page, refuse_if_all_failed, show_failed, show_image, show_stored
+from app.api.parts import ImageService, LabelService, UploadService
+from app.http.openapi import problem_responses
+from app.http.parameters import Cursor, IfMatch, LabelKey, Limit, Pairs, ProjectKey, after, etag
+from app.http.uploads import OPENAPI_BODY, UploadedFiles
+from app.labeling.labels import LabelView
+from app.labeling.metadata import parse
+from handful.contract.common import Page
+from handful.contract.images import ImageRead
+from handful.contract.labels import LabelRead, LabelWrite, SupportAdded
 
 router = APIRouter(prefix="/v1/projects/{project}/labels", tags=["labels"])
 
 
-class LabelRead(BaseModel):
-    """A label and how many support images it has."""
-
-    id: UUID
-    name: str
-    shots: int = Field(description="Support images.")
-    created_at: datetime
-
-    @classmethod
-    def of(cls, view: LabelView) -> "LabelRead":
-        label = view.label
-        return cls(id=label.id, name=label.name, shots=view.shots, created_at=label.created_at)
+def show_label(view: LabelView) -> LabelRead:
+    """Show it as the API does."""
+    label = view.label
+    return LabelRead(id=label.id, name=label.name, shots=view.shots, created_at=label.created_at)
 
 
-class LabelWrite(Schema):
-    """A label's name."""
-
-    name: str = Field(description="Unique in the project; 1 to 200 characters, no slash.")
-
-
-class SupportAdded(BaseModel):
-    """The label after its support images came, and what became of each file."""
-
-    label: LabelRead
-    images: list[StoredRead]
-    failed: list[FailedRead]
-
-
-@router.post("", status_code=201, responses=problems(404, 409, 422))
+@router.post("", status_code=201, responses=problem_responses(404, 409, 422))
 def create_label(
-    project: ProjectKey, body: LabelWrite, projects: ProjectService, response: Response
+    project: ProjectKey, body: LabelWrite, labels: LabelService, response: Response
 ) -> LabelRead:
     """Create a label that has no support images yet."""
-    view = projects.create_label(project, body.name)
+    view = labels.create(project, body.name)
     response.headers["Location"] = f"/v1/projects/{view.label.project_id}/labels/{view.label.id}"
     response.headers["ETag"] = etag(view.label.edition)
-    return LabelRead.of(view)
+    return show_label(view)
 
 
-@router.get("", responses=problems(404, 422))
+@router.get("", responses=problem_responses(404, 422))
 def list_labels(
-    project: ProjectKey, projects: ProjectService, limit: Limit = 100, cursor: Cursor = None
+    project: ProjectKey, labels: LabelService, limit: Limit = 100, cursor: Cursor = None
 ) -> Page[LabelRead]:
     """List labels, oldest first."""
-    rows = projects.label_page(project, after(cursor), limit + 1)
-    return page(rows, limit, lambda view: view.label.id, LabelRead.of)
+    rows = labels.page(project, after(cursor), limit + 1)
+    return page(rows, limit, lambda view: view.label.id, show_label)
 
 
-@router.get("/{label}", responses=problems(404))
+@router.get("/{label}", responses=problem_responses(404))
 def read_label(
-    project: ProjectKey, label: LabelKey, projects: ProjectService, response: Response
+    project: ProjectKey, label: LabelKey, labels: LabelService, response: Response
 ) -> LabelRead:
     """Read a label; its `ETag` serves `If-Match`."""
-    view = projects.read_label(project, label)
+    view = labels.read(project, label)
     response.headers["ETag"] = etag(view.label.edition)
-    return LabelRead.of(view)
+    return show_label(view)
 
 
-@router.patch("/{label}", responses=problems(404, 409, 412, 422))
+@router.patch("/{label}", responses=problem_responses(404, 409, 412, 422))
 def rename_label(
     project: ProjectKey,
     label: LabelKey,
     body: LabelWrite,
-    projects: ProjectService,
+    labels: LabelService,
     edition: IfMatch,
     response: Response,
 ) -> LabelRead:
     """Rename a label; its support images stay."""
-    view = projects.rename_label(project, label, body.name, edition)
+    view = labels.rename(project, label, body.name, edition)
     response.headers["ETag"] = etag(view.label.edition)
-    return LabelRead.of(view)
+    return show_label(view)
 
 
-@router.delete("/{label}", status_code=204, responses=problems(404, 412))
+@router.delete("/{label}", status_code=204, responses=problem_responses(404, 412))
 def delete_label(
-    project: ProjectKey, label: LabelKey, projects: ProjectService, edition: IfMatch
+    project: ProjectKey, label: LabelKey, labels: LabelService, edition: IfMatch
 ) -> None:
     """Delete a label; its support images go back to the pool."""
-    projects.delete_label(project, label, edition)
+    labels.delete(project, label, edition)
 
 
 @router.post(
     "/{label}/support",
     status_code=201,
-    responses=problems(404, 413, 415, 422, 429, 503),
+    responses=problem_responses(404, 413, 415, 422, 429, 503),
     openapi_extra=OPENAPI_BODY,
 )
 def add_support(
     project: ProjectKey,
     label: LabelKey,
-    uploads: Uploads,
-    labeling: LabelingService,
-    projects: ProjectService,
+    files: UploadedFiles,
+    uploads: UploadService,
+    labels: LabelService,
     existing: Annotated[
         Literal["relabel", "keep"],
         Query(description="What to do with an image that has another label already."),
@@ -130,25 +96,23 @@ def add_support(
     metadata: Pairs = (),
 ) -> SupportAdded:
     """Register support images of a label, creating the label if it is new."""
-    added = labeling.add(project, uploads, label=label, existing=existing, metadata=parse(metadata))
+    added = uploads.add(project, files, label=label, existing=existing, metadata=parse(metadata))
     refuse_if_all_failed(added.failed, len(added.stored))
     return SupportAdded(
-        label=LabelRead.of(projects.read_label(project, label)),
-        images=[StoredRead.of(stored) for stored in added.stored],
-        failed=[FailedRead.of(failed) for failed in added.failed],
+        label=show_label(labels.read(project, label)),
+        images=[show_stored(stored) for stored in added.stored],
+        failed=[show_failed(failed) for failed in added.failed],
     )
 
 
-@router.get("/{label}/support", responses=problems(404, 422))
+@router.get("/{label}/support", responses=problem_responses(404, 422))
 def list_support(
     project: ProjectKey,
     label: LabelKey,
-    labeling: LabelingService,
+    images: ImageService,
     limit: Limit = 100,
     cursor: Cursor = None,
 ) -> Page[ImageRead]:
     """List the support images of a label."""
-    rows = labeling.image_page(
-        project, state=None, label=label, after=after(cursor), limit=limit + 1
-    )
-    return page(rows, limit, lambda view: view.image.id, ImageRead.of)
+    rows = images.page(project, state=None, label=label, after=after(cursor), limit=limit + 1)
+    return page(rows, limit, lambda view: view.image.id, show_image)

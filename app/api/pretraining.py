@@ -4,54 +4,41 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Response
-from pydantic import BaseModel, Field
+from pydantic import Field
 
-from app.api import LabelingService, ProjectKey, problems
-from app.choices import choice
-from app.pretraining import Suitability, preview, suitabilities
-from app.schemas import Page, Schema
+from app.api.parts import AllParts
+from app.http.openapi import problem_responses
+from app.http.parameters import ProjectKey
+from app.jobs.previews import pretraining_sheet
+from app.jobs.suitability import Suitability, suitabilities
+from app.plugin_fields import plugin_field
+from handful.contract.common import Page, Schema
+from handful.contract.pretraining import RecipeRead
 from models.pretraining.methods import methods
 from models.training.recipe import Recipe
 
 router = APIRouter(prefix="/v1/projects/{project}", tags=["pretraining"])
-
 MEDIA_TYPE = "image/png"
-PretextChoice: Any = choice(methods)
+PretextChoice: Any = plugin_field(methods)
 MIB = 1 << 20
 BATCH = 64  # as in the job `pretrain`
 
 
-class RecipeRead(BaseModel):
-    """A method of pretraining, and how it suits the project as it is now."""
-
-    name: str
-    family: Literal["discriminative", "generative", "contrastive", "cluster-based"]
-    summary: str
-    images: int = Field(description="Images below which it learns little.")
-    enough_images: bool = Field(description="Whether the project has as many.")
-    possible: bool = Field(description="Whether it can work with the project's encoder.")
-    reason: str | None = Field(description="Why it cannot.")
-    unsuited: str = Field(description="When not to use it.")
-    minutes: float | None = Field(
-        description="What a job with default options would take here; null: not measured."
+def show_recipe(found: Suitability) -> RecipeRead:
+    """Show it as the API does."""
+    trial = found.trial
+    return RecipeRead(
+        name=found.name,
+        family=found.method.family,
+        summary=(found.method.__doc__ or "").partition("\n")[0],
+        images=found.method.fewest,
+        enough_images=found.images >= found.method.fewest,
+        possible=found.refused is None,
+        reason=found.refused,
+        unsuited=found.method.unsuited,
+        minutes=round(trial.seconds / 60, 2) if trial else None,
+        memory_mib=round(trial.memory / MIB, 1) if trial else None,
     )
-    memory_mib: float | None = Field(description="And how much memory, besides the images.")
-
-    @classmethod
-    def of(cls, found: Suitability) -> "RecipeRead":
-        trial = found.trial
-        return cls(
-            name=found.name,
-            family=found.method.family,
-            summary=(found.method.__doc__ or "").partition("\n")[0],
-            images=found.method.fewest,
-            enough_images=found.images >= found.method.fewest,
-            possible=found.refused is None,
-            reason=found.refused,
-            unsuited=found.method.unsuited,
-            minutes=round(trial.seconds / 60, 2) if trial else None,
-            memory_mib=round(trial.memory / MIB, 1) if trial else None,
-        )
 
 
 class PretrainingPreview(Schema):
@@ -66,10 +53,10 @@ class PretrainingPreview(Schema):
     seed: int = Field(default=0, ge=0, le=2**31 - 100, description="Another one, other views.")
 
 
-@router.get("/recipes", responses=problems(404, 422))
+@router.get("/recipes", responses=problem_responses(404, 422))
 def list_recipes(
     project: ProjectKey,
-    labeling: LabelingService,
+    parts: AllParts,
     measure: Annotated[
         list[Literal[tuple(methods)]],  # type: ignore[valid-type]
         Query(max_length=3, description="Methods whose cost is measured by a few steps: seconds."),
@@ -77,8 +64,8 @@ def list_recipes(
 ) -> Page[RecipeRead]:
     """List the methods of pretraining: what they need, what they cost, when not to use them."""
     recipe = Recipe(batch_size=BATCH)
-    found = suitabilities(labeling, project, recipe, measured=measure)
-    return Page(items=[RecipeRead.of(one) for one in found], next_cursor=None)
+    found = suitabilities(parts.db, parts.embedder, project, recipe, measured=measure)
+    return Page(items=[show_recipe(one) for one in found], next_cursor=None)
 
 
 @router.post(
@@ -86,15 +73,14 @@ def list_recipes(
     response_class=Response,
     responses={
         200: {"content": {MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}}},
-        **problems(404, 422),
+        **problem_responses(404, 422),
     },
 )
-def preview_pretraining(
-    project: ProjectKey, body: PretrainingPreview, labeling: LabelingService
-) -> Response:
+def preview_pretraining(project: ProjectKey, body: PretrainingPreview, parts: AllParts) -> Response:
     """A picture of an image as the encoder sees it, first, and of what a method makes of it."""
-    sheet = preview(
-        labeling,
+    sheet = pretraining_sheet(
+        parts.images,
+        parts.embedder,
         project,
         body.image,
         body.method.options,

@@ -1,79 +1,47 @@
 """Projects: sets of labels with the encoder and the head that serve them."""
 
 from dataclasses import asdict
-from datetime import datetime
 from typing import Annotated, Any
-from uuid import UUID
 
 from fastapi import APIRouter, Response
-from pydantic import BaseModel, Field
+from pydantic import Field
 
-from app.api import (
-    Cursor,
-    IfMatch,
-    Limit,
-    ProjectKey,
-    ProjectService,
-    after,
-    etag,
-    page,
-    problems,
-)
-from app.choices import choice
-from app.projects import ProjectView
-from app.schemas import Page, Schema
+from app.api.answers import page
+from app.api.parts import ProjectService
+from app.http.openapi import problem_responses
+from app.http.parameters import Cursor, IfMatch, Limit, ProjectKey, after, etag
+from app.labeling.projects import ProjectView
+from app.plugin_fields import plugin_field
+from handful.contract.common import Page, Schema
+from handful.contract.projects import Description, EncoderRead, Name, ProjectRead
 from models.heads.kinds import heads
 
 router = APIRouter(prefix="/v1/projects", tags=["projects"])
-
-Name = Annotated[str, Field(description="Unique; 1 to 200 characters, no slash.")]
-Description = Annotated[str, Field(max_length=10_000)]
-HEAD = Field(description="How queries are compared with the centroids.")
-
-
-class EncoderRead(BaseModel):
-    """The encoder version that a project points at."""
-
-    id: UUID
-    name: str
-    options: dict[str, Any]
-    embedding_dim: int
+Head: Any = Annotated[
+    plugin_field(heads), Field(description="How queries are compared with the centroids.")
+]
 
 
-class ProjectRead(BaseModel):
-    """A project and how much it holds."""
-
-    id: UUID
-    name: str
-    description: str
-    encoder: EncoderRead
-    head: dict[str, Any]
-    labels: int
-    support: int = Field(description="Images with a label.")
-    pool: int = Field(description="Images without a label.")
-    created_at: datetime
-    updated_at: datetime
-
-    @classmethod
-    def of(cls, view: ProjectView) -> "ProjectRead":
-        project, encoder = view.project, view.encoder
-        return cls(
-            id=project.id,
-            name=project.name,
-            description=project.description,
-            encoder=EncoderRead(
-                id=encoder.id,
-                name=encoder.architecture,
-                options=encoder.options,
-                embedding_dim=encoder.embedding_dim,
-            ),
-            head=project.head,
-            labels=view.labels,
-            support=view.support,
-            pool=view.pool,
-            created_at=project.created_at,
-            updated_at=project.updated_at,
-        )
+def show_project(view: ProjectView) -> ProjectRead:
+    """Show it as the API does."""
+    project, encoder = view.project, view.encoder
+    return ProjectRead(
+        id=project.id,
+        name=project.name,
+        description=project.description,
+        encoder=EncoderRead(
+            id=encoder.id,
+            name=encoder.architecture,
+            options=encoder.options,
+            embedding_dim=encoder.embedding_dim,
+        ),
+        head=project.head,
+        labels=view.labels,
+        support=view.support,
+        pool=view.pool,
+        created_at=project.created_at,
+        updated_at=project.updated_at,
+    )
 
 
 class ProjectCreate(Schema):
@@ -81,7 +49,7 @@ class ProjectCreate(Schema):
 
     name: Name
     description: Description = ""
-    head: Annotated[choice(heads), HEAD] = Field(default={"name": "auto"}, validate_default=True)  # type: ignore[valid-type]
+    head: Head = Field(default={"name": "auto"}, validate_default=True)
 
 
 class ProjectEdit(Schema):
@@ -89,10 +57,10 @@ class ProjectEdit(Schema):
 
     name: Name | None = None
     description: Description | None = None
-    head: Annotated[choice(heads) | None, HEAD] = None  # type: ignore[valid-type]
+    head: Head | None = None
 
 
-@router.post("", status_code=201, responses=problems(409, 422))
+@router.post("", status_code=201, responses=problem_responses(409, 422))
 def create_project(
     body: ProjectCreate, projects: ProjectService, response: Response
 ) -> ProjectRead:
@@ -100,27 +68,27 @@ def create_project(
     view = projects.create(body.name, body.description, _head(body.head))
     response.headers["Location"] = f"/v1/projects/{view.project.id}"
     response.headers["ETag"] = etag(view.project.edition)
-    return ProjectRead.of(view)
+    return show_project(view)
 
 
-@router.get("", responses=problems(422))
+@router.get("", responses=problem_responses(422))
 def list_projects(
     projects: ProjectService, limit: Limit = 100, cursor: Cursor = None
 ) -> Page[ProjectRead]:
     """List projects, oldest first."""
     rows = projects.page(after(cursor), limit + 1)
-    return page(rows, limit, lambda view: view.project.id, ProjectRead.of)
+    return page(rows, limit, lambda view: view.project.id, show_project)
 
 
-@router.get("/{project}", responses=problems(404))
+@router.get("/{project}", responses=problem_responses(404))
 def read_project(project: ProjectKey, projects: ProjectService, response: Response) -> ProjectRead:
     """Read a project; its `ETag` serves `If-Match`."""
     view = projects.read(project)
     response.headers["ETag"] = etag(view.project.edition)
-    return ProjectRead.of(view)
+    return show_project(view)
 
 
-@router.patch("/{project}", responses=problems(404, 409, 412, 422))
+@router.patch("/{project}", responses=problem_responses(404, 409, 412, 422))
 def edit_project(
     project: ProjectKey,
     body: ProjectEdit,
@@ -136,10 +104,10 @@ def edit_project(
     }
     view = projects.edit(project, edition, changes)
     response.headers["ETag"] = etag(view.project.edition)
-    return ProjectRead.of(view)
+    return show_project(view)
 
 
-@router.delete("/{project}", status_code=204, responses=problems(404, 412))
+@router.delete("/{project}", status_code=204, responses=problem_responses(404, 412))
 def delete_project(project: ProjectKey, projects: ProjectService, edition: IfMatch) -> None:
     """Delete a project with its labels, images and history."""
     projects.delete(project, edition)

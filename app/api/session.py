@@ -1,51 +1,39 @@
 """Browsers: the API key once, then a cookie that no script can read."""
 
-import hmac
 import time
 
 from fastapi import APIRouter, Request, Response
-from pydantic import BaseModel, Field, SecretStr
 
-from app.api import problems
+from app.access.api_key import ApiKey
+from app.access.sessions import COOKIE, LIFETIME_S, is_valid, issue
+from app.api.parts import AllParts
+from app.http.openapi import problem_responses
 from app.problems import Unauthorized
-from app.schemas import Schema
-from app.sessions import COOKIE, LIFETIME_S, is_valid, issue
+from handful.contract.session import SessionRead, SessionWrite
 
 router = APIRouter(prefix="/v1/session", tags=["service"])
 
 
-class SessionWrite(Schema):
-    """Who wants in."""
-
-    api_key: SecretStr = Field(max_length=1000)
-
-
-class SessionRead(BaseModel):
-    """Whether a browser may go on."""
-
-    needed: bool = Field(description="Whether the service asks for an API key at all.")
-    open: bool = Field(description="Whether this browser is let in.")
-
-
 @router.get("")
-def read_session(request: Request) -> SessionRead:
+def read_session(request: Request, parts: AllParts) -> SessionRead:
     """Whether this browser needs to send the API key."""
-    key = request.app.state.settings.api_key.get_secret_value()
-    valid = bool(key) and is_valid(key, request.cookies.get(COOKIE, ""), time.time())
+    key = ApiKey.of(parts.settings)
+    valid = bool(key) and is_valid(key.secret, request.cookies.get(COOKIE, ""), time.time())
     return SessionRead(needed=bool(key), open=valid or not key)
 
 
-@router.post("", responses=problems(401, 422))
-def open_session(body: SessionWrite, request: Request, response: Response) -> SessionRead:
+@router.post("", responses=problem_responses(401, 422))
+def open_session(
+    body: SessionWrite, request: Request, response: Response, parts: AllParts
+) -> SessionRead:
     """Exchange the API key for a cookie; for the labeling page."""
-    key = request.app.state.settings.api_key.get_secret_value()
-    given = body.api_key.get_secret_value().strip()
-    if key and not hmac.compare_digest(given.encode(), key.encode()):
+    key = ApiKey.of(parts.settings)
+    if key and not key.matches(body.api_key.get_secret_value().strip().encode()):
         raise Unauthorized("this is not the API key of the service")
     if key:
         response.set_cookie(
             COOKIE,
-            issue(key, time.time()),
+            issue(key.secret, time.time()),
             max_age=LIFETIME_S,
             httponly=True,
             samesite="strict",

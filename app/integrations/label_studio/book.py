@@ -10,9 +10,9 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, delete, select
 from sqlalchemy.orm import Session
 
-from app.db import Database, portions
-from app.projects import find_project
-from app.tables import Image, LabelStudioAnnotation, LabelStudioProject, LabelStudioTask
+from app.sql.database import Database
+from app.sql.lookups import find_project, portions
+from app.sql.tables import Image, LabelStudioAnnotation, LabelStudioProject, LabelStudioTask
 
 Kept = type[LabelStudioTask] | type[LabelStudioAnnotation]
 

@@ -12,8 +12,8 @@ from urllib.parse import urlencode, urlsplit
 
 import httpx
 
-from app.fetching import PATIENCE, TOTAL_S, content, fetch, outages
 from app.problems import AddressRefused, AddressUnreachable, InvalidRequest
+from app.storage.remote import PATIENCE, TOTAL_S, content, fetch, outages
 
 ACCESS_S = 240.0  # for which an access token is used; it is valid for five minutes
 CALL = httpx.Timeout(120.0, connect=5.0)  # predictions of many tasks take their time

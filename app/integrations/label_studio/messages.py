@@ -7,8 +7,8 @@ from xml.etree import ElementTree
 
 from pydantic import AwareDatetime, BaseModel, Field, field_validator
 
+from app.labeling.projects import clean_name
 from app.problems import InvalidRequest
-from app.projects import clean_name
 
 Number = Annotated[int, Field(ge=0, lt=1 << 63)]
 
@@ -81,7 +81,7 @@ class Deleted(BaseModel):
     id: Number
 
 
-class Event(BaseModel):
+class StudioEvent(BaseModel):
     """What happened in Label Studio. It calls one of a thing and a list of them by one name."""
 
     action: str

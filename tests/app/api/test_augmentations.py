@@ -40,7 +40,7 @@ def tiles(picture):
 
 def lose(service, image, content=None):
     """Spoil the file of an image, or remove it."""
-    root = Path(service.app.state.settings.data_dir)
+    root = Path(service.app.state.parts.settings.data_dir)
     (path,) = root.rglob(image["sha256"])
     path.unlink() if content is None else path.write_bytes(content)
 
@@ -62,7 +62,7 @@ def blue_share(picture):
 
 def test_the_image_as_the_encoder_sees_it_comes_first_and_then_views_of_it(striped):
     image = images(striped)[0]
-    state = striped.app.state
+    state = striped.app.state.parts
     encoder = state.versions.load(state.projects.read("birds").encoder.id)
     content = striped.get(f"/v1/projects/birds/images/{image['id']}/content").content
     wanted = decode(content, encoder.preprocessing).pixels.permute(1, 2, 0)

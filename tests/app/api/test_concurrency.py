@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from app import choosing
+from app.ranking import ranking as choosing
 
 
 @pytest.fixture
@@ -129,7 +129,7 @@ def register_birds(client, png):
 
 def test_what_a_client_no_longer_waits_for_is_not_computed(live_service, png):
     url, app = live_service
-    embedder, version = app.state.embedder, app.state.projects.default_encoder
+    embedder, version = app.state.parts.embedder, app.state.parts.projects.default_encoder
     with httpx.Client(base_url=url, timeout=60) as client:
         register_birds(client, png)
         loaded = embedder._loaded(version)
@@ -167,10 +167,10 @@ def test_few_images_are_on_their_way_at_once_and_the_others_wait_without_a_threa
     live_service, png
 ):
     url, app = live_service
-    embedder, version = app.state.embedder, app.state.projects.default_encoder
+    embedder, version = app.state.parts.embedder, app.state.parts.projects.default_encoder
     with httpx.Client(base_url=url, timeout=60) as client:
         register_birds(client, png)
-        loaded, free, turns = embedder._loaded(version), threading.Event(), app.state.turns
+        loaded, free, turns = embedder._loaded(version), threading.Event(), app.state.intake.turns
         embed = loaded.serving.embed
 
         def held(pixels):

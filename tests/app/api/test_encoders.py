@@ -7,7 +7,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from app.worker import Worker
+from app.jobs.worker import Worker
 
 ENCODERS = "/v1/projects/birds/encoders"
 BINARY = {"content-type": "application/octet-stream"}
@@ -141,7 +141,7 @@ def test_queries_may_be_embedded_by_another_version(birds, png, current, weights
     other = other_version(birds, weights)
     for version in (other, current):  # both have all images now
         birds.post(f"{ENCODERS}/{version}/promote")
-        Worker(settings, birds.app.state.queue.db).run(until_idle=True)
+        Worker(settings, birds.app.state.parts.queue.db).run(until_idle=True)
     assert birds.get("/v1/projects/birds").json()["encoder"]["id"] == current
 
     plain = classify(birds, png("red", 99))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from sqlalchemy import delete, select
 
-from app.tables import Embedding
+from app.sql.tables import Embedding
 from models.acquisition import of_labeled
 from models.acquisition.strategies import strategies
 from models.encoders import Encoder
@@ -45,7 +45,7 @@ def of_pool(*, needs_classes):
 
 
 def db(service):
-    return service.app.state.choosing.db
+    return service.app.state.parts.db
 
 
 def test_a_pool_without_images(birds, png):

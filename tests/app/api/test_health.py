@@ -10,7 +10,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import create_engine, event, make_url, text
 
 from app.main import create_app
-from app.storage import Blobs
+from app.storage.blobs import Blobs
 from models.runtimes.kinds import runtimes
 
 
@@ -33,7 +33,7 @@ def test_a_running_service_lives_and_becomes_ready(service):
 
 def test_a_service_that_is_not_warm_is_not_ready(service):
     ready(service)
-    service.app.state.embedder.warm.clear()
+    service.app.state.parts.embedder.warm.clear()
 
     answer = service.get("/readyz")
 
@@ -42,7 +42,7 @@ def test_a_service_that_is_not_warm_is_not_ready(service):
 
 
 def test_a_dead_thread_fails_livez(service, monkeypatch):
-    embedder = service.app.state.embedder
+    embedder = service.app.state.parts.embedder
     monkeypatch.setattr(embedder, "ailments", lambda: ["thread model has ended: None"])
 
     answer = service.get("/livez")
@@ -134,8 +134,8 @@ def test_a_service_chooses_a_runtime_and_embeds_alike_with_any(settings, png):
         with TestClient(app, base_url="http://localhost") as service:
             ready(service)
             assert service.get("/v1/version").json()["runtime"] in runtimes
-            (embedded,) = app.state.embedder.embed(
-                app.state.projects.default_encoder, [png("blue")]
+            (embedded,) = app.state.parts.embedder.embed(
+                app.state.parts.projects.default_encoder, [png("blue")]
             )
             vectors.append(embedded.vector.float())
 
@@ -160,7 +160,7 @@ def test_a_full_disk_is_a_503_with_nothing_half_stored(birds, png, settings, mon
 
 
 def test_a_database_on_a_full_disk_is_a_503(birds, png, monkeypatch):
-    engine = birds.app.state.projects.db.engine
+    engine = birds.app.state.parts.projects.db.engine
     with engine.connect() as connection:
         pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
     pool = engine.pool

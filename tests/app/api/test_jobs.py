@@ -7,8 +7,8 @@ import threading
 import httpx
 import pytest
 
-from app.queue import Queue
-from app.tables import JobState
+from app.jobs.job_queue import JobQueue
+from handful.contract.jobs import JobState
 
 JOBS = "/v1/projects/birds/jobs"
 
@@ -98,7 +98,7 @@ def test_a_stream_tells_each_event_once_across_reconnects(live_service, stripes)
         files = [("files", stripes(way, seed)) for seed in range(2)]
         httpx.post(f"{url}/v1/projects/birds/labels/{way}/support", files=files)
     location = httpx.post(f"{url}{JOBS}", json={"kind": "finetune"}).headers["Location"]
-    queue: Queue = app.state.queue
+    queue: JobQueue = app.state.parts.queue
 
     def tell():
         claim = queue.claim()

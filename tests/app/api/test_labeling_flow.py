@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.projects import find_project
+from app.sql.lookups import find_project
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -260,11 +260,11 @@ def test_deleting_a_label_sends_its_images_to_the_pool(birds, png):
 
 
 def test_a_head_is_fitted_anew_for_a_label_and_not_for_each_upload(birds, png):
-    labeling = birds.app.state.labeling
+    parts = birds.app.state.parts
 
     def fitted():
-        with labeling.db.reading() as session:
-            return labeling.heads.fitted(find_project(session, "birds"))
+        with parts.db.reading() as session:
+            return parts.ranker.predictors.fitted(find_project(session, "birds"))
 
     upload(birds, "/labels/red/support", png("red"))
     upload(birds, "/labels/blue/support", png("blue"))

@@ -8,9 +8,9 @@ import pytest
 import torch
 from sqlalchemy import select
 
-import app.choosing
-import app.prediction
-from app.tables import Reservation
+import app.prediction.predictor
+import app.ranking.ranking
+from app.sql.tables import Reservation
 from models.acquisition.batch import choose
 
 NEXT = "/v1/projects/birds/pool/next"
@@ -49,7 +49,7 @@ def ids(answer):
 
 
 def reservations(service):
-    with service.app.state.choosing.db.reading() as session:
+    with service.app.state.parts.db.reading() as session:
         return list(session.scalars(select(Reservation).order_by(Reservation.id)))
 
 
@@ -280,7 +280,7 @@ def test_strategies_compare_images_less_the_mean_of_all(birds, png, labeled, mon
     upload(birds, "/pool", *(png("purple", 30 + n) for n in range(3)))
     asked = []
     monkeypatch.setattr(
-        app.choosing,
+        app.ranking.ranking,
         "choose",
         lambda *given, **more: asked.append(given[1]) or choose(*given, **more),
     )
@@ -298,7 +298,7 @@ def test_the_skill_of_the_head_is_computed_once_for_the_labels_as_they_are(
     upload(birds, "/labels/blue/support", png("blue", 5))
     asked = []
     monkeypatch.setattr(
-        app.prediction, "skill", lambda right, targets: asked.append(len(targets)) or 0.5
+        app.prediction.predictor, "skill", lambda right, targets: asked.append(len(targets)) or 0.5
     )
 
     def rank(strategy):

@@ -3,10 +3,10 @@
 import httpx
 import pytest
 
-from app import demo
-from app.client import Handful
-from app.importing import upload
+from app.cli import demo
 from docs.pictures import PROJECT, walk
+from handful.client import Handful
+from handful.folders import upload
 from tests.app.web.test_web import browser, pytestmark, visit
 
 __all__ = ["browser", "pytestmark", "visit"]  # fixtures, and the mark of all tests here

@@ -1,0 +1,1 @@
+"""Who may come in: the API key, and sessions of browsers."""

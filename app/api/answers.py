@@ -1,0 +1,95 @@
+"""What several routes answer with: pages, and what became of files."""
+
+import base64
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+from uuid import UUID
+
+from app.labeling.images import ImageView
+from app.labeling.uploads import Stored
+from app.problems import Failed, NothingStored
+from app.sql.tables import Job
+from handful.contract.common import FailedRead, Page, ProblemRead, StoredRead
+from handful.contract.images import ImageRead
+from handful.contract.jobs import JobRead
+
+Row = TypeVar("Row")
+Item = TypeVar("Item")
+
+
+def show_failed(failed: Failed) -> FailedRead:
+    """Show it as the API does."""
+    return FailedRead(
+        position=failed.position,
+        filename=failed.filename,
+        problem=ProblemRead(**failed.problem.document()),
+    )
+
+
+def show_stored(stored: Stored) -> StoredRead:
+    """Show it as the API does."""
+    return StoredRead(
+        position=stored.position,
+        filename=stored.filename,
+        id=stored.image_id,
+        sha256=stored.sha256,
+        created=stored.created,
+        label=stored.label,
+    )
+
+
+def show_image(view: ImageView) -> ImageRead:
+    """Show it as the API does."""
+    image = view.image
+    return ImageRead(
+        id=image.id,
+        sha256=image.sha256,
+        media_type=image.media_type,
+        width=image.width,
+        height=image.height,
+        bytes=image.bytes,
+        filename=image.filename,
+        label=view.label,
+        metadata=image.metadata_,
+        created_at=image.created_at,
+        labeled_at=image.labeled_at,
+    )
+
+
+def show_job(job: Job) -> JobRead:
+    """Show it as the API does."""
+    return JobRead.model_validate(job, from_attributes=True)
+
+
+def page(
+    rows: Sequence[Row], limit: int, key: Callable[[Row], UUID], show: Callable[[Row], Item]
+) -> Page[Item]:
+    """A page of at most `limit` rows; one row more than that tells whether there is a next."""
+    kept = rows[:limit]
+    more = len(rows) > limit
+    cursor = base64.urlsafe_b64encode(key(kept[-1]).bytes).rstrip(b"=").decode() if more else None
+    return Page(items=[show(row) for row in kept], next_cursor=cursor)
+
+
+def refuse_if_all_failed(failed: list[Failed], succeeded: int) -> None:
+    """Answer with a problem when not one file of a request could be used.
+
+    Raises:
+        Problem: the one file's own, or one that holds them all.
+    """
+    if succeeded or not failed:
+        return
+    documents = [show_failed(f).model_dump() for f in failed]
+    if len(failed) == 1:
+        problem = failed[0].problem
+        problem.members = {
+            **problem.members,
+            "position": failed[0].position,
+            "filename": failed[0].filename,
+            "failed": documents,
+        }
+        raise problem
+    first = failed[0].problem.detail
+    raise NothingStored(
+        f"none of {len(failed)} files could be used; the first: {first}", failed=documents
+    )

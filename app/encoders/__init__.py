@@ -1,0 +1,1 @@
+"""Encoder versions: immutable weights, and which of them serves a project."""

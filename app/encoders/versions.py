@@ -1,0 +1,171 @@
+"""Encoder versions: immutable weights that projects point at."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from uuid import UUID
+
+import safetensors
+import safetensors.torch
+import torch
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.encoders.weights import check_weights
+from app.sql.database import Database
+from app.sql.tables import EncoderVersion, Image, Job, ProjectVersion, TrainingImage
+from app.storage.blobs import Blobs
+from models.encoders import Architecture, Encoder, EncoderUnavailable
+from models.encoders.architectures import architectures
+from models.encoders.specs import spec
+
+
+@dataclass(frozen=True)
+class Versions:
+    """The history of encoders. Weights never change; only a project's pointer moves."""
+
+    db: Database
+    blobs: Blobs
+    device: torch.device
+
+    def get_or_create(self, name: str, architecture: Architecture) -> UUID:
+        """The version of a pretrained architecture, made from its weights when it is new.
+
+        Raises:
+            EncoderUnavailable: its weights cannot be had here.
+        """
+        options = json_options(architecture)
+        known = self._find(name, options)
+        file = getattr(architecture, "weights", None)
+        may_have_changed = file is not None and Path(file).is_file()
+        if known and not may_have_changed:
+            return known[0].id
+        encoder = architecture.build()
+        weights = self.blobs.put(safetensors.torch.save(encoder.state_dict()))
+        for version in known:
+            if version.weights == weights:
+                return version.id
+        with self.db.writing() as session:
+            version = EncoderVersion(
+                architecture=name,
+                options=options,
+                weights=weights,
+                embedding_dim=encoder.embedding_dim,
+            )
+            session.add(version)
+        return version.id
+
+    def store(self, encoder: Encoder) -> str:
+        """Store the weights of an encoder; the SHA-256 of their file."""
+        state = {name: t.detach().cpu().contiguous() for name, t in encoder.state_dict().items()}
+        return self.blobs.put(safetensors.torch.save(state))
+
+    def upload(self, project_id: UUID, like: UUID, content: bytes) -> UUID:
+        """Add a version with weights that a client brought.
+
+        Args:
+            like: the version whose architecture the weights are for; it becomes the parent.
+
+        Raises:
+            UnsupportedMediaType: the file is not safetensors.
+            WeightsRefused: the tensors are not those of the architecture.
+        """
+        with self.db.reading() as session:
+            parent = session.get_one(EncoderVersion, like)
+        check_weights(content, _build(parent).state_dict())
+        weights = self.blobs.put(content)
+        with self.db.writing() as session:
+            version = derive_version(parent, weights)
+            session.add(version)
+            session.flush()
+            session.add(ProjectVersion(encoder_id=version.id, project_id=project_id, metrics={}))
+        return version.id
+
+    def base(self, version_id: UUID) -> UUID:
+        """The nearest version, this one or an ancestor, that learned from no labels."""
+        with self.db.reading() as session:
+            version = session.get_one(EncoderVersion, version_id)
+            while version.parent_id is not None and _has_learned(session, version.id):
+                version = session.get_one(EncoderVersion, version.parent_id)
+            return version.id
+
+    def load(self, version_id: UUID) -> Encoder:
+        """Rebuild the encoder with its weights, on the device.
+
+        Raises:
+            EncoderUnavailable: this installation does not know the architecture, or the weights
+                are gone.
+        """
+        with self.db.reading() as session:
+            version = session.get_one(EncoderVersion, version_id)
+        encoder = _build(version)
+        try:
+            weights = self.blobs.get(version.weights)
+        except FileNotFoundError as error:
+            raise EncoderUnavailable(
+                f"the weights file {version.weights} of version {version_id} is missing from "
+                "the blob store; restore it from a backup"
+            ) from error
+        encoder.load_state_dict(safetensors.torch.load(weights))
+        return encoder.to(self.device).eval()
+
+    def blob_in_use(self, digest: str) -> bool:
+        """Whether a file holds an image, weights, or the checkpoint or predictions of a job."""
+        with self.db.reading() as session:
+            return any(
+                session.scalar(select(column).where(column == digest).limit(1)) is not None
+                for column in (
+                    EncoderVersion.weights,
+                    Image.sha256,
+                    Job.checkpoint,
+                    Job.predictions,
+                )
+            )
+
+    def _find(self, name: str, options: dict[str, object]) -> list[EncoderVersion]:
+        """The pretrained versions of an architecture, newest first."""
+        with self.db.reading() as session:
+            versions = session.scalars(
+                select(EncoderVersion)
+                .where(EncoderVersion.architecture == name, EncoderVersion.parent_id.is_(None))
+                .order_by(EncoderVersion.id.desc())
+            )
+            return [version for version in versions if version.options == options]
+
+
+def derive_version(
+    parent: EncoderVersion, weights: str, *, projected: bool = False
+) -> EncoderVersion:
+    """A new version of the same architecture, or of one with a projection behind it."""
+    architecture, options = parent.architecture, parent.options
+    if projected and architecture != "projected":
+        base = spec(architectures[architecture](**options), architecture)
+        architecture, options = "projected", {"base": base}
+    return EncoderVersion(
+        architecture=architecture,
+        options=options,
+        weights=weights,
+        embedding_dim=parent.embedding_dim,
+        parent_id=parent.id,
+    )
+
+
+def _build(version: EncoderVersion) -> Encoder:
+    """The architecture of a version, its weights still to come."""
+    plugin = architectures.get(version.architecture)
+    if plugin is None:
+        raise EncoderUnavailable(
+            f"version {version.id} needs the encoder {version.architecture!r}, which this "
+            "installation does not have"
+        )
+    return plugin(**version.options).build(pretrained=False)
+
+
+def _has_learned(session: Session, version_id: UUID) -> bool:
+    query = select(TrainingImage.image_id).where(TrainingImage.encoder_id == version_id).limit(1)
+    return session.scalar(query) is not None
+
+
+def json_options(architecture: Architecture) -> dict[str, object]:
+    """Options as JSON data."""
+    options: dict[str, object] = asdict(architecture)  # type: ignore[call-overload]
+    return {k: str(v) if isinstance(v, Path) else v for k, v in options.items()}

@@ -1,0 +1,1 @@
+"""Projects to files that other tools read, and back."""

@@ -1,0 +1,1 @@
+"""HTTP: what happens to every request before and after its route."""

@@ -1,0 +1,87 @@
+"""Who may come in: the API key, a session, or only this machine."""
+
+import base64
+import binascii
+import time
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.requests import cookie_parser
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from app.access.api_key import ApiKey
+from app.access.sessions import COOKIE, is_valid
+from app.http.content_policy import DOCS_ASSETS, WEB
+from app.http.errors import respond
+from app.problems import ForeignOrigin, Problem, Unauthorized
+from app.settings import Settings
+
+LABEL_STUDIO = "/label-studio/"  # which sends the key as a password
+OPEN_PATHS = {"/", "/livez", "/readyz", "/docs", "/openapi.json", "/favicon.ico", "/v1/session"}
+SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
+
+
+class Authentication:
+    """Lets in who has the key; without one, only this machine and no other web site."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self.app = app
+        self._key = ApiKey.of(settings)
+        self._hosts = {host.lower() for host in settings.allowed_hosts}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        problem = self.refusal(scope) if scope["type"] == "http" else None
+        if problem is not None:
+            await respond(problem)(scope, receive, send)
+            return
+        await self.app(scope, receive, send)
+
+    def refusal(self, scope: Scope) -> Problem | None:
+        """Why a request is not let in; None where it is."""
+        headers = Headers(scope=scope)
+        host = headers.get("host", "")
+        origin = headers.get("origin")
+        foreign = origin is not None and urlsplit(origin).netloc.lower() != host.lower()
+        if foreign and scope["method"] not in SAFE_METHODS:
+            return ForeignOrigin(f"a page of {origin!r} may not change what is kept here")
+        if scope["path"] in OPEN_PATHS or scope["path"].startswith((f"{DOCS_ASSETS}/", WEB)):
+            return None
+        if self._key:
+            if self._has_key(scope, headers) or self._has_session(scope, headers):
+                return None
+            return Unauthorized("send the API key as 'Authorization: Bearer KEY'")
+        if _without_port(host) not in self._hosts:
+            # A page whose name was pointed at this machine could read everything otherwise.
+            return ForeignOrigin(
+                f"host {host!r} is not served without an API key: use 127.0.0.1 or localhost, "
+                "or name it in HANDFUL_ALLOWED_HOSTS"
+            )
+        return None
+
+    def _has_key(self, scope: Scope, headers: Headers) -> bool:
+        scheme, _, credential = headers.get("authorization", "").partition(" ")
+        scheme, credential, accepted = scheme.lower(), credential.strip(), "bearer"
+        if scope["path"].startswith(LABEL_STUDIO) and scheme == "basic":
+            credential, accepted = _password(credential), "basic"
+        return self._key.matches(credential.encode("latin-1", "replace")) and scheme == accepted
+
+    def _has_session(self, scope: Scope, headers: Headers) -> bool:
+        """Whether a browser shows its cookie; to change anything, also that our page asks."""
+        if scope["method"] not in SAFE_METHODS and "origin" not in headers:
+            return False
+        cookies = cookie_parser(headers.get("cookie", ""))
+        return is_valid(self._key.secret, cookies.get(COOKIE, ""), time.time())
+
+
+def _password(credential: str) -> str:
+    """That of basic authentication."""
+    try:
+        return base64.b64decode(credential, validate=True).decode("latin-1").partition(":")[2]
+    except (ValueError, binascii.Error):
+        return ""
+
+
+def _without_port(host: str) -> str:
+    host = host.lower()
+    name, colon, port = host.rpartition(":")
+    return name if colon and port.isdigit() else host

@@ -1,0 +1,1 @@
+"""Inference: many requests, one forward pass."""

@@ -1,0 +1,106 @@
+"""The process of a job: runs one, with low priority, and writes how it ended."""
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+import time
+from typing import Any
+
+import torch
+
+from app.encoders.promotion import Promotions
+from app.encoders.versions import Versions
+from app.inference.process import keep_freed_memory
+from app.jobs import build
+from app.jobs.context import JobContext, JobFailed
+from app.jobs.job_queue import Claim, JobQueue, LeaseLost
+from app.logs import configure, logger
+from app.problems import Problem
+from app.settings import Settings
+from app.sql.database import Database
+from app.storage.blobs import Blobs
+from handful.contract.jobs import JobState
+from models.encoders import pick_device
+
+log = logger("handful.worker")
+
+BEAT_S = 0.25  # between two looks after a job that runs
+NICENESS = 10
+
+
+def run_job(settings: Settings, claim: Claim, beat: Any, parent: int) -> None:
+    """Run one job in this process and write how it ended."""
+    die_with(parent, signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the worker, which then ends us
+    os.nice(NICENESS)
+    configure(settings.log_level)
+    threading.Thread(target=_beat, args=(beat,), daemon=True).start()
+    device = pick_device(settings.device)
+    torch.set_num_threads(settings.training_threads or max(1, (os.cpu_count() or 1) - 1))
+    if device.type == "cpu":
+        keep_freed_memory()
+    db = Database(settings.database)
+    blobs = Blobs(settings.blobs)
+    queue = JobQueue(db, settings.lease_seconds, settings.job_attempts)
+    job = JobContext(
+        claim=claim,
+        queue=queue,
+        db=db,
+        blobs=blobs,
+        versions=Versions(db, blobs, device),
+        promotions=Promotions(db, blobs, settings.max_pixels),
+        max_pixels=settings.max_pixels,
+        cache_bytes=settings.training_cache_bytes,
+        decode_threads=settings.decode_threads,
+        checkpoint_s=settings.checkpoint_seconds,
+    )
+    try:
+        perform(job)
+    except LeaseLost:
+        log.warning("job no longer ours", job=str(claim.job_id))
+    db.close()
+
+
+def perform(job: JobContext) -> None:
+    """Do a job, and write how it ended.
+
+    Raises:
+        LeaseLost: it is no longer ours.
+    """
+    claim, finish = job.claim, job.queue.finish
+    try:
+        result = build(claim.kind, claim.options).run(job)
+    except LeaseLost:
+        raise
+    except (JobFailed, Problem) as error:
+        reason = error.detail if isinstance(error, Problem) else str(error)
+        job.patiently(lambda: finish(claim, JobState.FAILED, error=reason))
+    except Exception as error:
+        log.exception("job failed", job=str(claim.job_id))
+        reason = f"unexpected error, see the log: {type(error).__name__}: {error}"
+        job.patiently(lambda: finish(claim, JobState.FAILED, error=reason))
+    else:
+        job.patiently(lambda: finish(claim, JobState.SUCCEEDED, result=result))
+
+
+def _beat(beat: Any) -> None:
+    while True:
+        beat.value = time.monotonic()
+        time.sleep(BEAT_S)
+
+
+def die_with(parent: int, how: signal.Signals) -> None:
+    """Have this process end as soon as its parent has ended."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, how)
+    threading.Thread(target=_watch, args=(parent, how), daemon=True).start()
+
+
+def _watch(parent: int, how: signal.Signals) -> None:
+    """Where the kernel does not tell, and when the parent had ended before we could ask it to."""
+    while os.getppid() == parent:
+        time.sleep(BEAT_S)
+    os.kill(os.getpid(), how)

@@ -1,0 +1,218 @@
+"""The worker: claims jobs and runs each in a process of its own, with low priority.
+
+The process dies with its worker, whatever kills that. A process that stands still loses its job.
+"""
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.context import SpawnProcess
+from queue import SimpleQueue
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.jobs.job_queue import Claim, JobQueue, LeaseLost
+from app.jobs.process import BEAT_S, die_with, run_job
+from app.logs import configure, logger
+from app.settings import Settings
+from app.sql.database import Database
+from app.sql.outages import is_outage
+from handful.contract.jobs import JobState
+
+POLL_S = 0.5  # between two looks for a job that waits
+FRESH_S = 1.0  # since the last beat of a process that does not stand still
+START_S = 120.0  # for a process to begin: importing torch takes seconds, more on a busy machine
+END_S = 5.0  # for a process to end by itself
+RESTART_S = (1, 2, 5, 10, 30)  # before a worker that ended is started again
+log = logger("handful.worker")
+_processes = multiprocessing.get_context("spawn")
+
+
+class Worker:
+    """Takes one job after the other until it is told to stop."""
+
+    def __init__(self, settings: Settings, db: Database) -> None:
+        self._settings = settings
+        self._queue = JobQueue(db, settings.lease_seconds, settings.job_attempts)
+        self.stop = threading.Event()
+
+    def run(self, *, until_idle: bool = False) -> None:
+        """Work; with `until_idle`, only until no job waits."""
+        while not self.stop.is_set():
+            try:
+                claim = self._queue.claim()
+            except SQLAlchemyError as error:
+                if not is_outage(error):
+                    raise
+                log.warning("the database is away", error=type(error).__name__)
+                self.stop.wait(POLL_S)
+                continue
+            if claim is not None:
+                self._attend(claim)
+            elif until_idle:
+                return
+            else:
+                self.stop.wait(POLL_S)
+
+    def _attend(self, claim: Claim) -> None:
+        """Run a job in a process and look after it until it ends."""
+        log.info("job claimed", job=str(claim.job_id), kind=claim.kind, attempt=claim.attempt)
+        beat = _processes.Value("d", 0.0, lock=False)  # 0: it has not begun
+        process = _processes.Process(
+            target=run_job, args=(self._settings, claim, beat, os.getpid()), name="handful-job"
+        )
+        process.start()
+        renewed = started = time.monotonic()
+        lease_s = self._settings.lease_seconds
+        try:
+            while process.is_alive():
+                process.join(BEAT_S)
+                last = beat.value
+                silent = time.monotonic() - (last or started)
+                if self.stop.is_set():
+                    self._give_back(process, claim, "its worker was stopped", counts=False)
+                    return
+                if silent > (lease_s if last else max(lease_s, START_S)):
+                    reason = f"its process stood still for {silent:.0f} s"
+                    self._give_back(process, claim, reason)
+                    return
+                alive = not last or silent < FRESH_S
+                renewed = self._keep(process, claim, renewed, alive=alive)
+            if process.exitcode:
+                self._give_back(process, claim, f"its process {_ended(process.exitcode)}")
+        except LeaseLost:
+            process.join(END_S)  # most often it has just ended its job
+        finally:
+            _kill(process)
+        log.info("job ended", job=str(claim.job_id))
+
+    def _keep(self, process: SpawnProcess, claim: Claim, renewed: float, *, alive: bool) -> float:
+        """Renew the lease in time, and end a job that is to be cancelled.
+
+        Not that of a process that stands still: it may have stopped in a transaction, and we would
+        wait for its lock instead of ending it.
+
+        Raises:
+            LeaseLost: the job has ended, or is no longer ours.
+        """
+        try:
+            if self._queue.cancel_requested(claim):
+                _kill(process)
+                self._queue.finish(claim, JobState.CANCELLED)
+                raise LeaseLost("cancelled")
+            if alive and time.monotonic() - renewed > self._settings.lease_seconds / 3:
+                self._queue.renew(claim)
+                return time.monotonic()
+        except SQLAlchemyError as error:
+            if not is_outage(error):
+                raise
+            log.warning("the database is away", error=type(error).__name__)
+        return renewed
+
+    def _give_back(
+        self, process: SpawnProcess, claim: Claim, reason: str, *, counts: bool = True
+    ) -> None:
+        _kill(process)
+        log.warning("job interrupted", job=str(claim.job_id), reason=reason)
+        try:
+            self._queue.interrupt(claim, reason, counts=counts)
+        except SQLAlchemyError as error:
+            # Its lease runs out, and then it is claimed again.
+            log.warning("job not given back", job=str(claim.job_id), error=str(error))
+
+
+def work(settings: Settings, *, until_idle: bool = False) -> None:
+    """Run a worker in this process until SIGTERM or SIGINT.
+
+    Raises:
+        SchemaOutOfDate: the database was not migrated.
+    """
+    configure(settings.log_level)
+    db = Database(settings.database)
+    try:
+        db.check_schema()
+        worker = Worker(settings, db)
+        stop_on_signals(worker.stop)
+        worker.run(until_idle=until_idle)
+    finally:
+        db.close()
+
+
+def stop_on_signals(stop: threading.Event) -> None:
+    """Set an event when SIGTERM or SIGINT comes.
+
+    Not in the handler: it may interrupt the main thread, or another signal's handler, while that
+    holds the lock of the event, and would wait for itself. A `SimpleQueue` may be interrupted.
+    """
+    came: SimpleQueue[int] = SimpleQueue()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, _: came.put(number))
+
+    def wait() -> None:
+        came.get()
+        stop.set()
+
+    threading.Thread(target=wait, name="signals", daemon=True).start()
+
+
+@contextmanager
+def beside(settings: Settings) -> Iterator[None]:
+    """Keep workers running beside this process, and stop them with it."""
+    done = threading.Event()
+    keepers = [
+        threading.Thread(target=_keep_running, args=(settings, done), name=f"worker-{n}")
+        for n in range(settings.workers)
+    ]
+    for keeper in keepers:
+        keeper.start()
+    try:
+        yield
+    finally:
+        done.set()
+        for keeper in keepers:
+            keeper.join()
+
+
+def _keep_running(settings: Settings, done: threading.Event) -> None:
+    """Start a worker, and again whenever it ends."""
+    starts = 0
+    while not done.is_set():
+        process = _processes.Process(
+            target=_work_beside, args=(settings, os.getpid()), name="handful-worker"
+        )
+        process.start()
+        started = time.monotonic()
+        while process.is_alive() and not done.wait(BEAT_S):
+            pass
+        if done.is_set():
+            process.terminate()
+            process.join(10)
+            _kill(process)
+            return
+        starts = 0 if time.monotonic() - started > 60 else starts + 1
+        pause = RESTART_S[min(starts, len(RESTART_S) - 1)]
+        log.error("worker ended", code=process.exitcode, restart_in_s=pause)
+        done.wait(pause)
+
+
+def _work_beside(settings: Settings, parent: int) -> None:
+    die_with(parent, signal.SIGTERM)
+    work(settings)
+
+
+def _kill(process: SpawnProcess) -> None:
+    if process.is_alive():
+        process.kill()
+    process.join()
+
+
+def _ended(code: int) -> str:
+    if code >= 0:
+        return f"ended with status {code}"
+    name = signal.Signals(-code).name if -code in list(signal.Signals) else str(-code)
+    hint = ", perhaps because memory ran out" if -code == signal.SIGKILL else ""
+    return f"was ended by {name}{hint}"

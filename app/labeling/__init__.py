@@ -1,0 +1,1 @@
+"""Labeling: projects, labels, images, and what is said of them."""

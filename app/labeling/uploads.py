@@ -1,0 +1,278 @@
+"""Use cases of uploads: store images, in the pool or with a label.
+
+Each one gathers, then computes, then writes: no transaction is open during inference.
+"""
+
+import hashlib
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, NamedTuple
+from uuid import UUID
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+from uuid_utils.compat import uuid7
+
+from app.inference.embedder import Embedded, Embedder
+from app.labeling.annotations import set_label
+from app.labeling.images import ImageView, image_views
+from app.labeling.projects import clean_name
+from app.problems import Failed, Problem
+from app.sql.database import Database
+from app.sql.lookups import find_project
+from app.sql.tables import Embedding, Image, Label, Project
+from app.storage.blobs import Blobs
+
+CHUNK_IMAGES = 64  # images per transaction
+CHUNK_BYTES = 64 << 20
+
+
+class Upload(NamedTuple):
+    """A file of a request, or why it could not be read."""
+
+    filename: str | None
+    content: bytes | Problem
+
+
+class Stored(NamedTuple):
+    """An image that is in the project now."""
+
+    position: int  # in the request
+    filename: str | None
+    image_id: UUID
+    sha256: str
+    created: bool  # False when the project had it already
+    label: str | None
+
+
+class Added(NamedTuple):
+    """What became of the files of a request."""
+
+    stored: list[Stored]
+    failed: list[Failed]
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """A file of a request that could be read."""
+
+    position: int
+    filename: str | None
+    content: bytes
+
+    @cached_property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.content).hexdigest()
+
+
+class _Marks(NamedTuple):
+    """What all images of an upload get."""
+
+    label: str | None
+    existing: Literal["relabel", "keep"]  # of images that have another label
+    metadata: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Uploads:
+    """Stores images, in the pool or with a label."""
+
+    db: Database
+    embedder: Embedder
+    blobs: Blobs
+
+    def add(
+        self,
+        project_key: str,
+        uploads: Iterable[Upload],
+        *,
+        label: str | None = None,
+        existing: Literal["relabel", "keep"] = "relabel",
+        metadata: Mapping[str, str] | None = None,
+    ) -> Added:
+        """Store images, in the pool or as support images of `label`, making it if it is new.
+
+        The same file twice is one image. A file that cannot be used fails alone. Large requests
+        are stored in chunks, each in one transaction.
+
+        Args:
+            existing: whether an image that already has another label gets this one.
+            metadata: of all these images; an image keeps what it has under other keys.
+        """
+        if label is not None:
+            label = clean_name(label)
+        with self.db.reading() as session:
+            project_id = find_project(session, project_key).id
+        marks = _Marks(label, existing, metadata or {})
+        stored: list[Stored] = []
+        failed: list[Failed] = []
+        for number, (files, refused) in enumerate(chunks(uploads)):
+            failed += refused
+            done, undone = self._add_chunk(project_id, files, marks, wait=number > 0)
+            stored += done
+            failed += undone
+        return Added(stored, sorted(failed, key=lambda f: f.position))
+
+    def _add_chunk(
+        self,
+        project_id: UUID,
+        files: list[ImageFile],
+        marks: _Marks,
+        *,
+        wait: bool,
+    ) -> Added:
+        digests = {file.sha256 for file in files}
+        while True:
+            with self.db.reading() as session:
+                encoder_id = find_project(session, str(project_id)).encoder_id
+                known = embedded_digests(session, project_id, encoder_id, digests)
+            new = list({f.sha256: f for f in files if f.sha256 not in known}.values())
+            contents, bulk = [f.content for f in new], wait or marks.label is None
+            outcomes = self.embedder.embed(encoder_id, contents, wait=wait, bulk=bulk)
+            embedded = {
+                f.sha256: o for f, o in zip(new, outcomes, strict=True) if isinstance(o, Embedded)
+            }
+            refused = {
+                f.sha256: o for f, o in zip(new, outcomes, strict=True) if isinstance(o, Problem)
+            }
+            kept = [f for f in files if f.sha256 not in refused]
+            for file in kept:
+                # Also what the project has: an image being deleted meanwhile keeps its file.
+                self.blobs.put(file.content)
+            stored = self._write_chunk(project_id, encoder_id, kept, embedded, marks)
+            if stored is not None:
+                return Added(
+                    stored,
+                    [
+                        Failed(f.position, f.filename, refused[f.sha256])
+                        for f in files
+                        if f.sha256 in refused
+                    ],
+                )
+
+    def _write_chunk(
+        self,
+        project_id: UUID,
+        encoder_id: UUID,
+        files: list[ImageFile],
+        embedded: dict[str, Embedded],
+        marks: _Marks,
+    ) -> list[Stored] | None:
+        """None when the encoder was promoted, or an image deleted, since we looked."""
+        with self.db.writing() as session:
+            project = find_project(session, str(project_id), lock=True)
+            if project.encoder_id != encoder_id:
+                return None
+            digests = {file.sha256 for file in files}
+            images = {
+                view.image.sha256: view
+                for view in image_views(session, project_id, Image.sha256.in_(digests))
+            }
+            embeddable = digests - embedded.keys()
+            if not embeddable <= embedded_digests(session, project_id, encoder_id, embeddable):
+                return None
+            label = _get_or_make_label(session, project, marks.label) if marks.label else None
+            revision = project.revision + 1
+            new = {
+                file.sha256: _new_image(project_id, file, embedded[file.sha256], revision)
+                for file in files
+                if file.sha256 not in images
+            }
+            if new:
+                project.revision = revision
+                session.add_all(new.values())
+                session.flush()  # many rows at once
+                session.add_all(
+                    Embedding(
+                        image_id=image.id,
+                        encoder_id=encoder_id,
+                        vector=embedded[digest].vector.cpu().numpy(),
+                    )
+                    for digest, image in new.items()
+                )
+            stored = []
+            for file in files:
+                view = images.get(file.sha256)
+                created = view is None
+                if view is None:
+                    view = ImageView(new[file.sha256], None)
+                if marks.metadata.items() - view.image.metadata_.items():
+                    view.image.metadata_ = {**view.image.metadata_, **marks.metadata}
+                if label is not None and (view.label is None or marks.existing == "relabel"):
+                    if set_label(session, view, label, None, "support", revision):
+                        project.revision = revision
+                    view = ImageView(view.image, label.name)
+                images[file.sha256] = view
+                stored.append(
+                    Stored(
+                        file.position,
+                        file.filename,
+                        view.image.id,
+                        file.sha256,
+                        created,
+                        view.label,
+                    )
+                )
+            return stored
+
+
+def chunks(uploads: Iterable[Upload]) -> Iterator[tuple[list[ImageFile], list[Failed]]]:
+    """Files by the chunk, bounded in number and bytes, beside those that could not be read."""
+    files: list[ImageFile] = []
+    failed: list[Failed] = []
+    size = 0
+    for position, upload in zip(itertools.count(), uploads, strict=False):
+        if isinstance(upload.content, Problem):
+            failed.append(Failed(position, upload.filename, upload.content))
+            continue
+        if len(files) == CHUNK_IMAGES or (files and size + len(upload.content) > CHUNK_BYTES):
+            yield files, failed
+            files, failed, size = [], [], 0
+        files.append(ImageFile(position, upload.filename, upload.content))
+        size += len(upload.content)
+    if files or failed:
+        yield files, failed
+
+
+def embedded_digests(
+    session: Session, project_id: UUID, encoder_id: UUID, digests: set[str]
+) -> set[str]:
+    """Which files the project has an embedding of."""
+    query = (
+        select(Image.sha256)
+        .join(Embedding, Embedding.image_id == Image.id)
+        .where(
+            Image.project_id == project_id,
+            Embedding.encoder_id == encoder_id,
+            Image.sha256.in_(digests),
+        )
+    )
+    return set(session.scalars(query)) if digests else set()
+
+
+def _new_image(project_id: UUID, file: ImageFile, embedded: Embedded, revision: int) -> Image:
+    return Image(
+        id=uuid7(),
+        project_id=project_id,
+        sha256=file.sha256,
+        media_type=embedded.media_type,
+        width=embedded.width,
+        height=embedded.height,
+        bytes=len(file.content),
+        filename=file.filename,
+        metadata_={},
+        revision=revision,
+        label_id=None,
+    )
+
+
+def _get_or_make_label(session: Session, project: Project, name: str) -> Label:
+    query = select(Label).where(Label.project_id == project.id, Label.name == name)
+    label = session.scalar(query)
+    if label is None:
+        label = Label(project_id=project.id, name=name)
+        session.add(label)
+        session.flush()
+    return label

@@ -1,0 +1,1 @@
+"""What a project's labels say of an image."""

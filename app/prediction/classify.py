@@ -1,0 +1,103 @@
+"""Use case: classify query images."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+from uuid import UUID
+
+import torch
+
+from app.inference.embedder import Embedder
+from app.labeling.uploads import Upload, chunks
+from app.prediction.cache import PredictorCache
+from app.prediction.predictor import ClassifyOptions, QueryPrediction
+from app.problems import Failed, Problem
+from app.sql.database import Database
+from app.sql.lookups import find_project, find_version
+from models.embeddings.alignment import Alignment
+from models.rejection.open_set import Rejection
+
+
+class Prediction(NamedTuple):
+    """What the project makes of one query image."""
+
+    position: int
+    filename: str | None
+    answer: QueryPrediction
+
+
+class Classified(NamedTuple):
+    """The answer to one classify request."""
+
+    encoder_id: UUID  # that embedded the queries
+    predictions: list[Prediction]
+    failed: list[Failed]
+    rejection: Rejection | None  # from where on an image is unknown, if that was asked for
+    bridge: Alignment | None  # to the embeddings of the project's version, if that is another
+
+
+@dataclass(frozen=True)
+class Classification:
+    """Classifies queries; nothing is stored."""
+
+    db: Database
+    embedder: Embedder
+    predictors: PredictorCache
+
+    def classify(
+        self,
+        project_key: str,
+        uploads: Iterable[Upload],
+        asked: ClassifyOptions,
+        query_encoder: UUID | None = None,
+        given_up: Callable[[], bool] = lambda: False,
+    ) -> Classified:
+        """Probabilities of the labels, cosines to their centroids, and what else is asked for.
+
+        Args:
+            query_encoder: the version that embeds the queries, if not that of the project.
+            given_up: whether the answer is waited for no more; images are left undone then.
+
+        Raises:
+            GivenUp: it is waited for no more.
+            VersionNotFound: the project cannot use that version.
+            NoBridge: its embeddings cannot be mapped to those of the project's version.
+            TooFewLabels: fewer than two labels have support images.
+            TooFewShots: unknown images are asked for, and the labeled ones are too few to tell.
+        """
+        with self.db.reading() as session:
+            project = find_project(session, project_key)
+            version = project.encoder_id
+            if query_encoder is not None:
+                version = find_version(session, project, query_encoder).id
+        # Say that labels are missing before the work, not after.
+        fitted = self.predictors.fitted(project)
+        bridge = None if version == project.encoder_id else self.predictors.bridge(project, version)
+        rate = asked.false_rejection
+        rejection = None if rate is None else fitted.rejection(rate)
+        predictions: list[Prediction] = []
+        failed: list[Failed] = []
+        for number, (files, refused) in enumerate(chunks(uploads)):
+            failed += refused
+            contents, later = [f.content for f in files], number > 0
+            outcomes = self.embedder.embed(
+                version, contents, wait=later, bulk=later, given_up=given_up
+            )
+            good = []
+            for file, outcome in zip(files, outcomes, strict=True):
+                if isinstance(outcome, Problem):
+                    failed.append(Failed(file.position, file.filename, outcome))
+                else:
+                    good.append((file, outcome.vector))
+            if good:
+                queries = torch.stack([vector for _, vector in good]).float()
+                if bridge is not None:
+                    queries = bridge.cross(queries)
+                with self.embedder.stage("post"):
+                    answers = fitted.predict(queries, asked)
+                    predictions += [
+                        Prediction(file.position, file.filename, answer)
+                        for (file, _), answer in zip(good, answers, strict=True)
+                    ]
+        failed.sort(key=lambda f: f.position)
+        return Classified(version, predictions, failed, rejection, bridge)

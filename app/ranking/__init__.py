@@ -1,0 +1,1 @@
+"""What to label next: rank the pool, hand images out, look for similar ones."""

@@ -1,0 +1,78 @@
+"""Cosines of a project's images to its centroids: what is left of the last ranking for the next.
+
+A cache of what can be computed from the embeddings again, in memory only.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+from uuid import UUID
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from app.vectors.matrices import Snapshot
+from models.acquisition import Ranking
+from models.acquisition.bounds import RememberedCosines, has_bounds, remember
+from models.heads import FittedHead
+
+KEPT = 1 << 26  # cosines of all projects together: 256 MB
+Shortcut = Callable[[Tensor, Callable[[Tensor], Tensor], float, int], Ranking]
+
+
+class _Memory(NamedTuple):
+    ids: NDArray[np.uint8]  # (M, 16), of the images, in the order of the cosines
+    cosines: RememberedCosines
+
+
+class Cosines:
+    """What is remembered of each project and encoder version, within a limit."""
+
+    def __init__(self, kept: int = KEPT) -> None:
+        self._kept = kept
+        self._memories: OrderedDict[tuple[UUID, UUID], _Memory] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def shortcut(
+        self, key: tuple[UUID, UUID], everything: Snapshot, head: FittedHead
+    ) -> Shortcut | None:
+        """A way to the best images that looks at few of them; None where there is none.
+
+        Only of the cosine head is it known how far a label can move a score. More cosines than are
+        kept are not remembered either.
+        """
+        if not has_bounds(head) or len(everything.vectors) * len(head.centroids) > self._kept:
+            return None
+        return partial(self._best, key, everything, head)
+
+    def _best(
+        self,
+        key: tuple[UUID, UUID],
+        everything: Snapshot,
+        head: FittedHead,
+        rows: Tensor,
+        uncertainty: Callable[[Tensor], Tensor],
+        slope: float,
+        budget: int,
+    ) -> Ranking:
+        remembered = self._remember(key, everything, head)
+        return remembered.best(head, everything.vectors, rows, uncertainty, slope, budget)
+
+    def _remember(
+        self, key: tuple[UUID, UUID], everything: Snapshot, head: FittedHead
+    ) -> RememberedCosines:
+        with self._lock:
+            known = self._memories.get(key)
+        # Rows are numbered anew when the matrix was read again.
+        same = known and np.array_equal(known.ids, everything.ids[: len(known.ids)])
+        now = remember(head, everything.vectors, known.cosines if known and same else None)
+        with self._lock:
+            self._memories[key] = _Memory(everything.ids, now)
+            self._memories.move_to_end(key)
+            used = sum(memory.cosines.cosines.numel() for memory in self._memories.values())
+            while used > self._kept and len(self._memories) > 1:
+                used -= self._memories.popitem(last=False)[1].cosines.cosines.numel()
+        return now

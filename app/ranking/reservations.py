@@ -1,0 +1,156 @@
+"""Use cases: hand images out to an annotator alone, and take them back."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import NamedTuple
+from uuid import UUID
+
+from sqlalchemy import Select, select, update
+from sqlalchemy.orm import Session
+
+from app.ranking.filters import RankQuery
+from app.ranking.ranking import RankedImage, Ranker
+from app.sql.database import Database
+from app.sql.lookups import find_project, portions
+from app.sql.tables import Image, Reservation
+from models.acquisition import of_labeled
+
+ATTEMPTS = 20  # at reserving images that others reserve at the same time
+
+
+class Reserved(NamedTuple):
+    """Images for one annotator, and until when."""
+
+    encoder_id: UUID
+    lease_until: datetime
+    images: list[RankedImage]
+
+
+def held(project_id: UUID, clock: datetime) -> Select[UUID]:
+    """Images that somebody holds at a moment."""
+    return select(Reservation.image_id).where(
+        Reservation.project_id == project_id,
+        Reservation.outcome.is_(None),
+        Reservation.lease_until > clock,
+    )
+
+
+def skipped(project_id: UUID, annotator: str) -> Select[UUID]:
+    """Images that an annotator does not want."""
+    return select(Reservation.image_id).where(
+        Reservation.project_id == project_id,
+        Reservation.outcome == "skipped",
+        Reservation.annotator == annotator,
+    )
+
+
+def answered(project_id: UUID, strategy: str) -> Select[UUID]:
+    """Images that were handed out by a strategy and got an answer."""
+    return select(Reservation.image_id).where(
+        Reservation.project_id == project_id,
+        Reservation.outcome == "labeled",
+        Reservation.strategy == strategy,
+    )
+
+
+def end_lapsed(session: Session, project_id: UUID, clock: datetime) -> None:
+    """Note which leases are over."""
+    session.execute(
+        update(Reservation)
+        .where(
+            Reservation.project_id == project_id,
+            Reservation.outcome.is_(None),
+            Reservation.lease_until <= clock,
+        )
+        .values(outcome="lapsed")
+    )
+
+
+def free_images(session: Session, project_id: UUID, ranked: Sequence[RankedImage]) -> set[UUID]:
+    """Which images are still with or without a label, as ranked, and in nobody's hands."""
+    held = select(Reservation.image_id).where(
+        Reservation.project_id == project_id, Reservation.outcome.is_(None)
+    )
+    labeled = {r.image_id for r in ranked if r.label is not None}
+    free: set[UUID] = set()
+    for some in portions([r.image_id for r in ranked]):
+        query = select(Image.id, Image.label_id).where(
+            Image.project_id == project_id, Image.id.in_(some), Image.id.not_in(held)
+        )
+        free.update(
+            image
+            for image, label in session.execute(query)
+            if (label is not None) == (image in labeled)
+        )
+    return free
+
+
+@dataclass(frozen=True)
+class Reservations:
+    """Images in the hands of annotators; nobody else is handed them meanwhile."""
+
+    db: Database
+    ranker: Ranker
+
+    def next(
+        self, project_key: str, wish: RankQuery, *, annotator: str, lease_s: float, name: str
+    ) -> Reserved:
+        """Hand images to an annotator that nobody else holds, nor this one has skipped.
+
+        Args:
+            name: of the strategy, to remember.
+
+        Raises:
+            TooFewLabels: as for `rank`.
+            StrategyRefused: as for `rank`.
+        """
+        handed: list[RankedImage] = []
+        for _ in range(ATTEMPTS):
+            with self.db.reading() as session:
+                project = find_project(session, project_key)
+                taken = set(session.scalars(held(project.id, self.db.clock(session))))
+                avoided = set(session.scalars(skipped(project.id, annotator)))
+                if of_labeled(wish.strategy):
+                    avoided |= set(session.scalars(answered(project.id, name)))
+            left = wish._replace(budget=wish.budget - len(handed))
+            ranked = self.ranker.rank_project(project, left, taken=taken, avoided=avoided)
+            with self.db.writing() as session:
+                project = find_project(session, str(project.id), lock=True)
+                clock = self.db.clock(session)
+                until = clock + timedelta(seconds=lease_s)
+                end_lapsed(session, project.id, clock)
+                free = free_images(session, project.id, ranked)
+                got = [r for r in ranked if r.image_id in free]
+                session.add_all(
+                    Reservation(
+                        project_id=project.id,
+                        image_id=r.image_id,
+                        annotator=annotator,
+                        lease_until=until,
+                        strategy=name,
+                        propensity=r.propensity,
+                    )
+                    for r in got
+                )
+            handed += got
+            if len(handed) >= wish.budget or len(got) == len(ranked):
+                break
+        return Reserved(project.encoder_id, until, handed)
+
+    def skip(self, project_key: str, images: Sequence[UUID], annotator: str) -> int:
+        """Give images back that an annotator holds, who will not get them again; how many."""
+        with self.db.writing() as session:
+            project = find_project(session, project_key, lock=True)
+            ended = session.execute(
+                update(Reservation)
+                .where(
+                    Reservation.project_id == project.id,
+                    Reservation.annotator == annotator,
+                    Reservation.outcome.is_(None),
+                    Reservation.image_id.in_(images),
+                )
+                .values(outcome="skipped")
+                .returning(Reservation.id)
+            )
+            return len(ended.all())

@@ -1,0 +1,1 @@
+"""How good a project is, which labels are wrong, what more of them would bring."""

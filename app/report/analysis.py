@@ -1,0 +1,294 @@
+"""What leave-one-out and parts of the support say of a project's labels."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import torch
+from jaxtyping import Float, Int
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+from torch import Tensor
+
+from app.prediction.predictor import Predictor
+from app.sql.tables import Reservation
+from handful.contract.report import ALIKE
+from models.embeddings.near_duplicates import contradicting_twins
+from models.evaluation import confusion
+from models.evaluation.calibration_curve import Reliability, reliability_curve
+from models.evaluation.forecast import (
+    Forecast,
+    LearningCurve,
+    TooFewToForecast,
+    forecast,
+    learning_curve,
+)
+from models.evaluation.intervals import Interval, weighted_accuracy, wilson
+from models.evaluation.label_errors import label_errors
+from models.heads import FittedHead
+from models.heads.kinds import heads
+
+FEWEST_JUDGED = 10  # images, for figures that a word can rest on
+FEWEST_DRAWN = 20  # images drawn at random, before accuracy rests on them alone
+MOST_PAIRS, EXAMPLES = 20, 4  # confusions, and images of each
+MOST_ERRORS, MOST_TWINS = 100, 100
+MOST_COMPARED = 10_000  # support images, the latest: comparing all pairs grows with the square
+CURVE_HEAD = "cosine"  # cheap enough to fit some two hundred times
+
+
+class Confusion(NamedTuple):
+    """Images with one label that the head takes for another, when it has not seen them."""
+
+    label: str
+    taken_for: str
+    images: int
+    share: float  # of the judged images with the label
+    examples: list[UUID]
+
+
+class LabelError(NamedTuple):
+    """An image whose label is probably wrong."""
+
+    image_id: UUID
+    label: str
+    suggested: str
+    probability: float
+
+
+class Contradiction(NamedTuple):
+    """Two images that look the same and have different labels."""
+
+    images: tuple[UUID, UUID]
+    labels: tuple[str, str]
+    cosine: float
+
+
+class CurvePoint(NamedTuple):
+    """Accuracy with fewer labels than there are."""
+
+    labels: int
+    accuracy: float
+
+
+class Basis(NamedTuple):
+    """The images that accuracy rests on."""
+
+    images: int
+    drawn: bool  # from the pool at random; otherwise all that can be judged, however chosen
+
+
+class Chosen(NamedTuple):
+    """The head that answers, with all that it chose by leave-one-out."""
+
+    name: str
+    options: dict[str, Any]
+    log_losses: dict[str, float | None]  # of all that it was chosen from; None: not to be told
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What leave-one-out and parts of the support say; empty while there are too few labels."""
+
+    chosen: Chosen | None = None
+    support: int = 0
+    judged: int = 0
+    accuracy: Interval | None = None
+    rests_on: Basis | None = None
+    figures: dict[str, tuple[Interval | None, Interval | None]] = field(default_factory=dict)
+    matrix: Tensor | None = None  # (C, C), judged images by label and prediction
+    names: list[str] = field(default_factory=list)
+    confusions: list[Confusion] = field(default_factory=list)
+    calibration: Reliability | None = None
+    errors: list[LabelError] = field(default_factory=list)
+    contradictions: list[Contradiction] = field(default_factory=list)
+    compared: int = 0
+    curve: list[CurvePoint] = field(default_factory=list)
+    forecast: Forecast | None = None
+    missing: list[str] = field(default_factory=list)
+
+
+def read_propensities(session: Session, project_id: UUID) -> dict[UUID, float]:
+    """The images that were drawn from the pool at random and labeled then, and how likely."""
+    query = select(Reservation.image_id, Reservation.propensity).where(
+        Reservation.project_id == project_id,
+        Reservation.outcome == "labeled",
+        Reservation.propensity > 0,
+    )
+    return {image: propensity for image, propensity in session.execute(query) if propensity}
+
+
+def analyse(fitted: Predictor, propensities: dict[UUID, float]) -> Analysis:
+    """Judge each labeled image by all others, and parts of the support by the rest.
+
+    Args:
+        propensities: of the images that were drawn from the pool at random.
+    """
+    targets, names = fitted.targets, fitted.names
+    vectors = fitted.support.vectors[fitted.rows].float()
+    shots = torch.bincount(targets, minlength=len(names))
+    contradictions, compared = _contradictions(fitted, vectors)
+    judged = shots[targets] > 1
+    if int(judged.sum()) < FEWEST_JUDGED:
+        return Analysis(
+            chosen=describe_head(fitted.head),
+            support=len(targets),
+            contradictions=contradictions,
+            compared=compared,
+            missing=[
+                f"{int(judged.sum())} images can be judged by the others with their label; "
+                f"label at least {FEWEST_JUDGED}, two or more of each label"
+            ],
+        )
+    probabilities = fitted.head.leave_one_out(vectors, targets).softmax(dim=1)
+    confidence, predicted = probabilities.max(dim=1)
+    right = predicted == targets
+    accuracy, rests_on = _accuracy(fitted, right, judged, propensities)
+    matrix = confusion.confusion_matrix(targets[judged], predicted[judged], len(names))
+    curve = learning_curve(
+        heads[CURVE_HEAD](**{"temperature": 1.0, "centered": fitted.head.mean is not None}),
+        vectors,
+        targets,
+        mean=fitted.head.mean,
+        leave_one_out=right,
+    )
+    missing = [
+        f"label {name!r} has one image, which no other can judge"
+        for name, count in zip(names, shots.tolist(), strict=True)
+        if count == 1
+    ]
+    try:
+        ahead = forecast(curve, 2 * len(targets))
+    except TooFewToForecast as error:
+        ahead, missing = None, [*missing, str(error)]
+    return Analysis(
+        chosen=describe_head(fitted.head),
+        support=len(targets),
+        judged=int(judged.sum()),
+        accuracy=accuracy,
+        rests_on=rests_on,
+        figures=_figures(matrix, names),
+        matrix=matrix,
+        names=names,
+        confusions=_confusions(fitted, matrix, judged, predicted, confidence),
+        calibration=reliability_curve(confidence[judged], right[judged]),
+        errors=_errors(fitted, probabilities, judged),
+        contradictions=contradictions,
+        compared=compared,
+        curve=_points(curve),
+        forecast=ahead,
+        missing=missing,
+    )
+
+
+def _accuracy(
+    fitted: Predictor, right: Tensor, judged: Tensor, propensities: dict[UUID, float]
+) -> tuple[Interval, Basis]:
+    """On images as they come: by those drawn at random, where there are enough of them.
+
+    Each stands for as many images as it was unlikely to be drawn (Horvitz & Thompson, 1952).
+    """
+    rows = judged.nonzero().squeeze(1)
+    drawn = [m for m in rows.tolist() if _image(fitted, m) in propensities]
+    if len(drawn) >= FEWEST_DRAWN:
+        each = [propensities[_image(fitted, m)] for m in drawn]
+        weights = 1 / torch.tensor(each, dtype=torch.float64)
+        return weighted_accuracy(right[drawn], weights), Basis(len(drawn), drawn=True)
+    share = float(right[rows].double().mean())
+    return wilson(share, float(len(rows))), Basis(len(rows), drawn=False)
+
+
+def describe_head(head: FittedHead) -> Chosen:
+    """What a fitted head is, and what it was chosen from."""
+    return Chosen(
+        type(head.options).__module__.rpartition(".")[2],
+        dict(vars(head.options)),
+        {name: None if math.isnan(loss) else loss for name, loss in head.losses.items()},
+    )
+
+
+def _figures(
+    matrix: Int[Tensor, "C C"], names: list[str]
+) -> dict[str, tuple[Interval | None, Interval | None]]:
+    """Recall and precision of each label."""
+    given, said = matrix.sum(dim=1).tolist(), matrix.sum(dim=0).tolist()
+    hits = matrix.diagonal().tolist()
+    return {
+        name: (
+            wilson(hits[c] / given[c], float(given[c])) if given[c] else None,
+            wilson(hits[c] / said[c], float(said[c])) if said[c] else None,
+        )
+        for c, name in enumerate(names)
+    }
+
+
+def _confusions(
+    fitted: Predictor,
+    matrix: Int[Tensor, "C C"],
+    judged: Tensor,
+    predicted: Int[Tensor, " M"],
+    confidence: Float[Tensor, " M"],
+) -> list[Confusion]:
+    """The most frequent confusions, each with the images that are taken for it most surely."""
+    found = []
+    for pair in confusion.confused_pairs(matrix, MOST_PAIRS):
+        meant = judged & (fitted.targets == pair.given) & (predicted == pair.predicted)
+        members = meant.nonzero().squeeze(1)
+        surest = members[confidence[members].argsort(descending=True, stable=True)[:EXAMPLES]]
+        found.append(
+            Confusion(
+                fitted.names[pair.given],
+                fitted.names[pair.predicted],
+                pair.images,
+                pair.share,
+                [_image(fitted, m) for m in surest.tolist()],
+            )
+        )
+    return found
+
+
+def _errors(
+    fitted: Predictor, probabilities: Float[Tensor, "M C"], judged: Tensor
+) -> list[LabelError]:
+    """Likely label errors; an image alone with its label cannot be doubted by the others."""
+    rows = judged.nonzero().squeeze(1)
+    found = label_errors(probabilities[rows], fitted.targets[rows])
+    return [
+        LabelError(
+            _image(fitted, m), fitted.names[int(fitted.targets[m])], fitted.names[suggested], p
+        )
+        for m, suggested, p in zip(
+            rows[found.rows[:MOST_ERRORS]].tolist(),
+            found.suggested[:MOST_ERRORS].tolist(),
+            found.probability[:MOST_ERRORS].tolist(),
+            strict=True,
+        )
+    ]
+
+
+def _contradictions(
+    fitted: Predictor, vectors: Float[Tensor, "M D"]
+) -> tuple[list[Contradiction], int]:
+    kept = slice(-MOST_COMPARED, None)
+    start = max(len(vectors) - MOST_COMPARED, 0)
+    targets = fitted.targets[kept]
+    twins = contradicting_twins(vectors[kept], targets, above=ALIKE, most=MOST_TWINS)
+    return [
+        Contradiction(
+            (_image(fitted, start + i), _image(fitted, start + j)),
+            (fitted.names[int(targets[i])], fitted.names[int(targets[j])]),
+            min(cosine, 1.0),
+        )
+        for i, j, cosine in zip(*(part.tolist() for part in twins), strict=True)
+    ], len(targets)
+
+
+def _image(fitted: Predictor, position: int) -> UUID:
+    return fitted.support.image_id(int(fitted.rows[position]))
+
+
+def _points(curve: LearningCurve) -> list[CurvePoint]:
+    return [
+        CurvePoint(size, accuracy)
+        for size, accuracy in zip(curve.sizes.tolist(), curve.accuracy.tolist(), strict=True)
+    ]

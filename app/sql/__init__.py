@@ -1,0 +1,1 @@
+"""SQL: sessions, the schema, and what is looked up again and again."""

@@ -1,0 +1,202 @@
+"""Database sessions and migrations, on SQLite and PostgreSQL."""
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import alembic.command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Engine, create_engine, event, func, select, text
+from sqlalchemy.engine import Connection, make_url
+from sqlalchemy.orm import Session
+from sqlalchemy.pool import ConnectionPoolEntry
+
+# Older ones can corrupt a WAL database that several processes write
+# (https://sqlite.org/wal.html#walresetbug); some distributions carry the fix in older branches.
+FIXED_SQLITE = ((3, 51, 3), (3, 50, 7), (3, 44, 6))
+BUSY_TIMEOUT_S = 30  # that a transaction waits for a lock
+IDLE_TIMEOUT_S = 60  # that PostgreSQL lets a transaction with locks do nothing: its process stopped
+
+
+class UnsafeSQLite(RuntimeError):
+    """This SQLite has a bug that can corrupt the database."""
+
+
+class SchemaOutOfDate(RuntimeError):
+    """The database was not migrated to this version."""
+
+
+class Database:
+    """Sessions of one short transaction each.
+
+    A writing session takes SQLite's write lock at once (`BEGIN IMMEDIATE`): a transaction that
+    starts reading and upgrades later can fail with "database is locked" whatever the timeout.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.is_sqlite = make_url(url).get_backend_name() == "sqlite"
+        self.engine = _sqlite(url) if self.is_sqlite else _postgresql(url)
+        self._writer = self.engine.execution_options(handful_writes=True)
+
+    def observe(self, seconds: Callable[[float], None]) -> None:
+        """Tell how long each connection was used: a transaction, waiting for its locks included."""
+
+        @event.listens_for(self.engine, "checkout")
+        def on_checkout(_: Any, record: ConnectionPoolEntry, __: Any) -> None:
+            record.info["since"] = time.perf_counter()
+
+        @event.listens_for(self.engine, "checkin")
+        def on_checkin(_: Any, record: ConnectionPoolEntry) -> None:
+            if "since" in record.info:
+                seconds(time.perf_counter() - record.info.pop("since"))
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """A session for queries."""
+        with Session(self.engine, expire_on_commit=False) as session:
+            yield session
+
+    @contextmanager
+    def writing(self) -> Iterator[Session]:
+        """A session that commits at the end, or not at all."""
+        with Session(self._writer, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    def clock(self, session: Session) -> datetime:
+        """The time of the database, which all processes share."""
+        if self.is_sqlite:
+            return datetime.now(UTC)
+        clock: datetime = session.scalars(select(func.clock_timestamp())).one()
+        return clock
+
+    def ping(self) -> None:
+        """Raise when the database does not answer."""
+        with self.engine.connect() as connection:
+            connection.execute(text("SELECT 1"))
+
+    def check_schema(self) -> None:
+        """Raise unless the schema is the one that this code was written for.
+
+        Raises:
+            SchemaOutOfDate: it is older or newer.
+        """
+        head = ScriptDirectory.from_config(alembic_config("")).get_current_head()
+        with self.engine.connect() as connection:
+            current = MigrationContext.configure(connection).get_current_revision()
+        if current != head:
+            raise SchemaOutOfDate(
+                f"the database is at revision {current or 'none'} and this version needs {head}: "
+                "run `handful migrate`"
+            )
+
+    def close(self) -> None:
+        """Close every connection."""
+        self.engine.dispose()
+
+
+def migrate(url: str, revision: str = "head") -> None:
+    """Move the schema up or down to `revision`; `base` empties the database."""
+    if make_url(url).get_backend_name() == "sqlite" and (path := make_url(url).database):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+    config = alembic_config(url)
+    database = Database(url)
+    try:
+        with database.engine.connect() as connection:
+            config.attributes["connection"] = connection
+            if revision == "base" or re.fullmatch(r"-\d+", revision):
+                alembic.command.downgrade(config, revision)
+            else:
+                _move(config, connection, revision)
+    finally:
+        database.close()
+
+
+def _move(config: Config, connection: Connection, revision: str) -> None:
+    script = ScriptDirectory.from_config(config)
+    current = MigrationContext.configure(connection).get_current_revision()
+    connection.rollback()
+    target = script.get_revision(revision)
+    below = {r.revision for r in script.iterate_revisions(current, "base")} if current else set()
+    if target is not None and target.revision in below and target.revision != current:
+        alembic.command.downgrade(config, revision)
+    else:
+        alembic.command.upgrade(config, revision)
+
+
+def alembic_config(url: str) -> Config:
+    """Alembic's configuration; its scripts lie beside the code or, installed, inside it."""
+    app = Path(__file__).parent.parent
+    scripts = next(p for p in (app / "migrations", app.parent / "migrations") if p.exists())
+    config = Config()
+    config.set_main_option("script_location", str(scripts).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    config.attributes["url"] = url
+    return config
+
+
+def _sqlite(url: str) -> Engine:
+    driver = _driver()
+    _refuse_unsafe(driver.sqlite_version_info)
+    engine = create_engine(
+        url,
+        module=driver,
+        connect_args={"check_same_thread": False, "timeout": BUSY_TIMEOUT_S},
+        pool_size=0,  # none is closed: opening one costs more than a query
+    )
+
+    @event.listens_for(engine, "connect")
+    def on_connect(connection: Any, _: Any) -> None:
+        connection.isolation_level = None  # we say BEGIN ourselves, below
+        for pragma in (
+            "journal_mode=WAL",
+            "synchronous=FULL",  # an acknowledged label survives power loss
+            "foreign_keys=ON",
+            f"busy_timeout={BUSY_TIMEOUT_S * 1000}",
+        ):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def on_begin(connection: Connection) -> None:
+        writes = connection.get_execution_options().get("handful_writes")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine
+
+
+def _postgresql(url: str) -> Engine:
+    engine = create_engine(url, pool_size=20, max_overflow=20, pool_pre_ping=True)
+
+    @event.listens_for(engine, "begin")
+    def on_begin(connection: Connection) -> None:
+        if connection.get_execution_options().get("handful_writes"):
+            connection.exec_driver_sql(
+                f"SET LOCAL lock_timeout = '{BUSY_TIMEOUT_S}s'; "
+                f"SET LOCAL idle_in_transaction_session_timeout = '{IDLE_TIMEOUT_S}s'"
+            )
+
+    return engine
+
+
+def _driver() -> Any:
+    """The SQLite module: the bundled one of the `pysqlite3` wheel where it exists."""
+    try:
+        import pysqlite3.dbapi2 as driver
+    except ImportError:
+        import sqlite3 as driver
+    return driver
+
+
+def _refuse_unsafe(version: tuple[int, int, int]) -> None:
+    newest, *branches = FIXED_SQLITE
+    patched = any(version[:2] == b[:2] and version >= b for b in branches)
+    if version < newest and not patched:
+        raise UnsafeSQLite(
+            f"SQLite {'.'.join(map(str, version))} can corrupt a database in WAL mode; "
+            "install the package pysqlite3, or use PostgreSQL"
+        )

@@ -1,0 +1,1 @@
+"""Embedding matrices of projects: a cache of SQL, in memory and in files."""

@@ -1,0 +1,391 @@
+"""The embedding matrices of projects: a cache of SQL, extended by what changed since."""
+
+import itertools
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+from uuid import UUID
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sqlalchemy import LargeBinary, Row, Select, String, cast, func, select, type_coerce
+from sqlalchemy.orm import Session
+from torch import Tensor
+
+from app.problems import ProjectNotFound
+from app.sql.database import Database
+from app.sql.tables import Embedding, EncoderVersion, Image, Project, Removal
+from app.vectors.files import ID_BYTES, VectorFiles, VectorRows, fill
+from app.vectors.running_mean import Mean, RunningMean
+
+POOL = -1  # label code of an image without a label
+GONE = -2  # label code of a row whose image is no longer there
+ROWS_PER_FETCH = 4096
+NONE = np.empty(0, f"S{ID_BYTES}")  # no images
+MOST_HOLES = 1024  # rows that may be gone in any matrix; a quarter may in a larger one
+
+
+class Snapshot(NamedTuple):
+    """The embeddings of a project under one encoder version, at one moment."""
+
+    edition: int  # of no other content
+    vectors: Tensor  # (M, D), float16
+    ids: NDArray[np.uint8]  # (M, 16), the images' UUIDs
+    codes: NDArray[np.int32]  # (M,), which of `label_ids`, or POOL, or GONE
+    label_ids: list[UUID]
+    mean: Mean | None = None  # of support and pool; None: these are not all there
+
+    def image_id(self, row: int) -> UUID:
+        return UUID(bytes=self.ids[row].tobytes())
+
+    def rows(self, *, labeled: bool) -> Tensor:
+        """Row numbers of the support images, or of the pool."""
+        chosen = self.codes >= 0 if labeled else self.codes == POOL
+        return torch.from_numpy(np.flatnonzero(chosen))
+
+
+class _Key(NamedTuple):
+    project_id: UUID
+    encoder_id: UUID
+    support_only: bool
+
+
+class Vectors:
+    """Matrices by project and encoder version, within a memory limit.
+
+    Those of support and pool lie in files, where there are some, so that a restart does not read
+    them from SQL again.
+    """
+
+    def __init__(self, db: Database, max_bytes: int, files: VectorFiles | None = None) -> None:
+        self._db = db
+        self._max_bytes = max_bytes
+        self._files = files
+        self._editions = itertools.count(1)
+        self._matrices: OrderedDict[_Key, _Matrix] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def support(self, project_id: UUID, encoder_id: UUID) -> Snapshot:
+        """The embeddings of all support images."""
+        return self._read(_Key(project_id, encoder_id, support_only=True))
+
+    def everything(self, project_id: UUID, encoder_id: UUID) -> Snapshot:
+        """The embeddings of support images and pool, in the order of image ids."""
+        return self._read(_Key(project_id, encoder_id, support_only=False))
+
+    def forget(self, project_id: UUID) -> None:
+        """Let go of a project that was deleted, in memory and in files."""
+        with self._lock:
+            for key in [key for key in self._matrices if key.project_id == project_id]:
+                del self._matrices[key]
+        if self._files:
+            self._files.remove(project_id)
+
+    def sweep(self) -> None:
+        """Remove the files of projects and encoder versions that no longer exist."""
+        stored = self._files.stored() if self._files else set()
+        if not self._files or not stored:
+            return
+        with self._db.reading() as session:
+            projects = set(session.scalars(select(Project.id)))
+            versions = set(session.scalars(select(EncoderVersion.id)))
+        for project_id, encoder_id in stored:
+            if project_id not in projects:
+                self._files.remove(project_id)
+            elif encoder_id not in versions:
+                self._files.remove(project_id, encoder_id)
+
+    def close(self) -> None:
+        """Let another process have the files."""
+        if self._files:
+            self._files.close()
+
+    def _read(self, key: _Key) -> Snapshot:
+        with self._lock:
+            matrix = self._matrices.get(key) or self._matrices.setdefault(key, self._matrix(key))
+            self._matrices.move_to_end(key)
+            matrix.users += 1
+        try:
+            with matrix.lock, self._db.reading() as session:
+                return matrix.refresh(session)
+        except ProjectNotFound:
+            self.forget(key.project_id)
+            raise
+        finally:
+            with self._lock:
+                matrix.users -= 1
+                self._evict()
+
+    def _matrix(self, key: _Key) -> "_Matrix":
+        if key.support_only:
+            return _Support(key, self._editions)
+        return _Everything(key, self._editions, self._files)
+
+    def _evict(self) -> None:
+        """Forget the matrices used longest ago; the one just read always stays.
+
+        One in use stays too, since another of the same name would write to the same files.
+        """
+        used = sum(matrix.nbytes for matrix in self._matrices.values())
+        for key, matrix in list(self._matrices.items())[:-1]:
+            if used > self._max_bytes and not matrix.users:
+                used -= matrix.nbytes
+                del self._matrices[key]
+
+
+class _Matrix:
+    """One growing matrix. Readers keep views: rows are appended, never overwritten."""
+
+    def __init__(self, key: _Key, editions: Iterator[int]) -> None:
+        self.key = key
+        self.lock = threading.Lock()
+        self.users = 0  # threads that refresh it, or wait to
+        self._editions = editions
+        self._edition = next(editions)
+        self._mean: Mean | None = None
+        self._running: RunningMean | None = None
+        self._revision = -1  # of the project, up to which we have caught up
+        self._rows = VectorRows(0)
+        self._codes = np.empty(0, np.int32)  # of the rows, and room for more
+        self._label_ids: list[UUID] = []
+        self._code_of: dict[UUID, int] = {}
+
+    @property
+    def nbytes(self) -> int:
+        return self._rows.vectors.nbytes
+
+    def refresh(self, session: Session) -> Snapshot:
+        """Catch up with the database.
+
+        The revision is read first: what commits while we read may be applied again next time,
+        which changes nothing, and is never missed.
+        """
+        revision = session.scalar(select(Project.revision).where(Project.id == self.key.project_id))
+        if revision is None:
+            raise ProjectNotFound(f"project {self.key.project_id} was deleted meanwhile")
+        if revision != self._revision:
+            rows, count, codes = self._rows, self._rows.count, self._codes
+            self._codes = codes.copy()  # readers keep the old one
+            doubt = self._catch_up(session, revision)
+            if doubt or self._too_many_holes:
+                self._start_again(session, doubt or "many images were deleted")
+                self._catch_up(session, revision)
+            self._revision = revision
+            same = self._rows is rows and self._rows.count == count
+            if not same or not np.array_equal(codes[:count], self._codes[:count]):
+                self._edition = next(self._editions)
+                self._changed()
+        return Snapshot(
+            self._edition,
+            torch.from_numpy(self._rows.vectors),
+            self._rows.ids,
+            self._codes[: self._rows.count],
+            self._label_ids,
+            self._mean,
+        )
+
+    def _changed(self) -> None:
+        """Do what a new edition asks for."""
+
+    @property
+    def _too_many_holes(self) -> bool:
+        holes = np.count_nonzero(self._codes[: self._rows.count] == GONE)
+        return bool(holes > max(MOST_HOLES, self._rows.count // 4))
+
+    def _start_again(self, session: Session, why: str) -> None:
+        """Forget all rows; what readers hold stays theirs."""
+        self._running = None
+        self._rows = self._no_rows(_dim(session, self.key.encoder_id), why)
+        self._codes = np.empty(0, np.int32)
+        self._label_ids, self._code_of = [], {}
+        self._revision = -1
+
+    def _no_rows(self, dim: int, why: str) -> VectorRows:
+        return VectorRows(dim)
+
+    def _catch_up(self, session: Session, revision: int) -> str | None:
+        """Apply what is newer than our revision; or say why all must be read again."""
+        raise NotImplementedError
+
+    def _append(self, found: Sequence[Row[UUID, UUID | None, bytes]], revision: int) -> None:
+        vectors = np.frombuffer(b"".join(row[2] for row in found), "<f2").astype(np.float16)
+        ids = _packed(row[0] for row in found).view(np.uint8).reshape(-1, ID_BYTES)
+        codes = np.array([self._code(row[1]) for row in found], np.int32)
+        self._codes = fill(self._codes, self._rows.count, codes)
+        self._store(vectors.reshape(len(found), -1), ids, revision)
+
+    def _store(self, vectors: NDArray[np.float16], ids: NDArray[np.uint8], revision: int) -> None:
+        self._rows.append(vectors, ids)
+
+    def _embedded(self) -> Select[UUID, UUID | None]:
+        """Images that the version has embedded, and their labels."""
+        return (
+            select(Image.id, Image.label_id)
+            .join(Embedding, Embedding.image_id == Image.id)
+            .where(
+                Image.project_id == self.key.project_id,
+                Embedding.encoder_id == self.key.encoder_id,
+            )
+            .execution_options(yield_per=ROWS_PER_FETCH)
+        )
+
+    def _removed(self) -> Select[UUID]:
+        return select(Removal.image_id).where(
+            Removal.project_id == self.key.project_id, Removal.revision > self._revision
+        )
+
+    def _code(self, label_id: UUID | None) -> int:
+        if label_id is None:
+            return POOL
+        code = self._code_of.setdefault(label_id, len(self._label_ids))
+        if code == len(self._label_ids):
+            self._label_ids.append(label_id)
+        return code
+
+
+class _Support(_Matrix):
+    """Support images in the order in which they were labeled, in memory."""
+
+    def __init__(self, key: _Key, editions: Iterator[int]) -> None:
+        super().__init__(key, editions)
+        self._row_of: dict[UUID, int] = {}
+
+    def _catch_up(self, session: Session, revision: int) -> str | None:
+        changed = self._embedded().where(Image.revision > self._revision)
+        if self._revision < 0:
+            self._rows, self._row_of = VectorRows(_dim(session, self.key.encoder_id)), {}
+        else:
+            self._drop(session.scalars(self._removed()))
+            self._drop(session.scalars(changed.where(Image.label_id.is_(None))))
+        labeled = _with_vectors(changed.where(Image.label_id.is_not(None)))
+        for found in session.execute(labeled).partitions(ROWS_PER_FETCH):
+            new = []
+            for row in found:
+                place = self._row_of.get(row[0])
+                if place is None:
+                    new.append(row)
+                else:
+                    self._codes[place] = self._code(row[1])
+            if new:
+                self._row_of.update((row[0], self._rows.count + n) for n, row in enumerate(new))
+                self._append(new, revision)
+        return None
+
+    def _drop(self, images: Iterable[UUID]) -> None:
+        for image_id in images:
+            if (row := self._row_of.pop(image_id, None)) is not None:
+                self._codes[row] = GONE
+
+
+class _Everything(_Matrix):
+    """Support and pool in the order of image ids, so that an id is found by bisection."""
+
+    def __init__(self, key: _Key, editions: Iterator[int], files: VectorFiles | None) -> None:
+        super().__init__(key, editions)
+        self._files = files
+        self._opened = False
+
+    def _changed(self) -> None:
+        vectors = torch.from_numpy(self._rows.vectors)
+        if self._running is None:
+            self._running = RunningMean(vectors.shape[1], self._editions)
+        present = self._codes[: self._rows.count] != GONE
+        self._mean = self._running.follow(vectors, present)
+
+    def _catch_up(self, session: Session, revision: int) -> str | None:
+        rowless = self._update(session) if self._opened else self._open(session, revision)
+        if self._rows.count:
+            if (rowless < self._keys[-1]).any():
+                return "images came out of the order of their ids"
+            if not len(rowless):
+                return None
+        for found in session.execute(self._newer()).partitions(ROWS_PER_FETCH):
+            self._append(found, revision)
+        return None
+
+    def _open(self, session: Session, revision: int) -> NDArray[np.bytes_]:
+        """Begin with the rows in files, as far as there are images to them; which have no row."""
+        dim = _dim(session, self.key.encoder_id)
+        of = self.key.project_id, self.key.encoder_id
+        self._rows = self._files.open(*of, dim, revision) if self._files else VectorRows(dim)
+        self._codes = np.full(self._rows.count, GONE, np.int32)
+        self._opened = True
+        if not self._rows.count:
+            return NONE
+        ids = _all_ids(session, self._embedded())
+        places, there = self._find(ids)
+        self._codes[places[there]] = POOL
+        self._relabel(session, self._embedded().where(Image.label_id.is_not(None)))
+        return ids[~there]
+
+    def _update(self, session: Session) -> NDArray[np.bytes_]:
+        """Follow removals and labels; which images have no row."""
+        if not self._rows.count:
+            return NONE
+        places, there = self._find(_packed(session.scalars(self._removed())))
+        self._codes[places[there]] = GONE
+        return self._relabel(session, self._embedded().where(Image.revision > self._revision))
+
+    def _relabel(self, session: Session, images: Select[UUID, UUID | None]) -> NDArray[np.bytes_]:
+        rowless = [NONE]
+        for found in session.execute(images).partitions(ROWS_PER_FETCH):
+            ids = _packed(row[0] for row in found)
+            places, there = self._find(ids)
+            codes = np.array([self._code(row[1]) for row in found], np.int32)
+            self._codes[places[there]] = codes[there]
+            rowless.append(ids[~there])
+        return np.concatenate(rowless)
+
+    @property
+    def _keys(self) -> NDArray[np.bytes_]:
+        """The ids of the rows, as `_packed` has them; in order."""
+        return self._rows.ids.view(f"S{ID_BYTES}").ravel()
+
+    def _newer(self) -> Select[UUID, UUID | None, bytes]:
+        images = _with_vectors(self._embedded()).order_by(Image.id)
+        if self._rows.count:
+            images = images.where(Image.id > UUID(bytes=self._rows.ids[-1].tobytes()))
+        return images.where(Image.revision > self._revision) if self._revision >= 0 else images
+
+    def _find(self, ids: NDArray[np.bytes_]) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+        """Rows of images, and whether they have one."""
+        mine = self._keys
+        places = np.searchsorted(mine, ids).clip(max=len(mine) - 1)
+        return places, mine[places] == ids
+
+    def _no_rows(self, dim: int, why: str) -> VectorRows:
+        of = self.key.project_id, self.key.encoder_id
+        return self._files.create(*of, dim, why) if self._files else VectorRows(dim)
+
+    def _store(self, vectors: NDArray[np.float16], ids: NDArray[np.uint8], revision: int) -> None:
+        try:
+            self._rows.append(vectors, ids, revision)
+        except OSError as error:
+            if self._files:
+                self._files.failed(error)
+            self._rows = self._rows.in_memory()
+            self._rows.append(vectors, ids, revision)
+
+
+def _dim(session: Session, encoder_id: UUID) -> int:
+    """Components of the vectors of a version."""
+    query = select(EncoderVersion.embedding_dim).where(EncoderVersion.id == encoder_id)
+    return session.scalar(query) or 0
+
+
+def _with_vectors(images: Select[UUID, UUID | None]) -> Select[UUID, UUID | None, bytes]:
+    return images.add_columns(type_coerce(Embedding.vector, LargeBinary))
+
+
+def _packed(ids: Iterable[UUID]) -> NDArray[np.bytes_]:
+    """UUIDs as byte strings, which numpy compares as the databases do."""
+    return np.frombuffer(b"".join(image_id.bytes for image_id in ids), f"S{ID_BYTES}")
+
+
+def _all_ids(session: Session, images: Select[UUID, UUID | None]) -> NDArray[np.bytes_]:
+    """The ids of images; as one long string, since a million UUID objects take seconds."""
+    text = func.aggregate_strings(cast(Image.id, String), "")
+    joined = session.scalar(images.with_only_columns(text)) or ""
+    return np.frombuffer(bytes.fromhex(joined.replace("-", "")), f"S{ID_BYTES}")

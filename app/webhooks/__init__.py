@@ -1,0 +1,1 @@
+"""Webhooks: who is told what happens, written down where it happens, and sent later."""

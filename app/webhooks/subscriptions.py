@@ -1,0 +1,105 @@
+"""Use cases of webhooks: who is told what happens in a project."""
+
+import base64
+import secrets
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.problems import AddressUnreachable, WebhookNotFound
+from app.sql.database import Database
+from app.sql.lookups import find_project
+from app.sql.tables import Delivery, Webhook, now
+from app.storage import remote
+from app.webhooks.delivery import PREFIX
+from app.webhooks.outbox import TEST, message
+from handful.contract.webhooks import Event
+
+
+@dataclass(frozen=True)
+class Webhooks:
+    """Use cases of webhooks.
+
+    Args:
+        private: whether they may lead to addresses that are not public.
+    """
+
+    db: Database
+    private: bool = False
+
+    def create(self, project_key: str, url: str, events: Sequence[Event]) -> Webhook:
+        """Add a webhook, with a new secret.
+
+        Raises:
+            AddressRefused: messages cannot be sent there.
+        """
+        with suppress(AddressUnreachable):  # it may come up later
+            remote.check(url, private=self.private)
+        secret = PREFIX + base64.b64encode(secrets.token_bytes(32)).decode()
+        with self.db.writing() as session:
+            project = find_project(session, project_key)
+            wanted = [str(event) for event in Event if event in events]
+            webhook = Webhook(project_id=project.id, url=url, events=wanted, secret=secret)
+            session.add(webhook)
+            session.flush()
+            return webhook
+
+    def page(self, project_key: str, after: UUID | None, limit: int) -> list[Webhook]:
+        """The webhooks of a project, oldest first."""
+        with self.db.reading() as session:
+            project = find_project(session, project_key)
+            query = select(Webhook).where(Webhook.project_id == project.id)
+            if after is not None:
+                query = query.where(Webhook.id > after)
+            return list(session.scalars(query.order_by(Webhook.id).limit(limit)))
+
+    def read(self, project_key: str, webhook_id: UUID) -> Webhook:
+        """One webhook."""
+        with self.db.reading() as session:
+            return _find(session, project_key, webhook_id)
+
+    def delete(self, project_key: str, webhook_id: UUID) -> None:
+        """Tell a webhook no more, not even what it was not told yet."""
+        with self.db.writing() as session:
+            session.delete(_find(session, project_key, webhook_id))
+
+    def test(self, project_key: str, webhook_id: UUID) -> Delivery:
+        """Send a message that says nothing."""
+        with self.db.writing() as session:
+            delivery = message(_find(session, project_key, webhook_id), TEST, {})
+            session.add(delivery)
+            session.flush()
+            return delivery
+
+    def deliveries(
+        self, project_key: str, webhook_id: UUID, after: UUID | None, limit: int
+    ) -> list[Delivery]:
+        """What a webhook was told or is to be told, newest first."""
+        with self.db.reading() as session:
+            webhook = _find(session, project_key, webhook_id)
+            query = select(Delivery).where(Delivery.webhook_id == webhook.id)
+            if after is not None:
+                query = query.where(Delivery.id < after)
+            return list(session.scalars(query.order_by(Delivery.id.desc()).limit(limit)))
+
+    def retry(self, project_key: str, webhook_id: UUID, delivery_id: UUID) -> Delivery:
+        """Send a message again now, whether it has arrived or not."""
+        with self.db.writing() as session:
+            webhook = _find(session, project_key, webhook_id)
+            delivery = session.get(Delivery, delivery_id)
+            if delivery is None or delivery.webhook_id != webhook.id:
+                raise WebhookNotFound(f"webhook {webhook_id} has no delivery {delivery_id}")
+            delivery.attempts, delivery.due_at, webhook.gone = 0, now(), False
+            return delivery
+
+
+def _find(session: Session, project_key: str, webhook_id: UUID) -> Webhook:
+    project = find_project(session, project_key)
+    webhook = session.get(Webhook, webhook_id)
+    if webhook is None or webhook.project_id != project.id:
+        raise WebhookNotFound(f"project {project.name!r} has no webhook {webhook_id}")
+    return webhook

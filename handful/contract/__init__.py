@@ -1,0 +1,1 @@
+"""What travels: requests and answers, a module a resource."""

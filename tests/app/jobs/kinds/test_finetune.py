@@ -1,0 +1,534 @@
+"""The job that fine-tunes, done in this process."""
+
+from uuid import UUID
+
+import pytest
+import torch
+from sqlalchemy import delete, select
+from sqlalchemy.exc import OperationalError
+
+from app.jobs import context as jobs
+from app.jobs.job_queue import LeaseLost
+from app.jobs.kinds import finetune as module
+from app.problems import StorageFull
+from app.sql.tables import Image, Label, Project, ProjectVersion
+from models.training.loop import Training
+
+OPTIONS = {
+    "methods": [{"name": "full"}],
+    "recipe": {"epochs": 8, "rate": 3e-3, "batch_size": 8},
+    "augmentation": [],
+    "folds": 2,
+}
+JOBS = "/v1/projects/birds/jobs"
+
+
+def submit(service, **options):
+    answer = service.post(JOBS, json={"kind": "finetune", "options": OPTIONS | options})
+    assert answer.status_code == 202, answer.text
+    return answer.headers["Location"]
+
+
+def events(service, location, kind="metrics"):
+    items = service.get(f"{location}/events").json()["items"]
+    return [event["data"] for event in items if event["kind"] == kind]
+
+
+def versions(service):
+    return service.get("/v1/projects/birds/encoders").json()["items"]
+
+
+def test_a_better_encoder_is_promoted_and_classifies_from_then_on(striped, do, stripes):
+    before = striped.get("/v1/projects/birds").json()["encoder"]["id"]
+    location = submit(striped, recipe=OPTIONS["recipe"] | {"epochs": 20})
+
+    do(striped)
+
+    job = striped.get(location).json()
+    assert job["state"] == "succeeded", job["error"]
+    assert job["result"]["promoted"], job["result"]
+    verdict = job["result"]["verdict"]
+    assert verdict["better"]
+    assert verdict["against"]["prototypes"]["probability"] >= 0.9
+    newest, oldest = versions(striped)
+    assert (newest["id"], newest["parent"], newest["current"]) == (
+        job["result"]["version"],
+        before,
+        True,
+    )
+    assert newest["images"] == 32
+    assert newest["job"] == job["id"]
+    assert not oldest["current"]
+    answer = striped.post(
+        "/v1/projects/birds/classify", files=[("files", stripes("level", 99))]
+    ).json()
+    assert answer["encoder"] == newest["id"]
+    ranked = striped.post("/v1/projects/birds/pool/rank", json={"budget": 10}).json()
+    assert len(ranked["images"]) == 4  # the pool was embedded as well
+
+
+def test_every_epoch_tells_its_loss_rates_speed_and_time_left(striped, do):
+    location = submit(striped, methods=[{"name": "discriminative", "options": {"decay": 0.5}}])
+
+    do(striped)
+
+    told = [data for data in events(striped, location) if data["stage"] == "training"]
+    assert [data["epoch"] for data in told[:8]] == list(range(1, 9))
+    assert {data["fold"] for data in told} >= {1, 2}
+    first = told[0]
+    assert first["loss"] > 0
+    assert 0 <= first["accuracy"] <= 1
+    assert first["images_per_s"] > 0
+    assert told[-1]["seconds_left"] < first["seconds_left"]
+    assert len(set(told[7]["rates"].values())) >= 4
+
+
+@pytest.mark.parametrize(("few", "folds"), [(32, 5), (31, 3)])
+def test_few_images_are_judged_on_more_folds(striped, do, monkeypatch, few, folds):
+    monkeypatch.setattr(module, "FEW", few)
+    location = submit(striped, recipe=OPTIONS["recipe"] | {"epochs": 1}, folds=None)
+
+    do(striped)
+
+    told = [data["fold"] for data in events(striped, location) if data["stage"] == "training"]
+    assert max(fold for fold in told if fold) == folds
+
+
+def test_training_on_labels_without_a_pattern_is_not_promoted(birds, do, stripes):
+    for n, label in enumerate(("a", "b")):
+        files = [("files", stripes("level", 100 * n + seed)) for seed in range(8)]
+        birds.post(f"/v1/projects/birds/labels/{label}/support", files=files)
+    before = birds.get("/v1/projects/birds").json()["encoder"]["id"]
+    location = submit(birds)
+
+    do(birds)
+
+    job = birds.get(location).json()
+    assert job["state"] == "succeeded"
+    assert not job["result"]["promoted"]
+    assert birds.get("/v1/projects/birds").json()["encoder"]["id"] == before
+    assert len(versions(birds)) == 2  # the version is there to look at, and to promote by hand
+
+
+@pytest.mark.parametrize(("promote", "promoted"), [("never", False), ("always", True)])
+def test_a_client_may_decide_about_promotion(striped, do, promote, promoted):
+    location = submit(striped, recipe=OPTIONS["recipe"] | {"epochs": 1}, promote=promote)
+
+    do(striped)
+
+    assert striped.get(location).json()["result"]["promoted"] is promoted
+
+
+def test_a_second_training_starts_where_no_label_was_seen_and_meets_the_champion(striped, do):
+    base = versions(striped)[0]["id"]
+    submit(striped, promote="always")
+    do(striped)
+    champion = versions(striped)[0]["id"]
+    location = submit(striped, recipe=OPTIONS["recipe"] | {"epochs": 2})
+
+    do(striped)
+
+    verdict = striped.get(location).json()["result"]["verdict"]
+    assert set(verdict["against"]) == {"prototypes", "champion"}
+    newest = versions(striped)[0]
+    assert newest["parent"] == base != champion
+    # The champion is judged by what its own cross-validation said, not by images it has learned.
+    images = striped.get(f"/v1/projects/birds/encoders/{champion}/images?limit=1000").json()[
+        "items"
+    ]
+    honest = sum(image["predicted"] == [image["label_id"]] for image in images) / len(images)
+    assert verdict["against"]["champion"]["before"] == pytest.approx(honest, abs=1e-3)
+
+
+def test_feature_extraction_makes_a_projection_that_can_be_loaded(striped, do):
+    submit(striped, methods=[{"name": "feature_extraction"}], promote="always")
+
+    do(striped)
+
+    newest = versions(striped)[0]
+    assert (newest["name"], newest["options"]) == ("projected", {"base": "conv4:8"})
+    assert newest["current"]
+
+
+def test_what_is_missing_is_counted_and_refused(birds, stripes):
+    birds.post("/v1/projects/birds/labels/level/support", files=[("files", stripes("level", 0))])
+
+    one = birds.post(JOBS, json={"kind": "finetune"})
+    birds.post("/v1/projects/birds/labels", json={"name": "upright"})
+    two = birds.post(JOBS, json={"kind": "finetune"})
+
+    assert (one.status_code, two.status_code) == (409, 409)
+    assert one.json()["missing_labels"] == 1
+    assert one.json()["missing_images"] == {"level": 1}
+    assert two.json()["missing_labels"] == 0
+    assert two.json()["missing_images"] == {"level": 1, "upright": 2}
+    assert "2 more image(s) of 'upright'" in two.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"epoch": 3},
+        {"recipe": {"epoch": 3}},
+        {"recipe": {"rate": -1}},
+        {"methods": [{"name": "fulll"}]},
+        {"methods": [{"name": "full", "options": {"decay": 1}}]},
+        {"methods": []},
+        {"folds": 1},
+        {"promote": "sometimes"},
+        {"augmentation": [{"name": "geometric", "options": {"crop": 2}}]},
+        {"augmentation": [{"name": "noise"}] * 11},
+        {"per_class": {"level": [{"name": "geometrical"}]}},
+        {"per_class": {"level": {"name": "geometric"}}},
+        {"repeats": 21},
+    ],
+)
+def test_options_that_do_not_exist_or_fit_are_refused(striped, options):
+    answer = striped.post(JOBS, json={"kind": "finetune", "options": options})
+
+    assert answer.status_code == 422, answer.text
+    assert "/body" in answer.json()["detail"]
+
+
+def test_the_same_job_is_refused_until_the_labels_change(striped, do, stripes):
+    first = submit(striped)
+
+    again = striped.post(JOBS, json={"kind": "finetune", "options": OPTIONS})
+    files = [("files", stripes("level", 70))]
+    striped.post("/v1/projects/birds/labels/level/support", files=files)
+
+    assert again.status_code == 409
+    assert first.rpartition("/")[2] in again.json()["detail"]
+    submit(striped)
+
+
+def test_a_rate_that_diverges_fails_the_job_and_leaves_the_champion(striped, do):
+    before = striped.get("/v1/projects/birds").json()["encoder"]["id"]
+    recipe = {"epochs": 8, "rate": 1e30, "clip_norm": 0, "optimizer": "sgd", "schedule": "constant"}
+    location = submit(striped, recipe=recipe)
+
+    do(striped)
+
+    job = striped.get(location).json()
+    assert job["state"] == "failed"
+    assert "the loss was nan in epoch" in job["error"]
+    assert "lower rate than 1e+30" in job["error"]
+    assert striped.get("/v1/projects/birds").json()["encoder"]["id"] == before
+    assert len(versions(striped)) == 1
+
+
+def test_images_that_cannot_be_read_any_more_are_skipped_and_counted(striped, do):
+    state = striped.app.state.parts
+    with state.queue.db.reading() as session:
+        lost = list(session.scalars(select(Image.sha256).where(Image.label_id.is_not(None))))[:3]
+    for digest in lost:
+        state.promotions.blobs.remove(digest)
+    location = submit(striped, promote="always")
+
+    do(striped)
+
+    job = striped.get(location).json()
+    assert job["state"] == "succeeded", job["error"]
+    assert versions(striped)[0]["images"] == 29
+    (skipped, unembedded) = events(striped, location, "message")
+    assert skipped == {
+        "text": "3 images cannot be read any more and are left out",
+        "skipped": 3,
+    }
+    assert "3 images" in unembedded["text"]
+
+
+def test_too_few_readable_images_fail_the_job_with_advice(striped, do):
+    state = striped.app.state.parts
+    with state.queue.db.reading() as session:
+        label = session.scalars(select(Label.id).where(Label.name == "level")).one()
+        lost = list(session.scalars(select(Image.sha256).where(Image.label_id == label)))[:15]
+    location = submit(striped)
+    for digest in lost:
+        state.promotions.blobs.remove(digest)
+
+    do(striped)
+
+    job = striped.get(location).json()
+    assert job["state"] == "failed"
+    assert "upload the missing ones again" in job["error"]
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+@pytest.mark.parametrize("after", [3, 8, 20])
+def test_an_interrupted_job_goes_on_and_ends_as_if_it_had_not_been(striped, do, monkeypatch, after):
+    whole = submit(striped, promote="never")
+    do(striped)
+    expected = [data["loss"] for data in events(striped, whole)]
+    state = striped.app.state.parts
+    location = submit(striped, promote="never")
+    train, epochs = Training.__next__, iter(range(after))
+
+    def until_killed(self):
+        if next(epochs, None) is None:
+            raise Killed
+        return train(self)
+
+    monkeypatch.setattr(Training, "__next__", until_killed)
+    with pytest.raises(Killed):
+        do(striped)
+    monkeypatch.setattr(Training, "__next__", train)
+    with state.queue.db.writing() as session:
+        job = state.queue.read("birds", UUID(location.rpartition("/")[2]))
+        session.merge(job).lease_until = job.created_at
+
+    do(striped)
+
+    assert striped.get(location).json()["state"] == "succeeded"
+    assert [data["loss"] for data in events(striped, location)] == expected
+    one, other = versions(striped)[:2]
+    weights = [
+        striped.get(f"/v1/projects/birds/encoders/{v['id']}/weights").content for v in (one, other)
+    ]
+    assert weights[0] == weights[1]
+
+
+def test_an_epoch_told_before_the_first_checkpoint_is_told_once(striped, do, monkeypatch):
+    location = submit(striped, promote="never")
+    monkeypatch.setattr(module.Work, "keep", lambda *_: (_ for _ in ()).throw(Killed))
+    with pytest.raises(Killed):
+        do(striped)
+    monkeypatch.undo()
+    queue = striped.app.state.parts.queue
+    with queue.db.writing() as session:
+        job = queue.read("birds", UUID(location.rpartition("/")[2]))
+        session.merge(job).lease_until = job.created_at
+
+    do(striped)
+
+    told = [(data["run"], data["epoch"]) for data in events(striped, location)]
+    assert told[:3] == [(1, 1), (1, 2), (1, 3)]
+    assert len(told) == len(set(told))
+
+
+def test_a_job_interrupted_after_its_version_was_made_makes_no_second_one(striped, do, monkeypatch):
+    location = submit(striped, promote="always")
+    monkeypatch.setattr(module.Work, "promote", lambda *_, **__: (_ for _ in ()).throw(Killed))
+    with pytest.raises(Killed):
+        do(striped)
+    monkeypatch.undo()
+    state = striped.app.state.parts
+    claim = state.queue
+    with state.queue.db.writing() as session:
+        job = claim.read("birds", UUID(location.rpartition("/")[2]))
+        session.merge(job).lease_until = job.created_at
+
+    do(striped)
+
+    result = striped.get(location).json()["result"]
+    assert result["promoted"]
+    assert [v["id"] for v in versions(striped) if v["job"]] == [result["version"]]
+
+
+def test_a_job_that_was_given_to_another_worker_leaves_no_version(striped, do, monkeypatch):
+    submit(striped)
+    state = striped.app.state.parts
+    train = Training.__next__
+
+    def lose(self):
+        with state.queue.db.writing() as session:
+            for job in state.queue.page("birds", None, 1):
+                session.merge(job).token = UUID(int=1)
+        return train(self)
+
+    monkeypatch.setattr(Training, "__next__", lose)
+
+    with pytest.raises(LeaseLost):
+        do(striped)
+
+    with state.queue.db.reading() as session:
+        assert not list(session.scalars(select(ProjectVersion)))
+
+
+def test_without_memory_the_batch_is_halved_once_and_then_there_is_advice(striped, do, monkeypatch):
+    location = submit(striped)
+    sizes = []
+
+    def exhausted(self):
+        sizes.append(self._recipe.batch_size)
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Training, "__next__", exhausted)
+
+    do(striped)
+
+    job = striped.get(location).json()
+    assert sizes == [8, 4]
+    assert job["state"] == "failed"
+    assert "use a smaller batch_size" in job["error"]
+    assert "batches of 4" in events(striped, location, "message")[0]["text"]
+
+
+def test_a_full_disk_fails_the_job_which_can_then_go_on(striped, do, monkeypatch):
+    location = submit(striped)
+    blobs = type(striped.app.state.parts.promotions.blobs)
+    put, room = blobs.put, iter(range(5))
+
+    def full(self, content):
+        if next(room, None) is None:
+            raise StorageFull("the disk is full")
+        return put(self, content)
+
+    monkeypatch.setattr(blobs, "put", full)
+    do(striped)
+    failed = striped.get(location).json()
+    monkeypatch.undo()
+    striped.post(f"{location}/retry")
+
+    do(striped)
+
+    assert failed["state"] == "failed"
+    assert "free some space and retry" in failed["error"]
+    assert striped.get(location).json()["state"] == "succeeded"
+    told = [(d["run"], d["epoch"]) for d in events(striped, location) if d["stage"] == "training"]
+    # The epoch whose checkpoint did not fit is done again, and told once.
+    assert len(told) == len(set(told))
+
+
+def test_a_project_deleted_meanwhile_ends_the_job_quietly(striped, do, monkeypatch):
+    submit(striped)
+    train = Training.__next__
+
+    def delete_project(self):
+        with striped.app.state.parts.queue.db.writing() as session:
+            session.execute(delete(Image))
+            session.execute(delete(Project))
+        monkeypatch.setattr(Training, "__next__", train)
+        return train(self)
+
+    monkeypatch.setattr(Training, "__next__", delete_project)
+
+    with pytest.raises(LeaseLost):
+        do(striped)
+
+
+def test_a_learning_rate_can_be_found(striped, do):
+    location = submit(striped, find_rate=True)
+
+    do(striped)
+
+    (found,) = events(striped, location, "message")
+    assert 1e-7 < found["rate"] < 0.1
+    assert striped.get(location).json()["state"] == "succeeded"
+
+
+NOISY = [{"name": "noise", "options": {"deviation": 0.5}}]
+
+
+def losses(service, do, *, meanwhile=lambda: None, **options):
+    """Of all epochs of a job; `meanwhile` is what happens before it starts."""
+    recipe = OPTIONS["recipe"] | {"epochs": 1}
+    location = submit(service, recipe=recipe, promote="never", **options)
+    meanwhile()
+    do(service)
+    job = service.get(location).json()
+    assert job["state"] == "succeeded", job["error"]
+    return [data["loss"] for data in events(service, location)]
+
+
+def test_labels_with_policies_of_their_own_are_not_augmented_by_that_of_the_others(striped, do):
+    plain = losses(striped, do, augmentation=[])
+    noisy = losses(striped, do, augmentation=NOISY)
+
+    exempt = losses(striped, do, augmentation=NOISY, per_class={"level": [], "upright": []})
+    own = losses(striped, do, augmentation=[], per_class={"level": NOISY, "upright": NOISY})
+    half = losses(striped, do, augmentation=NOISY, per_class={"level": []})
+
+    assert exempt == plain
+    assert own == noisy
+    assert len({half[0], plain[0], noisy[0]}) == 3
+
+
+def test_a_policy_stays_with_its_label_when_names_change_before_the_job_starts(striped, do):
+    labels = "/v1/projects/birds/labels"
+
+    def swap():
+        for name, new in (("level", "other"), ("upright", "level"), ("other", "upright")):
+            assert striped.patch(f"{labels}/{name}", json={"name": new}).status_code == 200
+
+    level = losses(striped, do, augmentation=[], per_class={"level": NOISY})
+    upright = losses(striped, do, augmentation=[], per_class={"upright": NOISY})
+
+    swapped = losses(striped, do, augmentation=[], per_class={"level": NOISY}, meanwhile=swap)
+
+    assert swapped == level != upright
+
+
+def test_a_label_deleted_before_the_job_starts_takes_its_policy_along(striped, do, png):
+    for n in range(2):
+        files = [("files", png("red", n))]
+        striped.post("/v1/projects/birds/labels/red/support", files=files)
+
+    def delete_label():
+        assert striped.delete("/v1/projects/birds/labels/red").status_code == 204
+
+    assert losses(striped, do, per_class={"red": NOISY}, meanwhile=delete_label)
+
+
+def test_policies_are_stored_by_the_ids_of_their_labels_so_the_same_job_is_known(striped):
+    label_id = striped.get("/v1/projects/birds/labels/level").json()["id"]
+    location = submit(striped, per_class={"level": NOISY})
+
+    again = striped.post(
+        JOBS, json={"kind": "finetune", "options": OPTIONS | {"per_class": {label_id: NOISY}}}
+    )
+
+    assert striped.get(location).json()["options"]["per_class"] == {label_id: NOISY}
+    assert again.status_code == 409
+
+
+def test_labels_that_do_not_exist_are_named_when_the_job_is_submitted(striped):
+    def refused(per_class):
+        answer = striped.post(
+            JOBS, json={"kind": "finetune", "options": OPTIONS | {"per_class": per_class}}
+        )
+        assert answer.status_code == 422, answer.text
+        assert answer.json()["type"] == "/problems/invalid-request"
+        return answer.json()["detail"]
+
+    label_id = striped.get("/v1/projects/birds/labels/level").json()["id"]
+
+    assert "'flat', 'steep'; GET" in refused({"flat": [], "level": [], "steep": NOISY})
+    assert "'n9' and 5 more" in refused({f"n{n}": [] for n in range(15)})
+    assert "two spellings" in refused({"level": [], label_id: NOISY})
+    assert not striped.get(JOBS).json()["items"]
+
+
+def test_a_job_waits_while_the_database_is_away(striped, do, monkeypatch):
+    location = submit(striped)
+    queue = type(striped.app.state.parts.queue)
+    record, losses = queue.record, iter(range(3))
+
+    def away(self, *arguments):
+        if next(losses, None) is not None:
+            raise OperationalError("INSERT", {}, Exception("connection refused"))
+        return record(self, *arguments)
+
+    monkeypatch.setattr(queue, "record", away)
+    monkeypatch.setattr(jobs, "PATIENCE_S", 0.01)
+
+    do(striped)
+
+    assert next(losses, None) is None
+    assert striped.get(location).json()["state"] == "succeeded"
+    told = [(data["run"], data["epoch"]) for data in events(striped, location)[:8]]
+    assert told == [(1, epoch) for epoch in range(1, 9)]
+
+
+@pytest.mark.cuda
+class TestOnCUDA:
+    @pytest.fixture
+    def settings(self, settings):
+        return settings.model_copy(update={"device": "cuda"})
+
+    def test_a_better_encoder_is_promoted(self, striped, do, stripes):
+        assert striped.get("/v1/version").json()["device"] == "cuda"
+        test_a_better_encoder_is_promoted_and_classifies_from_then_on(striped, do, stripes)

@@ -1,0 +1,320 @@
+"""The job that labels the whole pool at once, done in this process."""
+
+import io
+import json
+from uuid import UUID
+
+import pytest
+from rich.console import Console
+from rich.progress import Progress, TextColumn
+from sqlalchemy import delete, select
+
+from app.cli import terminal as watching
+from app.sql.tables import Embedding, Image, Job
+from handful.contract.jobs import EventRead, JobRead
+from models.transduction.alpha_tim import Transduction
+
+JOBS = "/v1/projects/birds/jobs"
+QUICK = {"epochs": 2, "rate": 0.01}
+RUNS = 16  # five folds, three times, and all labels
+
+
+def submit(service, **options):
+    given = {"alpha_tim": QUICK | options}
+    answer = service.post(JOBS, json={"kind": "transduce", "options": given})
+    assert answer.status_code == 202, answer.text
+    return answer.headers["Location"]
+
+
+def events(service, location, kind="metrics"):
+    items = service.get(f"{location}/events").json()["items"]
+    return [event["data"] for event in items if event["kind"] == kind]
+
+
+def lines(service, location):
+    answer = service.get(f"{location}/predictions")
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-type"] == "application/x-ndjson"
+    return [json.loads(line) for line in answer.text.splitlines()]
+
+
+def pool(service):
+    items = service.get("/v1/projects/birds/images", params={"state": "pool"}).json()["items"]
+    return [image["id"] for image in items]
+
+
+def digest(service, location):
+    with service.app.state.parts.queue.db.reading() as session:
+        job = UUID(location.rpartition("/")[2])
+        return session.scalars(select(Job.predictions).where(Job.id == job)).one()
+
+
+def test_every_image_of_the_pool_is_predicted_beside_what_the_head_says(striped, do):
+    waiting = pool(striped)
+    location = submit(striped)
+
+    do(striped)
+
+    job = striped.get(location).json()
+    assert job["state"] == "succeeded", job["error"]
+    result, found = job["result"], lines(striped, location)
+    assert [line["image"] for line in found] == waiting
+    assert result["images"] == len(found) == 4
+    assert result["changed"] == sum(line["label"] != line["head_label"] for line in found)
+    assert [one["label"] for one in result["labels"]] == ["level", "upright"]
+    for one in result["labels"]:
+        assert one["images"] == sum(line["label"] == one["label"] for line in found)
+    assert sum(one["share"] for one in result["labels"]) == pytest.approx(1, abs=1e-3)
+    assert all(0.5 <= line["probability"] <= 1 for line in found)
+    verdict = result["verdict"]
+    assert verdict["images"] == 32
+    assert verdict["better"] == verdict["against"]["head"]["better"]
+    assert {"accuracy", "before"} <= set(verdict["against"]["head"])
+    assert pool(striped) == waiting  # no label was set
+
+
+def test_the_label_of_the_head_is_that_of_classify(striped, do):
+    location = submit(striped)
+    do(striped)
+
+    for line in lines(striped, location):
+        content = striped.get(f"/v1/projects/birds/images/{line['image']}/content").content
+        answer = striped.post(
+            "/v1/projects/birds/classify", content=content, headers={"content-type": "image/png"}
+        )
+        assert answer.json()["predictions"][0]["label"] == line["head_label"]
+
+
+def test_each_fold_and_each_epoch_with_all_labels_tells_its_loss(striped, do):
+    location = submit(striped, epochs=3)
+
+    do(striped)
+
+    told = events(striped, location)
+    folds = [n % 5 + 1 for n in range(RUNS - 1)]
+    assert [(one["run"], one["fold"], one["epoch"]) for one in told] == [
+        *((n + 1, fold, 3) for n, fold in enumerate(folds)),
+        *((RUNS, None, epoch) for epoch in (1, 2, 3)),
+    ]
+    for one in told:
+        information = one["marginal_entropy"] - one["conditional_entropy"]
+        assert one["loss"] == pytest.approx(one["cross_entropy"] - information, abs=1e-4)
+    assert told[-1]["seconds_left"] == 0
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+def interrupt(service, do, monkeypatch, after):
+    """Do the oldest job until so many epochs are done, and let its lease run out."""
+    epoch, left = Transduction.__next__, iter(range(after))
+
+    def until_killed(self):
+        if self.epoch < self.epochs and next(left, None) is None:
+            raise Killed
+        return epoch(self)
+
+    monkeypatch.setattr(Transduction, "__next__", until_killed)
+    with pytest.raises(Killed):
+        do(service)
+    monkeypatch.setattr(Transduction, "__next__", epoch)
+    with service.app.state.parts.queue.db.writing() as session:
+        for job in session.scalars(select(Job).where(Job.lease_until.is_not(None))):
+            job.lease_until = job.created_at
+
+
+@pytest.mark.parametrize("after", [0, 7, 31])
+def test_an_interrupted_job_ends_bit_for_bit_as_if_it_had_not_been(striped, do, monkeypatch, after):
+    whole = submit(striped)
+    do(striped)
+    location = submit(striped)
+    interrupt(striped, do, monkeypatch, after)
+    done = []
+    epoch = Transduction.__next__
+    monkeypatch.setattr(Transduction, "__next__", lambda self: done.append(1) or epoch(self))
+
+    do(striped)
+
+    job, expected = striped.get(location).json(), striped.get(whole).json()
+    assert job["state"] == "succeeded", job["error"]
+    assert job["result"] == expected["result"]
+    assert digest(striped, location) == digest(striped, whole)
+    assert len(done) == 2 * RUNS - after + RUNS - after // 2  # each run ends by one look more
+    told = [[(e["run"], e["epoch"], e["loss"]) for e in events(striped, at)] for at in
+            (location, whole)]  # fmt: skip
+    assert told[0] == told[1]
+
+
+def test_labels_that_changed_since_the_checkpoint_start_it_over(striped, do, monkeypatch, stripes):
+    location = submit(striped)
+    interrupt(striped, do, monkeypatch, 5)
+    striped.post("/v1/projects/birds/pool", files=[("files", stripes("level", 90))])
+
+    do(striped)
+
+    assert striped.get(location).json()["result"]["images"] == 5
+    (message,) = events(striped, location, "message")
+    assert "starting over" in message["text"]
+
+
+def test_predictions_are_kept_while_their_project_is_there(striped, do):
+    location = submit(striped)
+    do(striped)
+    state, kept = striped.app.state, digest(striped, location)
+    blobs, in_use = state.promotions.blobs, state.versions.blob_in_use
+
+    blobs.sweep(in_use, grace_s=-1)
+    assert lines(striped, location)
+
+    striped.delete("/v1/projects/birds")
+    blobs.sweep(in_use, grace_s=-1)
+    with pytest.raises(FileNotFoundError):
+        blobs.get(kept)
+
+
+def test_predictions_that_are_known_are_not_sent_again(striped, do):
+    location = submit(striped)
+    do(striped)
+    tag = striped.get(f"{location}/predictions").headers["etag"]
+
+    again = striped.get(f"{location}/predictions", headers={"If-None-Match": tag})
+
+    assert again.status_code == 304
+    assert not again.content
+
+
+def test_without_predictions_the_answer_says_why(striped, do):
+    location = submit(striped)
+    waiting = striped.get(f"{location}/predictions")
+    do(striped)
+    striped.app.state.parts.promotions.blobs.remove(digest(striped, location))
+    lost = striped.get(f"{location}/predictions")
+    current = striped.get("/v1/projects/birds").json()["encoder"]["id"]
+    other = striped.post(JOBS, json={"kind": "promote", "options": {"version": current}})
+    do(striped)
+    none = striped.get(f"{other.headers['Location']}/predictions")
+    unknown = striped.get(f"{JOBS}/{current}/predictions")
+
+    assert (waiting.status_code, waiting.json()["type"]) == (409, "/problems/job-ended")
+    assert "queued and has no predictions yet" in waiting.json()["detail"]
+    assert (lost.status_code, none.status_code, unknown.status_code) == (404, 404, 404)
+    assert "start another one" in lost.json()["detail"]
+    assert "is a promote" in none.json()["detail"]
+
+
+def test_one_image_of_each_label_is_enough_but_for_a_verdict(birds, do, stripes):
+    for way in ("level", "upright"):
+        birds.post(f"/v1/projects/birds/labels/{way}/support", files={"files": stripes(way, 1)})
+    birds.post("/v1/projects/birds/pool", files={"files": stripes("level", 2)})
+    location = submit(birds)
+
+    do(birds)
+
+    job = birds.get(location).json()
+    assert job["state"] == "succeeded", job["error"]
+    assert not job["result"]["verdict"]["better"]
+    assert "too few labels to judge it" in job["result"]["verdict"]["reason"]
+    assert len(lines(birds, location)) == 1
+
+
+def test_a_project_that_is_not_ready_is_refused_with_what_is_missing(birds, stripes):
+    def refusal():
+        answer = birds.post(JOBS, json={"kind": "transduce"})
+        assert answer.status_code == 409, answer.text
+        return answer.json()
+
+    birds.post("/v1/projects/birds/labels/level/support", files={"files": stripes("level", 1)})
+    one_label = refusal()
+    birds.post("/v1/projects/birds/labels/upright/support", files={"files": stripes("upright", 1)})
+    no_pool = refusal()
+    birds.post("/v1/projects/birds/pool", files={"files": stripes("level", 2)})
+    with birds.app.state.parts.queue.db.writing() as session:
+        of_pool = select(Image.id).where(Image.label_id.is_(None))
+        session.execute(delete(Embedding).where(Embedding.image_id.in_(of_pool)))
+    not_embedded = refusal()
+
+    assert one_label["type"] == "/problems/too-few-labels"
+    assert "1 label(s)" in one_label["detail"]
+    assert no_pool["type"] == not_embedded["type"] == "/problems/empty-pool"
+    assert "upload images without a label" in no_pool["detail"]
+    assert "none of the 1 images in the pool has an embedding" in not_embedded["detail"]
+
+
+def test_images_without_embedding_are_left_out_and_counted(striped, do):
+    lost, *kept = pool(striped)
+    with striped.app.state.parts.queue.db.writing() as session:
+        session.execute(delete(Embedding).where(Embedding.image_id == UUID(lost)))
+    location = submit(striped)
+
+    do(striped)
+
+    assert striped.get(location).json()["result"]["skipped"] == 1
+    assert [line["image"] for line in lines(striped, location)] == kept
+
+
+def test_a_pool_that_was_emptied_meanwhile_fails_the_job_with_advice(striped, do):
+    location = submit(striped)
+    for image in pool(striped):
+        striped.delete(f"/v1/projects/birds/images/{image}")
+
+    do(striped)
+
+    job = striped.get(location).json()
+    assert job["state"] == "failed"
+    assert "upload images without a label" in job["error"]
+
+
+def test_a_rate_that_is_too_high_fails_the_job_with_advice(striped, do, monkeypatch):
+    location = submit(striped)
+    monkeypatch.setattr("models.transduction.alpha_tim.math.isfinite", lambda _: False)
+
+    do(striped)
+
+    assert "try a lower rate than 0.01" in striped.get(location).json()["error"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"alpha": 3},
+        {"alpha_tim": {"alpha": 0.5}},
+        {"alpha_tim": {"temperature": 0}},
+        {"alpha_tim": {"rate": "fast"}},
+        {"alpha_tim": {"entropy": "shannon"}},
+    ],
+)
+def test_options_that_do_not_exist_or_fit_are_refused(birds, options):
+    answer = birds.post(JOBS, json={"kind": "transduce", "options": options})
+
+    assert answer.status_code == 422, answer.text
+    assert "/body" in answer.json()["detail"]
+
+
+def test_the_same_job_is_refused_until_something_changes(striped, stripes):
+    submit(striped)
+    given = {"kind": "transduce", "options": {"alpha_tim": QUICK}}
+
+    again = striped.post(JOBS, json=given)
+    striped.post("/v1/projects/birds/pool", files=[("files", stripes("level", 70))])
+
+    assert again.status_code == 409
+    submit(striped)
+
+
+def test_a_terminal_shows_the_runs_and_what_came_out(striped, do):
+    location = submit(striped)
+    do(striped)
+    job = JobRead.model_validate(striped.get(location).json())
+    bar = Progress(TextColumn("{task.description}"), console=Console(file=io.StringIO()))
+    task = bar.add_task("queued", total=1.0, note="")
+    shown = []
+
+    for event in striped.get(f"{location}/events").json()["items"]:
+        if event["kind"] == "metrics":
+            watching._show(bar, task, EventRead.model_validate(event))
+            shown.append(bar.tasks[0].description)
+
+    assert (shown[0], shown[-1]) == ("fold 1", "the whole pool")
+    assert bar.tasks[0].completed == 1
+    assert watching._short(job).startswith(f"{job.result['changed']} of 4 images get another")

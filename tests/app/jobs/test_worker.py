@@ -1,0 +1,340 @@
+"""The worker and its processes: real ones, ended in every way there is."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from functools import partial
+
+import pytest
+from sqlalchemy import text
+
+from app.encoders.promotion import Promotions
+from app.jobs import worker as module
+from app.jobs.job_queue import JobQueue
+from app.jobs.process import run_job
+from app.jobs.worker import Worker
+from app.sql import database as db
+from app.sql.database import Database
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+OPTIONS = {
+    "methods": [{"name": "full"}],
+    "recipe": {"epochs": 4, "rate": 3e-3, "batch_size": 8},
+    "augmentation": [],
+    "folds": 2,
+    "promote": "never",
+}
+LONG = OPTIONS | {"recipe": OPTIONS["recipe"] | {"epochs": 100_000}}
+LEASE_S = 4.0  # long enough for a busy machine
+PATIENCE_S = 240.0
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def settings(settings, request):
+    """Short leases, a checkpoint after each epoch, on both databases."""
+    settings = settings.model_copy(
+        update={"lease_seconds": LEASE_S, "checkpoint_seconds": 0.0, "training_threads": 1}
+    )
+    if request.param == "sqlite":
+        return settings
+    return settings.model_copy(update={"database_url": request.getfixturevalue("postgresql")()})
+
+
+@pytest.fixture
+def worker(striped, settings):
+    """A worker in a thread of this process; its jobs run in processes of their own."""
+    made = Worker(settings, striped.app.state.parts.queue.db)
+    thread = threading.Thread(target=made.run)
+    thread.start()
+    yield made
+    made.stop.set()
+    thread.join(PATIENCE_S)
+    assert not thread.is_alive()
+
+
+def submit(service, options):
+    answer = service.post("/v1/projects/birds/jobs", json={"kind": "finetune", "options": options})
+    assert answer.status_code == 202, answer.text
+    return answer.headers["Location"]
+
+
+def wait_for(what):
+    deadline = time.monotonic() + PATIENCE_S
+    while not (found := what()):
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)
+    return found
+
+
+def wait_until(service, location, *states):
+    return wait_for(lambda: (job := service.get(location).json())["state"] in states and job)
+
+
+def epochs(service, location):
+    items = service.get(f"{location}/events?limit=1000").json()["items"]
+    return [e["data"]["epoch"] for e in items if e["kind"] == "metrics"]
+
+
+def told(service, location):
+    items = service.get(f"{location}/events?limit=1000").json()["items"]
+    return [e["data"] for e in items if e["kind"] == "state"]
+
+
+def job_process() -> int:
+    """The process of the job that runs below this one."""
+    return wait_for(lambda: child_of(os.getpid()))
+
+
+def child_of(parent: int) -> int | None:
+    """A process that `multiprocessing` started below another."""
+    children = subprocess.run(
+        ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(parent)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    lines = [line for line in children.stdout.splitlines() if "spawn_main" in line]
+    return int(lines[0].split()[0]) if lines else None
+
+
+def start_slowly(*given):
+    """As the process of a job that needs longer than a lease to import what it needs."""
+    time.sleep(LEASE_S + 1)
+    run_job(*given)
+
+
+def end_early(how, *given):
+    """As a process that a signal comes for in its third epoch, in the middle of a transaction."""
+    record = JobQueue.record
+
+    def recording(queue, claim, kind, data):
+        record(queue, claim, kind, data)
+        if claim.attempt == 1 and kind == "metrics" and data["epoch"] == 3:
+            with queue.holding(claim):
+                os.kill(os.getpid(), how)
+
+    JobQueue.record = recording
+    run_job(*given)
+
+
+def exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_a_job_runs_to_its_end_in_a_process_of_its_own(striped, worker):
+    location = submit(striped, OPTIONS)
+
+    job = wait_until(striped, location, "succeeded", "failed")
+
+    assert job["state"] == "succeeded", job["error"]
+    assert job["attempt"] == 1
+    assert [t["state"] for t in told(striped, location)] == [
+        "queued",
+        "preparing",
+        "running",
+        "succeeded",
+    ]
+
+
+def test_a_process_that_starts_slowly_does_not_stand_still(striped, settings, monkeypatch):
+    monkeypatch.setattr(module, "run_job", start_slowly)
+    location = submit(striped, OPTIONS)
+
+    Worker(settings, striped.app.state.parts.queue.db).run(until_idle=True)
+
+    job = striped.get(location).json()
+    assert (job["state"], job["attempt"]) == ("succeeded", 1), job["error"]
+
+
+def test_a_running_job_is_cancelled_and_its_process_gone(striped, worker):
+    location = submit(striped, LONG)
+    wait_for(lambda: epochs(striped, location))
+    pid = job_process()
+
+    striped.post(f"{location}/cancel")
+
+    job = wait_until(striped, location, "cancelled")
+    assert job["cancel_requested"]
+    wait_for(lambda: not exists(pid))
+    count = len(epochs(striped, location))
+    time.sleep(0.5)
+    assert len(epochs(striped, location)) == count
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_job_whose_process_dies_or_stands_still_goes_on_from_its_checkpoint(
+    striped, worker, monkeypatch, how
+):
+    monkeypatch.setattr(module, "run_job", partial(end_early, how))
+    location = submit(striped, OPTIONS)
+
+    job = wait_until(striped, location, "succeeded", "failed")
+    assert job["state"] == "succeeded", job["error"]
+    assert job["attempt"] == 2
+    (reason,) = [t["reason"] for t in told(striped, location) if t["state"] == "interrupted"]
+    assert ("SIGKILL" if how == signal.SIGKILL else "stood still") in reason
+    told_epochs = epochs(striped, location)
+    assert told_epochs[:4] == [1, 2, 3, 4]  # each epoch of the first fold once
+
+
+@pytest.mark.parametrize("method", ["moco", "deepcluster"])
+def test_a_pretraining_that_was_killed_ends_as_if_it_had_not_been(
+    striped, settings, worker, monkeypatch, method
+):
+    if settings.database_url:
+        pytest.skip("what is told apart is the training, not the database")
+    options = {
+        "method": {"name": method},
+        "encoder": {"name": "conv4", "options": {"width": 8, "image_side": 16}},
+        "epochs": 5,
+        "batch_size": 12,
+        "promote": "never",
+    }
+
+    def run():
+        job = {"kind": "pretrain", "options": options}
+        location = striped.post("/v1/projects/birds/jobs", json=job).headers["Location"]
+        job = wait_until(striped, location, "succeeded", "failed")
+        assert job["state"] == "succeeded", job["error"]
+        items = striped.get(f"{location}/events?limit=1000").json()["items"]
+        curve = [(e["data"]["epoch"], e["data"]["loss"]) for e in items if e["kind"] == "metrics"]
+        version = f"/v1/projects/birds/encoders/{job['result']['version']}/weights"
+        return curve, striped.get(version).content, job["attempt"]
+
+    curve, weights, _ = run()
+    assert len(curve) == 5
+
+    monkeypatch.setattr(module, "run_job", partial(end_early, signal.SIGKILL))
+    again, same, attempts = run()
+    assert attempts == 2
+    assert again == curve
+    assert same == weights
+
+
+def test_a_stopped_worker_gives_its_job_back_and_the_attempt_does_not_count(striped, settings):
+    first = Worker(settings, striped.app.state.parts.queue.db)
+    thread = threading.Thread(target=first.run)
+    thread.start()
+    location = submit(striped, LONG)
+    wait_for(lambda: epochs(striped, location))
+
+    first.stop.set()
+    thread.join(PATIENCE_S)
+
+    job = striped.get(location).json()
+    assert (job["state"], job["attempt"]) == ("interrupted", 0)
+    assert told(striped, location)[-1]["reason"] == "its worker was stopped"
+
+
+def test_the_process_of_a_job_dies_with_its_worker(striped, settings):
+    location = submit(striped, LONG)
+    command = [sys.executable, "-m", "app.cli", "worker"]
+    environment = os.environ | {
+        "HANDFUL_DATA_DIR": str(settings.data_dir),
+        "HANDFUL_DATABASE_URL": settings.database_url,
+        "HANDFUL_DEVICE": "cpu",
+        "HANDFUL_LEASE_SECONDS": str(LEASE_S),
+        "HANDFUL_TRAINING_THREADS": "1",
+    }
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: epochs(striped, location))
+        pid = wait_for(lambda: child_of(process.pid))
+        process.kill()
+        process.wait(PATIENCE_S)
+
+        wait_for(lambda: not exists(pid))
+    finally:
+        process.kill()
+    count = len(epochs(striped, location))
+    time.sleep(0.5)
+    assert len(epochs(striped, location)) == count
+
+
+def test_a_promotion_waits_while_the_database_is_locked(striped, settings, do, monkeypatch):
+    if settings.database_url:
+        pytest.skip("PostgreSQL has no lock on all of it")
+    location = submit(striped, OPTIONS | {"promote": "always"})
+    monkeypatch.setattr(db, "BUSY_TIMEOUT_S", 1)  # of the connections of the job
+    impatient = Database(settings.database)
+    write, locks = Promotions._write, iter(range(2))  # for the first try, and for the second
+
+    def lock_and_write(self, *given):
+        if next(locks, None) is not None:
+            locked = threading.Event()
+            threading.Thread(target=hold_lock, args=(settings.database, locked)).start()
+            locked.wait(PATIENCE_S)
+        write(self, *given)
+
+    monkeypatch.setattr(Promotions, "_write", lock_and_write)
+    queue = JobQueue(impatient)
+    promotions = replace(striped.app.state.parts.promotions, db=impatient)
+
+    do(striped, db=impatient, queue=queue, promotions=promotions)
+
+    job = striped.get(location).json()
+    assert (job["state"], job["error"]) == ("succeeded", None)
+    assert job["result"]["promoted"]
+    impatient.close()
+
+
+def hold_lock(url: str, locked: threading.Event) -> None:
+    """Keep others from writing for longer than they wait."""
+    other = Database(url)
+    with other.writing() as session:
+        session.execute(text("SELECT 1"))  # only now does the transaction begin
+        locked.set()
+        time.sleep(2)
+    other.close()
+
+
+def test_the_worker_command_ends_when_no_job_waits(striped, settings):
+    location = submit(striped, OPTIONS)
+    environment = os.environ | {
+        "HANDFUL_DATA_DIR": str(settings.data_dir),
+        "HANDFUL_DATABASE_URL": settings.database_url,
+        "HANDFUL_DEVICE": "cpu",
+    }
+
+    subprocess.run(
+        [sys.executable, "-m", "app.cli", "worker", "--until-idle"],
+        env=environment,
+        check=True,
+        timeout=100,
+        capture_output=True,
+    )
+
+    assert striped.get(location).json()["state"] == "succeeded"
+
+
+SIGNALS = """
+import os, signal, sys, threading
+from app.worker import stop_on_signals
+
+sys.setswitchinterval(1e-6)  # so that signals come while others are handled
+stop = threading.Event()
+stop_on_signals(stop)
+send = threading.Thread(
+    target=lambda: [os.kill(os.getpid(), signal.SIGTERM) for _ in range(20_000)]
+)
+send.start()
+while send.is_alive():
+    stop.wait(0.001)
+assert stop.wait(10)
+"""
+
+
+def test_signals_that_interrupt_each_other_stop_a_worker():
+    # With an event set in the handler itself, this never ended.
+    done = subprocess.run([sys.executable, "-c", SIGNALS], timeout=PATIENCE_S, check=False)
+
+    assert done.returncode == 0
