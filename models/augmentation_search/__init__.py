@@ -19,6 +19,7 @@ from models.augmentation import Augmentation, apply
 from models.encoders import Encoder
 from models.evaluation.comparison import Verdict, compare
 from models.evaluation.folds import stratified_folds
+from models.registry import plugin_name
 from models.training.loop import Images
 
 EMBED_BATCH = 32
@@ -160,10 +161,10 @@ class Proxy:
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Remember the judgements of a proxy of the same encoder, images and options."""
-        for name, kept in state.items():
-            predicted = kept["predicted"]
+        for name, stored in state.items():
+            predicted = stored["predicted"]
             right = (predicted == self.targets).float()
-            self._judged[name] = PolicyScore(predicted, right, kept["likelihood"])
+            self._judged[name] = PolicyScore(predicted, right, stored["likelihood"])
 
     def _judge(self, candidate: PolicyCandidate) -> PolicyScore:
         copies = [self.clean, *self._augmented(candidate)]  # each (M, D)
@@ -208,8 +209,8 @@ class Proxy:
         copies = [copy.clone() for copy in self._copies(candidate.policy)]
         for label, policy in candidate.per_class:
             members = self.targets == label
-            for copy, own in zip(copies, self._copies(policy), strict=True):
-                copy[members] = own[members]
+            for copy, augmented in zip(copies, self._copies(policy), strict=True):
+                copy[members] = augmented[members]
         return copies
 
     def _copies(self, policy: Policy) -> list[Tensor]:
@@ -222,10 +223,10 @@ class Proxy:
         """A copy of all images, remembered by the policy that made it."""
         key = (describe(PolicyCandidate(policy)), view)
         if key not in self._wholes:
-            chance = self._chance(view)
+            generator = self._generator(view)
             shares = F.one_hot(self.targets).float()
             changed = [
-                self._embed(apply(policy, self._values(part), shares[part], chance)[0])
+                self._embed(apply(policy, self._values(part), shares[part], generator)[0])
                 for part in _batches(len(self.targets))
             ]
             self._wholes[key] = self._reduce(torch.cat(changed))
@@ -235,8 +236,8 @@ class Proxy:
         """A copy of all images, each remembered by the operations that made it."""
         (augmentation,) = policy
         assert isinstance(augmentation, Chained)
-        chains = augmentation.draw(len(self.targets), self._chance(view))
-        rows = {n: self._known(n, chain) for n, chain in enumerate(chains)}
+        chains = augmentation.draw(len(self.targets), self._generator(view))
+        rows = {n: self._remembered(n, chain) for n, chain in enumerate(chains)}
         missing = torch.tensor([n for n, row in rows.items() if row is None], dtype=torch.long)
         for part in (missing[batch] for batch in _batches(len(missing))):
             numbers = part.tolist()
@@ -246,7 +247,7 @@ class Proxy:
                 self._rows |= {(n, chains[n]): rows[n] for n in numbers}
         return torch.stack([row for row in rows.values() if row is not None])
 
-    def _known(self, image: int, chain: Hashable) -> Tensor | None:
+    def _remembered(self, image: int, chain: Hashable) -> Tensor | None:
         return self.clean[image] if chain == () else self._rows.get((image, chain))
 
     def _values(self, part: Int[Tensor, " B"]) -> Float[Tensor, "B 3 S S"]:
@@ -255,7 +256,7 @@ class Proxy:
     def _embed(self, values: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B D"]:
         return self._encoder.embed((values * 255).round().to(torch.uint8)).clone()
 
-    def _chance(self, view: int) -> Generator:
+    def _generator(self, view: int) -> Generator:
         """The luck of a view: the same for all candidates, so that they differ by nothing else."""
         return Generator().manual_seed(1000 * self._seed + view)
 
@@ -279,13 +280,13 @@ def best(proxy: Proxy, trials: Sequence[PolicyTrial]) -> SearchResult:
     What is compared is honest: the images of each fold are judged by the trial that did best on the
     other folds, so that the accuracy is not flattered by the choice.
     """
-    found = max(trials, key=lambda trial: trial.judged.score)
+    winner = max(trials, key=lambda trial: trial.judged.score)
     right = torch.zeros(len(proxy.targets))
     for fold in proxy.folds:
-        other = max(trials, key=lambda trial: float(trial.judged.likelihood[fold.train].mean()))
-        right[fold.test] = other.judged.right[fold.test]
+        selected = max(trials, key=lambda trial: float(trial.judged.likelihood[fold.train].mean()))
+        right[fold.test] = selected.judged.right[fold.test]
     verdict = compare(right, proxy.judge(NOTHING).right, proxy.targets)
-    return SearchResult(found.candidate, found.judged, right, verdict, "nothing")
+    return SearchResult(winner.candidate, winner.judged, right, verdict, "nothing")
 
 
 def documents(policy: Policy) -> list[dict[str, Any]]:
@@ -294,7 +295,7 @@ def documents(policy: Policy) -> list[dict[str, Any]]:
         json.dumps(
             [
                 {
-                    "name": type(augmentation).__module__.rpartition(".")[2],
+                    "name": plugin_name(augmentation),
                     "options": asdict(augmentation),  # type: ignore[call-overload]
                 }
                 for augmentation in policy
@@ -312,11 +313,11 @@ def describe(candidate: PolicyCandidate) -> str:
 
 def balanced(targets: Int[Tensor, " N"], limit: int, seed: int = 0) -> Int[Tensor, " M"]:
     """Positions of at most `limit` images, drawn from the classes in turn."""
-    chance = Generator().manual_seed(seed)
+    generator = Generator().manual_seed(seed)
     turn = torch.zeros_like(targets)
     for label in range(int(targets.max()) + 1):
         members = (targets == label).nonzero().squeeze(1)
-        turn[members] = torch.randperm(len(members), generator=chance)
+        turn[members] = torch.randperm(len(members), generator=generator)
     return turn.argsort(stable=True)[:limit].sort().values
 
 

@@ -69,7 +69,7 @@ def test_after_each_of_many_labels_the_ranking_is_that_of_a_full_recompute():
 def test_no_score_moves_farther_than_its_bound():
     before, after = fitted(seeds(5), 0.05), fitted(seeds(6), 0.05)
     remembered = remember(before, POINTS)
-    moved = remembered.moved(after)
+    moved = remembered.logit_moves(after)
     then, now = before.probabilities(POINTS.float()), after.probabilities(POINTS.float())
     reach = (then * (moved + moved.max()).exp()).clamp_max(1) @ moved
 
@@ -118,12 +118,12 @@ def test_only_classes_that_moved_far_and_images_that_are_new_are_computed_again(
 
     second = remember(after, POINTS, first)
 
-    assert first.moved(after)[2] > WORN
+    assert first.logit_moves(after)[2] > WORN
     kept = [0, 1, 3, 4]
     assert torch.equal(second.cosines[kept, :300], first.cosines[kept])
     assert torch.allclose(second.cosines[2], after.scores(POINTS.float())[:, 2], atol=1e-6)
     assert torch.equal(second.centroids[kept], first.centroids[kept])
-    assert second.moved(after).max() <= WORN
+    assert second.logit_moves(after).max() <= WORN
     assert len(second.lengths) == IMAGES
 
 
@@ -141,7 +141,7 @@ def test_cosines_computed_again_are_exact_even_close_to_the_mean(spread):
     after = head(torch.cat([seeds(5), (TRUTH == 2).nonzero().flatten()[5:9]]))
     second = remember(after, points, first)
 
-    assert first.moved(after)[2] > WORN
+    assert first.logit_moves(after)[2] > WORN
     expected = after.scores(points.double())[:, 2].float()
     assert (second.cosines[2] - expected).abs().max() < ROUNDING
 

@@ -20,7 +20,7 @@ from models.pretraining import (
     STRIKES,
     Collapsed,
     Pretext,
-    Seen,
+    PretextLoss,
     Unsuited,
     resolve_recipe,
     start,
@@ -84,7 +84,7 @@ def training(name: str, encoder: str = "conv", recipe: Recipe = RECIPE) -> Train
 def batch_of(objective: Pretext, count: int = 16) -> Batch:
     positions = torch.arange(count)
     images = pictures()[positions].float() / 255
-    views, shares = objective.see(images, torch.zeros(count, 0), Generator().manual_seed(1))
+    views, shares = objective.make_views(images, torch.zeros(count, 0), Generator().manual_seed(1))
     return Batch(views, positions, shares)
 
 
@@ -301,11 +301,11 @@ class Forgetful(Pretext):
         super().__init__(conv())
         self.collapses, self.value, self.alike = collapses, loss, alike
 
-    def learn(self, batch):
+    def pretext_loss(self, batch):
         first = torch.randn(16, 8)
         first = torch.ones(16, 8) if self.collapses else first
         second = first if self.alike else torch.randn(16, 8)
-        return Seen(torch.tensor(self.value), [first, second])
+        return PretextLoss(torch.tensor(self.value), [first, second])
 
 
 def look_at(objective: Pretext) -> None:
@@ -382,7 +382,7 @@ def no_stop_gradient(digits: Tensor) -> Training:
     """BYOL of which both networks are one, that learns from both sides."""
     run = on_digits(digits, "byol", hidden=64, projection=32)
     objective = run.objective
-    objective._wanted = lambda views: [
+    objective._targets = lambda views: [
         objective.head(objective.encoder.features(view)) for view in views
     ]
     return run

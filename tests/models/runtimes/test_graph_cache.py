@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-import models.runtimes.graph_cache
 import pytest
 import torch
 
+import models.runtimes.graph_cache
 from models.encoders import Encoder
 from models.encoders.architectures.conv4 import Conv4
 from models.runtimes import Resources, RuntimeUnavailable

@@ -126,7 +126,8 @@ def lane_speeds(monkeypatch):
     def make(*speeds):
         found = dict(zip((1, 4, 8), speeds, strict=True))
         monkeypatch.setattr(
-            "models.runtimes.selector.speed_of_streams", lambda embed, encoder, size, lanes: found[size]
+            "models.runtimes.selector.speed_of_streams",
+            lambda embed, encoder, size, lanes: found[size],
         )
 
     return make

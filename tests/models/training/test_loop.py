@@ -31,7 +31,7 @@ class Linear(Objective):
                     parameter))  # fmt: skip
         self.seen: list[Batch] = []
 
-    def see(self, images, shares, chance):
+    def make_views(self, images, shares, chance):
         if images.ndim == 4:
             images, shares = Noise()(images, shares, chance)
         return [images], shares
@@ -199,7 +199,7 @@ class Unlabeled(Linear):
         super().__init__()
         self.told: list[tuple[int, float] | float] = []
 
-    def see(self, images, shares, chance):
+    def make_views(self, images, shares, chance):
         return [images, images.flip(3)], shares
 
     def loss(self, batch: Batch) -> Tensor:

@@ -33,7 +33,8 @@ def test_flips_mirror():
 
 def test_rotation_is_that_of_torchvision(monkeypatch):
     monkeypatch.setattr(
-        "models.augmentation.kinds.geometric.uniform", lambda n, low, high, _: torch.full((n,), high)
+        "models.augmentation.kinds.geometric.uniform",
+        lambda n, low, high, _: torch.full((n,), high),
     )
 
     turned = changed(degrees=20.0)[:, :, 8:24, 8:24]  # without what was mirrored at the border

@@ -77,6 +77,6 @@ def test_only_the_second_view_is_solarized():
         Conv4(width=8, image_side=48).build(), 40
     )
 
-    (first, second), _ = method.see(white, torch.zeros(40, 0), Generator().manual_seed(0))
+    (first, second), _ = method.make_views(white, torch.zeros(40, 0), Generator().manual_seed(0))
 
     assert float(second.max()) <= 0.5 < float(first.max())

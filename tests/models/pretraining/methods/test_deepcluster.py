@@ -80,7 +80,7 @@ def test_a_step_remembers_the_first_view_of_its_images_only():
     before, positions = objective.bank.features.clone(), torch.tensor([7, 30, 2, 19])
     views = [torch.rand(4, 3, 48, 48, generator=Generator().manual_seed(n)) for n in range(2)]
 
-    seen = objective.learn(Batch(views, positions, torch.zeros(4, 0)))
+    seen = objective.pretext_loss(Batch(views, positions, torch.zeros(4, 0)))
 
     others = torch.ones(40, dtype=torch.bool)
     others[positions] = False

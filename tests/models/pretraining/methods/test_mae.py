@@ -80,7 +80,7 @@ def test_what_is_hidden_never_reaches_the_features(name):
     found = []
     for one in (seen, changed, other):
         torch.manual_seed(1)
-        found.append(method.learn(one))
+        found.append(method.pretext_loss(one))
 
     assert torch.equal(found[0].features[0], found[1].features[0])
     assert not torch.allclose(found[0].features[0], found[2].features[0], atol=1e-4)
@@ -91,7 +91,7 @@ def test_what_is_hidden_never_reaches_the_features(name):
 def test_views_are_crops_that_keep_their_colours(name):
     red = torch.tensor([0.9, 0.2, 0.1]).view(1, 3, 1, 1).expand(4, 3, 48, 48)
 
-    ((view,), _) = objective(name).see(red, torch.zeros(4, 0), Generator().manual_seed(0))
+    ((view,), _) = objective(name).make_views(red, torch.zeros(4, 0), Generator().manual_seed(0))
 
     assert torch.allclose(view, red, atol=1e-5)
 
