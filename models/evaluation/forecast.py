@@ -13,6 +13,7 @@ https://arxiv.org/abs/2103.10948). Few points hardly determine c, so that the fi
 between 0.1 and 1.5 count by their likelihood.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -108,10 +109,7 @@ def learning_curve(
     chances = torch.zeros_like(accuracies)  # variance of each from the images it was judged on
     for repetition in range(repetitions):
         rows = torch.randperm(len(targets), generator=generator)[:MOST_IMAGES]
-        rank, shots = _ranks(targets[rows], classes)
-        for h, share in enumerate(SHARES):
-            part_sizes = _part_sizes(shots, share)[targets[rows]]
-            learned, judged = rows[rank < part_sizes], rows[rank >= part_sizes][:MOST_JUDGED]
+        for h, (learned, judged) in enumerate(_parts(rows, targets[rows], classes)):
             if not len(judged):
                 continue
             present, codes = torch.unique(targets[learned], return_inverse=True)
@@ -129,13 +127,7 @@ def learning_curve(
     few = len(targets) < FEWEST_SHOTS * len(torch.unique(targets))
     if leave_one_out is None or few or not len(curve.sizes):
         return curve
-    judged = torch.bincount(targets)[targets] > 1
-    return LearningCurve(
-        torch.cat([curve.sizes, torch.tensor([len(targets) - 1])]),
-        torch.cat([curve.tested, judged[None].double()]),
-        torch.cat([curve.right, (judged & leave_one_out)[None].double()]),
-        torch.cat([curve.deviation, curve.deviation[-1:]]),
-    )
+    return _with_leave_one_out(curve, targets, leave_one_out)
 
 
 def forecast(curve: LearningCurve, labels: int, *, seed: int = 0) -> Forecast:
@@ -203,16 +195,24 @@ def enough(
         )
     if forecast is None:
         return Sufficiency(None, "there are too few labels for a learning curve")
-    doubled = f"{forecast.labels} labels would give about {_percent(forecast.accuracy.value)}"
-    between = f"({_percent(forecast.accuracy.low)} to {_percent(forecast.accuracy.high)})"
-    if target is not None and forecast.accuracy.high < target:
+    if target is not None:
+        return _short_of(target, forecast)
+    return _worth_more(gain, forecast)
+
+
+def _short_of(target: float, forecast: Forecast) -> Sufficiency:
+    """The labels are not enough for the target; whether more labels would be."""
+    if forecast.accuracy.high < target:
         return Sufficiency(
             False,
-            f"{doubled} {between}, still under the wanted {_percent(target)}: more labels "
+            f"{_doubled(forecast)}, still under the wanted {_percent(target)}: more labels "
             "alone will hardly do, another encoder or fine-tuning may",
         )
-    if target is not None:
-        return Sufficiency(False, f"{doubled} {between}; {_percent(target)} are wanted")
+    return Sufficiency(False, f"{_doubled(forecast)}; {_percent(target)} are wanted")
+
+
+def _worth_more(gain: float, forecast: Forecast) -> Sufficiency:
+    """Whether twice the labels would add at least `gain`."""
     if forecast.gain.high < gain:
         return Sufficiency(
             True, f"twice the labels would hardly add more than {_points(forecast.gain.high)}"
@@ -220,12 +220,43 @@ def enough(
     if forecast.gain.value >= gain:
         return Sufficiency(
             False,
-            f"{doubled} {between}: {_points(forecast.gain.value)} more than now",
+            f"{_doubled(forecast)}: {_points(forecast.gain.value)} more than now",
         )
     return Sufficiency(
         None,
         f"twice the labels would probably add {_points(forecast.gain.value)}, but it may be "
         f"{_points(forecast.gain.high)}",
+    )
+
+
+def _doubled(forecast: Forecast) -> str:
+    accuracy = forecast.accuracy
+    return (
+        f"{forecast.labels} labels would give about {_percent(accuracy.value)} "
+        f"({_percent(accuracy.low)} to {_percent(accuracy.high)})"
+    )
+
+
+def _parts(
+    rows: Int[Tensor, " M"], targets: Int[Tensor, " M"], classes: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """By each share, the rows of a part of the support and those that it leaves out to judge by."""
+    rank, shots = _ranks(targets, classes)
+    for share in SHARES:
+        sizes = _part_sizes(shots, share)[targets]
+        yield rows[rank < sizes], rows[rank >= sizes][:MOST_JUDGED]
+
+
+def _with_leave_one_out(
+    curve: LearningCurve, targets: Int[Tensor, " M"], right: Bool[Tensor, " M"]
+) -> LearningCurve:
+    """The curve with one more point, by the head fitted to all images but the judged one."""
+    judged = torch.bincount(targets)[targets] > 1
+    return LearningCurve(
+        torch.cat([curve.sizes, torch.tensor([len(targets) - 1])]),
+        torch.cat([curve.tested, judged[None].double()]),
+        torch.cat([curve.right, (judged & right)[None].double()]),
+        torch.cat([curve.deviation, curve.deviation[-1:]]),
     )
 
 

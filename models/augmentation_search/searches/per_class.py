@@ -9,14 +9,9 @@ from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
 from models.augmentation.kinds.geometric import Geometric
-from models.augmentation_search import (
-    Policy,
-    PolicyCandidate,
-    PolicyScore,
-    PolicyTrial,
-    Proxy,
-    SearchResult,
-)
+from models.augmentation_search import PolicyTrial, SearchResult
+from models.augmentation_search.candidates import Policy, PolicyCandidate, PolicyScore
+from models.augmentation_search.proxy import Proxy
 from models.augmentation_search.searches import searches
 from models.evaluation.comparison import RESAMPLES, compare
 

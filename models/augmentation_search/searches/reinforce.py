@@ -10,7 +10,9 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
 from models.augmentation.kinds.autoaugment import MOST, STEPS, STRONGEST, AutoAugment, Name, Step
-from models.augmentation_search import PolicyCandidate, PolicyTrial, Proxy, SearchResult, best
+from models.augmentation_search import PolicyTrial, SearchResult, best
+from models.augmentation_search.candidates import PolicyCandidate
+from models.augmentation_search.proxy import Proxy
 from models.augmentation_search.searches import searches
 from models.registry import require_within
 

@@ -76,12 +76,7 @@ class Ridge(CenteredHead):
         shots = support.shots
         sums = class_means(features, support.targets, shots) * shots[:, None]
         inside = sums @ basis
-        choices = PENALTIES if support.repeated else (PENALTY,)
-        if self.penalty is not None:
-            choices = (self.penalty,)
-        expected = EXPECTED_TEMPERATURE
-        if not support.repeated:
-            expected = TEMPERATURE_ALONE / (1 + choices[0])
+        choices = self._choices(support)
         fitted = []
         for penalty in choices:
             inverse = 1 / (eigenvalues + penalty)
@@ -109,8 +104,16 @@ class Ridge(CenteredHead):
                 for head in fitted
             )
 
+        expected = EXPECTED_TEMPERATURE
+        if not support.repeated:
+            expected = TEMPERATURE_ALONE / (1 + choices[0])
         prior = _log_without(shots, targets)
         return best_by_leave_one_out(fitted, support, expected, left_out, prior)
+
+    def _choices(self, support: Support) -> tuple[float, ...]:
+        if self.penalty is not None:
+            return (self.penalty,)
+        return PENALTIES if support.repeated else (PENALTY,)
 
     def _directions(self, dim: int) -> Float[Tensor, "D P"] | None:
         if not self.features:

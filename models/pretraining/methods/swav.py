@@ -110,10 +110,8 @@ class _Objective(Pretext):
         helped = float(self.progress) >= QUEUE_FROM
         before = self.queue.inside() if helped else self.queue.inside()[:0]
         codes = [
-            sinkhorn(torch.cat([features, before]) @ prototypes.T, self.options.epsilon)[
-                : len(features)
-            ]
-            for features in large
+            sinkhorn(torch.cat([z, before]) @ prototypes.T, self.options.epsilon)[: len(z)]
+            for z in large
         ]
         self.queue.push(torch.cat(list(large)), batch.positions.repeat(len(large)))
         return codes

@@ -49,7 +49,7 @@ def same_picks(first, second) -> bool:
 
 
 def test_after_each_of_many_labels_the_ranking_is_that_of_a_full_recompute():
-    chance = torch.Generator().manual_seed(1)
+    generator = torch.Generator().manual_seed(1)
     for score, slope, strategy in (
         (closeness, CLOSENESS_SLOPE, Margin()),
         (doubt, DOUBT_SLOPE, LeastConfidence()),
@@ -62,7 +62,7 @@ def test_after_each_of_many_labels_the_ranking_is_that_of_a_full_recompute():
             quick = remembered.best(head, POINTS, rows, score, slope, 10)
             whole = strategy.rank(Pool(POINTS, rows, head.probabilities), 10)
             assert same_picks(quick, whole)
-            new = rows[int(torch.randint(len(rows), (), generator=chance))]
+            new = rows[int(torch.randint(len(rows), (), generator=generator))]
             labeled = torch.cat([labeled, new[None]])
 
 
@@ -82,9 +82,9 @@ def test_no_score_moves_farther_than_its_bound():
 
 @pytest.mark.parametrize("uncertainty", [closeness, doubt])
 def test_where_all_logits_move_a_little_an_uncertainty_moves_by_a_share_of_itself(uncertainty):
-    chance = torch.Generator().manual_seed(2)
-    logits = 8 * torch.randn(2000, CLASSES, generator=chance, dtype=torch.float64)
-    moves = 0.02 * (2 * torch.rand(2000, CLASSES, generator=chance, dtype=torch.float64) - 1)
+    generator = torch.Generator().manual_seed(2)
+    logits = 8 * torch.randn(2000, CLASSES, generator=generator, dtype=torch.float64)
+    moves = 0.02 * (2 * torch.rand(2000, CLASSES, generator=generator, dtype=torch.float64) - 1)
 
     then, now = (uncertainty(z.softmax(dim=1)) for z in (logits, logits + moves))
 

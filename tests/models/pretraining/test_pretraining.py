@@ -58,12 +58,12 @@ def shallow() -> Encoder:
 
 def pictures(count: int = 40) -> Tensor:
     """Blobs of their own colour, size and place, on a background of its own."""
-    chance = Generator().manual_seed(0)
+    generator = Generator().manual_seed(0)
     y, x = torch.meshgrid(torch.linspace(0, 1, SIDE), torch.linspace(0, 1, SIDE), indexing="ij")
-    place = torch.rand(count, 2, 1, 1, generator=chance)
-    size = 0.05 + 0.2 * torch.rand(count, 1, 1, generator=chance)
+    place = torch.rand(count, 2, 1, 1, generator=generator)
+    size = 0.05 + 0.2 * torch.rand(count, 1, 1, generator=generator)
     blob = (-((x - place[:, 0]) ** 2 + (y - place[:, 1]) ** 2) / size**2).exp().unsqueeze(1)
-    front, back = torch.rand(2, count, 3, 1, 1, generator=chance)
+    front, back = torch.rand(2, count, 3, 1, 1, generator=generator)
     return ((blob * front + (1 - blob) * back) * 255).to(torch.uint8)
 
 
@@ -295,7 +295,7 @@ def test_epochs_and_rate_are_settled_by_the_images_and_the_encoder():
 class Forgetful(Pretext):
     """Makes the same of all images, from a step on."""
 
-    chance = 1.0
+    generator = 1.0
 
     def __init__(self, collapses: bool, loss: float = 0.5, alike: bool = False) -> None:
         super().__init__(conv())

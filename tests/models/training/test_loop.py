@@ -31,9 +31,9 @@ class Linear(Objective):
                     parameter))  # fmt: skip
         self.seen: list[Batch] = []
 
-    def make_views(self, images, shares, chance):
+    def make_views(self, images, shares, generator):
         if images.ndim == 4:
-            images, shares = Noise()(images, shares, chance)
+            images, shares = Noise()(images, shares, generator)
         return [images], shares
 
     def loss(self, batch: Batch) -> Tensor:
@@ -199,7 +199,7 @@ class Unlabeled(Linear):
         super().__init__()
         self.told: list[tuple[int, float] | float] = []
 
-    def make_views(self, images, shares, chance):
+    def make_views(self, images, shares, generator):
         return [images, images.flip(3)], shares
 
     def loss(self, batch: Batch) -> Tensor:

@@ -28,7 +28,7 @@ def test_factors_give_the_distances_of_whole_gradients():
 
 def test_the_picks_are_those_of_k_means_plus_plus_on_whole_gradients():
     points = unit(200, 8)
-    chance = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
 
     picks, scores, _ = Badge().rank(Pool(points, torch.arange(200), classify), 30)
 
@@ -38,7 +38,7 @@ def test_the_picks_are_those_of_k_means_plus_plus_on_whole_gradients():
     nearest = ((whole - whole[expected[0]]) ** 2).sum(dim=1)
     for _ in range(29):
         sums = nearest.cumsum(dim=0)
-        at = torch.rand((), generator=chance, dtype=torch.float64) * sums[-1]
+        at = torch.rand((), generator=generator, dtype=torch.float64) * sums[-1]
         expected.append(int(torch.searchsorted(sums, at, right=True)))
         drawn.append(float(nearest[expected[-1]]))
         nearest = torch.minimum(nearest, ((whole - whole[expected[-1]]) ** 2).sum(dim=1))

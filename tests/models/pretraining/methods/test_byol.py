@@ -23,8 +23,8 @@ def objective() -> Pretext:
 
 
 def views() -> list[Tensor]:
-    chance = Generator().manual_seed(0)
-    return [torch.rand(6, 3, 48, 48, generator=chance) for _ in range(2)]
+    generator = Generator().manual_seed(0)
+    return [torch.rand(6, 3, 48, 48, generator=generator) for _ in range(2)]
 
 
 def batch(*seen: Tensor) -> Batch:

@@ -24,8 +24,8 @@ def objective(images: int = 40, **options) -> Pretext:
 
 
 def batch(*positions: int, seed: int = 0) -> Batch:
-    chance = Generator().manual_seed(seed)
-    views = [torch.rand(len(positions), 3, 48, 48, generator=chance) for _ in range(2)]
+    generator = Generator().manual_seed(seed)
+    views = [torch.rand(len(positions), 3, 48, 48, generator=generator) for _ in range(2)]
     return Batch(views, torch.tensor(positions), torch.zeros(len(positions), 0))
 
 

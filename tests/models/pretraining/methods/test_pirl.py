@@ -25,9 +25,9 @@ def objective(**options) -> Pretext:
 
 
 def batch() -> Batch:
-    chance = Generator().manual_seed(0)
-    whole = torch.rand(3, 3, 48, 48, generator=chance)
-    parts = torch.rand(3, 4, 3, 20, 20, generator=chance)
+    generator = Generator().manual_seed(0)
+    whole = torch.rand(3, 3, 48, 48, generator=generator)
+    parts = torch.rand(3, 4, 3, 20, 20, generator=generator)
     return Batch([whole, parts], torch.tensor(POSITIONS), torch.zeros(3, 0))
 
 
