@@ -28,8 +28,6 @@ from models.pretraining import (
 )
 from models.pretraining.losses import Contrast
 from models.pretraining.methods import methods
-from models.pretraining.methods.byol import BYOL
-from models.pretraining.methods.mae import MAE
 from models.pretraining.methods.simclr import SimCLR
 from models.pretraining.views import Views
 from models.training.checkpoint import pack, unpack
@@ -252,15 +250,6 @@ def test_fewer_images_than_a_batch_are_refused():
         start(SimCLR(), conv(), pictures(), replace(RECIPE, batch_size=64), fresh=True)
 
 
-def test_mae_refuses_a_network_in_one_piece():
-    whole = Encoder(
-        [torch.nn.Flatten()], embedding_dim=3 * SIDE**2, preprocessing=conv().preprocessing
-    )
-
-    with pytest.raises(Unsuited, match="stages"):
-        MAE().build(whole, 40)
-
-
 def test_continued_pretraining_keeps_the_statistics_of_batch_norms():
     kept, fresh = (
         start(SimCLR(), conv().eval(), pictures(), RECIPE, fresh=fresh) for fresh in (False, True)
@@ -335,29 +324,6 @@ def test_a_run_that_learns_goes_on():
     look_at(objective)
 
     assert int(objective.strikes) == 0
-
-
-def test_the_momentum_of_byol_rises_to_one():
-    objective = training("byol").objective
-    slow = [p.clone() for p in objective.slow_encoder.parameters()]
-    with torch.no_grad():
-        for parameter in objective.encoder.parameters():
-            parameter.add_(1.0)
-
-    objective.after_step(1.0)
-    assert all(
-        torch.equal(a, b) for a, b in zip(slow, objective.slow_encoder.parameters(), strict=True)
-    )
-
-    objective.after_step(0.0)
-    moved = next(objective.slow_encoder.parameters()) - slow[0]
-    assert torch.allclose(moved, torch.full_like(moved, 1 - BYOL().momentum), atol=1e-5)
-
-
-def test_options_of_views_are_refused_when_they_are_impossible():
-    for options in ({"crop": 0.0}, {"colour": 2.0}, {"blur": -1.0}, {"solarize": 3.0}):
-        with pytest.raises(ValueError, match="must be"):
-            Views(**options)
 
 
 CAUGHT_WITHIN = 200  # steps in which the alarm has to ring

@@ -194,3 +194,9 @@ def test_normalised_parts_of_one_colour_are_even():
     parts = torch.full((1, 2, 3, 6, 6), 0.9)
 
     assert torch.allclose(normalised(parts), torch.full_like(parts, 0.5), atol=1e-3)
+
+
+def test_options_of_views_are_refused_when_they_are_impossible():
+    for options in ({"crop": 0.0}, {"colour": 2.0}, {"blur": -1.0}, {"solarize": 3.0}):
+        with pytest.raises(ValueError, match="must be"):
+            Views(**options)

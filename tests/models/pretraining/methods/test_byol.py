@@ -80,3 +80,20 @@ def test_only_the_second_view_is_solarized():
     (first, second), _ = method.make_views(white, torch.zeros(40, 0), Generator().manual_seed(0))
 
     assert float(second.max()) <= 0.5 < float(first.max())
+
+
+def test_the_momentum_rises_to_one():
+    method = objective()
+    slow = [p.clone() for p in method.slow_encoder.parameters()]
+    with torch.no_grad():
+        for parameter, fast in zip(slow, method.encoder.parameters(), strict=True):
+            fast.copy_(parameter + 1.0)
+
+    method.after_step(1.0)
+    assert all(
+        torch.equal(a, b) for a, b in zip(slow, method.slow_encoder.parameters(), strict=True)
+    )
+
+    method.after_step(0.0)
+    step = next(method.slow_encoder.parameters()) - slow[0]
+    assert torch.allclose(step, torch.full_like(step, 1 - SMALL.momentum), atol=1e-5)

@@ -7,7 +7,7 @@ from torch import Generator, nn
 from models.encoders import Encoder
 from models.encoders.architectures.conv4 import Conv4
 from models.encoders.architectures.vit import ViT
-from models.pretraining import Pretext
+from models.pretraining import Pretext, Unsuited
 from models.pretraining.masking import PixelPainter, TokenPainter, patches
 from models.pretraining.methods.mae import MAE
 from models.training.loop import Batch
@@ -100,3 +100,10 @@ def test_views_are_crops_that_keep_their_colours(name):
 def test_options_that_are_impossible_are_refused(options):
     with pytest.raises(ValueError, match="must be"):
         MAE(**options)
+
+
+def test_a_network_in_one_piece_is_refused():
+    whole = Encoder([nn.Flatten()], embedding_dim=3 * 48**2, preprocessing=conv().preprocessing)
+
+    with pytest.raises(Unsuited, match="stages"):
+        MAE().build(whole, 40)
