@@ -180,10 +180,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 def _resize_and_crop(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
     """Resize and crop in one step, sampling only the part that is kept."""
-    kept = min(image.size) * preprocessing.crop / preprocessing.resize  # source pixels
-    left, top = (image.width - kept) / 2, (image.height - kept) / 2
+    extent = min(image.size) * preprocessing.crop / preprocessing.resize  # source pixels
+    x, y = (image.width - extent) / 2, (image.height - extent) / 2
     return image.resize(
         (preprocessing.crop, preprocessing.crop),
         _RESAMPLING[preprocessing.interpolation],
-        box=(left, top, left + kept, top + kept),
+        box=(x, y, x + extent, y + extent),
     )

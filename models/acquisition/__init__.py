@@ -33,7 +33,7 @@ class Pool:
     probabilities: Callable[[Tensor], Tensor] | None
     labeled: Int[Tensor, " U"] = field(default_factory=_no_rows)  # which of them have a label
     targets: Int[Tensor, " U"] = field(default_factory=_no_rows)  # and which one, 0 to C - 1
-    taken: Int[Tensor, " V"] = field(default_factory=_no_rows)  # which will soon have one
+    pending: Int[Tensor, " V"] = field(default_factory=_no_rows)  # which will soon have one
     mean: Float[Tensor, " D"] | None = None  # subtracted where images are compared; None: nothing
     names: tuple[str, ...] = ()  # of the classes
     unseen: int = 0  # classes that are known by name and have no image yet
@@ -51,7 +51,7 @@ class Pool:
     @property
     def covered(self) -> Int[Tensor, " V"]:
         """Rows of the images that have a label or will soon have one."""
-        return torch.cat([self.labeled, self.taken])
+        return torch.cat([self.labeled, self.pending])
 
     def generator(self) -> Generator:
         """Chance that is the same each time."""
@@ -59,9 +59,9 @@ class Pool:
 
     def vectors(self, rows: Int[Tensor, " B"]) -> Float[Tensor, "B D"]:
         """Embeddings as images are compared."""
-        return self.place(self.embeddings[rows].float())
+        return self.normalize(self.embeddings[rows].float())
 
-    def place(self, embeddings: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
+    def normalize(self, embeddings: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
         """Float32 embeddings, centred if there is a mean, of unit length beyond float16's."""
         return F.normalize(embeddings if self.mean is None else embeddings - self.mean, dim=1)
 
@@ -155,17 +155,6 @@ def of_labeled(strategy: AcquisitionStrategy) -> bool:
     return getattr(strategy, "of_labeled", False)
 
 
-def within(options: AcquisitionStrategy, name: str, low: float | int, high: float | int) -> None:
-    """Refuse an option that is out of its bounds.
-
-    Raises:
-        ValueError: it is.
-    """
-    value = getattr(options, name)
-    if not low <= value <= high:
-        raise ValueError(f"{name} must be from {low:g} to {high:g}, got {value}")
-
-
 def top(scores: Float[Tensor, " N"], budget: int) -> Ranking:
     """Rank images that can be scored one by one; ties keep pool order."""
     if budget >= len(scores):
@@ -174,8 +163,8 @@ def top(scores: Float[Tensor, " N"], budget: int) -> Ranking:
     worst = scores.topk(budget).values[-1]
     above = (scores > worst).nonzero().squeeze(1)  # fewer than the budget
     tied = (scores == worst).nonzero().squeeze(1)[: budget - len(above)]
-    chosen = torch.cat([above, tied])
-    order = chosen[scores[chosen].argsort(descending=True, stable=True)]
+    selected = torch.cat([above, tied])
+    order = selected[scores[selected].argsort(descending=True, stable=True)]
     return Ranking(order, scores[order])
 
 
@@ -184,16 +173,16 @@ def doubt(probabilities: Float[Tensor, "B C"]) -> Float[Tensor, " B"]:
 
     The difference would round to 0 for all images that are nearly certain, and so lose their order.
     """
-    return _others(probabilities).sum(dim=1)
+    return _but_largest(probabilities).sum(dim=1)
 
 
 def closeness(probabilities: Float[Tensor, "B C"]) -> Float[Tensor, " B"]:
     """1 - the margin between the two largest probabilities, as 1 - first + second."""
-    others = _others(probabilities)
-    return others.sum(dim=1) + others.amax(dim=1)
+    smaller = _but_largest(probabilities)
+    return smaller.sum(dim=1) + smaller.amax(dim=1)
 
 
-def _others(probabilities: Float[Tensor, "B C"]) -> Float[Tensor, "B C"]:
+def _but_largest(probabilities: Float[Tensor, "B C"]) -> Float[Tensor, "B C"]:
     """Probabilities with 0 for the largest."""
     return probabilities.scatter(1, probabilities.max(dim=1, keepdim=True).indices, 0)
 

@@ -36,54 +36,56 @@ def choose(
     """
     if max_cosine is None and not balanced:
         return strategy.rank(pool, budget)
-    wanted = budget * MORE if balanced else budget
+    count = budget * MORE if balanced else budget
     ranking = (
-        strategy.rank(pool, wanted)
+        strategy.rank(pool, count)
         if max_cosine is None
-        else _distinct(strategy, pool, wanted, max_cosine)
+        else _distinct(strategy, pool, count, max_cosine)
     )
     places = _evenly(pool, ranking, budget) if balanced else torch.arange(len(ranking.indices))
     return Ranking(ranking.indices[places], ranking.scores[places])
 
 
 def _distinct(strategy: AcquisitionStrategy, pool: Pool, budget: int, max_cosine: float) -> Ranking:
-    left = torch.arange(len(pool))
-    picks, scores = left[:0], torch.empty(0)
+    remaining = torch.arange(len(pool))
+    picks, scores = remaining[:0], torch.empty(0)
     for _ in range(ROUNDS):
-        if len(picks) >= budget or not len(left):
+        if len(picks) >= budget or not len(remaining):
             break
-        now = replace(pool.part(left), taken=torch.cat([pool.taken, pool.rows[picks]]))
-        ranking = strategy.rank(now, budget - len(picks))
-        plain = replace(now, mean=None)
-        kept = _apart(plain, ranking.indices, max_cosine)
-        chosen = ranking.indices[kept]
-        picks = torch.cat([picks, left[chosen]])
-        scores = torch.cat([scores, ranking.scores[kept]])
-        free = _far(plain, chosen, max_cosine)
+        narrowed = replace(
+            pool.part(remaining), pending=torch.cat([pool.pending, pool.rows[picks]])
+        )
+        ranking = strategy.rank(narrowed, budget - len(picks))
+        plain = replace(narrowed, mean=None)
+        distinct = _apart(plain, ranking.indices, max_cosine)
+        selected = ranking.indices[distinct]
+        picks = torch.cat([picks, remaining[selected]])
+        scores = torch.cat([scores, ranking.scores[distinct]])
+        free = _far_from(plain, selected, max_cosine)
         free[ranking.indices] = False
-        left = left[free]
+        remaining = remaining[free]
     return Ranking(picks, scores)
 
 
 def _apart(pool: Pool, positions: Int[Tensor, " K"], max_cosine: float) -> Int[Tensor, " V"]:
     """Which are far from all that is covered, and from those before them."""
     vectors = pool.vectors(pool.rows[positions])
-    near = torch.zeros(len(vectors), dtype=torch.bool)
+    is_covered = torch.zeros(len(vectors), dtype=torch.bool)
     for block in torch.split(pool.covered, BLOCK_ROWS):
-        near |= (vectors @ pool.vectors(block).T > max_cosine).any(dim=1)
+        is_covered |= (vectors @ pool.vectors(block).T > max_cosine).any(dim=1)
     alike = vectors @ vectors.T > max_cosine
-    kept: list[int] = []
-    for place in (~near).nonzero().flatten().tolist():
-        if not bool(alike[place, kept].any()):
-            kept.append(place)
-    return torch.tensor(kept, dtype=torch.long)
+    selected: list[int] = []
+    for place in (~is_covered).nonzero().flatten().tolist():
+        if not bool(alike[place, selected].any()):
+            selected.append(place)
+    return torch.tensor(selected, dtype=torch.long)
 
 
-def _far(pool: Pool, chosen: Int[Tensor, " K"], max_cosine: float) -> Tensor:
+def _far_from(pool: Pool, picks: Int[Tensor, " K"], max_cosine: float) -> Tensor:
     """Which images of the pool are close to none of the chosen."""
-    if not len(chosen):
+    if not len(picks):
         return torch.ones(len(pool), dtype=torch.bool)
-    vectors = pool.vectors(pool.rows[chosen])
+    vectors = pool.vectors(pool.rows[picks])
     blocks = torch.split(pool.rows, BLOCK_ROWS)
     return torch.cat([(pool.vectors(b) @ vectors.T).amax(dim=1) for b in blocks]) <= max_cosine
 
@@ -96,9 +98,9 @@ def _evenly(pool: Pool, ranking: Ranking, budget: int) -> Int[Tensor, " V"]:
     classes = max(int(likeliest.max()), int(pool.targets.max()) if len(pool.targets) else 0) + 1
     images = torch.bincount(pool.targets, minlength=classes).tolist()
     waiting = [(likeliest == label).nonzero().flatten().tolist() for label in range(classes)]
-    chosen: list[int] = []
-    while len(chosen) < budget and any(waiting):
+    selected: list[int] = []
+    while len(selected) < budget and any(waiting):
         label = min((c for c in range(classes) if waiting[c]), key=lambda c: images[c])
-        chosen.append(waiting[label].pop(0))
+        selected.append(waiting[label].pop(0))
         images[label] += 1
-    return torch.tensor(chosen, dtype=torch.long)
+    return torch.tensor(selected, dtype=torch.long)

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from models.acquisition import Ranking, top
-from models.heads import CLOSE, FittedHead, cosines, softmax, squared_distances
+from models.heads import CLOSE, FittedHead, centred_products, cosines, softmax
 from models.heads.kinds import heads
 
 WORN = 0.25  # move of a logit beyond which the cosines of its class are computed again
@@ -52,7 +52,7 @@ class RememberedCosines:
         )
         return same and len(self.centroids) == len(head.centroids) and len(self.lengths) <= images
 
-    def moved(self, head: FittedHead) -> Float[Tensor, " C"]:
+    def logit_moves(self, head: FittedHead) -> Float[Tensor, " C"]:
         """How far the logits of each class may be from the remembered ones, at most."""
         distances: Tensor = torch.linalg.vector_norm(head.centroids - self.centroids, dim=1)
         return (distances + ROUNDING) / head.temperature
@@ -76,30 +76,32 @@ class RememberedCosines:
         Args:
             slope: |df/dz_c| <= slope p_c for all classes c, and sum_c |df/dz_c| <= 2 f.
         """
-        moved = self.moved(head)
-        growth = (moved + moved.max()).exp()
-        far = (moved > 2 * ROUNDING / head.temperature).nonzero().squeeze(1)
-        near = math.expm1(2 * 2 * ROUNDING / head.temperature)
+        moves = self.logit_moves(head)
+        growth = (moves + moves.max()).exp()
+        affected = (moves > 2 * ROUNDING / head.temperature).nonzero().squeeze(1)
+        rounding_share = math.expm1(2 * 2 * ROUNDING / head.temperature)
         before, reach = torch.empty(len(rows)), torch.empty(len(rows))
         for start in range(0, len(rows), ROWS_PER_BLOCK):
             at = slice(start, start + ROWS_PER_BLOCK)
             logits = self.cosines.index_select(1, rows[at]).T / head.temperature
             probabilities = softmax(logits)
             before[at] = uncertainty(probabilities)
-            reach[at] = before[at] * near
-            if len(far):
-                moving = (probabilities[:, far] * growth[far]).clamp_max(1) @ moved[far]
+            reach[at] = before[at] * rounding_share
+            if len(affected):
+                moving = (probabilities[:, affected] * growth[affected]).clamp_max(1) @ moves[
+                    affected
+                ]
                 reach[at] += slope * moving
         surely = (before - reach).topk(min(budget, len(rows))).values[-1]
         able = (before + reach >= surely).nonzero().squeeze(1)
-        now = torch.cat(
+        uncertainties = torch.cat(
             [
                 uncertainty(head.probabilities(embeddings[rows[block]].float()))
                 for block in torch.split(able, ROWS_PER_BLOCK)
             ]
         )
-        found = top(now, budget)
-        return Ranking(able[found.indices], found.scores)
+        ranking = top(uncertainties, budget)
+        return Ranking(able[ranking.indices], ranking.scores)
 
 
 def remember(
@@ -112,18 +114,23 @@ def remember(
             moved far since, and images that came since, are computed.
     """
     if before is None or not before.fits(head, len(embeddings)):
-        known, lengths = _look(embeddings, head.centroids, head.mean)
-        return RememberedCosines(known, lengths, head.centroids, head.mean)
-    known, lengths = before.cosines, before.lengths
+        similarities, lengths = _look(embeddings, head.centroids, head.mean)
+        return RememberedCosines(similarities, lengths, head.centroids, head.mean)
+    similarities, lengths = before.cosines, before.lengths
     if len(lengths) < len(embeddings):
         later = _look(embeddings[len(lengths) :], before.centroids, head.mean)
-        known, lengths = torch.cat([known, later[0]], dim=1), torch.cat([lengths, later[1]])
-    worn = (before.moved(head) > WORN).nonzero().squeeze(1)
+        similarities, lengths = (
+            torch.cat([similarities, later[0]], dim=1),
+            torch.cat([lengths, later[1]]),
+        )
+    worn = (before.logit_moves(head) > WORN).nonzero().squeeze(1)
     if not len(worn):
-        return RememberedCosines(known, lengths, before.centroids, head.mean)
-    again = _look_again(embeddings, lengths, head.centroids[worn], head.mean)
+        return RememberedCosines(similarities, lengths, before.centroids, head.mean)
+    recomputed = _look_again(embeddings, lengths, head.centroids[worn], head.mean)
     centroids = before.centroids.index_copy(0, worn, head.centroids[worn])
-    return RememberedCosines(known.index_copy(0, worn, again), lengths, centroids, head.mean)
+    return RememberedCosines(
+        similarities.index_copy(0, worn, recomputed), lengths, centroids, head.mean
+    )
 
 
 def _look(
@@ -132,12 +139,15 @@ def _look(
     mean: Float[Tensor, " D"] | None,
 ) -> tuple[Float[Tensor, "C M"], Float[Tensor, " M"]]:
     """Cosines, and lengths of the embeddings less the mean."""
-    known, lengths = torch.empty(len(centroids), len(embeddings)), torch.empty(len(embeddings))
+    similarities, lengths = (
+        torch.empty(len(centroids), len(embeddings)),
+        torch.empty(len(embeddings)),
+    )
     for start in range(0, len(embeddings), ROWS_PER_BLOCK):
         at = slice(start, start + ROWS_PER_BLOCK)
-        found, lengths[at] = squared_distances(embeddings[at], centroids, mean)
-        known[:, at] = (found / lengths[at, None]).T
-    return known, lengths
+        products, lengths[at] = centred_products(embeddings[at], centroids, mean)
+        similarities[:, at] = (products / lengths[at, None]).T
+    return similarities, lengths
 
 
 def _look_again(
@@ -147,12 +157,12 @@ def _look_again(
     mean: Float[Tensor, " D"] | None,
 ) -> Float[Tensor, "K M"]:
     """Cosines, from the lengths that are known."""
-    known = torch.empty(len(centroids), len(embeddings))
+    similarities = torch.empty(len(centroids), len(embeddings))
     offset = 0 if mean is None else (centroids @ mean)[:, None]
     for start in range(0, len(embeddings), ROWS_PER_BLOCK):
         at = slice(start, start + ROWS_PER_BLOCK)
-        known[:, at] = (centroids @ embeddings[at].float().T - offset) / lengths[at]
+        similarities[:, at] = (centroids @ embeddings[at].float().T - offset) / lengths[at]
     close = (lengths < CLOSE**0.5).nonzero().squeeze(1)  # of images of unit length
     if mean is not None and len(close):
-        known[:, close] = cosines(embeddings[close], centroids, mean).T
-    return known
+        similarities[:, close] = cosines(embeddings[close], centroids, mean).T
+    return similarities

@@ -85,10 +85,12 @@ def _settle(
         if highest <= noise or bool(fresh[first]):
             return first
         stale = bounds.masked_fill(fresh, -math.inf)
-        again = stale.topk(min(look, len(stale))).indices
-        again = torch.cat([again[(~fresh[again]) & (again != first)], torch.tensor([first])])
-        bounds[again] = blockwise(objective.gains, candidates[again])
-        fresh[again] = True
+        outdated = stale.topk(min(look, len(stale))).indices
+        outdated = torch.cat(
+            [outdated[(~fresh[outdated]) & (outdated != first)], torch.tensor([first])]
+        )
+        bounds[outdated] = blockwise(objective.gains, candidates[outdated])
+        fresh[outdated] = True
         look *= 2
 
 
@@ -132,8 +134,8 @@ class Herding:
         self._reached = torch.zeros(len(landmarks))
         for block in torch.split(pool.covered, BLOCK_ROWS):
             if len(block) and len(landmarks):
-                near = kernel(pool.vectors(block) @ self._points.T).amax(dim=0)
-                self._reached = torch.maximum(self._reached, near)
+                similarity = kernel(pool.vectors(block) @ self._points.T).amax(dim=0)
+                self._reached = torch.maximum(self._reached, similarity)
 
     def gains(self, positions: Int[Tensor, " B"]) -> Float[Tensor, " B"]:
         """What each would add to the mean coverage."""
@@ -162,8 +164,8 @@ def width(pool: Pool, *, least: float = 0.05, images: int = LANDMARKS) -> float:
     nearest = 2.0
     for start in range(0, len(points), BLOCK_ROWS):
         cosines = points[start : start + BLOCK_ROWS] @ points.T
-        own = torch.arange(len(cosines))
-        cosines[own, own + start] = -1
+        rows = torch.arange(len(cosines))
+        cosines[rows, rows + start] = -1
         nearest = min(nearest, float((2 - 2 * cosines.amax()).clamp_min(0).sqrt()))
     return max(nearest, least)
 

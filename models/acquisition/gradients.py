@@ -22,9 +22,9 @@ class Gradients(NamedTuple):
         """Squared lengths."""
         return (self.errors**2).sum(dim=1) * (self.points**2).sum(dim=1)
 
-    def products(self, one: int) -> Float[Tensor, " N"]:
+    def products(self, position: int) -> Float[Tensor, " N"]:
         """Inner products with one of them: <a x^T, b y^T> = <a, b> <x, y>."""
-        return (self.errors @ self.errors[one]) * (self.points @ self.points[one])
+        return (self.errors @ self.errors[position]) * (self.points @ self.points[position])
 
 
 def gradients(pool: Pool) -> Gradients:
@@ -43,24 +43,30 @@ def lengths(pool: Pool) -> Float[Tensor, " N"]:
 
 
 def kmeans_plus_plus_of_gradients(
-    of: Gradients, count: int, chance: Generator
+    of: Gradients, count: int, generator: Generator
 ) -> tuple[Int[Tensor, " K"], Float[Tensor, " K"]]:
     """k-means++ from the longest gradient on: positions, and the squared distance each had."""
     norms = of.norms()
     distances = norms.clone()
-    chosen: list[int] = []
+    selected: list[int] = []
     scores: list[float] = []
     for number in range(min(count, len(norms))):
-        one = int(distances.argmax()) if number == 0 else draw_by_weight(distances, chosen, chance)
-        chosen.append(one)
-        scores.append(float(distances[one]))
-        to_one = (norms + norms[one] - 2 * of.products(one)).clamp_min(0)
+        position = (
+            int(distances.argmax())
+            if number == 0
+            else draw_by_weight(distances, selected, generator)
+        )
+        selected.append(position)
+        scores.append(float(distances[position]))
+        to_latest = (norms + norms[position] - 2 * of.products(position)).clamp_min(0)
         if number == 0:
             distances = torch.full_like(norms, math.inf)
         # Below what float32 rounds, there is no distance.
-        distances = torch.minimum(distances, to_one.where(to_one > 1e-6 * norms[one], 0.0))
-        distances[one] = 0
-    return torch.tensor(chosen, dtype=torch.long), torch.tensor(scores)
+        distances = torch.minimum(
+            distances, to_latest.where(to_latest > 1e-6 * norms[position], 0.0)
+        )
+        distances[position] = 0
+    return torch.tensor(selected, dtype=torch.long), torch.tensor(scores)
 
 
 def _errors(probabilities: Float[Tensor, "B C"]) -> Float[Tensor, "B C"]:

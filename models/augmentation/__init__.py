@@ -53,14 +53,14 @@ def beta(count: int, alpha: float, generator: Generator) -> Float[Tensor, " B"]:
 
     Two gamma variates would do as well, but torch draws those from its global generator only.
     """
-    drawn = torch.empty(count)
+    values = torch.empty(count)
     open_ = torch.arange(count)
     while len(open_):
         u, v = (torch.rand(len(open_), generator=generator) ** (1 / alpha) for _ in range(2))
         good = (u + v <= 1) & (u + v > 0)
-        drawn[open_[good]] = (u / (u + v))[good]
+        values[open_[good]] = (u / (u + v))[good]
         open_ = open_[~good]
-    return drawn
+    return values
 
 
 def warp(
@@ -77,7 +77,7 @@ def warp(
     line = (torch.arange(side, dtype=torch.float32) * 2 + 1) / side - 1
     y, x = torch.meshgrid(line, line, indexing="ij")
     places = torch.stack([x, y, torch.ones_like(x)], dim=-1).view(1, -1, 3)  # (1, SS, 3)
-    there = places @ transforms.transpose(1, 2)
-    grid = (there[..., :2] / there[..., 2:].clamp_min(1e-3)).view(batch, side, side, 2)
+    sources = places @ transforms.transpose(1, 2)
+    grid = (sources[..., :2] / sources[..., 2:].clamp_min(1e-3)).view(batch, side, side, 2)
     warped = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
     return warped.clamp(0, 1)

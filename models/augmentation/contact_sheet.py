@@ -47,8 +47,8 @@ def contact_sheet(tiles: Float[Tensor, "B 3 S S"], *, side: int) -> bytes:
     pitch = framed + GAP
     sheet = torch.zeros(rows * pitch - GAP, columns * pitch - GAP, 3, dtype=torch.uint8)
     for number, tile in enumerate(tiles):
-        top, left = number // columns * pitch, number % columns * pitch
-        sheet[top : top + framed, left : left + framed] = _framed(tile, side)
+        y, x = number // columns * pitch, number % columns * pitch
+        sheet[y : y + framed, x : x + framed] = _framed(tile, side)
     buffer = io.BytesIO()
     Image.fromarray(sheet.numpy()).save(buffer, "PNG")
     return buffer.getvalue()

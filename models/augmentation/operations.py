@@ -51,10 +51,10 @@ def _affine(
 ) -> Tensor:
     """Shear about the upper left corner by slopes, as in AutoAugment, and shift by pixels."""
     degrees = [math.degrees(math.atan(slope)) for slope in shear]
-    moved: Tensor = tv.affine(
+    transformed: Tensor = tv.affine(
         image, 0.0, list(shift), scale=1.0, shear=degrees, fill=GREY, center=[0, 0]
     )
-    return moved
+    return transformed
 
 
 operations: dict[str, Operation] = {
@@ -135,8 +135,8 @@ def operate(
     mirrored = torch.rand(len(images), generator=generator) < 0.5
     magnitudes = torch.tensor(
         [
-            scales.get(name, STILL).at(strength, mirrored=other)
-            for name, strength, other in zip(names, strengths, mirrored.tolist(), strict=True)
+            scales.get(name, STILL).at(strength, mirrored=flip)
+            for name, strength, flip in zip(names, strengths, mirrored.tolist(), strict=True)
         ]
     )
     pixels = (images * 255).round().to(torch.uint8)

@@ -35,15 +35,15 @@ class PerClassPolicies:
         targets: Float[Tensor, "B C"],
         generator: Generator,
     ) -> tuple[Float[Tensor, "B 3 S S"], Float[Tensor, "B C"]]:
-        known = [list(self.default), *(list(policy) for policy in self.policies.values())]
+        policies = [list(self.default), *(list(policy) for policy in self.policies.values())]
         numbers = [
-            known.index(list(self.policies.get(label, self.default)))
+            policies.index(list(self.policies.get(label, self.default)))
             for label in targets.argmax(dim=1).tolist()
         ]
         images, shares = images.clone(), targets.clone()
         for number in sorted(set(numbers)):
-            members = torch.tensor([number == other for other in numbers])
+            members = torch.tensor([number == n for n in numbers])
             images[members], shares[members] = apply(
-                known[number], images[members], targets[members], generator
+                policies[number], images[members], targets[members], generator
             )
         return images, shares

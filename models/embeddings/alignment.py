@@ -26,7 +26,7 @@ class Alignment:
     images: int  # that it was fitted to
     cosine: float  # mean, of what it makes of an image to the image's own embedding
 
-    def cross(self, embeddings: Float[Tensor, "Q Y"]) -> Float[Tensor, "Q D"]:
+    def map(self, embeddings: Float[Tensor, "Q Y"]) -> Float[Tensor, "Q D"]:
         """Where the other encoder would have put these images; of unit length."""
         return F.normalize((embeddings - self.origin) @ self.weights + self.target, dim=1)
 
@@ -71,5 +71,5 @@ def _principal(x: Float[Tensor, "M Y"]) -> tuple[Float[Tensor, " E"], Float[Tens
         eigenvalues, basis = torch.linalg.eigh(x.T @ x)
         return eigenvalues.clamp_min(0), basis
     eigenvalues, vectors = torch.linalg.eigh(x @ x.T)
-    kept = eigenvalues > 1e-12 * len(x)
-    return eigenvalues[kept], x.T @ (vectors[:, kept] / eigenvalues[kept].sqrt())
+    positive = eigenvalues > 1e-12 * len(x)
+    return eigenvalues[positive], x.T @ (vectors[:, positive] / eigenvalues[positive].sqrt())

@@ -20,12 +20,12 @@ class Clusters(NamedTuple):
     groups: Int[Tensor, " N"]
 
 
-def fit(points: Float[Tensor, "N D"], count: int, chance: Generator) -> Clusters:
+def fit(points: Float[Tensor, "N D"], count: int, generator: Generator) -> Clusters:
     """k-means from k-means++ (Lloyd, 1982; Arthur & Vassilvitskii, 2007).
 
     A cluster that runs empty keeps its centre. There are at most as many clusters as points.
     """
-    centres = points[kmeans_plus_plus(points, min(count, len(points)), chance)]
+    centres = points[kmeans_plus_plus(points, min(count, len(points)), generator)]
     groups = assign(points, centres)
     for _ in range(ROUNDS):
         sums = torch.zeros_like(centres, dtype=torch.float64)
@@ -47,22 +47,22 @@ def assign(points: Float[Tensor, "N D"], centres: Float[Tensor, "K D"]) -> Int[T
 
 
 def kmeans_plus_plus(
-    points: Float[Tensor, "N D"], count: int, chance: Generator
+    points: Float[Tensor, "N D"], count: int, generator: Generator
 ) -> Int[Tensor, " K"]:
     """k-means++: each point drawn in proportion to its squared distance to those drawn before."""
     norms = (points**2).sum(dim=1)
-    chosen = [int(torch.randint(len(points), (), generator=chance))]
+    selected = [int(torch.randint(len(points), (), generator=generator))]
     distances = torch.full((len(points),), math.inf)
     for _ in range(count - 1):
-        last = points[chosen[-1]]
-        to_last = (norms + norms[chosen[-1]] - 2 * points @ last).clamp_min(0)
+        last = points[selected[-1]]
+        to_last = (norms + norms[selected[-1]] - 2 * points @ last).clamp_min(0)
         distances = torch.minimum(distances, to_last)
-        distances[chosen[-1]] = 0
-        chosen.append(draw_by_weight(distances, chosen, chance))
-    return torch.tensor(chosen)
+        distances[selected[-1]] = 0
+        selected.append(draw_by_weight(distances, selected, generator))
+    return torch.tensor(selected)
 
 
-def draw_by_weight(weights: Float[Tensor, " N"], chosen: list[int], chance: Generator) -> int:
+def draw_by_weight(weights: Float[Tensor, " N"], selected: list[int], generator: Generator) -> int:
     """A position in proportion to its weight; where all weights are 0, one of those not chosen.
 
     By where a random number falls among the sums of weights in float64, so that what threads
@@ -71,9 +71,9 @@ def draw_by_weight(weights: Float[Tensor, " N"], chosen: list[int], chance: Gene
     sums = weights.double().cumsum(dim=0)
     if float(sums[-1]) <= 0:
         free = torch.ones(len(weights), dtype=torch.float64)
-        free[chosen] = 0
+        free[selected] = 0
         sums = free.cumsum(dim=0)
-    at = torch.rand((), generator=chance, dtype=torch.float64) * sums[-1]
+    at = torch.rand((), generator=generator, dtype=torch.float64) * sums[-1]
     return min(int(torch.searchsorted(sums, at, right=True)), len(weights) - 1)
 
 
@@ -84,8 +84,8 @@ def average_linkage(points: Float[Tensor, "N D"], count: int) -> Int[Tensor, " N
     order than the plain algorithm's, and make the same tree.
     """
     size = len(points)
-    apart = torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist")
-    apart.fill_diagonal_(math.inf)
+    distances = torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist")
+    distances.fill_diagonal_(math.inf)
     sizes = torch.ones(size)
     merges: list[tuple[float, int, int]] = []
     chain: list[int] = []
@@ -93,17 +93,19 @@ def average_linkage(points: Float[Tensor, "N D"], count: int) -> Int[Tensor, " N
     while len(alive) > 1:
         if not chain:
             chain.append(min(alive))
-        nearest = int(apart[chain[-1]].argmin())
-        if len(chain) > 1 and apart[chain[-1], chain[-2]] <= apart[chain[-1], nearest]:
-            kept, gone = sorted((chain.pop(), chain.pop()))
-            merges.append((float(apart[kept, gone]), kept, gone))
-            total = sizes[kept] + sizes[gone]
-            joined = (sizes[kept] * apart[kept] + sizes[gone] * apart[gone]) / total
-            apart[kept], apart[:, kept] = joined, joined
-            apart[kept, kept] = math.inf
-            apart[gone], apart[:, gone] = math.inf, math.inf
-            sizes[kept] = total
-            alive.remove(gone)
+        nearest = int(distances[chain[-1]].argmin())
+        if len(chain) > 1 and distances[chain[-1], chain[-2]] <= distances[chain[-1], nearest]:
+            merged, absorbed = sorted((chain.pop(), chain.pop()))
+            merges.append((float(distances[merged, absorbed]), merged, absorbed))
+            total = sizes[merged] + sizes[absorbed]
+            joined = (
+                sizes[merged] * distances[merged] + sizes[absorbed] * distances[absorbed]
+            ) / total
+            distances[merged], distances[:, merged] = joined, joined
+            distances[merged, merged] = math.inf
+            distances[absorbed], distances[:, absorbed] = math.inf, math.inf
+            sizes[merged] = total
+            alive.remove(absorbed)
         else:
             chain.append(nearest)
     return _cut(size, sorted(merges, key=lambda merge: merge[0])[: max(0, size - count)])
@@ -122,5 +124,5 @@ def _cut(size: int, merges: list[tuple[float, int, int]]) -> Int[Tensor, " N"]:
         low, high = sorted((root(first), root(second)))
         parent[high] = low
     roots = [root(node) for node in range(size)]
-    number = {one: n for n, one in enumerate(sorted(set(roots)))}
-    return torch.tensor([number[one] for one in roots], dtype=torch.long)
+    number = {representative: n for n, representative in enumerate(sorted(set(roots)))}
+    return torch.tensor([number[representative] for representative in roots], dtype=torch.long)

@@ -28,27 +28,27 @@ def contradicting_twins(
 
     All pairs are compared, by blocks of rows: M^2 D operations, and memory for a block's cosines.
     """
-    found = Twins(
+    twins = Twins(
         *(torch.empty(0, dtype=kind) for kind in (torch.int64, torch.int64, torch.float32))
     )
     for start in range(0, len(embeddings), ROWS_PER_BLOCK):
         block = embeddings[start : start + ROWS_PER_BLOCK].float()
         cosines = torch.cat(
-            [block @ other.float().T for other in torch.split(embeddings[start:], ROWS_PER_BLOCK)],
+            [block @ part.float().T for part in torch.split(embeddings[start:], ROWS_PER_BLOCK)],
             dim=1,
         )  # (block, M - start)
         differ = targets[start : start + len(block), None] != targets[None, start:]
         later = torch.ones_like(differ).triu(diagonal=1)  # each pair once
         rows, columns = (differ & later & (cosines >= above)).nonzero(as_tuple=True)
-        found = _most_alike(
+        twins = _most_alike(
             Twins(
-                torch.cat([found.first, start + rows]),
-                torch.cat([found.second, start + columns]),
-                torch.cat([found.cosine, cosines[rows, columns]]),
+                torch.cat([twins.first, start + rows]),
+                torch.cat([twins.second, start + columns]),
+                torch.cat([twins.cosine, cosines[rows, columns]]),
             ),
             most,
         )
-    return found
+    return twins
 
 
 def _most_alike(twins: Twins, most: int) -> Twins:

@@ -20,7 +20,7 @@ def principal_components(
         raise ValueError(f"directions of variation need two images, got {len(embeddings)}")
     centred = embeddings.double() - embeddings.double().mean(dim=0)
     variances, directions = torch.linalg.eigh(centred.T @ centred)  # ascending
-    kept = directions[:, -count:].flip(1)  # (D, K)
-    largest = kept.gather(0, kept.abs().argmax(dim=0, keepdim=True))  # (1, K)
+    leading = directions[:, -count:].flip(1)  # (D, K)
+    largest = leading.gather(0, leading.abs().argmax(dim=0, keepdim=True))  # (1, K)
     shares = variances[-count:].flip(0).clamp_min(0) / variances.clamp_min(0).sum().clamp_min(1e-30)
-    return (centred @ (kept * largest.sign())), shares
+    return (centred @ (leading * largest.sign())), shares

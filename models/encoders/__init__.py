@@ -95,14 +95,14 @@ def pick_device(setting: str) -> torch.device:
         raise EncoderUnavailable(
             f"there is no device {setting!r}; use auto, cpu, cuda, cuda:1 or mps"
         ) from error
-    there = {
+    available = {
         "cpu": 1,
         "cuda": torch.cuda.device_count(),
         "mps": int(torch.backends.mps.is_available()),
     }.get(device.type, 0)
-    if (device.index or 0) >= there:
+    if (device.index or 0) >= available:
         raise EncoderUnavailable(
-            f"device {setting!r} is not there: {there} {device.type} device(s) found; "
+            f"device {setting!r} is not there: {available} {device.type} device(s) found; "
             "use auto or cpu"
         )
     return device

@@ -32,13 +32,13 @@ def parse(spec: str) -> tuple[str, Architecture]:
 
 def spec(architecture: Architecture, name: str) -> str:
     """The setting that names an architecture: the inverse of `parse`."""
-    first, *others = fields(architecture)  # type: ignore[arg-type]
+    first, *remaining = fields(architecture)  # type: ignore[arg-type]
     weights = getattr(architecture, "weights", None)
     return (
         f"{name}:{getattr(architecture, first.name)}"
         + "".join(
             f",{option.name}={value}"
-            for option in others
+            for option in remaining
             if option.name != "weights"
             and (value := getattr(architecture, option.name)) != option.default
         )
@@ -46,12 +46,12 @@ def spec(architecture: Architecture, name: str) -> str:
     )
 
 
-def _options(plugin: type[Architecture], given: str) -> dict[str, object]:
+def _options(plugin: type[Architecture], text: str) -> dict[str, object]:
     """What a setting says behind the name of an architecture."""
     first, *_ = names = [option.name for option in fields(plugin)]  # type: ignore[arg-type]
     if first == "base":
-        return {"base": given.removeprefix(":")} if given else {}
-    values, _, weights = given.partition("@")
+        return {"base": text.removeprefix(":")} if text else {}
+    values, _, weights = text.partition("@")
     options: dict[str, object] = {"weights": weights} if weights else {}
     for part in filter(None, values.removeprefix(":").split(",")):
         option, equals, value = part.partition("=")

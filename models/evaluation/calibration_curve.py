@@ -36,6 +36,6 @@ def reliability_curve(
     sums = torch.zeros(2, bins, dtype=torch.float64)
     sums[0].index_add_(0, which, confidence.double())
     sums[1].index_add_(0, which, right.double())
-    kept = counts > 0
-    claimed, found = sums[:, kept] / counts[kept]
-    return Reliability(claimed, found, counts[kept])
+    filled = counts > 0
+    claimed, accuracy = sums[:, filled] / counts[filled]
+    return Reliability(claimed, accuracy, counts[filled])

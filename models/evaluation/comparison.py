@@ -51,16 +51,16 @@ def compare(
         confidence: the least probability that makes it better.
     """
     gains = candidate - before
-    chance = Generator().manual_seed(seed)
-    probability = _probability_of_gain(gains, chance)
+    generator = Generator().manual_seed(seed)
+    probability = _probability_of_gain(gains, generator)
     counts = torch.bincount(targets)
     losses = -torch.zeros(len(counts)).index_add_(0, targets, gains) / counts.clamp_min(1)
     worst = float(losses.max())
     chance_alone = (1 - confidence) / len(counts)
     dear = [
-        float(losses[one])
-        for one in (losses > RECALL_LOSS + 1e-6).nonzero().flatten()
-        if _chance_of_loss(gains[targets == one], chance) <= chance_alone
+        float(losses[label])
+        for label in (losses > RECALL_LOSS + 1e-6).nonzero().flatten()
+        if _chance_of_loss(gains[targets == label], generator) <= chance_alone
     ]
     if probability < confidence:
         reason = (
@@ -80,24 +80,24 @@ def compare(
     )
 
 
-def _probability_of_gain(gains: Float[Tensor, " M"], chance: Generator) -> float:
+def _probability_of_gain(gains: Float[Tensor, " M"], generator: Generator) -> float:
     """How often the sum is positive when images are drawn again; zero counts half."""
     totals = torch.stack(
         [
-            gains[torch.randint(len(gains), gains.shape, generator=chance)].sum()
+            gains[torch.randint(len(gains), gains.shape, generator=generator)].sum()
             for _ in range(RESAMPLES)
         ]
     )
     return float((totals > 0).float().mean() + (totals == 0).float().mean() / 2)
 
 
-def _chance_of_loss(gains: Float[Tensor, " M"], chance: Generator) -> float:
+def _chance_of_loss(gains: Float[Tensor, " M"], generator: Generator) -> float:
     """How often random signs of the gains make a loss as large; as large exactly counts half.
 
     A randomisation test (Fisher, 1935, The Design of Experiments, section 21). It holds for any
     number of images, while a bootstrap of five that all lose a little would be sure.
     """
-    signs = torch.randint(2, (FLIPS, len(gains)), generator=chance) * 2.0 - 1
+    signs = torch.randint(2, (FLIPS, len(gains)), generator=generator) * 2.0 - 1
     totals, observed = signs @ gains, gains.sum()
     level = (totals - observed).abs() < ROUNDING
     return float(((totals < observed) & ~level).float().mean() + level.float().mean() / 2)

@@ -10,10 +10,10 @@ from torch import Tensor
 class Pair(NamedTuple):
     """Images of one class that were taken for another."""
 
-    given: int
+    actual: int
     predicted: int
     images: int
-    share: float  # of the images of `given`
+    share: float  # of the images of `actual`
 
 
 def confusion_matrix(
@@ -38,10 +38,10 @@ def confused_pairs(matrix: Int[Tensor, "C C"], count: int) -> list[Pair]:
     """The `count` most frequent confusions, most frequent first; ties keep class order."""
     wrong = matrix.clone().fill_diagonal_(0).flatten()
     order = wrong.argsort(descending=True, stable=True)[:count]
-    given, predicted = order // len(matrix), order % len(matrix)
+    actual, predicted = order // len(matrix), order % len(matrix)
     shots = matrix.sum(dim=1)
     return [
         Pair(i, j, int(matrix[i, j]), int(matrix[i, j]) / int(shots[i]))
-        for i, j in zip(given.tolist(), predicted.tolist(), strict=True)
+        for i, j in zip(actual.tolist(), predicted.tolist(), strict=True)
         if i != j and matrix[i, j] > 0
     ]

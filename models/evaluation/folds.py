@@ -26,12 +26,12 @@ def stratified_folds(targets: Int[Tensor, " M"], count: int, seed: int = 0) -> l
     fewest = int(torch.bincount(targets).min())
     if fewest < count:
         raise ValueError(f"{count} folds need {count} images of each class; one has {fewest}")
-    chance = Generator().manual_seed(seed)
+    generator = Generator().manual_seed(seed)
     fold_of = torch.empty_like(targets)
     offset = 0
-    for one in range(int(targets.max()) + 1):
-        members = (targets == one).nonzero().squeeze(1)
-        shuffled = members[torch.randperm(len(members), generator=chance)]
+    for label in range(int(targets.max()) + 1):
+        members = (targets == label).nonzero().squeeze(1)
+        shuffled = members[torch.randperm(len(members), generator=generator)]
         # Classes go on where the one before ended, so that folds are of one size.
         fold_of[shuffled] = (torch.arange(len(members)) + offset) % count
         offset += len(members)

@@ -13,6 +13,7 @@ https://arxiv.org/abs/2103.10948). Few points hardly determine c, so that the fi
 between 0.1 and 1.5 count by their likelihood.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -56,7 +57,7 @@ class LearningCurve(NamedTuple):
     sizes: Int[Tensor, " H"]  # labeled images, all classes together; increasing
     tested: Float[Tensor, "H M"]  # how often each image was judged
     right: Float[Tensor, "H M"]  # and how often it was right
-    spread: Float[Tensor, " H"]  # standard deviation of accuracy over supports of that size
+    deviation: Float[Tensor, " H"]  # standard deviation of accuracy over supports of that size
 
     @property
     def accuracy(self) -> Float[Tensor, " H"]:
@@ -99,7 +100,7 @@ def learning_curve(
             Below `FEWEST_SHOTS` images a class it is left out: the class of the image is then the
             only one that lacks a shot, which costs points that no part of the support pays.
     """
-    chance = Generator().manual_seed(seed)
+    generator = Generator().manual_seed(seed)
     classes = int(targets.max()) + 1
     sizes = torch.zeros(len(SHARES), dtype=torch.int64)
     tested = torch.zeros(len(SHARES), len(targets), dtype=torch.float64)
@@ -107,11 +108,8 @@ def learning_curve(
     accuracies = torch.zeros(len(SHARES), repetitions, dtype=torch.float64)
     chances = torch.zeros_like(accuracies)  # variance of each from the images it was judged on
     for repetition in range(repetitions):
-        rows = torch.randperm(len(targets), generator=chance)[:MOST_IMAGES]
-        rank, shots = _ranks(targets[rows], classes)
-        for h, share in enumerate(SHARES):
-            taken = _taken(shots, share)[targets[rows]]
-            learned, judged = rows[rank < taken], rows[rank >= taken][:MOST_JUDGED]
+        rows = torch.randperm(len(targets), generator=generator)[:MOST_IMAGES]
+        for h, (learned, judged) in enumerate(_parts(rows, targets[rows], classes)):
             if not len(judged):
                 continue
             present, codes = torch.unique(targets[learned], return_inverse=True)
@@ -129,13 +127,7 @@ def learning_curve(
     few = len(targets) < FEWEST_SHOTS * len(torch.unique(targets))
     if leave_one_out is None or few or not len(curve.sizes):
         return curve
-    judged = torch.bincount(targets)[targets] > 1
-    return LearningCurve(
-        torch.cat([curve.sizes, torch.tensor([len(targets) - 1])]),
-        torch.cat([curve.tested, judged[None].double()]),
-        torch.cat([curve.right, (judged & leave_one_out)[None].double()]),
-        torch.cat([curve.spread, curve.spread[-1:]]),
-    )
+    return _with_leave_one_out(curve, targets, leave_one_out)
 
 
 def forecast(curve: LearningCurve, labels: int, *, seed: int = 0) -> Forecast:
@@ -155,20 +147,20 @@ def forecast(curve: LearningCurve, labels: int, *, seed: int = 0) -> Forecast:
             f"a forecast needs {FEWEST_IMAGES} images of labels that have at least two, and labels "
             f"that have several: got {images} images and {len(curve.sizes)} sizes of support"
         )
-    chance = Generator().manual_seed(seed)
-    now, then, likelihood = _fits(curve, curve.accuracy[None], labels)
-    value = min(float((then * likelihood).sum()), 1.0)
-    gained = float(((then - now) * likelihood).sum())
-    now, then, likelihood = _fits(curve, _redrawn(curve, chance), labels)
-    drawn = torch.multinomial(likelihood, 1, generator=chance)  # (R, 1)
-    now, then = now.gather(1, drawn).squeeze(1), then.gather(1, drawn).squeeze(1)
+    generator = Generator().manual_seed(seed)
+    current, future, likelihood = _fits(curve, curve.accuracy[None], labels)
+    value = min(float((future * likelihood).sum()), 1.0)
+    gained = float(((future - current) * likelihood).sum())
+    current, future, likelihood = _fits(curve, _redrawn(curve, generator), labels)
+    picks = torch.multinomial(likelihood, 1, generator=generator)  # (R, 1)
+    current, future = current.gather(1, picks).squeeze(1), future.gather(1, picks).squeeze(1)
     # Which images come next shifts accuracy less, the more there are.
-    spread = curve.spread[-1] * (curve.sizes[-1] / labels).sqrt()
-    noise = spread * torch.randn(DRAWS, dtype=torch.float64, generator=chance)
+    deviation = curve.deviation[-1] * (curve.sizes[-1] / labels).sqrt()
+    noise = deviation * torch.randn(DRAWS, dtype=torch.float64, generator=generator)
     return Forecast(
         labels,
-        _interval(value, (then + noise).clamp(0, 1)),
-        _interval(gained, then - now + noise),
+        _interval(value, (future + noise).clamp(0, 1)),
+        _interval(gained, future - current + noise),
     )
 
 
@@ -203,16 +195,24 @@ def enough(
         )
     if forecast is None:
         return Sufficiency(None, "there are too few labels for a learning curve")
-    doubled = f"{forecast.labels} labels would give about {_percent(forecast.accuracy.value)}"
-    between = f"({_percent(forecast.accuracy.low)} to {_percent(forecast.accuracy.high)})"
-    if target is not None and forecast.accuracy.high < target:
+    if target is not None:
+        return _short_of(target, forecast)
+    return _worth_more(gain, forecast)
+
+
+def _short_of(target: float, forecast: Forecast) -> Sufficiency:
+    """The labels are not enough for the target; whether more labels would be."""
+    if forecast.accuracy.high < target:
         return Sufficiency(
             False,
-            f"{doubled} {between}, still under the wanted {_percent(target)}: more labels "
+            f"{_doubled(forecast)}, still under the wanted {_percent(target)}: more labels "
             "alone will hardly do, another encoder or fine-tuning may",
         )
-    if target is not None:
-        return Sufficiency(False, f"{doubled} {between}; {_percent(target)} are wanted")
+    return Sufficiency(False, f"{_doubled(forecast)}; {_percent(target)} are wanted")
+
+
+def _worth_more(gain: float, forecast: Forecast) -> Sufficiency:
+    """Whether twice the labels would add at least `gain`."""
     if forecast.gain.high < gain:
         return Sufficiency(
             True, f"twice the labels would hardly add more than {_points(forecast.gain.high)}"
@@ -220,12 +220,43 @@ def enough(
     if forecast.gain.value >= gain:
         return Sufficiency(
             False,
-            f"{doubled} {between}: {_points(forecast.gain.value)} more than now",
+            f"{_doubled(forecast)}: {_points(forecast.gain.value)} more than now",
         )
     return Sufficiency(
         None,
         f"twice the labels would probably add {_points(forecast.gain.value)}, but it may be "
         f"{_points(forecast.gain.high)}",
+    )
+
+
+def _doubled(forecast: Forecast) -> str:
+    accuracy = forecast.accuracy
+    return (
+        f"{forecast.labels} labels would give about {_percent(accuracy.value)} "
+        f"({_percent(accuracy.low)} to {_percent(accuracy.high)})"
+    )
+
+
+def _parts(
+    rows: Int[Tensor, " M"], targets: Int[Tensor, " M"], classes: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """By each share, the rows of a part of the support and those that it leaves out to judge by."""
+    rank, shots = _ranks(targets, classes)
+    for share in SHARES:
+        sizes = _part_sizes(shots, share)[targets]
+        yield rows[rank < sizes], rows[rank >= sizes][:MOST_JUDGED]
+
+
+def _with_leave_one_out(
+    curve: LearningCurve, targets: Int[Tensor, " M"], right: Bool[Tensor, " M"]
+) -> LearningCurve:
+    """The curve with one more point, by the head fitted to all images but the judged one."""
+    judged = torch.bincount(targets)[targets] > 1
+    return LearningCurve(
+        torch.cat([curve.sizes, torch.tensor([len(targets) - 1])]),
+        torch.cat([curve.tested, judged[None].double()]),
+        torch.cat([curve.right, (judged & right)[None].double()]),
+        torch.cat([curve.deviation, curve.deviation[-1:]]),
     )
 
 
@@ -239,29 +270,29 @@ def _ranks(targets: Int[Tensor, " M"], classes: int) -> tuple[Int[Tensor, " M"],
     return rank, shots
 
 
-def _taken(shots: Int[Tensor, " C"], share: float) -> Int[Tensor, " C"]:
+def _part_sizes(shots: Int[Tensor, " C"], share: float) -> Int[Tensor, " C"]:
     """How many images of each class a part takes."""
-    wanted = (share * shots).round().long().clamp_min(1)
-    return torch.minimum(wanted, (shots - 1).clamp_min(1))
+    sizes = (share * shots).round().long().clamp_min(1)
+    return torch.minimum(sizes, (shots - 1).clamp_min(1))
 
 
 def _of_distinct_sizes(curve: LearningCurve) -> LearningCurve:
     """Of shares that round to the same parts, the first; those that judge nothing left out."""
     before = torch.cat([torch.tensor([0]), curve.sizes[:-1].cummax(dim=0).values])
-    kept = curve.sizes > before
-    return LearningCurve(*(part[kept] for part in curve))
+    distinct = curve.sizes > before
+    return LearningCurve(*(part[distinct] for part in curve))
 
 
-def _redrawn(curve: LearningCurve, chance: Generator) -> Float[Tensor, "R H"]:
+def _redrawn(curve: LearningCurve, generator: Generator) -> Float[Tensor, "R H"]:
     """The curve for other images of the same kind."""
-    seen = curve.tested.sum(dim=0) > 0
-    weights = torch.empty(DRAWS, int(seen.sum()), dtype=torch.float64)
-    weights.exponential_(generator=chance)
+    judged = curve.tested.sum(dim=0) > 0
+    weights = torch.empty(DRAWS, int(judged.sum()), dtype=torch.float64)
+    weights.exponential_(generator=generator)
     # A gamma variable of shape 1/2 is half a squared normal one.
-    beside = torch.randn(2, DRAWS, 1, dtype=torch.float64, generator=chance).square() / 2
-    often = curve.tested.sum(dim=1) / seen.sum()  # (H,) what half an image weighs at each size
-    right = weights @ curve.right[:, seen].T + beside[0] * often
-    return right / (weights @ curve.tested[:, seen].T + beside.sum(dim=0) * often)
+    beside = torch.randn(2, DRAWS, 1, dtype=torch.float64, generator=generator).square() / 2
+    often = curve.tested.sum(dim=1) / judged.sum()  # (H,) what half an image weighs at each size
+    right = weights @ curve.right[:, judged].T + beside[0] * often
+    return right / (weights @ curve.tested[:, judged].T + beside.sum(dim=0) * often)
 
 
 def _fits(

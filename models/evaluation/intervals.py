@@ -90,6 +90,6 @@ def lure_weights(propensities: Float[Tensor, " M"], pool: int) -> Float[Tensor, 
         raise ValueError(f"{picks} images cannot have been picked from {pool}")
     if not bool(((propensities > 0) & (propensities <= 1)).all()):
         raise ValueError("propensities must be above 0 and at most 1")
-    left = pool - torch.arange(picks, dtype=torch.float64)  # N - m + 1
-    share = (pool - picks) / (left - 1).clamp_min(1)  # of the last image of a pool: 0
-    return 1 + share * (1 / (left * propensities) - 1)
+    remaining = pool - torch.arange(picks, dtype=torch.float64)  # N - m + 1
+    share = (pool - picks) / (remaining - 1).clamp_min(1)  # of the last image of a pool: 0
+    return 1 + share * (1 / (remaining * propensities) - 1)

@@ -43,9 +43,9 @@ def label_quality(
 
     (p_label - max p_other + 1) / 2 (Northcutt et al., 2021, section 3.2).
     """
-    own = probabilities.gather(1, targets[:, None]).squeeze(1)
-    others = probabilities.scatter(1, targets[:, None], -torch.inf)
-    return (own - others.max(dim=1).values + 1) / 2
+    self_confidence = probabilities.gather(1, targets[:, None]).squeeze(1)
+    rivals = probabilities.scatter(1, targets[:, None], -torch.inf)
+    return (self_confidence - rivals.max(dim=1).values + 1) / 2
 
 
 def label_errors(probabilities: Float[Tensor, "M C"], targets: Int[Tensor, " M"]) -> LabelErrors:
@@ -70,8 +70,10 @@ def _confident_class(
     """The likeliest class that reaches its threshold; -1 where none does."""
     shots = torch.bincount(targets, minlength=probabilities.shape[1])
     sums = torch.zeros(probabilities.shape[1], dtype=torch.float64)
-    own = probabilities.gather(1, targets[:, None]).squeeze(1)
-    thresholds = sums.index_add_(0, targets, own.double()) / shots  # NaN without images: never
+    self_confidence = probabilities.gather(1, targets[:, None]).squeeze(1)
+    thresholds = (
+        sums.index_add_(0, targets, self_confidence.double()) / shots
+    )  # NaN without images: never
     above = probabilities >= thresholds - ROUNDING
     best = probabilities.masked_fill(~above, -torch.inf).argmax(dim=1)
     return torch.where(above.any(dim=1), best, -1)

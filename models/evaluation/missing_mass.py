@@ -7,7 +7,7 @@ from models.evaluation.intervals import Interval, normal_quantile, wilson
 
 
 def unseen_mass(
-    shots: Int[Tensor, " C"], known: Bool[Tensor, " C"] | None = None, *, confidence: float = 0.95
+    shots: Int[Tensor, " C"], earlier: Bool[Tensor, " C"] | None = None, *, confidence: float = 0.95
 ) -> Interval:
     """The share of images whose class has no label yet: classes seen once, over images seen.
 
@@ -17,7 +17,7 @@ def unseen_mass(
     the share of singletons: without any, Esty's would have no width.
 
     Args:
-        known: classes that had a label before any of these images came: their only one found none.
+        earlier: classes that had a label before these images came: their only one found none.
 
     Raises:
         ValueError: no image has a label.
@@ -25,8 +25,8 @@ def unseen_mass(
     images = int(shots.sum())
     if not images:
         raise ValueError("no image has a label")
-    found = shots if known is None else shots[~known]
-    once, twice = int((found == 1).sum()), int((found == 2).sum())
+    discovered = shots if earlier is None else shots[~earlier]
+    once, twice = int((discovered == 1).sum()), int((discovered == 2).sum())
     mass = once / images
     variance = (once * (1 - mass) + 2 * twice) / images**2
     reach = normal_quantile((1 + confidence) / 2) * variance**0.5

@@ -62,12 +62,12 @@ class Classifier(Objective):
         # Running statistics stay those of pretraining: a handful of images has none worth having.
         self.eval()
 
-    def see(
-        self, images: Tensor, shares: Float[Tensor, "B C"], chance: Generator
+    def make_views(
+        self, images: Tensor, shares: Float[Tensor, "B C"], generator: Generator
     ) -> tuple[list[Tensor], Float[Tensor, "B C"]]:
         """One view, where there is a policy."""
         if self._policy:
-            images, shares = apply(self._policy, images, shares, chance)
+            images, shares = apply(self._policy, images, shares, generator)
         return [images], shares
 
     def loss(self, batch: Batch) -> Float[Tensor, ""]:
@@ -131,13 +131,17 @@ class Finetuning(NamedTuple):
     def averaged(self) -> Encoder:
         """A copy of the encoder, with averaged weights where the recipe has an average."""
         learned: dict[int, Tensor] = {}
-        given, averaged = self.training.objective, self.training.averaged
-        for one, other in zip(given.body.parameters(), averaged.body.parameters(), strict=True):
-            learned[id(one)] = other
+        current, averaged = self.training.objective, self.training.averaged
+        for parameter, average in zip(
+            current.body.parameters(), averaged.body.parameters(), strict=True
+        ):
+            learned[id(parameter)] = average
         copied = copy.deepcopy(self.encoder)
         with torch.no_grad():
-            for one, new in zip(self.encoder.parameters(), copied.parameters(), strict=True):
-                new.copy_(learned.get(id(one), one))
+            for parameter, target in zip(
+                self.encoder.parameters(), copied.parameters(), strict=True
+            ):
+                target.copy_(learned.get(id(parameter), parameter))
         return copied
 
 
@@ -178,13 +182,15 @@ def start(
         label_smoothing=recipe.label_smoothing,
         policy=() if method.frozen else policy,
     )
-    seen: Images = embeddings if method.frozen else images
+    inputs: Images = embeddings if method.frozen else images
     training = Training(
         objective,
-        Part(seen, train),
+        Part(inputs, train),
         targets[train],
         recipe,
-        judge=(lambda: objective.accuracy(Part(seen, test), targets[test])) if len(test) else None,
+        judge=(lambda: objective.accuracy(Part(inputs, test), targets[test]))
+        if len(test)
+        else None,
     )
     return Finetuning(learner, training)
 

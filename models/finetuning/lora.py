@@ -19,8 +19,8 @@ class LowRank(nn.Module):
         super().__init__()
         self.down = nn.Parameter(torch.empty(rank, columns))
         self.up = nn.Parameter(torch.zeros(rows, rank))
-        chance = Generator().manual_seed(0)
-        nn.init.kaiming_uniform_(self.down, a=math.sqrt(5), generator=chance)
+        generator = Generator().manual_seed(0)
+        nn.init.kaiming_uniform_(self.down, a=math.sqrt(5), generator=generator)
 
     def forward(self, weight: Tensor) -> Tensor:
         return weight + self.up @ self.down

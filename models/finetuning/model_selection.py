@@ -21,6 +21,7 @@ from models.finetuning import (
 )
 from models.finetuning.lora import merge
 from models.heads import Head
+from models.registry import plugin_name
 from models.training.loop import Epoch, Images
 from models.training.recipe import Recipe
 
@@ -132,7 +133,7 @@ class Selection(Iterator[SelectionProgress]):
             if not (whole and training.epoch >= self._length(run.method)):
                 for epoch in training:
                     fold = None if run.fold is None else run.fold + 1
-                    name = _name(self._methods[run.method])
+                    name = plugin_name(self._methods[run.method])
                     return SelectionProgress(name, self._at + 1, self._all, fold, epoch)
             self._end(run, self._tuning)
             self._tuning = None
@@ -228,9 +229,9 @@ class Selection(Iterator[SelectionProgress]):
             return
         self._lengths.append(tuning.training.epoch)
         fold = self._folds[run.repeat][run.fold]
-        for s, kept in enumerate(SHARES):
-            mixed = interpolate(before, after, kept)
-            embeddings = self._embeddings if kept == 0 else self._embed(method, mixed)
+        for s, weight in enumerate(SHARES):
+            mixed = interpolate(before, after, weight)
+            embeddings = self._embeddings if weight == 0 else self._embed(method, mixed)
             predicted = classify(self._head, embeddings, self._targets, fold)
             self._predicted[run.method, s, run.repeat, fold.test] = predicted
 
@@ -257,21 +258,17 @@ class Selection(Iterator[SelectionProgress]):
         all folds but one would favour what happens to fail on that one.
         """
         classes, count = int(self._targets.max()) + 1, len(self._targets)
-        chance = Generator().manual_seed(self._recipe.seed)
+        generator = Generator().manual_seed(self._recipe.seed)
         honest = []
         for repeat in range(len(self._folds)):
             # Shares first: among equals the first, and so the smallest, is the best.
             predicted = self._predicted[:, :, repeat].transpose(0, 1).flatten(0, 1)  # (H G, M)
-            drawn = torch.randint(count, (DRAWS, count), generator=chance)
-            times = torch.zeros(DRAWS, count).scatter_add_(1, drawn, torch.ones(DRAWS, count))
+            resamples = torch.randint(count, (DRAWS, count), generator=generator)
+            times = torch.zeros(DRAWS, count).scatter_add_(1, resamples, torch.ones(DRAWS, count))
             best = ((predicted == self._targets).float() @ times.T).argmax(dim=0)  # of each draw
             votes = torch.zeros(count, classes)
-            for one in best.unique().tolist():  # type: ignore[no-untyped-call]
-                left_out = (times[best == one] == 0).sum(dim=0)
-                votes += left_out.unsqueeze(1) * F.one_hot(predicted[one], classes)
+            for candidate in best.unique().tolist():  # type: ignore[no-untyped-call]
+                left_out = (times[best == candidate] == 0).sum(dim=0)
+                votes += left_out.unsqueeze(1) * F.one_hot(predicted[candidate], classes)
             honest.append(votes.argmax(dim=1))
         return torch.stack(honest)
-
-
-def _name(method: FinetuningMethod) -> str:
-    return type(method).__module__.rpartition(".")[2]

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -20,7 +20,7 @@ CALIBRATION_ROWS = 2048  # support images, at most, that choose a temperature or
 ROWS_PER_BLOCK = 4096
 
 
-FEW = 16  # embeddings, of which a placed copy costs nothing
+FEW = 16  # embeddings, of which a normalized copy costs nothing
 
 
 SHORT = 16  # classes, below which torch's softmax of rows is several times slower than of columns
@@ -77,7 +77,7 @@ class FittedHead(ABC):
         """How well each class suits; differences within a row, by the temperature, are log odds."""
 
     @abstractmethod
-    def scores_without(
+    def leave_one_out_scores(
         self, embeddings: Float[Tensor, "M D"], targets: Int[Tensor, " M"]
     ) -> Float[Tensor, "M C"]:
         """`scores` of support images, each by a head that was fitted without it; in float64."""
@@ -104,9 +104,9 @@ class FittedHead(ABC):
             targets: their classes, as in `fit`.
         """
         blocks = torch.split(torch.arange(len(targets)), ROWS_PER_BLOCK)
-        return torch.cat([self.scores_without(embeddings[b], targets[b]) for b in blocks]).div(
-            self.temperature
-        )
+        return torch.cat(
+            [self.leave_one_out_scores(embeddings[b], targets[b]) for b in blocks]
+        ).div(self.temperature)
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class Support:
     """Labeled embeddings as a head sees them."""
 
     embeddings: Float[Tensor, "M D"]  # as given
-    placed: Float[Tensor, "M D"]
+    normalized: Float[Tensor, "M D"]
     targets: Int[Tensor, " M"]
     shots: Int[Tensor, " C"]
     mean: Float[Tensor, " D"] | None  # what was subtracted
@@ -139,18 +139,18 @@ class Support:
 
     def left_out(self, fitted: "Iterable[FittedHead]") -> Iterator[Float[Tensor, "K C"]]:
         """What heads say of these rows that were fitted without them."""
-        some, targets = self.embeddings[self.judged], self.targets[self.judged]
-        return (one.scores_without(some, targets) for one in fitted)
+        embeddings, targets = self.embeddings[self.judged], self.targets[self.judged]
+        return (head.leave_one_out_scores(embeddings, targets) for head in fitted)
 
     @cached_property
     def means(self) -> Float[Tensor, "C D"]:
         """The mean of each class, in float64."""
-        return class_means(self.placed, self.targets, self.shots)
+        return class_means(self.normalized, self.targets, self.shots)
 
     @cached_property
     def centroids(self) -> Float[Tensor, "C D"]:
         """The directions of these."""
-        return F.normalize(self.means, dim=1).to(self.placed.dtype)
+        return F.normalize(self.means, dim=1).to(self.normalized.dtype)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,7 +170,7 @@ class CenteredHead(ABC):
         classes: int,
         mean: Float[Tensor, " D"] | None = None,
     ) -> FittedHead:
-        """Place the embeddings and learn from them; choose what is None by leave-one-out.
+        """Centre the embeddings and learn from them; choose what is None by leave-one-out.
 
         Raises:
             ValueError: a class has no shot, or the head is centred and the mean is not given.
@@ -182,12 +182,12 @@ class CenteredHead(ABC):
             mean = None
         elif mean is None:
             raise ValueError("a centred head needs the mean embedding of all images")
-        return self.learn(
+        return self.fit_support(
             Support(embeddings, center_and_normalize(embeddings, mean), targets, shots, mean)
         )
 
     @abstractmethod
-    def learn(self, support: Support) -> FittedHead:
+    def fit_support(self, support: Support) -> FittedHead:
         """The head fitted to these."""
 
 
@@ -207,15 +207,15 @@ def products(
     directions: Float[Tensor, "C D"],
     mean: Float[Tensor, " D"] | None,
 ) -> Float[Tensor, "M C"]:
-    """`place(embeddings, mean) @ directions.T`, without a placed copy of the embeddings."""
+    """`center_and_normalize(embeddings, mean) @ directions.T`, without a copy of the embeddings."""
     if mean is None or len(embeddings) <= FEW:
-        placed = center_and_normalize(embeddings, mean)
-        return placed @ directions.to(placed.dtype).T
-    found, lengths = squared_distances(embeddings, directions, mean)
-    return found / lengths[:, None]
+        normalized = center_and_normalize(embeddings, mean)
+        return normalized @ directions.to(normalized.dtype).T
+    dots, lengths = centred_products(embeddings, directions, mean)
+    return dots / lengths[:, None]
 
 
-def squared_distances(
+def centred_products(
     embeddings: Float[Tensor, "M D"],
     directions: Float[Tensor, "C D"],
     mean: Float[Tensor, " D"] | None,
@@ -231,16 +231,19 @@ def squared_distances(
     if mean is None:
         return values @ directions.T, lengths.clamp_min(1e-12)
     mean = mean.to(values.dtype)
-    both = values @ torch.cat([directions, mean[None]]).T
+    dots = values @ torch.cat([directions, mean[None]]).T
     squared = lengths.square()
-    rest = squared - 2 * both[:, -1] + mean @ mean
-    found, left = both[:, :-1] - directions @ mean, rest.clamp_min(1e-30).sqrt()
-    close = rest < CLOSE * squared
+    squared_lengths = squared - 2 * dots[:, -1] + mean @ mean
+    centred_dots, centred_lengths = (
+        dots[:, :-1] - directions @ mean,
+        squared_lengths.clamp_min(1e-30).sqrt(),
+    )
+    close = squared_lengths < CLOSE * squared
     if bool(close.any()):
         copies = values[close] - mean
-        found[close] = copies @ directions.T
-        left[close] = torch.linalg.vector_norm(copies, dim=1).clamp_min(1e-12)
-    return found, left
+        centred_dots[close] = copies @ directions.T
+        centred_lengths[close] = torch.linalg.vector_norm(copies, dim=1).clamp_min(1e-12)
+    return centred_dots, centred_lengths
 
 
 def cosines(
@@ -251,8 +254,8 @@ def cosines(
     """Cosines of embeddings, less the mean if there is one, to directions of unit length."""
     if mean is not None:
         return products(embeddings, directions, mean)
-    found, lengths = squared_distances(embeddings, directions, None)
-    return found / lengths[:, None]
+    dots, lengths = centred_products(embeddings, directions, None)
+    return dots / lengths[:, None]
 
 
 def softmax(logits: Float[Tensor, "M C"]) -> Float[Tensor, "M C"]:
@@ -263,16 +266,16 @@ def softmax(logits: Float[Tensor, "M C"]) -> Float[Tensor, "M C"]:
 
 
 def class_means(
-    placed: Float[Tensor, "M D"], targets: Int[Tensor, " M"], shots: Int[Tensor, " C"]
+    normalized: Float[Tensor, "M D"], targets: Int[Tensor, " M"], shots: Int[Tensor, " C"]
 ) -> Float[Tensor, "C D"]:
     """The mean of each class, in float64.
 
     Stored embeddings are float16, so they are multiples of 2^-24 and their float64 sum is exact:
     unless it is centred, a mean does not depend on the order in which shots came and went.
     """
-    sums = torch.zeros(len(shots), placed.shape[1], dtype=torch.float64)
+    sums = torch.zeros(len(shots), normalized.shape[1], dtype=torch.float64)
     for rows in torch.split(torch.arange(len(targets)), ROWS_PER_BLOCK):
-        sums.index_add_(0, targets[rows], placed[rows].double())
+        sums.index_add_(0, targets[rows], normalized[rows].double())
     return sums / shots[:, None]
 
 
@@ -290,24 +293,47 @@ def best_by_leave_one_out(
     Args:
         fitted: with a temperature of 1, to what `support` holds.
         expected: the temperature where there is nothing to fit it on.
-        left_out: `scores_without` of `support.judged` by each, where that is cheaper for all.
+        left_out: `leave_one_out_scores` of `support.judged` by each, where that is cheaper for all.
         prior: log odds that the head takes off once it has its temperature.
     """
-    given: Any = fitted[0].options
-    if given.temperature is not None and len(fitted) == 1:
-        return replace(fitted[0], temperature=given.temperature)
-    targets, found = support.targets[support.judged], []
-    for one, scores in zip(
+    first: Any = fitted[0].options
+    if first.temperature is not None and len(fitted) == 1:
+        return replace(fitted[0], temperature=first.temperature)
+    targets, judged = support.targets[support.judged], []
+    for head, scores in zip(
         fitted, left_out() if left_out else support.left_out(fitted), strict=True
     ):
-        options: Any = one.options
-        temperature = options.temperature
-        if temperature is None:
-            temperature = fit_temperature(scores, targets, expected)
-        options = replace(options, temperature=temperature)
-        loss = log_loss(scores / temperature - prior, targets)
-        found.append(replace(one, options=options, temperature=temperature, loss=loss))
-    return min(found, key=lambda one: one.loss)
+        options, loss = calibrate(head.options, scores, targets, expected, prior)
+        judged.append(replace(head, options=options, temperature=options.temperature, loss=loss))
+    return min(judged, key=lambda head: head.loss)
+
+
+class Calibrated(NamedTuple):
+    """Options with their temperature, and how well they do."""
+
+    options: Any
+    loss: float  # log loss of leave-one-out
+
+
+def calibrate(
+    options: Any,
+    scores: Float[Tensor, "K C"],
+    targets: Int[Tensor, " K"],
+    expected: float,
+    prior: Float[Tensor, "K C"] | float = 0.0,
+) -> Calibrated:
+    """The temperature of the options, or else the one fitted to leave-one-out scores.
+
+    Args:
+        expected: the temperature where there is nothing to fit it on.
+        prior: log odds that the head takes off once it has its temperature.
+    """
+    temperature = options.temperature
+    if temperature is None:
+        temperature = fit_temperature(scores, targets, expected)
+    return Calibrated(
+        replace(options, temperature=temperature), log_loss(scores / temperature - prior, targets)
+    )
 
 
 def evenly_spread(targets: Int[Tensor, " M"]) -> Int[Tensor, " K"]:

@@ -56,17 +56,17 @@ def fit_temperature(
     if not len(targets):
         return expected
     low, high = -REACH, REACH
-    left, right = high - SHRINK * (high - low), low + SHRINK * (high - low)
-    at_left, at_right = cost(left), cost(right)
+    lower, upper = high - SHRINK * (high - low), low + SHRINK * (high - low)
+    at_lower, at_upper = cost(lower), cost(upper)
     for _ in range(STEPS):  # one of the two points inside serves again
-        if at_left < at_right:
-            high, right, at_right = right, left, at_left
-            left = high - SHRINK * (high - low)
-            at_left = cost(left)
+        if at_lower < at_upper:
+            high, upper, at_upper = upper, lower, at_lower
+            lower = high - SHRINK * (high - low)
+            at_lower = cost(lower)
         else:
-            low, left, at_left = left, right, at_right
-            right = low + SHRINK * (high - low)
-            at_right = cost(right)
+            low, lower, at_lower = lower, upper, at_upper
+            upper = low + SHRINK * (high - low)
+            at_upper = cost(upper)
     return expected * math.exp((low + high) / 2)
 
 

@@ -28,7 +28,9 @@ class LeaveOneOutDistances(NamedTuple):
     """What heads without each image say of it."""
 
     scores: Float[Tensor, "M C"]  # by means that keep all their shots
-    own: Float[Tensor, " M"]  # squared distance to the mean of the other shots of its class
+    to_own_class: Float[
+        Tensor, " M"
+    ]  # squared distance to the mean of the other shots of its class
     length: Float[Tensor, " M"]  # squared, of the image
 
 
@@ -45,7 +47,7 @@ class Scatter(NamedTuple):
     @classmethod
     def of(
         cls,
-        placed: Float[Tensor, "M D"],
+        normalized: Float[Tensor, "M D"],
         targets: Int[Tensor, " M"],
         means: Float[Tensor, "C D"],
         shots: Int[Tensor, " C"],
@@ -56,11 +58,11 @@ class Scatter(NamedTuple):
             means: of the classes, in float64.
             shots: how many images each class has.
         """
-        if len(targets) > placed.shape[1]:
-            within = Statistics.of(placed, targets, len(shots)).within
+        if len(targets) > normalized.shape[1]:
+            within = Statistics.of(normalized, targets, len(shots)).within
             eigenvalues, basis = torch.linalg.eigh(within)
             return cls(means, shots, eigenvalues.clamp_min(0), basis, means @ basis, None)
-        eigenvalues, basis = spectrum(placed.double() - means[targets])
+        eigenvalues, basis = spectrum(normalized.double() - means[targets])
         inside = means @ basis
         return cls(means, shots, eigenvalues, basis, inside, means - inside @ basis.T)
 
@@ -73,31 +75,31 @@ class Scatter(NamedTuple):
     def weights(self, strength: float) -> Float[Tensor, "C D"]:
         """The means times the inverse covariance."""
         weight, added = self.covariance(strength)
-        found = (self.inside / (weight * self.eigenvalues + added)) @ self.basis.T
-        return found if self.outside is None else found + self.outside / added
+        weights = (self.inside / (weight * self.eigenvalues + added)) @ self.basis.T
+        return weights if self.outside is None else weights + self.outside / added
 
-    def rows(self, placed: Float[Tensor, "M D"], targets: Int[Tensor, " M"]) -> ScatterRows:
+    def rows(self, normalized: Float[Tensor, "M D"], targets: Int[Tensor, " M"]) -> ScatterRows:
         """Support images in the basis; this does not depend on the strength."""
-        wide = placed.double()
+        wide = normalized.double()
         inside = wide @ self.basis
         if self.outside is None:
             return ScatterRows(targets, inside, inside.new_zeros(()), inside.new_zeros(()))
         beyond = wide - inside @ self.basis.T
         return ScatterRows(targets, inside, beyond @ self.outside.T, beyond.square().sum(dim=1))
 
-    def squares(self, placed: Float[Tensor, "Q D"], strength: float) -> Float[Tensor, "Q C"]:
+    def squares(self, normalized: Float[Tensor, "Q D"], strength: float) -> Float[Tensor, "Q C"]:
         """Squared distances of any images to the means."""
         weight, added = self.covariance(strength)
-        wide = placed.double()
+        wide = normalized.double()
         inside = wide @ self.basis
-        rest = (wide.square().sum(dim=1) - inside.square().sum(dim=1)).clamp_min(0)
-        lengths = inside.square() @ (1 / (weight * self.eigenvalues + added)) + rest / added
+        beyond = (wide.square().sum(dim=1) - inside.square().sum(dim=1)).clamp_min(0)
+        lengths = inside.square() @ (1 / (weight * self.eigenvalues + added)) + beyond / added
         weights = self.weights(strength)
         offset = lengths[:, None] + (weights * self.means).sum(dim=1)
         return offset - 2 * wide @ weights.T
 
-    def without(self, rows: ScatterRows, strength: float) -> LeaveOneOutDistances:
-        """Scores but for the spread, and squared distances, by fits without each image.
+    def downdated(self, rows: ScatterRows, strength: float) -> LeaveOneOutDistances:
+        """Scores but for the variance of means, and squared distances, by fits without each image.
 
         With r the image less the mean of its n shots, W loses a r r' where a = n / (n - 1), and the
         image lies a r from the mean of the others.
@@ -129,24 +131,28 @@ class Scatter(NamedTuple):
         )
 
     def scores(
-        self, left: LeaveOneOutDistances, rows: ScatterRows, spread: float
+        self, distances: LeaveOneOutDistances, rows: ScatterRows, within_class_variance: float
     ) -> Float[Tensor, "M C"]:
         """Scores of which those of the own class are by one shot less."""
         shots = self.shots.double()
         remaining = shots[rows.targets] - 1
-        own = (left.length - left.own + spread / remaining) / 2
-        own = own.masked_fill(remaining == 0, -torch.inf)
-        return (left.scores + spread / shots / 2).scatter(1, rows.targets[:, None], own[:, None])
+        own_scores = (
+            distances.length - distances.to_own_class + within_class_variance / remaining
+        ) / 2
+        own_scores = own_scores.masked_fill(remaining == 0, -torch.inf)
+        return (distances.scores + within_class_variance / shots / 2).scatter(
+            1, rows.targets[:, None], own_scores[:, None]
+        )
 
-    def spread(self, left: LeaveOneOutDistances, rows: ScatterRows) -> float:
+    def within_class_variance(self, distances: LeaveOneOutDistances, rows: ScatterRows) -> float:
         """The mean squared distance of images to the true mean of their class.
 
         That to the mean of the other shots is too large by a share of 1 / their number.
         """
         shots = self.shots[rows.targets].double()
         able = shots > 1
-        found = left.own * (shots - 1) / shots
-        return float(found[able].mean()) if bool(able.any()) else 0.0
+        unbiased = distances.to_own_class * (shots - 1) / shots
+        return float(unbiased[able].mean()) if bool(able.any()) else 0.0
 
 
 def spectrum(points: Float[Tensor, "M D"]) -> tuple[Float[Tensor, " E"], Float[Tensor, "D E"]]:
@@ -159,9 +165,9 @@ def spectrum(points: Float[Tensor, "M D"]) -> tuple[Float[Tensor, " E"], Float[T
         eigenvalues, basis = torch.linalg.eigh(points.T @ points)
         return eigenvalues.clamp_min(0), basis
     eigenvalues, vectors = torch.linalg.eigh(points @ points.T)
-    kept = eigenvalues > 1e-12 * len(points)
-    eigenvalues = eigenvalues[kept]
-    return eigenvalues, points.T @ (vectors[:, kept] / eigenvalues.sqrt())
+    positive = eigenvalues > 1e-12 * len(points)
+    eigenvalues = eigenvalues[positive]
+    return eigenvalues, points.T @ (vectors[:, positive] / eigenvalues.sqrt())
 
 
 def _covariance(

@@ -57,7 +57,7 @@ class Collapsed(ValueError):
     """The encoder no longer learns what tells images apart."""
 
 
-class Seen(NamedTuple):
+class PretextLoss(NamedTuple):
     """What an objective made of a batch."""
 
     loss: Float[Tensor, ""]
@@ -83,7 +83,7 @@ class Pretext(Objective):
         self.register_buffer("strikes", torch.tensor(0))
         self.register_buffer("steps", torch.tensor(0))
 
-    def learn(self, batch: Batch) -> Seen:
+    def pretext_loss(self, batch: Batch) -> PretextLoss:
         """What this method makes of a batch."""
         raise NotImplementedError
 
@@ -97,10 +97,10 @@ class Pretext(Objective):
         Raises:
             Collapsed: several looks in a row found nothing that is learned.
         """
-        seen = self.learn(batch)
+        outcome = self.pretext_loss(batch)
         if self.training:
-            self._watch(seen, batch.views)
-        return seen.loss
+            self._watch(outcome, batch.views)
+        return outcome.loss
 
     def groups(self) -> list[ParameterGroup]:
         """All that needs gradients, at one rate."""
@@ -115,31 +115,33 @@ class Pretext(Objective):
         return self
 
     @torch.no_grad()
-    def _watch(self, seen: Seen, views: Sequence[Tensor]) -> None:
+    def _watch(self, outcome: PretextLoss, views: Sequence[Tensor]) -> None:
         self.steps += 1
         if int(self.steps) % LOOK:
             return
-        reason = self._trouble(seen) or _sameness(views)
+        reason = self._trouble(outcome) or _sameness(views)
         self.strikes = self.strikes + 1 if reason else torch.zeros_like(self.strikes)
         if int(self.strikes) >= STRIKES:
             raise Collapsed(f"after {int(self.steps)} steps {reason}")
 
-    def _trouble(self, seen: Seen) -> str:
-        first, *rest = (features.detach() for features in seen.features)
+    def _trouble(self, outcome: PretextLoss) -> str:
+        first, *remaining = (features.detach() for features in outcome.features)
         width = feature_std(first)
         if width < self.narrow:
             return (
                 f"all images look alike: their spread is {width:.3f} of 1; use a smaller rate, or "
                 "a larger batch"
             )
-        if rest:
-            cosine = float(nn.functional.cosine_similarity(first.float(), rest[0].float()).mean())
+        if remaining:
+            cosine = float(
+                nn.functional.cosine_similarity(first.float(), remaining[0].float()).mean()
+            )
             if cosine > SAME:
                 return (
                     f"two views of an image are one: their cosine is {cosine:.5f}; use stronger "
                     "changes in views"
                 )
-        loss = float(seen.loss.detach())
+        loss = float(outcome.loss.detach())
         if int(self.steps) > TRUSTED and loss > ABOVE_CHANCE * self.chance:
             return (
                 f"the loss is {loss:.3g}, and {self.chance:.3g} would be that of knowing nothing; "
@@ -162,10 +164,10 @@ class Joint(Pretext):
         super().__init__(encoder)
         self._views = first, second or first
 
-    def see(
-        self, images: Tensor, shares: Float[Tensor, "B C"], chance: Generator
+    def make_views(
+        self, images: Tensor, shares: Float[Tensor, "B C"], generator: Generator
     ) -> tuple[list[Tensor], Float[Tensor, "B C"]]:
-        return [views(images, chance) for views in self._views], shares
+        return [views(images, generator) for views in self._views], shares
 
 
 def _sameness(views: Sequence[Tensor]) -> str:
@@ -242,17 +244,6 @@ def resolve_recipe(recipe: Recipe, encoder: Encoder, images: int) -> Recipe:
     )
 
 
-def within(options: PretrainingMethod, name: str, low: float | int, high: float | int) -> None:
-    """Refuse an option that is out of its bounds.
-
-    Raises:
-        ValueError: it is.
-    """
-    value = getattr(options, name)
-    if not low <= value <= high:
-        raise ValueError(f"{name} must be from {low:g} to {high:g}, got {value}")
-
-
 def views_of(
     method: PretrainingMethod,
     encoder: Encoder,
@@ -266,6 +257,6 @@ def views_of(
     A view is one tensor, (B, 3, T, T), or (B, L, 3, T, T) where it is in parts.
     """
     objective = method.build(encoder, max(len(images), method.fewest))
-    chance = Generator().manual_seed(seed)
+    generator = Generator().manual_seed(seed)
     none = images.new_empty(len(images), 0)
-    return [objective.see(images, none, chance)[0] for _ in range(count)]
+    return [objective.make_views(images, none, generator)[0] for _ in range(count)]

@@ -35,14 +35,14 @@ def measure_cost(method: PretrainingMethod, encoder: Encoder, recipe: Recipe, im
     settled = resolve_recipe(recipe, encoder, images)
     short = Recipe(epochs=1 + STEPS, batch_size=IMAGES, rate=1e-6)
     side = encoder.preprocessing.crop
-    chance = Generator().manual_seed(0)
-    noise = torch.randint(0, 256, (IMAGES, 3, side, side), dtype=torch.uint8, generator=chance)
+    generator = Generator().manual_seed(0)
+    noise = torch.randint(0, 256, (IMAGES, 3, side, side), dtype=torch.uint8, generator=generator)
     training = start(method, encoder, noise, short, fresh=False)
-    kept = 0
+    saved_bytes = 0
 
     def count(tensor: Any) -> Any:
-        nonlocal kept
-        kept += tensor.numel() * tensor.element_size()
+        nonlocal saved_bytes
+        saved_bytes += tensor.numel() * tensor.element_size()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
@@ -55,5 +55,5 @@ def measure_cost(method: PretrainingMethod, encoder: Encoder, recipe: Recipe, im
     weights = sum(tensor.numel() * tensor.element_size() for tensor in state)
     return Cost(
         per_image * settled.epochs * images,
-        4 * weights + kept * settled.batch_size // IMAGES,
+        4 * weights + saved_bytes * settled.batch_size // IMAGES,
     )

@@ -32,8 +32,8 @@ def projection_head(
 @torch.no_grad()
 def follow(target: nn.Module, source: nn.Module, momentum: float) -> None:
     """Move the weights of `target` towards those of `source`, by 1 - momentum of the way."""
-    for one, other in zip(target.parameters(), source.parameters(), strict=True):
-        one.lerp_(other, 1 - momentum)
+    for weight, aim in zip(target.parameters(), source.parameters(), strict=True):
+        weight.lerp_(aim, 1 - momentum)
 
 
 class EmbeddingQueue(nn.Module):
@@ -84,18 +84,18 @@ class Bank(nn.Module):
     ) -> None:
         """Move the features of some images."""
         positions = positions.to(self.features.device)
-        seen = F.normalize(features.float(), dim=1)
-        moved = momentum * self.features[positions] + (1 - momentum) * seen
-        self.features[positions] = F.normalize(moved, dim=1)
+        latest = F.normalize(features.float(), dim=1)
+        blended = momentum * self.features[positions] + (1 - momentum) * latest
+        self.features[positions] = F.normalize(blended, dim=1)
 
     def negatives(
         self, positions: Int[Tensor, " B"], count: int
     ) -> tuple[Float[Tensor, "J P"], Bool[Tensor, "B J"]]:
         """Features of images drawn at random, and which are of the batch's own images."""
         everything = len(self.features)
-        drawn = torch.randperm(everything)[:count].to(self.features.device)
-        own = positions.to(drawn.device).unsqueeze(1) == drawn
-        return self.features[drawn], own
+        sample = torch.randperm(everything)[:count].to(self.features.device)
+        is_own = positions.to(sample.device).unsqueeze(1) == sample
+        return self.features[sample], is_own
 
 
 def kmeans(

@@ -39,56 +39,56 @@ class Contrast:
         queries: Float[Tensor, "B P"],
         keys: Float[Tensor, "B P"],
         negatives: Float[Tensor, "J P"],
-        own: Bool[Tensor, "B J"],
+        is_own: Bool[Tensor, "B J"],
     ) -> Float[Tensor, ""]:
         """The mean loss of the queries.
 
         Args:
             keys: another view of each query's image.
             negatives: of any images, those of the query among them.
-            own: which of the negatives show the query's image; they are left out.
+            is_own: which of the negatives show the query's image; they are left out.
         """
         if self.similarity == "cosine":
             queries, keys, negatives = (
-                F.normalize(one, dim=1) for one in (queries, keys, negatives)
+                F.normalize(vectors, dim=1) for vectors in (queries, keys, negatives)
             )
             alike = (queries * keys).sum(dim=1)
-            others = queries @ negatives.T  # (B, J)
+            unlike = queries @ negatives.T  # (B, J)
         else:
             alike = -(queries - keys).square().sum(dim=1)
-            others = -torch.cdist(queries, negatives).square()
-        return getattr(self, f"_{self.loss}")(alike, others, own)  # type: ignore[no-any-return]
+            unlike = -torch.cdist(queries, negatives).square()
+        return getattr(self, f"_{self.loss}")(alike, unlike, is_own)  # type: ignore[no-any-return]
 
     def chance(self, negatives: int) -> float:
         """The loss of what tells no image from another."""
         if self.loss == "triplet":
             return self.margin
-        rest = negatives * math.log1p(1 / negatives) if self.loss == "nce" else 0.0
-        return math.log1p(negatives) + rest
+        noise = negatives * math.log1p(1 / negatives) if self.loss == "nce" else 0.0
+        return math.log1p(negatives) + noise
 
-    def _info_nce(self, alike: Tensor, others: Tensor, own: Tensor) -> Tensor:
-        others = others.masked_fill(own, -torch.inf)
-        logits = torch.cat([alike.unsqueeze(1), others], dim=1) / self.temperature
+    def _info_nce(self, alike: Tensor, unlike: Tensor, is_own: Tensor) -> Tensor:
+        unlike = unlike.masked_fill(is_own, -torch.inf)
+        logits = torch.cat([alike.unsqueeze(1), unlike], dim=1) / self.temperature
         return F.cross_entropy(
-            logits, torch.zeros(len(logits), dtype=torch.long, device=own.device)
+            logits, torch.zeros(len(logits), dtype=torch.long, device=is_own.device)
         )
 
-    def _nce(self, alike: Tensor, others: Tensor, own: Tensor) -> Tensor:
+    def _nce(self, alike: Tensor, unlike: Tensor, is_own: Tensor) -> Tensor:
         """With as much noise as there are negatives, and its constant from this batch."""
-        alike, others = alike / self.temperature, others / self.temperature
-        count = (~own).sum(dim=1).clamp_min(1)
+        alike, unlike = alike / self.temperature, unlike / self.temperature
+        count = (~is_own).sum(dim=1).clamp_min(1)
         with torch.no_grad():  # Z of the paper, estimated over the negatives
-            constant = others.masked_fill(own, -torch.inf).logsumexp(dim=1) - count.log()
+            constant = unlike.masked_fill(is_own, -torch.inf).logsumexp(dim=1) - count.log()
         # Posterior odds of data against noise: exp(s) / Z over m times the noise's 1.
         log_odds = alike - constant - count.log()
-        against = others - (constant + count.log()).unsqueeze(1)
-        noise = F.softplus(against).masked_fill(own, 0.0).sum(dim=1)
+        against = unlike - (constant + count.log()).unsqueeze(1)
+        noise = F.softplus(against).masked_fill(is_own, 0.0).sum(dim=1)
         return (F.softplus(-log_odds) + noise).mean()
 
-    def _triplet(self, alike: Tensor, others: Tensor, own: Tensor) -> Tensor:
-        farther = ~own & (others < alike.unsqueeze(1))
-        semihard = others.masked_fill(~farther, -torch.inf).amax(dim=1)
-        farthest = others.masked_fill(own, torch.inf).amin(dim=1)
+    def _triplet(self, alike: Tensor, unlike: Tensor, is_own: Tensor) -> Tensor:
+        farther = ~is_own & (unlike < alike.unsqueeze(1))
+        semihard = unlike.masked_fill(~farther, -torch.inf).amax(dim=1)
+        farthest = unlike.masked_fill(is_own, torch.inf).amin(dim=1)
         negative = torch.where(farther.any(dim=1), semihard, farthest)
         return F.relu(negative - alike + self.margin).mean()
 
@@ -100,7 +100,7 @@ def swapped(
 
     Chen et al., 2020, equation 1. https://arxiv.org/abs/2002.05709
     """
-    both = torch.cat([first, second])  # (2B, P)
-    image = torch.arange(len(first), device=both.device).repeat(2)
-    own = image.unsqueeze(1) == image
-    return contrast(both, both.roll(len(first), dims=0), both, own)
+    views = torch.cat([first, second])  # (2B, P)
+    image = torch.arange(len(first), device=views.device).repeat(2)
+    is_own = image.unsqueeze(1) == image
+    return contrast(views, views.roll(len(first), dims=0), views, is_own)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
-from timm.layers import build_sincos2d_pos_embed
+from timm.layers.pos_embed_sincos import build_sincos2d_pos_embed
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
@@ -53,8 +53,8 @@ def reveal(
     pixels = nn.functional.unfold(images, side, stride=side).mT  # (B, L, 3 side side)
     mean, variance = pixels.mean(dim=2, keepdim=True), pixels.var(dim=2, keepdim=True)
     lit = painted * (variance + 1e-6).sqrt() + mean
-    shown = torch.where(hidden.unsqueeze(2), lit, pixels)
-    return nn.functional.fold(shown.mT, images.shape[-2:], side, stride=side)
+    revealed = torch.where(hidden.unsqueeze(2), lit, pixels)
+    return nn.functional.fold(revealed.mT, images.shape[-2:], side, stride=side)
 
 
 def hide(
@@ -106,21 +106,21 @@ class TokenPainter(nn.Module):
         """Paint what a share of the tokens does not show."""
         tokens: Tensor = encoder.stages[0](encoder.normalised(images))
         prefix, tokens = tokens[:, : self.prefix], tokens[:, self.prefix :]
-        kept, ranks = shuffled(tokens, 1 - self.mask)
-        seen = torch.cat([prefix, kept], dim=1)
+        visible, ranks = shuffled(tokens, 1 - self.mask)
+        features = torch.cat([prefix, visible], dim=1)
         for stage in encoder.stages[1:-1]:
-            seen = stage(seen)
+            features = stage(features)
         norm: Any = encoder.stages[-1].net
-        seen = norm.norm(seen) if isinstance(norm.norm, nn.Module) else seen
-        pixels = self._paint(self.enter(seen), ranks)
-        return Painted(pixels, ranks >= kept.shape[1], seen[:, self.prefix :].mean(dim=1))
+        features = norm.norm(features) if isinstance(norm.norm, nn.Module) else features
+        pixels = self._paint(self.enter(features), ranks)
+        return Painted(pixels, ranks >= visible.shape[1], features[:, self.prefix :].mean(dim=1))
 
     def _paint(
         self, entered: Float[Tensor, "B F D"], ranks: Int[Tensor, "B L"]
     ) -> Float[Tensor, "B L X"]:
-        prefix, known = entered[:, : self.prefix], entered[:, self.prefix :]
-        unknown = self.hidden.expand(len(known), ranks.shape[1] - known.shape[1], -1)
-        ordered = torch.cat([known, unknown.to(known.dtype)], dim=1)
+        prefix, visible = entered[:, : self.prefix], entered[:, self.prefix :]
+        masked = self.hidden.expand(len(visible), ranks.shape[1] - visible.shape[1], -1)
+        ordered = torch.cat([visible, masked.to(visible.dtype)], dim=1)
         tokens = ordered.gather(1, ranks.unsqueeze(2).expand(-1, -1, ordered.shape[2]))
         tokens = torch.cat([prefix, tokens + self.positions], dim=1)
         painted: Tensor = self.leave(self.blocks(tokens)[:, self.prefix :])
@@ -147,9 +147,9 @@ class PixelPainter(nn.Module):
         """Paint a share of the patches, which the encoder does not see."""
         ranks = shuffled(images.new_zeros(len(images), GRID * GRID, 1), 1 - self.mask)[1]
         hidden = ranks >= round((1 - self.mask) * GRID * GRID)
-        seen = _map(encoder, hide(encoder.normalised(images), hidden, self.hidden))
-        painted = self.leave(nn.functional.adaptive_avg_pool2d(seen, GRID))
-        return Painted(painted.flatten(2).mT, hidden, seen.mean(dim=(2, 3)))
+        features = _map(encoder, hide(encoder.normalised(images), hidden, self.hidden))
+        painted = self.leave(nn.functional.adaptive_avg_pool2d(features, GRID))
+        return Painted(painted.flatten(2).mT, hidden, features.mean(dim=(2, 3)))
 
 
 def _map(encoder: Encoder, features: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from models.augmentation import warp
 from models.augmentation.kinds.blur import Blur
 from models.augmentation.kinds.colour import Colour
 from models.augmentation.kinds.geometric import Geometric
+from models.registry import require_within
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,14 +31,12 @@ class Views:
     solarize: float = 0.0  # probability
 
     def __post_init__(self) -> None:
-        if not 0 <= self.colour <= 1:
-            raise ValueError(f"colour must be from 0 to 1, got {self.colour}")
-        if not 0 <= self.blur <= 1:
-            raise ValueError(f"blur must be from 0 to 1, got {self.blur}")
+        require_within(self, "colour", 0, 1)
+        require_within(self, "blur", 0, 1)
         _ = self._steps  # refuses the others
 
     def __call__(
-        self, images: Float[Tensor, "B 3 S S"], chance: Generator, side: int | None = None
+        self, images: Float[Tensor, "B 3 S S"], generator: Generator, side: int | None = None
     ) -> Float[Tensor, "B 3 T T"]:
         """A view of each image.
 
@@ -46,9 +45,9 @@ class Views:
         """
         geometric, colour, blur = self._steps
         nothing = torch.empty(len(images), 0)
-        views = warp(images, geometric.transforms(len(images), chance), side)
-        views, _ = colour(views, nothing, chance)
-        return blur(views, nothing, chance)[0] if self.blur else views
+        views = warp(images, geometric.transforms(len(images), generator), side)
+        views, _ = colour(views, nothing, generator)
+        return blur(views, nothing, generator)[0] if self.blur else views
 
     @cached_property
     def _steps(self) -> tuple[Geometric, Colour, Blur]:
@@ -74,7 +73,7 @@ class Views:
 
 
 def tiles(
-    images: Float[Tensor, "B 3 S S"], grid: int, *, gap: int, chance: Generator
+    images: Float[Tensor, "B 3 S S"], grid: int, *, gap: int, generator: Generator
 ) -> Float[Tensor, "B L 3 T T"]:
     """A grid of parts of each image, each moved at random in its cell.
 
@@ -85,9 +84,9 @@ def tiles(
     count, _, side, _ = images.shape
     cell = side // grid
     tile = cell - gap
-    moved = torch.randint(0, gap + 1, (count, grid * grid, 2), generator=chance)
+    offsets = torch.randint(0, gap + 1, (count, grid * grid, 2), generator=generator)
     index = torch.arange(grid * grid)
-    corner = torch.stack([index // grid, index % grid], dim=1) * cell + moved  # (B, L, 2)
+    corner = torch.stack([index // grid, index % grid], dim=1) * cell + offsets  # (B, L, 2)
     line = torch.arange(tile)
     rows = corner[..., 0, None] + line  # (B, L, T)
     columns = corner[..., 1, None] + line
@@ -98,7 +97,7 @@ def tiles(
 
 
 def uncoloured(
-    parts: Float[Tensor, "B L 3 T T"], probability: float, chance: Generator
+    parts: Float[Tensor, "B L 3 T T"], probability: float, generator: Generator
 ) -> Float[Tensor, "B L 3 T T"]:
     """Parts of some images without colour, all of an image alike.
 
@@ -106,8 +105,8 @@ def uncoloured(
     (Doersch et al., 2015, section 3.1; Noroozi & Favaro, 2016, section 4).
     """
     grey = parts.mean(dim=2, keepdim=True).expand_as(parts)
-    chosen = torch.rand(len(parts), generator=chance) < probability
-    return torch.where(chosen.view(-1, 1, 1, 1, 1), grey, parts)
+    is_grey = torch.rand(len(parts), generator=generator) < probability
+    return torch.where(is_grey.view(-1, 1, 1, 1, 1), grey, parts)
 
 
 def normalised(parts: Float[Tensor, "B L 3 T T"]) -> Float[Tensor, "B L 3 T T"]:

@@ -27,11 +27,11 @@ class PredictionSets:
     shots or more, drawn as the labeled ones were.
     """
 
-    left: Float[Tensor, " K"]  # leave-one-out scores of true classes, ascending
+    scores: Float[Tensor, " K"]  # leave-one-out scores of true classes, ascending
 
     def contains(self, probabilities: Float[Tensor, "Q C"], coverage: float) -> Bool[Tensor, "Q C"]:
         """Which classes are in the set of each query; all, where too few scores are known."""
-        return set_scores(probabilities) <= quantile(self.left, coverage)
+        return set_scores(probabilities) <= quantile(self.scores, coverage)
 
 
 def fit(
@@ -46,8 +46,8 @@ def fit(
     rows = evenly_spread(targets)
     rows = rows[torch.bincount(targets)[targets[rows]] > 1]
     probabilities = head.leave_one_out(embeddings[rows], targets[rows]).softmax(dim=1)
-    own = set_scores(probabilities).gather(1, targets[rows, None]).squeeze(1)
-    return PredictionSets(own.sort().values)
+    true_scores = set_scores(probabilities).gather(1, targets[rows, None]).squeeze(1)
+    return PredictionSets(true_scores.sort().values)
 
 
 def set_scores(probabilities: Float[Tensor, "Q C"]) -> Float[Tensor, "Q C"]:

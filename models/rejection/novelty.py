@@ -15,14 +15,14 @@ STRENGTH = 1.0  # of shrinkage, as Kubokawa and Srivastava (2008) have it
 
 
 class NoveltyMeasure(Protocol):
-    """How unlike all labeled images an image is; it sees embeddings as heads place them."""
+    """How unlike all labeled images an image is; it sees embeddings as heads do."""
 
-    def scores(self, placed: Float[Tensor, "Q D"]) -> Float[Tensor, " Q"]:
+    def scores(self, normalized: Float[Tensor, "Q D"]) -> Float[Tensor, " Q"]:
         """The higher, the less like any class."""
         ...
 
-    def scores_without(
-        self, placed: Float[Tensor, "K D"], targets: Int[Tensor, " K"]
+    def leave_one_out_scores(
+        self, normalized: Float[Tensor, "K D"], targets: Int[Tensor, " K"]
     ) -> Float[Tensor, " K"]:
         """Of labeled images, each by a measure without it; their classes have other shots too."""
         ...
@@ -40,23 +40,25 @@ class NeighbourDistance:
 
     @classmethod
     def fit(
-        cls, placed: Float[Tensor, "M D"], targets: Int[Tensor, " M"], classes: int
+        cls, normalized: Float[Tensor, "M D"], targets: Int[Tensor, " M"], classes: int
     ) -> "NeighbourDistance":
         """Remember the images."""
-        return cls(F.normalize(placed, dim=1), targets)
+        return cls(F.normalize(normalized, dim=1), targets)
 
-    def scores(self, placed: Float[Tensor, "Q D"]) -> Float[Tensor, " Q"]:
+    def scores(self, normalized: Float[Tensor, "Q D"]) -> Float[Tensor, " Q"]:
         """Distances between unit vectors."""
-        blocks = torch.split(F.normalize(placed, dim=1), ROWS_PER_BLOCK)
+        blocks = torch.split(F.normalize(normalized, dim=1), ROWS_PER_BLOCK)
         return torch.cat([_least_distance(block @ self.support.T) for block in blocks])
 
-    def scores_without(
-        self, placed: Float[Tensor, "K D"], targets: Int[Tensor, " K"]
+    def leave_one_out_scores(
+        self, normalized: Float[Tensor, "K D"], targets: Int[Tensor, " K"]
     ) -> Float[Tensor, " K"]:
         """The image itself, the nearest of its class, does not count."""
-        cosines = F.normalize(placed, dim=1) @ self.support.T
-        own = cosines.masked_fill(targets[:, None] != self.targets, -torch.inf)
-        return _least_distance(cosines.scatter(1, own.argmax(dim=1, keepdim=True), -torch.inf))
+        cosines = F.normalize(normalized, dim=1) @ self.support.T
+        same_class = cosines.masked_fill(targets[:, None] != self.targets, -torch.inf)
+        return _least_distance(
+            cosines.scatter(1, same_class.argmax(dim=1, keepdim=True), -torch.inf)
+        )
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,8 @@ class RelativeMahalanobis:
 
     https://arxiv.org/abs/2106.09022. The first is under the covariance within classes, the second
     under that of all images; both are shrunk as in the Mahalanobis head. Deviating from the paper,
-    the mean of all is not that of the labeled images but where `place` has put the origin: the
-    mean of all images of the project, among which there may be some of unseen classes.
+    the mean of all is not that of the labeled images but the origin that `center_and_normalize`
+    chose: the mean of all images of the project, among which there may be some of unseen classes.
     """
 
     within: Scatter
@@ -74,27 +76,27 @@ class RelativeMahalanobis:
 
     @classmethod
     def fit(
-        cls, placed: Float[Tensor, "M D"], targets: Int[Tensor, " M"], classes: int
+        cls, normalized: Float[Tensor, "M D"], targets: Int[Tensor, " M"], classes: int
     ) -> "RelativeMahalanobis":
         """Learn both covariances."""
         shots = torch.bincount(targets, minlength=classes)
-        means = class_means(placed, targets, shots)
-        whole = _Whole(len(targets), *spectrum(placed.double()))
-        return cls(Scatter.of(placed, targets, means, shots), whole)
+        means = class_means(normalized, targets, shots)
+        whole = _Whole(len(targets), *spectrum(normalized.double()))
+        return cls(Scatter.of(normalized, targets, means, shots), whole)
 
-    def scores(self, placed: Float[Tensor, "Q D"]) -> Float[Tensor, " Q"]:
+    def scores(self, normalized: Float[Tensor, "Q D"]) -> Float[Tensor, " Q"]:
         """min_c MD_c - MD_0."""
-        squares = self.within.squares(placed, STRENGTH)
-        return squares.min(dim=1).values - self.whole.squares(placed)
+        squares = self.within.squares(normalized, STRENGTH)
+        return squares.min(dim=1).values - self.whole.squares(normalized)
 
-    def scores_without(
-        self, placed: Float[Tensor, "K D"], targets: Int[Tensor, " K"]
+    def leave_one_out_scores(
+        self, normalized: Float[Tensor, "K D"], targets: Int[Tensor, " K"]
     ) -> Float[Tensor, " K"]:
         """By taking the image's part out of both covariances and of its class mean."""
-        left = self.within.without(self.within.rows(placed, targets), STRENGTH)
-        squares = left.length[:, None] - 2 * left.scores
-        squares = squares.scatter(1, targets[:, None], left.own[:, None])
-        return squares.min(dim=1).values - self.whole.squares_without(placed)
+        distances = self.within.downdated(self.within.rows(normalized, targets), STRENGTH)
+        squares = distances.length[:, None] - 2 * distances.scores
+        squares = squares.scatter(1, targets[:, None], distances.to_own_class[:, None])
+        return squares.min(dim=1).values - self.whole.leave_one_out_squares(normalized)
 
 
 class _Whole(NamedTuple):
@@ -104,18 +106,18 @@ class _Whole(NamedTuple):
     eigenvalues: Float[Tensor, " E"]  # times the number of images
     basis: Float[Tensor, "D E"]
 
-    def squares(self, placed: Float[Tensor, "Q D"]) -> Float[Tensor, " Q"]:
+    def squares(self, normalized: Float[Tensor, "Q D"]) -> Float[Tensor, " Q"]:
         """Squared distances to the origin, under the inverse after shrinkage."""
-        return self._lengths(placed, self.images)
+        return self._lengths(normalized, self.images)
 
-    def squares_without(self, placed: Float[Tensor, "K D"]) -> Float[Tensor, " K"]:
+    def leave_one_out_squares(self, normalized: Float[Tensor, "K D"]) -> Float[Tensor, " K"]:
         """Those of images that are among the vectors, each taken out (Sherman and Morrison)."""
-        others = self.images - 1
-        lengths = self._lengths(placed, others)
-        return lengths / (1 - lengths / others)
+        remaining = self.images - 1
+        lengths = self._lengths(normalized, remaining)
+        return lengths / (1 - lengths / remaining)
 
-    def _lengths(self, placed: Float[Tensor, "Q D"], images: int) -> Float[Tensor, " Q"]:
-        wide = placed.double()
+    def _lengths(self, normalized: Float[Tensor, "Q D"], images: int) -> Float[Tensor, " Q"]:
+        wide = normalized.double()
         inside = (wide @ self.basis).square()
         beyond = (wide.square().sum(dim=1) - inside.sum(dim=1)).clamp_min(0)
         added = STRENGTH / max(images - 1, 1)

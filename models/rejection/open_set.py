@@ -45,11 +45,11 @@ class NoveltyDetector:
     """
 
     parts: list[_Standard]
-    known: Float[Tensor, " K"]  # leave-one-out scores of labeled images, ascending
+    known_scores: Float[Tensor, " K"]  # leave-one-out scores of labeled images, ascending
 
     @classmethod
     def fit(
-        cls, placed: Float[Tensor, "M D"], targets: Int[Tensor, " M"], classes: int
+        cls, normalized: Float[Tensor, "M D"], targets: Int[Tensor, " M"], classes: int
     ) -> "NoveltyDetector":
         """Fit both measures; an image alone in its class cannot be left out.
 
@@ -62,19 +62,21 @@ class NoveltyDetector:
             raise TooFewToReject(
                 "no label has two images, so that none can be left out to judge by"
             )
-        parts, known = [], torch.zeros(len(rows), dtype=torch.float64)
+        parts, known_scores = [], torch.zeros(len(rows), dtype=torch.float64)
         for kind in (NeighbourDistance, RelativeMahalanobis):
-            measure: NoveltyMeasure = kind.fit(placed, targets, classes)
-            left = measure.scores_without(placed[rows], targets[rows]).double()
-            deviation = max(float(left.std(correction=0)), LEAST_DEVIATION)
-            parts.append(_Standard(measure, float(left.mean()), deviation))
-            known += (left - left.mean()) / deviation / 2
-        return cls(parts, known.sort().values)
+            measure: NoveltyMeasure = kind.fit(normalized, targets, classes)
+            left_out = measure.leave_one_out_scores(normalized[rows], targets[rows]).double()
+            deviation = max(float(left_out.std(correction=0)), LEAST_DEVIATION)
+            parts.append(_Standard(measure, float(left_out.mean()), deviation))
+            known_scores += (left_out - left_out.mean()) / deviation / 2
+        return cls(parts, known_scores.sort().values)
 
-    def scores(self, placed: Float[Tensor, "Q D"]) -> Float[Tensor, " Q"]:
+    def scores(self, normalized: Float[Tensor, "Q D"]) -> Float[Tensor, " Q"]:
         """0 is what known images have on average."""
-        found = [(m.scores(placed).double() - mean) / scale for m, mean, scale in self.parts]
-        return torch.stack(found).mean(dim=0)
+        standardized = [
+            (m.scores(normalized).double() - mean) / scale for m, mean, scale in self.parts
+        ]
+        return torch.stack(standardized).mean(dim=0)
 
     def threshold(self, false_rejection: float) -> float:
         """What that share of further known images exceeds, or fewer.
@@ -82,14 +84,14 @@ class NoveltyDetector:
         Raises:
             TooFewShots: the labeled images are too few to tell.
         """
-        found = quantile(self.known, 1 - false_rejection)
-        if math.isinf(found):
+        threshold = quantile(self.known_scores, 1 - false_rejection)
+        if math.isinf(threshold):
             needed = math.ceil(1 / max(false_rejection, 1e-9) - 1 - 1e-9)
             raise TooFewToReject(
                 f"a false rejection of {false_rejection:g} needs {needed} images of labels that "
-                f"have two or more; there are {len(self.known)}"
+                f"have two or more; there are {len(self.known_scores)}"
             )
-        return found
+        return threshold
 
 
 @dataclass(frozen=True)
@@ -141,34 +143,34 @@ def fit(
     """
     if mean is None:
         mean = center_and_normalize(embeddings, None).mean(dim=0)
-    placed = center_and_normalize(embeddings, mean)
+    normalized = center_and_normalize(embeddings, mean)
     return OpenSetDetector(
-        mean, NoveltyDetector.fit(placed, targets, classes), _trials(placed, targets)
+        mean, NoveltyDetector.fit(normalized, targets, classes), _trials(normalized, targets)
     )
 
 
 def _trials(
-    placed: Float[Tensor, "M D"], targets: Int[Tensor, " M"]
+    normalized: Float[Tensor, "M D"], targets: Int[Tensor, " M"]
 ) -> list[tuple[NoveltyDetector, Tensor]]:
     """Leave-one-class-out: detectors that never saw a class, and how they score it.
 
     Of many classes and images it is some, evenly chosen.
     """
     classes = int(targets.max()) + 1
-    chosen = _evenly(torch.arange(classes), JUDGED_CLASSES)
-    rows = torch.isin(targets, chosen).nonzero().squeeze(1)
+    selected = _evenly(torch.arange(classes), JUDGED_CLASSES)
+    rows = torch.isin(targets, selected).nonzero().squeeze(1)
     rows = _evenly(rows[targets[rows].argsort(stable=True)], JUDGED_IMAGES)
-    placed, targets = placed[rows], torch.searchsorted(chosen, targets[rows])
-    found = []
-    for target in range(len(chosen) if len(chosen) > 2 else 0):
-        own = targets == target
-        others = targets[~own] - (targets[~own] > target).long()
+    normalized, targets = normalized[rows], torch.searchsorted(selected, targets[rows])
+    trials = []
+    for target in range(len(selected) if len(selected) > 2 else 0):
+        is_novel = targets == target
+        renumbered = targets[~is_novel] - (targets[~is_novel] > target).long()
         try:
-            detector = NoveltyDetector.fit(placed[~own], others, len(chosen) - 1)
+            detector = NoveltyDetector.fit(normalized[~is_novel], renumbered, len(selected) - 1)
         except TooFewToReject:
             continue
-        found.append((detector, detector.scores(placed[own])))
-    return found
+        trials.append((detector, detector.scores(normalized[is_novel])))
+    return trials
 
 
 def _evenly(values: Int[Tensor, " M"], most: int) -> Int[Tensor, " K"]:

@@ -19,7 +19,7 @@ def fingerprint(encoder: Encoder, *by: str) -> str:
 
 def forget_oldest(file: Path) -> list[Path]:
     """Delete what was kept longest of the converted networks beside one; which they are."""
-    kept = sorted(file.parent.glob(f"*{file.suffix}"), key=lambda path: path.stat().st_mtime)
-    for gone in kept[:-KEPT]:
-        gone.unlink(missing_ok=True)
-    return kept[:-KEPT]
+    files = sorted(file.parent.glob(f"*{file.suffix}"), key=lambda path: path.stat().st_mtime)
+    for oldest in files[:-KEPT]:
+        oldest.unlink(missing_ok=True)
+    return files[:-KEPT]

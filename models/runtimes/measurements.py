@@ -5,11 +5,12 @@ import importlib.metadata
 import json
 import os
 import platform
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from models.files import replace_file
 
 BUSY = 0.5  # of the cores, in the last minute, from which on timings mislead
 
@@ -41,22 +42,18 @@ class Measurements:
         self._folder = folder
 
     def find(self, *of: str) -> Any:
-        """What was found of something, named by words; None: nothing, or it cannot be read."""
+        """What was measured of something, named by words; None: nothing, or it cannot be read."""
         try:
             return json.loads(self._file(of).read_text()) if self._folder else None
         except (OSError, ValueError):
             return None
 
-    def keep(self, found: Any, *of: str) -> None:
-        """Remember what was found of something, where there is room."""
+    def keep(self, measurement: Any, *of: str) -> None:
+        """Remember what was measured of something, where there is room."""
         if self._folder is None:
             return
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=self._folder) as name:
-                new = Path(name) / "found.json"
-                new.write_text(json.dumps(found))
-                new.replace(self._file(of))
+            replace_file(self._file(of), json.dumps(measurement).encode())
         except OSError:
             return  # it is measured anew next time
 

@@ -37,28 +37,31 @@ class Serving(NamedTuple):
 
 
 class _Choice(NamedTuple):
-    """What was found for an architecture."""
+    """What was chosen for an architecture."""
 
     runtime: str
     lanes: Streams | None
 
-    def told(self) -> dict[str, Any]:
+    def document(self) -> dict[str, Any]:
         """As JSON has it."""
         lanes = self.lanes
-        kept = lanes and {"batch": lanes.batch, "images_per_s": lanes.images_per_s}
-        return {"runtime": self.runtime, "lanes": kept}
+        speed = lanes and {"batch": lanes.batch, "images_per_s": lanes.images_per_s}
+        return {"runtime": self.runtime, "lanes": speed}
 
     @classmethod
-    def read(cls, told: Any, threads: int) -> "_Choice | None":
-        """What `told` gave; None: that is not what is given."""
+    def read(cls, document: Any, threads: int) -> "_Choice | None":
+        """The choice of a document; None: it is not one."""
         try:
-            lanes, found = None, told["lanes"]
-            if found is not None:
-                batch, images_per_s = int(found["batch"]), float(found["images_per_s"])
+            lanes, speed = None, document["lanes"]
+            if speed is not None:
+                batch, images_per_s = int(speed["batch"]), float(speed["images_per_s"])
                 lanes = Streams(_unprepared, streams_beside(threads), batch, images_per_s)
-            return cls(told["runtime"], lanes) if told["runtime"] in runtimes else None
+            return cls(document["runtime"], lanes) if document["runtime"] in runtimes else None
         except (KeyError, TypeError, ValueError):
             return None
+
+
+TrialListener = Callable[[Sequence[RuntimeTrial], Streams | None], None]
 
 
 class RuntimeSelector:
@@ -68,8 +71,8 @@ class RuntimeSelector:
     same machine, threads and versions of libraries.
 
     Args:
-        wanted: the name of a runtime, or `auto` for the fastest that agrees.
-        told: hears of each trial of a choice, the chosen one last, and of its lanes.
+        setting: the name of a runtime, or `auto` for the fastest that agrees.
+        listener: hears of each trial of a choice, the chosen one last, and of its lanes.
 
     Raises:
         RuntimeUnavailable: there is no runtime of that name.
@@ -77,24 +80,24 @@ class RuntimeSelector:
 
     def __init__(
         self,
-        wanted: str,
+        setting: str,
         resources: Resources,
-        told: Callable[[Sequence[RuntimeTrial], Streams | None], None] = lambda trials, lanes: None,
+        listener: TrialListener = lambda trials, lanes: None,
     ) -> None:
-        if wanted != "auto" and wanted not in runtimes:
+        if setting != "auto" and setting not in runtimes:
             raise RuntimeUnavailable(
-                f"there is no runtime {wanted!r}; known are auto, {', '.join(runtimes)}"
+                f"there is no runtime {setting!r}; known are auto, {', '.join(runtimes)}"
             )
-        self._wanted = wanted
+        self._setting = setting
         self._limits = resources
-        self._told = told
-        self._chosen: dict[str, _Choice] = {}
+        self._listener = listener
+        self._choices: dict[str, _Choice] = {}
         self._measured = Measurements(resources.cache)
         self._lock = threading.Lock()
 
     def knows(self, encoder: Encoder) -> bool:
         """Whether the runtime of an encoder is known, so that none has to be tried."""
-        return self._wanted != "auto" or repr(encoder) in self._chosen
+        return self._setting != "auto" or repr(encoder) in self._choices
 
     def prepare(self, encoder: Encoder) -> Serving:
         """An encoder with its runtime; where that fails, with PyTorch, which never does.
@@ -104,36 +107,38 @@ class RuntimeSelector:
         folded = fold(encoder)
         with self._lock:
             busy, of = is_busy(), self._measured_of(encoder)
-            tried = self._chosen.get(repr(encoder))
-            known = tried or _Choice.read(self._measured.find(*of), self._limits.threads)
-            names = [known.runtime] if known else list(runtimes)
-            if self._wanted != "auto":
-                names = [self._wanted]
+            tried = self._choices.get(repr(encoder))
+            choice = tried or _Choice.read(self._measured.find(*of), self._limits.threads)
+            names = [choice.runtime] if choice else list(runtimes)
+            if self._setting != "auto":
+                names = [self._setting]
             trials = [try_out(name, folded, self._limits, timed=len(names) > 1) for name in names]
             best = max(trials, key=lambda trial: (not trial.refusal, trial.speed))
             if best.refusal:
                 best = try_out(REFERENCE, folded, self._limits, timed=False)
                 trials.append(best)
-            lanes = self._lanes(best, folded, known)
-            choice = self._chosen[repr(encoder)] = _Choice(best.runtime, lanes)
-            if not known and not busy:
-                self._measured.keep(choice.told(), *of)
+            lanes = self._lanes(best, folded, choice)
+            latest = self._choices[repr(encoder)] = _Choice(best.runtime, lanes)
+            if not choice and not busy:
+                self._measured.keep(latest.document(), *of)
             if not tried:
-                self._told([*(trial for trial in trials if trial is not best), best], lanes)
+                self._listener([*(trial for trial in trials if trial is not best), best], lanes)
         assert best.embed is not None
         return Serving(best.embed, encoder.preprocessing, best.runtime, lanes)
 
     def _measured_of(self, encoder: Encoder) -> tuple[str, ...]:
         limits = self._limits
-        return self._wanted, str(limits.threads), str(limits.batch), repr(encoder)
+        return self._setting, str(limits.threads), str(limits.batch), repr(encoder)
 
-    def _lanes(self, best: RuntimeTrial, encoder: Encoder, known: _Choice | None) -> Streams | None:
+    def _lanes(
+        self, best: RuntimeTrial, encoder: Encoder, choice: _Choice | None
+    ) -> Streams | None:
         """Lanes of one thread each, if they are about as fast as all threads together.
 
         They need not be faster: nobody loses a core during a trial, and often in service.
         """
         number, most = streams_beside(self._limits.threads), self._limits.batch
-        if not number or encoder.mean.device.type != "cpu" or (known and not known.lanes):
+        if not number or encoder.mean.device.type != "cpu" or (choice and not choice.lanes):
             return None
         resources = replace(self._limits, threads=1, lanes=number)
         try:
@@ -142,8 +147,8 @@ class RuntimeSelector:
             return None
         if best.runtime != REFERENCE and not agree(embed, encoder) >= AGREEMENT:
             return None
-        if known and known.lanes:
-            return known.lanes._replace(embed=embed)
+        if choice and choice.lanes:
+            return choice.lanes._replace(embed=embed)
         speeds = {
             size: speed_of_streams(embed, encoder, size, number)
             for size in sorted({1, min(4, most), most})
@@ -151,7 +156,7 @@ class RuntimeSelector:
         fastest = max(speeds.values())
         if fastest < TO_STREAMS * max(best.images_per_s.values(), default=0.0):
             return None
-        batch = next(size for size, found in speeds.items() if found >= EQUALLY * fastest)
+        batch = next(size for size, rate in speeds.items() if rate >= EQUALLY * fastest)
         return Streams(embed, number, batch, speeds[batch])
 
 

@@ -93,11 +93,13 @@ def samples(side: int, count: int = SAMPLES) -> UInt8[Tensor, "N 3 S S"]:
     Arithmetic of low precision goes wrong on some of them as it does on the worst of many photos,
     and on pure noise hardly at all.
     """
-    chance = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     pictures = []
     for n in range(count):
         spots = min(side, 2 << n % 6)  # along a side
-        noise = torch.randn(1, 3, spots, spots, generator=chance)
-        spread, level = torch.rand(2, generator=chance)
-        pictures.append(80 * spread * F.interpolate(noise, side, mode="bilinear")[0] + 255 * level)
+        noise = torch.randn(1, 3, spots, spots, generator=generator)
+        contrast, level = torch.rand(2, generator=generator)
+        pictures.append(
+            80 * contrast * F.interpolate(noise, side, mode="bilinear")[0] + 255 * level
+        )
     return torch.stack(pictures).clamp(0, 255).to(torch.uint8)

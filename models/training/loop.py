@@ -46,8 +46,8 @@ class ParameterGroup(NamedTuple):
 class Objective(nn.Module):
     """A loss with what it must learn or remember; its state is all of it."""
 
-    def see(
-        self, images: Tensor, shares: Float[Tensor, "B C"], chance: Generator
+    def make_views(
+        self, images: Tensor, shares: Float[Tensor, "B C"], generator: Generator
     ) -> tuple[list[Tensor], Float[Tensor, "B C"]]:
         """The views of some images, and their targets.
 
@@ -143,7 +143,7 @@ class Training(Iterator[Epoch]):
             if recipe.ema_decay
             else None
         )
-        self._chance = Generator().manual_seed(recipe.seed)
+        self._generator = Generator().manual_seed(recipe.seed)
         self._dropout = Generator().manual_seed(recipe.seed).get_state()
         self.epoch = 0  # finished
         self._step = 0
@@ -180,15 +180,15 @@ class Training(Iterator[Epoch]):
             self.epoch += 1
 
     def _epoch(self) -> Iterator[tuple[float, float]]:
-        with self._own_chance():
+        with self._own_randomness():
             self.objective.before_epoch(self._images)
         for positions in self._batches(self._order()):
-            with self._own_chance():
+            with self._own_randomness():
                 loss = self._train(positions)
             yield max(self.rates.values()), loss
 
     @contextmanager
-    def _own_chance(self) -> Iterator[None]:
+    def _own_randomness(self) -> Iterator[None]:
         """The global generator of torch is that of this training, and nobody else's."""
         with torch.random.fork_rng(devices=[]):
             torch.set_rng_state(self._dropout)
@@ -217,7 +217,7 @@ class Training(Iterator[Epoch]):
             "objective": self.objective.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "average": self._average.state_dict() if self._average else None,
-            "chance": self._chance.get_state(),
+            "chance": self._generator.get_state(),
             "dropout": self._dropout,
             "epoch": self.epoch,
             "step": self._step,
@@ -231,7 +231,7 @@ class Training(Iterator[Epoch]):
         self._optimizer.load_state_dict(state["optimizer"])
         if self._average is not None:
             self._average.load_state_dict(state["average"])
-        self._chance.set_state(state["chance"])
+        self._generator.set_state(state["chance"])
         self._dropout = state["dropout"]
         self.epoch, self._step = state["epoch"], state["step"]
         self._best, self._since_best = state["best"], state["since_best"]
@@ -240,17 +240,17 @@ class Training(Iterator[Epoch]):
         """The positions of an epoch: all once, or as many with every class equally often."""
         count = len(self._images)
         if self._targets is None or not self._recipe.balanced:
-            return torch.randperm(count, generator=self._chance)
+            return torch.randperm(count, generator=self._generator)
         classes = torch.bincount(self._targets)
         weights = 1 / classes[self._targets].double()
-        return torch.multinomial(weights, count, replacement=True, generator=self._chance)
+        return torch.multinomial(weights, count, replacement=True, generator=self._generator)
 
     def _train(self, positions: Int[Tensor, " B"]) -> float:
         """One step; the mean loss of its images."""
         device = next(self.objective.parameters()).device
         images, shares = self._images[positions], self._shares[positions]
         images = as_values(images)
-        views, shares = self.objective.see(images, shares, self._chance)
+        views, shares = self.objective.make_views(images, shares, self._generator)
         batch = Batch([_moved(view, device) for view in views], positions, shares.to(device))
         self._set_rates()
         self._optimizer.zero_grad(set_to_none=True)
@@ -278,9 +278,9 @@ class Training(Iterator[Epoch]):
     def _set_rates(self) -> None:
         progress = self._progress()
         factor = rate_at(self._recipe.schedule, progress)
-        for group, held in zip(self._groups, self._optimizer.param_groups, strict=True):
+        for group, options in zip(self._groups, self._optimizer.param_groups, strict=True):
             learns = progress >= group.starts
-            held["lr"] = self._recipe.rate * group.rate * factor if learns else 0.0
+            options["lr"] = self._recipe.rate * group.rate * factor if learns else 0.0
             for parameter in group.parameters:
                 parameter.requires_grad_(learns)
 
@@ -308,7 +308,7 @@ def split_decay(name: str, module: nn.Module, rate: float) -> list[ParameterGrou
 
 
 def _optimizer(groups: Sequence[ParameterGroup], recipe: Recipe) -> torch.optim.Optimizer:
-    held: list[dict[str, Any]] = [
+    param_groups: list[dict[str, Any]] = [
         {
             "name": group.name,
             "params": group.parameters,
@@ -318,5 +318,5 @@ def _optimizer(groups: Sequence[ParameterGroup], recipe: Recipe) -> torch.optim.
         for group in groups
     ]
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(held, momentum=0.9, nesterov=True)
-    return torch.optim.AdamW(held)
+        return torch.optim.SGD(param_groups, momentum=0.9, nesterov=True)
+    return torch.optim.AdamW(param_groups)

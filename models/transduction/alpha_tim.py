@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from models.heads import ROWS_PER_BLOCK, center_and_normalize, class_means
 from models.heads.scatter import Scatter
-from models.options import require_within
+from models.registry import require_within
 from models.training.loop import Diverged
 
 STEPS = 100  # at least, where the number of epochs is left open
@@ -44,14 +44,14 @@ class AlphaTim:
 
     def __post_init__(self) -> None:
         for name in ("alpha", "support_alpha"):
-            require_within(name, getattr(self, name), 1, 20)
+            require_within(self, name, 1, 20)
         for name in ("support_weight", "marginal_weight", "conditional_weight"):
-            require_within(name, getattr(self, name), 0, 1000)
-        require_within("temperature", self.temperature, 1e-3, 100)
-        require_within("epochs", self.epochs, 0, 100_000)
-        require_within("batch_size", self.batch_size, 16, 1 << 20)
-        require_within("rate", self.rate, 1e-6, 1)
-        require_within("seed", self.seed, 0, 2**31 - 1)
+            require_within(self, name, 0, 1000)
+        require_within(self, "temperature", 1e-3, 100)
+        require_within(self, "epochs", 0, 100_000)
+        require_within(self, "batch_size", 16, 1 << 20)
+        require_within(self, "rate", 1e-6, 1)
+        require_within(self, "seed", 0, 2**31 - 1)
 
 
 class Loss(NamedTuple):
@@ -151,12 +151,12 @@ class Transduction(Iterator[TransductionEpoch]):
             raise ValueError(f"each of the {classes} classes needs a shot, got {shots.tolist()}")
         self._embeddings, self._unlabeled, self._labeled = embeddings, unlabeled, labeled
         self._targets, self._options, self._mean = targets, options, mean
-        placed = center_and_normalize(embeddings[labeled], mean)
-        self._whiten = _Whitening.of(placed, targets, shots) if options.whitened else None
-        placed = self._place(labeled)
-        self._prototypes = class_means(placed, targets, shots).float().requires_grad_()
+        normalized = center_and_normalize(embeddings[labeled], mean)
+        self._whiten = _Whitening.of(normalized, targets, shots) if options.whitened else None
+        normalized = self._normalize(labeled)
+        self._prototypes = class_means(normalized, targets, shots).float().requires_grad_()
         self._optimizer = torch.optim.Adam([self._prototypes], lr=options.rate)
-        self._chance = Generator().manual_seed(options.seed)
+        self._generator = Generator().manual_seed(options.seed)
         self._steps = math.ceil(len(unlabeled) / options.batch_size)  # of an epoch
         self.epochs = options.epochs or math.ceil(STEPS / self._steps)
         self.epoch = 0  # finished
@@ -165,7 +165,7 @@ class Transduction(Iterator[TransductionEpoch]):
         if self.epoch >= self.epochs:
             raise StopIteration
         started = time.monotonic()
-        order = self._unlabeled[torch.randperm(len(self._unlabeled), generator=self._chance)]
+        order = self._unlabeled[torch.randperm(len(self._unlabeled), generator=self._generator)]
         batches = order.tensor_split(self._steps)
         parts = torch.tensor([self._step(batch) for batch in batches], dtype=torch.float64)
         self.epoch += 1
@@ -192,7 +192,7 @@ class Transduction(Iterator[TransductionEpoch]):
         return {
             "prototypes": self._prototypes.detach(),
             "optimizer": self._optimizer.state_dict(),
-            "chance": self._chance.get_state(),
+            "chance": self._generator.get_state(),
             "epoch": self.epoch,
         }
 
@@ -201,16 +201,16 @@ class Transduction(Iterator[TransductionEpoch]):
         with torch.no_grad():
             self._prototypes.copy_(state["prototypes"])
         self._optimizer.load_state_dict(state["optimizer"])
-        self._chance.set_state(state["chance"])
+        self._generator.set_state(state["chance"])
         self.epoch = state["epoch"]
 
     def _step(self, batch: Int[Tensor, " B"]) -> list[float]:
-        some = torch.arange(len(self._labeled))
-        if len(some) > self._options.batch_size:
-            some = torch.randperm(len(some), generator=self._chance)[: self._options.batch_size]
+        rows = torch.arange(len(self._labeled))
+        if len(rows) > self._options.batch_size:
+            rows = torch.randperm(len(rows), generator=self._generator)[: self._options.batch_size]
         self._optimizer.zero_grad(set_to_none=True)
-        pool, support = self._logs(batch), self._logs(self._labeled[some])
-        loss = loss_of(self._options, pool, support, self._targets[some])
+        pool, support = self._logs(batch), self._logs(self._labeled[rows])
+        loss = loss_of(self._options, pool, support, self._targets[rows])
         values = [float(part.detach()) for part in loss]
         if not math.isfinite(values[0]):
             raise Diverged(self.epoch + 1, values[0])
@@ -224,11 +224,11 @@ class Transduction(Iterator[TransductionEpoch]):
     def _scores(self, rows: Int[Tensor, " B"]) -> Float[Tensor, "B C"]:
         """Minus half the squared distances, less what is the same for all classes."""
         lengths = self._prototypes.square().sum(dim=1)
-        return self._place(rows) @ self._prototypes.T - lengths / 2
+        return self._normalize(rows) @ self._prototypes.T - lengths / 2
 
-    def _place(self, rows: Int[Tensor, " B"]) -> Float[Tensor, "B D"]:
-        placed = center_and_normalize(self._embeddings[rows], self._mean)
-        return placed if self._whiten is None else self._whiten(placed)
+    def _normalize(self, rows: Int[Tensor, " B"]) -> Float[Tensor, "B D"]:
+        normalized = center_and_normalize(self._embeddings[rows], self._mean)
+        return normalized if self._whiten is None else self._whiten(normalized)
 
 
 class _Whitening(NamedTuple):
@@ -239,12 +239,14 @@ class _Whitening(NamedTuple):
 
     @classmethod
     def of(
-        cls, placed: Float[Tensor, "M D"], targets: Int[Tensor, " M"], shots: Int[Tensor, " C"]
+        cls, normalized: Float[Tensor, "M D"], targets: Int[Tensor, " M"], shots: Int[Tensor, " C"]
     ) -> "_Whitening":
-        scatter = Scatter.of(placed, targets, class_means(placed, targets, shots), shots)
+        scatter = Scatter.of(normalized, targets, class_means(normalized, targets, shots), shots)
         weight, added = scatter.covariance(STRENGTH)
         factors = (added / (weight * scatter.eigenvalues + added)).sqrt() - 1
         return cls(scatter.basis.float(), factors.float())
 
-    def __call__(self, placed: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
-        return F.normalize(placed + placed @ self.basis * self.factors @ self.basis.T, dim=1)
+    def __call__(self, normalized: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
+        return F.normalize(
+            normalized + normalized @ self.basis * self.factors @ self.basis.T, dim=1
+        )

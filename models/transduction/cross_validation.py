@@ -150,10 +150,10 @@ def _folds(targets: Int[Tensor, " U"]) -> tuple[Int[Tensor, " K"], list[list[Fol
     judged = (shots[targets] > 1).nonzero().flatten()
     classes = _dense(targets[judged])
     count = min(FOLDS, int(torch.bincount(classes).min()))
-    others = (shots[targets] == 1).nonzero().flatten()
+    singles = (shots[targets] == 1).nonzero().flatten()
     return judged, [
         [
-            Fold(torch.cat([judged[fold.train], others]), judged[fold.test])
+            Fold(torch.cat([judged[fold.train], singles]), judged[fold.test])
             for fold in stratified_folds(classes, count, seed)
         ]
         for seed in range(REPEATS)
@@ -162,6 +162,6 @@ def _folds(targets: Int[Tensor, " U"]) -> tuple[Int[Tensor, " K"], list[list[Fol
 
 def _dense(targets: Int[Tensor, " K"]) -> Int[Tensor, " K"]:
     """The classes that occur, numbered from 0."""
-    found = targets.unique(return_inverse=True)  # type: ignore[no-untyped-call]
-    numbered: Tensor = found[1]
+    unique = targets.unique(return_inverse=True)  # type: ignore[no-untyped-call]
+    numbered: Tensor = unique[1]
     return numbered

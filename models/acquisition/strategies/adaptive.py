@@ -8,10 +8,11 @@ from jaxtyping import Float, Int
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from models.acquisition import CLOSENESS_SLOPE, Pool, Ranking, closeness, sharpen, within
+from models.acquisition import CLOSENESS_SLOPE, Pool, Ranking, closeness, sharpen
 from models.acquisition.coverage import LANDMARKS, Herding, gaussian, greedy, width
 from models.acquisition.gradients import gradients, kmeans_plus_plus_of_gradients
 from models.acquisition.strategies import strategies
+from models.registry import require_within
 
 FILTER = 10  # images that margin keeps for each that BADGE picks
 
@@ -54,38 +55,38 @@ class Adaptive:
     landmarks: int = LANDMARKS
 
     def __post_init__(self) -> None:
-        within(self, "uniform", 0, 1)
-        within(self, "temperature", 0.01, 100)
-        within(self, "candidates", 1, 100_000)
-        within(self, "landmarks", 1, 20_000)
+        require_within(self, "uniform", 0, 1)
+        require_within(self, "temperature", 0.01, 100)
+        require_within(self, "candidates", 1, 100_000)
+        require_within(self, "landmarks", 1, 20_000)
 
     def rank(self, pool: Pool, budget: int) -> Ranking:
-        budget, chance = min(budget, len(pool)), pool.generator()
-        drawn, places = self._draw(len(pool), budget, chance)
-        rest = torch.ones(len(pool), dtype=torch.bool)
-        rest[drawn] = False
-        others = rest.nonzero().squeeze(1)
-        left = replace(pool.part(others), taken=torch.cat([pool.taken, pool.rows[drawn]]))
-        picks, scores, _ = self._choose(left, budget - len(drawn), chance)
+        budget, generator = min(budget, len(pool)), pool.generator()
+        sample, places = self._draw(len(pool), budget, generator)
+        is_free = torch.ones(len(pool), dtype=torch.bool)
+        is_free[sample] = False
+        free = is_free.nonzero().squeeze(1)
+        remainder = replace(pool.part(free), pending=torch.cat([pool.pending, pool.rows[sample]]))
+        picks, scores, _ = self._choose(remainder, budget - len(sample), generator)
         indices, values = torch.empty(budget, dtype=torch.long), torch.zeros(budget)
         propensities = torch.zeros(budget)
         at_random = torch.zeros(budget, dtype=torch.bool)
         at_random[places] = True
-        indices[at_random], indices[~at_random] = drawn, others[picks]
+        indices[at_random], indices[~at_random] = sample, free[picks]
         values[~at_random] = scores
-        propensities[at_random] = len(drawn) / max(len(pool), 1)
+        propensities[at_random] = len(sample) / max(len(pool), 1)
         return Ranking(indices, values, propensities)
 
     def _draw(
-        self, images: int, budget: int, chance: Generator
+        self, images: int, budget: int, generator: Generator
     ) -> tuple[Int[Tensor, " K"], Int[Tensor, " K"]]:
         """Images at random, and their places in the batch; of part of an image, sometimes one."""
         share = self.uniform * budget
-        count = int(share) + int(float(torch.rand((), generator=chance)) < share - int(share))
-        drawn = torch.randperm(images, generator=chance)[:count]
-        return drawn, torch.randperm(budget, generator=chance)[:count]
+        count = int(share) + int(float(torch.rand((), generator=generator)) < share - int(share))
+        sample = torch.randperm(images, generator=generator)[:count]
+        return sample, torch.randperm(budget, generator=generator)[:count]
 
-    def _choose(self, pool: Pool, budget: int, chance: Generator) -> Ranking:
+    def _choose(self, pool: Pool, budget: int, generator: Generator) -> Ranking:
         if pool.probabilities is None or pool.unseen:
             candidates = pool.sample(self.candidates)
             return self._cover(pool, candidates, budget, certain=True)
@@ -104,7 +105,7 @@ class Adaptive:
         free[first.indices] = False
         doubtful = doubtful[free[doubtful]][: FILTER * by_gradient].sort().values
         picks, scores = kmeans_plus_plus_of_gradients(
-            gradients(pool.part(doubtful)), by_gradient, chance
+            gradients(pool.part(doubtful)), by_gradient, generator
         )
         return _joined(first, Ranking(doubtful[picks], scores))
 
@@ -131,10 +132,10 @@ def _shortlist(pool: Pool, doubtful: Int[Tensor, " V"], size: int) -> Int[Tensor
     """All images up to `size`; beyond, half as many of the smallest margin and a uniform sample."""
     if len(pool) <= size:
         return torch.arange(len(pool))
-    kept = torch.zeros(len(pool), dtype=torch.bool)
-    kept[doubtful[: size // 2]] = True
-    kept[pool.sample(size - size // 2)] = True
-    return kept.nonzero().squeeze(1)
+    is_candidate = torch.zeros(len(pool), dtype=torch.bool)
+    is_candidate[doubtful[: size // 2]] = True
+    is_candidate[pool.sample(size - size // 2)] = True
+    return is_candidate.nonzero().squeeze(1)
 
 
 def _competence(pool: Pool) -> float:

@@ -5,9 +5,10 @@ from typing import ClassVar
 
 import torch
 
-from models.acquisition import Pool, Ranking, within
+from models.acquisition import Pool, Ranking
 from models.acquisition.gradients import gradients, kmeans_plus_plus_of_gradients, lengths
 from models.acquisition.strategies import strategies
+from models.registry import require_within
 
 
 @strategies.register
@@ -31,7 +32,7 @@ class Badge:
     candidates: int = 100_000
 
     def __post_init__(self) -> None:
-        within(self, "candidates", 1, 1_000_000)
+        require_within(self, "candidates", 1, 1_000_000)
 
     def rank(self, pool: Pool, budget: int) -> Ranking:
         pool.classify()  # says that classes are missing

@@ -8,8 +8,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.acquisition import NoClasses, Pool, Ranking, top, within
+from models.acquisition import NoClasses, Pool, Ranking, top
 from models.acquisition.strategies import strategies
+from models.registry import require_within
 
 
 @strategies.register
@@ -34,9 +35,9 @@ class Bald:
     candidates: int = 200_000
 
     def __post_init__(self) -> None:
-        within(self, "members", 2, 50)
-        within(self, "temperature", 0.001, 100)
-        within(self, "candidates", 1, 1_000_000)
+        require_within(self, "members", 2, 50)
+        require_within(self, "temperature", 0.001, 100)
+        require_within(self, "candidates", 1, 1_000_000)
 
     def rank(self, pool: Pool, budget: int) -> Ranking:
         pool.classify()  # says that classes are missing
@@ -45,7 +46,7 @@ class Bald:
         centroids = self._committee(pool)
 
         def disagreement(embeddings: Float[Tensor, "B D"]) -> Float[Tensor, " B"]:
-            queries = pool.place(embeddings)
+            queries = pool.normalize(embeddings)
             mean: Tensor | None = None
             within_members = torch.zeros(len(queries))
             for member in centroids:
@@ -67,13 +68,13 @@ class Bald:
         shots = torch.bincount(pool.targets)
         order = pool.targets.argsort(stable=True)
         starts = shots.cumsum(dim=0) - shots
-        own = pool.targets[order]  # (U,) sorted
-        chance = pool.generator()
+        classes = pool.targets[order]  # (U,) sorted
+        generator = pool.generator()
         members = []
         for _ in range(self.members):
-            draws = (torch.rand(len(own), generator=chance) * shots[own]).long()
-            drawn = order[starts[own] + draws.minimum(shots[own] - 1)]
+            draws = (torch.rand(len(classes), generator=generator) * shots[classes]).long()
+            resample = order[starts[classes] + draws.minimum(shots[classes] - 1)]
             sums = torch.zeros(len(shots), vectors.shape[1], dtype=torch.float64)
-            sums.index_add_(0, own, vectors[drawn].double())
+            sums.index_add_(0, classes, vectors[resample].double())
             members.append(F.normalize(sums, dim=1).float())
         return members

@@ -5,9 +5,10 @@ from typing import ClassVar
 
 import torch
 
-from models.acquisition import CLOSENESS_SLOPE, Pool, Ranking, closeness, within
+from models.acquisition import CLOSENESS_SLOPE, Pool, Ranking, closeness
 from models.acquisition.strategies import strategies
 from models.embeddings.clusters import average_linkage
+from models.registry import require_within
 
 FEWEST = 1000  # images that are clustered, where there are as many
 
@@ -31,8 +32,8 @@ class ClusterMargin:
     clusters: float = 2.0  # for each image that is picked
 
     def __post_init__(self) -> None:
-        within(self, "filter", 1, 1000)
-        within(self, "clusters", 0.1, 100)
+        require_within(self, "filter", 1, 1000)
+        require_within(self, "clusters", 0.1, 100)
 
     def rank(self, pool: Pool, budget: int) -> Ranking:
         size = max(min(max(self.filter * budget, FEWEST), 10_000), budget)

@@ -7,9 +7,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from models.acquisition import Pool, Ranking, within
+from models.acquisition import Pool, Ranking
 from models.acquisition.coverage import LANDMARKS, blockwise, greedy, representatives
 from models.acquisition.strategies import strategies
+from models.registry import require_within
 
 
 @strategies.register
@@ -30,11 +31,11 @@ class CoreSet:
     candidates: int = 200_000
 
     def __post_init__(self) -> None:
-        within(self, "landmarks", 1, 100_000)
-        within(self, "candidates", 1, 1_000_000)
+        require_within(self, "landmarks", 1, 100_000)
+        require_within(self, "candidates", 1, 1_000_000)
 
     def rank(self, pool: Pool, budget: int) -> Ranking:
-        covered = torch.cat([representatives(pool, self.landmarks), pool.taken])
+        covered = torch.cat([representatives(pool, self.landmarks), pool.pending])
         candidates = pool.sample(max(self.candidates, budget))
         farthest = _Farthest(pool.part(candidates), covered)
         picks, squares, _ = greedy(farthest, torch.arange(len(candidates)), budget)

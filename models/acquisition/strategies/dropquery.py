@@ -7,9 +7,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from models.acquisition import Pool, Ranking, within
+from models.acquisition import Pool, Ranking
 from models.acquisition.strategies import strategies
 from models.embeddings.clusters import fit
+from models.registry import require_within
 
 BLOCK_ROWS = 4096
 
@@ -38,15 +39,15 @@ class DropQuery:
     candidates: int = 200_000
 
     def __post_init__(self) -> None:
-        within(self, "passes", 1, 50)
-        within(self, "rate", 0.01, 0.99)
-        within(self, "sample", 1, 100_000)
-        within(self, "candidates", 1, 1_000_000)
+        require_within(self, "passes", 1, 50)
+        require_within(self, "rate", 0.01, 0.99)
+        require_within(self, "sample", 1, 100_000)
+        require_within(self, "candidates", 1, 1_000_000)
 
     def rank(self, pool: Pool, budget: int) -> Ranking:
-        seen = pool.sample(max(self.candidates, budget))
-        picks, scores, _ = self._pick(pool.part(seen), budget)
-        return Ranking(seen[picks], scores)
+        candidates = pool.sample(max(self.candidates, budget))
+        picks, scores, _ = self._pick(pool.part(candidates), budget)
+        return Ranking(candidates[picks], scores)
 
     def _pick(self, pool: Pool, budget: int) -> Ranking:
         turned = self._turned(pool)
@@ -61,15 +62,15 @@ class DropQuery:
 
     def _turned(self, pool: Pool) -> Float[Tensor, " N"]:
         """In how many passes the label of each image turns."""
-        classify, chance = pool.classify(), pool.generator()
-        kept = 1 - self.rate
+        classify, generator = pool.classify(), pool.generator()
+        keep_rate = 1 - self.rate
 
         def turns(embeddings: Float[Tensor, "B D"]) -> Float[Tensor, " B"]:
             label = classify(embeddings).argmax(dim=1)
             count = torch.zeros(len(embeddings))
             for _ in range(self.passes):
-                mask = torch.rand(embeddings.shape, generator=chance) < kept
-                count += (classify(embeddings * mask / kept).argmax(dim=1) != label).float()
+                mask = torch.rand(embeddings.shape, generator=generator) < keep_rate
+                count += (classify(embeddings * mask / keep_rate).argmax(dim=1) != label).float()
             return count
 
         return pool.map(turns)
@@ -77,23 +78,25 @@ class DropQuery:
 
 def _centres(pool: Pool, candidates: Int[Tensor, " K"], budget: int, sample: int) -> Ranking:
     """The candidate closest to the centre of each cluster, large clusters first."""
-    chance = pool.generator()
-    seen = candidates[torch.randperm(len(candidates), generator=chance)[:sample].sort().values]
-    found = fit(pool.vectors(pool.rows[seen]), budget, chance)
-    nearest = torch.full((len(found.centres),), torch.inf)
-    picks = torch.zeros(len(found.centres), dtype=torch.long)
+    generator = pool.generator()
+    subset = candidates[torch.randperm(len(candidates), generator=generator)[:sample].sort().values]
+    clusters = fit(pool.vectors(pool.rows[subset]), budget, generator)
+    nearest = torch.full((len(clusters.centres),), torch.inf)
+    picks = torch.zeros(len(clusters.centres), dtype=torch.long)
     for block in torch.split(candidates, BLOCK_ROWS):
-        apart = torch.cdist(
+        distances = torch.cdist(
             pool.vectors(pool.rows[block]),
-            found.centres,
+            clusters.centres,
             compute_mode="donot_use_mm_for_euclid_dist"
             if len(block) < 64
             else "use_mm_for_euclid_dist",
         )
-        least = apart.min(dim=0)
+        least = distances.min(dim=0)
         closer = least.values < nearest - 1e-4
         picks[closer], nearest[closer] = block[least.indices[closer]], least.values[closer]
-    order = torch.bincount(found.groups, minlength=len(picks)).argsort(descending=True, stable=True)
+    order = torch.bincount(clusters.groups, minlength=len(picks)).argsort(
+        descending=True, stable=True
+    )
     return _distinct(picks[order].tolist(), (1 - nearest[order] / 2).tolist(), candidates, budget)
 
 
@@ -101,13 +104,13 @@ def _distinct(
     picks: list[int], scores: list[float], candidates: Int[Tensor, " K"], budget: int
 ) -> Ranking:
     """Each image once; where clusters share one, other candidates follow in pool order."""
-    chosen = dict(reversed(list(zip(picks, scores, strict=True))))
+    score_of = dict(reversed(list(zip(picks, scores, strict=True))))
     ordered = list(dict.fromkeys(picks))
-    for other in candidates.tolist():
+    for candidate in candidates.tolist():
         if len(ordered) >= budget:
             break
-        if other not in chosen:
-            chosen[other] = 0.0
-            ordered.append(other)
+        if candidate not in score_of:
+            score_of[candidate] = 0.0
+            ordered.append(candidate)
     ordered = ordered[:budget]
-    return Ranking(torch.tensor(ordered), torch.tensor([chosen[pick] for pick in ordered]))
+    return Ranking(torch.tensor(ordered), torch.tensor([score_of[pick] for pick in ordered]))

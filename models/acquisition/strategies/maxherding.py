@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from models.acquisition import Pool, Ranking, within
+from models.acquisition import Pool, Ranking
 from models.acquisition.coverage import CANDIDATES, LANDMARKS, Herding, gaussian, greedy
 from models.acquisition.strategies import strategies
+from models.registry import require_within
 
 
 @strategies.register
@@ -28,9 +29,9 @@ class MaxHerding:
     candidates: int = CANDIDATES
 
     def __post_init__(self) -> None:
-        within(self, "sigma", 0.01, 100)
-        within(self, "landmarks", 1, 20_000)
-        within(self, "candidates", 1, 1_000_000)
+        require_within(self, "sigma", 0.01, 100)
+        require_within(self, "landmarks", 1, 20_000)
+        require_within(self, "candidates", 1, 1_000_000)
 
     def rank(self, pool: Pool, budget: int) -> Ranking:
         herding = Herding(pool, pool.sample(self.landmarks), gaussian(self.sigma))

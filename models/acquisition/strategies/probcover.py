@@ -5,10 +5,11 @@ from typing import ClassVar
 
 import torch
 
-from models.acquisition import Pool, Ranking, within
+from models.acquisition import Pool, Ranking
 from models.acquisition.coverage import CANDIDATES, LANDMARKS, Herding, ball, greedy
 from models.acquisition.strategies import strategies
 from models.embeddings.clusters import fit
+from models.registry import require_within
 
 RADII = [0.1 * n for n in range(1, 20)]
 
@@ -37,13 +38,11 @@ class ProbCover:
     candidates: int = CANDIDATES
 
     def __post_init__(self) -> None:
-        if self.radius is not None and not 0 < self.radius <= 2:
-            raise ValueError(f"radius must be above 0 and at most 2, got {self.radius}")
-        if not 0 < self.purity <= 1:
-            raise ValueError(f"purity must be above 0 and at most 1, got {self.purity}")
-        within(self, "clusters", 0, 1000)
-        within(self, "landmarks", 1, 20_000)
-        within(self, "candidates", 1, 1_000_000)
+        require_within(self, "radius", 0, 2, exclusive=True)
+        require_within(self, "purity", 0, 1, exclusive=True)
+        require_within(self, "clusters", 0, 1000)
+        require_within(self, "landmarks", 1, 20_000)
+        require_within(self, "candidates", 1, 1_000_000)
 
     def rank(self, pool: Pool, budget: int) -> Ranking:
         landmarks = pool.sample(self.landmarks)
@@ -62,8 +61,8 @@ class ProbCover:
         # A ball is pure until it reaches the nearest image of another cluster.
         reach = torch.cat(
             [
-                (block @ points.T).masked_fill(own[:, None] == groups, -1).amax(dim=1)
-                for block, own in zip(
+                (block @ points.T).masked_fill(block_groups[:, None] == groups, -1).amax(dim=1)
+                for block, block_groups in zip(
                     torch.split(points, 1024), torch.split(groups, 1024), strict=True
                 )
             ]

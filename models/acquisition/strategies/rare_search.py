@@ -5,9 +5,10 @@ from typing import ClassVar
 
 import torch
 
-from models.acquisition import NoClasses, Pool, Ranking, top, within
+from models.acquisition import NoClasses, Pool, Ranking, top
 from models.acquisition.coverage import blockwise
 from models.acquisition.strategies import strategies
+from models.registry import require_within
 
 
 @strategies.register
@@ -29,27 +30,29 @@ class RareSearch:
     anchors: int = 100
 
     def __post_init__(self) -> None:
-        within(self, "neighbours", 1, 10_000)
-        within(self, "anchors", 1, 1000)
+        require_within(self, "neighbours", 1, 10_000)
+        require_within(self, "anchors", 1, 1000)
 
     def rank(self, pool: Pool, budget: int) -> Ranking:
         classify = pool.classify()
         if not len(pool):
             return Ranking(torch.empty(0, dtype=torch.long), torch.empty(0))
         target = self._target(pool)
-        near = self._near(pool, target)
-        scores = pool.part(near).map(lambda embeddings: classify(embeddings)[:, target])
+        neighbours = self._near(pool, target)
+        scores = pool.part(neighbours).map(lambda embeddings: classify(embeddings)[:, target])
         first = top(scores, budget)
-        picks, found = near[first.indices], first.scores
+        picks, values = neighbours[first.indices], first.scores
         if len(picks) < min(budget, len(pool)):
             free = torch.ones(len(pool), dtype=torch.bool)
-            free[near] = False
-            rest = free.nonzero().squeeze(1)
-            others = pool.part(rest).map(lambda embeddings: classify(embeddings)[:, target])
-            more = top(others, budget - len(picks))
-            picks = torch.cat([picks, rest[more.indices]])
-            found = torch.cat([found, more.scores])
-        return Ranking(picks, found)
+            free[neighbours] = False
+            remaining = free.nonzero().squeeze(1)
+            probabilities = pool.part(remaining).map(
+                lambda embeddings: classify(embeddings)[:, target]
+            )
+            more = top(probabilities, budget - len(picks))
+            picks = torch.cat([picks, remaining[more.indices]])
+            values = torch.cat([values, more.scores])
+        return Ranking(picks, values)
 
     def _target(self, pool: Pool) -> int:
         """The number of the label.

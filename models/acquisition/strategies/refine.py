@@ -5,9 +5,10 @@ from typing import ClassVar
 
 import torch
 
-from models.acquisition import Pool, Ranking, within
+from models.acquisition import Pool, Ranking
 from models.acquisition.coverage import LANDMARKS, Herding, gaussian, greedy
 from models.acquisition.strategies import strategies
+from models.registry import require_within
 
 MEMBERS = ("margin", "entropy", "unknown_first", "typiclust")
 
@@ -33,21 +34,23 @@ class Refine:
     candidates: int = 100_000
 
     def __post_init__(self) -> None:
-        within(self, "rounds", 1, 5)
-        within(self, "widest", 1, 100)
-        within(self, "landmarks", 1, 20_000)
-        within(self, "candidates", 1, 1_000_000)
+        require_within(self, "rounds", 1, 5)
+        require_within(self, "widest", 1, 100)
+        require_within(self, "landmarks", 1, 20_000)
+        require_within(self, "candidates", 1, 1_000_000)
 
     def rank(self, pool: Pool, budget: int) -> Ranking:
         pool.classify()  # says that classes are missing
-        left = pool.sample(max(self.candidates, budget))
+        remaining = pool.sample(max(self.candidates, budget))
         for number in range(self.rounds):
-            wanted = budget * max(1, self.widest // 2**number)
-            if wanted >= len(left):
+            count = budget * max(1, self.widest // 2**number)
+            if count >= len(remaining):
                 continue
-            kept = torch.zeros(len(pool), dtype=torch.bool)
+            is_picked = torch.zeros(len(pool), dtype=torch.bool)
             for name in MEMBERS:
-                kept[left[strategies[name]().rank(pool.part(left), wanted).indices]] = True
-            left = kept.nonzero().squeeze(1)
+                is_picked[
+                    remaining[strategies[name]().rank(pool.part(remaining), count).indices]
+                ] = True
+            remaining = is_picked.nonzero().squeeze(1)
         herding = Herding(pool, pool.sample(self.landmarks), gaussian(1.0))
-        return greedy(herding, left, budget)
+        return greedy(herding, remaining, budget)

@@ -30,10 +30,10 @@ class Relabel:
             raise NoClasses("this strategy needs at least two classes with labeled images")
         judged = (torch.bincount(pool.targets)[pool.targets] > 1).nonzero().squeeze(1)
         probabilities, targets = pool.left_out()[judged], pool.targets[judged]
-        found = label_errors(probabilities, targets).rows
-        doubt = 1 - label_quality(probabilities[found], targets[found])
+        doubtful = label_errors(probabilities, targets).rows
+        doubt = 1 - label_quality(probabilities[doubtful], targets[doubtful])
         position = torch.full((len(pool.embeddings),), -1)
         position[pool.rows] = torch.arange(len(pool))
-        places = position[pool.labeled[judged[found]]]
-        asked = places >= 0
-        return Ranking(places[asked][:budget], doubt[asked][:budget])
+        places = position[pool.labeled[judged[doubtful]]]
+        in_pool = places >= 0
+        return Ranking(places[in_pool][:budget], doubt[in_pool][:budget])

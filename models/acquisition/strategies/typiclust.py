@@ -7,9 +7,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from models.acquisition import Pool, Ranking, within
+from models.acquisition import Pool, Ranking
 from models.acquisition.strategies import strategies
 from models.embeddings.clusters import assign, fit
+from models.registry import require_within
 
 BLOCK_ROWS = 1024
 
@@ -42,10 +43,10 @@ class TypiClust:
     sample: int = 20_000
 
     def __post_init__(self) -> None:
-        within(self, "max_clusters", 1, 2000)
-        within(self, "min_size", 1, 1000)
-        within(self, "neighbours", 1, 1000)
-        within(self, "sample", 1, 100_000)
+        require_within(self, "max_clusters", 1, 2000)
+        require_within(self, "min_size", 1, 1000)
+        require_within(self, "neighbours", 1, 1000)
+        require_within(self, "sample", 1, 100_000)
 
     def rank(self, pool: Pool, budget: int) -> Ranking:
         if not len(pool):
@@ -68,17 +69,17 @@ class TypiClust:
     def _clusters(self, pool: Pool, budget: int) -> tuple[Int[Tensor, " N"], Int[Tensor, " K"]]:
         """The cluster of each image of the pool, and how many labeled ones each has."""
         rows = torch.cat([pool.rows, pool.covered])
-        chance = pool.generator()
-        points = torch.randperm(len(rows), generator=chance)[: self.sample].sort().values
+        generator = pool.generator()
+        points = torch.randperm(len(rows), generator=generator)[: self.sample].sort().values
         count = min(len(pool.covered) + budget, self.max_clusters)
-        found = fit(pool.vectors(rows[points]), count, chance)
+        clusters = fit(pool.vectors(rows[points]), count, generator)
         if len(points) == len(rows):
-            groups = found.groups
+            groups = clusters.groups
         else:
             groups = torch.cat(
-                [assign(pool.vectors(b), found.centres) for b in torch.split(rows, BLOCK_ROWS)]
+                [assign(pool.vectors(b), clusters.centres) for b in torch.split(rows, BLOCK_ROWS)]
             )
-        labels = torch.bincount(groups[len(pool) :], minlength=len(found.centres))
+        labels = torch.bincount(groups[len(pool) :], minlength=len(clusters.centres))
         return groups[: len(pool)], labels
 
     def _typicality(
@@ -87,14 +88,14 @@ class TypiClust:
         """Positions of a cluster and how typical each is, the most typical last."""
         members = (groups == group).nonzero().squeeze(1)
         step = -(-len(members) // CLUSTER)
-        seen = members[::step]
-        points = pool.vectors(pool.rows[seen])
-        near = min(self.neighbours, len(seen) // 2)
+        sample = members[::step]
+        points = pool.vectors(pool.rows[sample])
+        neighbours = min(self.neighbours, len(sample) // 2)
         values = torch.zeros(len(members))  # what is not looked at comes last
         values[::step] = torch.cat(
             [
-                _typical(pool.vectors(pool.rows[block]), block, points, seen, near)
-                for block in torch.split(seen, BLOCK_ROWS)
+                _typical(pool.vectors(pool.rows[block]), block, points, sample, neighbours)
+                for block in torch.split(sample, BLOCK_ROWS)
             ]
         )
         # Images that are equal but for rounding keep the order of the pool.
@@ -104,17 +105,17 @@ class TypiClust:
 
 def _typical(
     block: Float[Tensor, "B D"],
-    own: Int[Tensor, " B"],
+    positions: Int[Tensor, " B"],
     points: Float[Tensor, "K D"],
-    others: Int[Tensor, " K"],
-    near: int,
+    point_positions: Int[Tensor, " K"],
+    neighbours: int,
 ) -> Float[Tensor, " B"]:
-    if not near:
+    if not neighbours:
         return torch.ones(len(block))  # alone in its cluster
     squares = (2 - 2 * block @ points.T).clamp_min(0)
     squares = squares.where(squares > 1e-6, 0.0)  # what float32 rounds is no distance
-    squares.masked_fill_(own[:, None] == others, torch.inf)  # itself
-    nearest = squares.topk(min(near, len(others)), largest=False).values.sqrt()
+    squares.masked_fill_(positions[:, None] == point_positions, torch.inf)  # itself
+    nearest = squares.topk(min(neighbours, len(point_positions)), largest=False).values.sqrt()
     finite = nearest.where(nearest.isfinite(), 0)
     count = nearest.isfinite().sum(dim=1).clamp_min(1)
     return 1 / (finite.sum(dim=1) / count + 1e-5)

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from models.acquisition import Pool, Ranking, closeness, sharpen, within
+from models.acquisition import Pool, Ranking, closeness, sharpen
 from models.acquisition.coverage import CANDIDATES, LANDMARKS, Herding, gaussian, greedy, width
 from models.acquisition.strategies import strategies
+from models.registry import require_within
 
 
 @strategies.register
@@ -32,11 +33,10 @@ class UHerding:
     candidates: int = CANDIDATES
 
     def __post_init__(self) -> None:
-        within(self, "temperature", 0.01, 100)
-        if self.sigma is not None:
-            within(self, "sigma", 0.01, 100)
-        within(self, "landmarks", 1, 20_000)
-        within(self, "candidates", 1, 1_000_000)
+        require_within(self, "temperature", 0.01, 100)
+        require_within(self, "sigma", 0.01, 100)
+        require_within(self, "landmarks", 1, 20_000)
+        require_within(self, "candidates", 1, 1_000_000)
 
     def rank(self, pool: Pool, budget: int) -> Ranking:
         landmarks = pool.sample(self.landmarks)

@@ -8,9 +8,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.acquisition import Pool, Ranking, top, within
+from models.acquisition import Pool, Ranking, top
 from models.acquisition.coverage import LANDMARKS, representatives
 from models.acquisition.strategies import strategies
+from models.registry import require_within
 
 
 @strategies.register
@@ -31,23 +32,29 @@ class UnknownFirst:
     landmarks: int = LANDMARKS
 
     def __post_init__(self) -> None:
-        within(self, "neighbours", 1, 1000)
-        within(self, "landmarks", 1, 100_000)
+        require_within(self, "neighbours", 1, 1000)
+        require_within(self, "landmarks", 1, 100_000)
 
     def rank(self, pool: Pool, budget: int) -> Ranking:
         if not len(pool):
             return Ranking(torch.empty(0, dtype=torch.long), torch.empty(0))
         if len(pool.labeled):
-            known = pool.vectors(representatives(pool, self.landmarks))
+            references = pool.vectors(representatives(pool, self.landmarks))
         else:
             pool = replace(pool, mean=None)  # nothing is closer to it than anything else
-            known = F.normalize(pool.vectors(pool.rows[pool.sample(self.landmarks)]).mean(0), dim=0)
-            known = known[None]
-        near = min(self.neighbours, len(known))
+            references = F.normalize(
+                pool.vectors(pool.rows[pool.sample(self.landmarks)]).mean(0), dim=0
+            )
+            references = references[None]
+        neighbours = min(self.neighbours, len(references))
 
         def distance(embeddings: Float[Tensor, "B D"]) -> Float[Tensor, " B"]:
-            cosines = pool.place(embeddings) @ known.T
-            nearest = cosines.amax(dim=1) if near == 1 else cosines.topk(near, dim=1).values[:, -1]
+            cosines = pool.normalize(embeddings) @ references.T
+            nearest = (
+                cosines.amax(dim=1)
+                if neighbours == 1
+                else cosines.topk(neighbours, dim=1).values[:, -1]
+            )
             squares = 2 - 2 * nearest
             return squares.where(squares > 1e-6, 0.0).sqrt()  # float32 rounds what is less
 

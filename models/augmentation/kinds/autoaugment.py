@@ -12,6 +12,7 @@ from torchvision import transforms
 
 from models.augmentation.kinds import augmentations
 from models.augmentation.operations import SCALES, Scale, operate
+from models.registry import require_within
 
 Policy = Literal["imagenet", "cifar10", "svhn"]
 
@@ -55,10 +56,8 @@ class Step:
             raise ValueError(
                 f"operation must be one of {', '.join(get_args(Name))}, got {self.operation!r}"
             )
-        if not 0 <= self.probability <= 1:
-            raise ValueError(f"probability must be from 0 to 1, got {self.probability}")
-        if not 0 <= self.level <= STRONGEST:
-            raise ValueError(f"level must be from 0 to {STRONGEST}, got {self.level}")
+        require_within(self, "probability", 0, 1)
+        require_within(self, "level", 0, STRONGEST)
 
 
 SubPolicy = tuple[Step, ...]  # two steps, of which the second follows the first
@@ -108,11 +107,11 @@ class AutoAugment:
         mirrored = (torch.rand(count, STEPS, generator=generator) < 0.5).tolist()
         return [
             tuple(
-                (step.operation, _magnitude(step, other))
-                for step, draw, other in zip(pairs[row], drawn, others, strict=True)
-                if draw < step.probability and step.operation != "identity"
+                (step.operation, _magnitude(step, flip))
+                for step, number, flip in zip(pairs[row], numbers, flips, strict=True)
+                if number < step.probability and step.operation != "identity"
             )
-            for row, drawn, others in zip(rows.tolist(), draws, mirrored, strict=True)
+            for row, numbers, flips in zip(rows.tolist(), draws, mirrored, strict=True)
         ]
 
     def perform(
@@ -131,8 +130,8 @@ def sub_policies(policy: Policy | tuple[SubPolicy, ...]) -> list[SubPolicy]:
     """The pairs of steps that were found for a data set; pairs that are given stay as they are."""
     if not isinstance(policy, str):
         return list(policy)
-    found = transforms.AutoAugment(transforms.AutoAugmentPolicy(policy)).policies
-    return [(_step(*first), _step(*second)) for first, second in found]
+    pairs = transforms.AutoAugment(transforms.AutoAugmentPolicy(policy)).policies
+    return [(_step(*first), _step(*second)) for first, second in pairs]
 
 
 def _step(name: str, probability: float, level: int | None) -> Step:

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from models.augmentation import bernoulli, uniform
 from models.augmentation.kinds import augmentations
+from models.registry import require_within
 
 REACH = 3  # standard deviations; beyond them lies 0.3 % of a normal distribution
 
@@ -22,10 +23,8 @@ class Blur:
     probability: float = 0.5
 
     def __post_init__(self) -> None:
-        if not 0 < self.deviation <= 0.1:
-            raise ValueError(f"deviation must be above 0 and at most 0.1, got {self.deviation}")
-        if not 0 <= self.probability <= 1:
-            raise ValueError(f"probability must be from 0 to 1, got {self.probability}")
+        require_within(self, "deviation", 0, 0.1, exclusive=True)
+        require_within(self, "probability", 0, 1)
 
     def __call__(
         self,

@@ -9,6 +9,7 @@ from torch import Generator, Tensor
 
 from models.augmentation import bernoulli, uniform
 from models.augmentation.kinds import augmentations
+from models.registry import require_within
 
 LUMA = torch.tensor([0.299, 0.587, 0.114])  # ITU-R BT.601
 
@@ -34,10 +35,8 @@ class Colour:
 
     def __post_init__(self) -> None:
         for name in ("brightness", "contrast", "saturation", "probability", "grey", "solarize"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be from 0 to 1, got {getattr(self, name)}")
-        if not 0 <= self.hue <= 0.5:
-            raise ValueError(f"hue must be from 0 to 0.5, got {self.hue}")
+            require_within(self, name, 0, 1)
+        require_within(self, "hue", 0, 0.5)
 
     def __call__(
         self,

@@ -8,6 +8,7 @@ from torch import Generator, Tensor
 
 from models.augmentation import beta, uniform
 from models.augmentation.kinds import augmentations
+from models.registry import require_within
 
 
 @augmentations.register
@@ -22,8 +23,7 @@ class Cutmix:
 
     def __post_init__(self) -> None:
         # Below, Jöhnk's method hardly ever accepts what it draws in float32.
-        if not 0.01 <= self.alpha <= 1:
-            raise ValueError(f"alpha must be from 0.01 to 1, got {self.alpha}")
+        require_within(self, "alpha", 0.01, 1)
 
     def __call__(
         self,
@@ -38,9 +38,9 @@ class Cutmix:
         pasted = ((place.view(1, 1, -1) - x).abs() < edge / 2) & (
             (place.view(1, -1, 1) - y).abs() < edge / 2
         )
-        other = torch.randperm(count, generator=generator)
-        kept = 1 - pasted.float().mean(dim=(1, 2)).view(-1, 1)  # what lies inside the image counts
+        partners = torch.randperm(count, generator=generator)
+        share = 1 - pasted.float().mean(dim=(1, 2)).view(-1, 1)  # what lies inside the image counts
         return (
-            torch.where(pasted.unsqueeze(1), images[other], images),
-            kept * targets + (1 - kept) * targets[other],
+            torch.where(pasted.unsqueeze(1), images[partners], images),
+            share * targets + (1 - share) * targets[partners],
         )

@@ -8,6 +8,7 @@ from torch import Generator, Tensor
 
 from models.augmentation import bernoulli, uniform
 from models.augmentation.kinds import augmentations
+from models.registry import require_within
 
 
 @augmentations.register
@@ -23,8 +24,7 @@ class Cutout:
 
     def __post_init__(self) -> None:
         for name in ("side", "probability"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be from 0 to 1, got {getattr(self, name)}")
+            require_within(self, name, 0, 1)
 
     def __call__(
         self,

@@ -9,6 +9,7 @@ from torch import Generator, Tensor
 
 from models.augmentation import bernoulli, uniform, warp
 from models.augmentation.kinds import augmentations
+from models.registry import require_within
 
 
 @augmentations.register
@@ -28,13 +29,11 @@ class Geometric:
     perspective: float = 0.0  # greatest tilt: how much smaller one edge may be, 0..1
 
     def __post_init__(self) -> None:
-        if not 0 < self.crop <= 1:
-            raise ValueError(f"crop must be above 0 and at most 1, got {self.crop}")
+        require_within(self, "crop", 0, 1, exclusive=True)
         if self.ratio < 1:
             raise ValueError(f"ratio must be at least 1, got {self.ratio}")
         for name in ("flip", "flip_vertical", "translate", "perspective"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be from 0 to 1, got {getattr(self, name)}")
+            require_within(self, name, 0, 1)
 
     def __call__(
         self,

@@ -8,6 +8,7 @@ from torch import Generator, Tensor
 
 from models.augmentation import beta
 from models.augmentation.kinds import augmentations
+from models.registry import require_within
 
 
 @augmentations.register
@@ -22,8 +23,7 @@ class Mixup:
 
     def __post_init__(self) -> None:
         # Below, Jöhnk's method hardly ever accepts what it draws in float32.
-        if not 0.01 <= self.alpha <= 1:
-            raise ValueError(f"alpha must be from 0.01 to 1, got {self.alpha}")
+        require_within(self, "alpha", 0.01, 1)
 
     def __call__(
         self,
@@ -33,9 +33,9 @@ class Mixup:
     ) -> tuple[Float[Tensor, "B 3 S S"], Float[Tensor, "B C"]]:
         share = beta(len(images), self.alpha, generator).view(-1, 1)
         share = torch.maximum(share, 1 - share)  # each image stays the larger part of its own
-        other = torch.randperm(len(images), generator=generator)
+        partners = torch.randperm(len(images), generator=generator)
         weight = share.view(-1, 1, 1, 1)
         return (
-            weight * images + (1 - weight) * images[other],
-            share * targets + (1 - share) * targets[other],
+            weight * images + (1 - weight) * images[partners],
+            share * targets + (1 - share) * targets[partners],
         )

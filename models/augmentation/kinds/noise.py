@@ -8,6 +8,7 @@ from torch import Generator, Tensor
 
 from models.augmentation import uniform
 from models.augmentation.kinds import augmentations
+from models.registry import require_within
 
 
 @augmentations.register
@@ -18,8 +19,7 @@ class Noise:
     deviation: float = 0.05  # greatest standard deviation; images are in 0..1
 
     def __post_init__(self) -> None:
-        if not 0 <= self.deviation <= 1:
-            raise ValueError(f"deviation must be from 0 to 1, got {self.deviation}")
+        require_within(self, "deviation", 0, 1)
 
     def __call__(
         self,

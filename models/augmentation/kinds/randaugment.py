@@ -8,6 +8,7 @@ from torch import Generator, Tensor
 
 from models.augmentation.kinds import augmentations
 from models.augmentation.operations import FOURTEEN, SCALES, operate
+from models.registry import require_within
 
 MOST = 10  # operations; the paper tries up to 3
 
@@ -30,10 +31,8 @@ class RandAugment:
     m: float = 9.0  # strength; at 10, for example, a rotation is by 30 degrees
 
     def __post_init__(self) -> None:
-        if not 1 <= self.n <= MOST:
-            raise ValueError(f"n must be from 1 to {MOST}, got {self.n}")
-        if not 0 < self.m <= STRONGEST:
-            raise ValueError(f"m must be above 0 and at most {STRONGEST}, got {self.m}")
+        require_within(self, "n", 1, MOST)
+        require_within(self, "m", 0, STRONGEST, exclusive=True)
 
     def __call__(
         self,
@@ -44,7 +43,7 @@ class RandAugment:
         count = len(images)
         strengths = [self.m / STRONGEST] * count
         for _ in range(self.n):
-            drawn = torch.randint(len(FOURTEEN), (count,), generator=generator).tolist()
-            names = [FOURTEEN[number] for number in drawn]
+            numbers = torch.randint(len(FOURTEEN), (count,), generator=generator).tolist()
+            names = [FOURTEEN[number] for number in numbers]
             images = operate(images, names, strengths, SCALES, generator)
         return images, targets

@@ -39,13 +39,13 @@ class TrivialAugment:
         generator: Generator,
     ) -> tuple[Float[Tensor, "B 3 S S"], Float[Tensor, "B C"]]:
         count, side = len(images), images.shape[-1]
-        drawn = torch.randint(len(FOURTEEN), (count,), generator=generator).tolist()
+        numbers = torch.randint(len(FOURTEEN), (count,), generator=generator).tolist()
         levels = torch.randint(LEVELS, (count,), generator=generator).tolist()
         move = Scale(0.0, TRANSLATION / side, signed=True)
         return (
             operate(
                 images,
-                [FOURTEEN[number] for number in drawn],
+                [FOURTEEN[number] for number in numbers],
                 [level / (LEVELS - 1) for level in levels],
                 WIDE | {"translate-x": move, "translate-y": move},
                 generator,

@@ -5,7 +5,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from models.augmentation.kinds.randaugment import RandAugment
-from models.augmentation_search import PolicyCandidate, PolicyTrial, Proxy, SearchResult, best
+from models.augmentation_search import PolicyTrial, SearchResult, best
+from models.augmentation_search.candidates import PolicyCandidate
+from models.augmentation_search.proxy import Proxy
 from models.augmentation_search.searches import searches
 
 MOST = 100  # trials

@@ -9,14 +9,9 @@ from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
 from models.augmentation.kinds.geometric import Geometric
-from models.augmentation_search import (
-    Policy,
-    PolicyCandidate,
-    PolicyScore,
-    PolicyTrial,
-    Proxy,
-    SearchResult,
-)
+from models.augmentation_search import PolicyTrial, SearchResult
+from models.augmentation_search.candidates import Policy, PolicyCandidate, PolicyScore
+from models.augmentation_search.proxy import Proxy
 from models.augmentation_search.searches import searches
 from models.evaluation.comparison import RESAMPLES, compare
 
@@ -85,28 +80,28 @@ class PerClass:
             return SearchResult(default, before, right, verdict, "default")
         return SearchResult(proposed.candidate, proposed.judged, right, verdict, "default")
 
-    def _propose(self, proxy: Proxy, seen: Int[Tensor, " K"]) -> PolicyCandidate:
+    def _propose(self, proxy: Proxy, rows: Int[Tensor, " K"]) -> PolicyCandidate:
         """Own crops for the classes whose false positives, among the images seen, these move."""
         absorbers: list[Absorber] = []
         for label in range(proxy.classes):
-            found = self._absorber(proxy, label, seen)
-            if found is not None:
-                absorbers.append(found)
+            absorber = self._absorber(proxy, label, rows)
+            if absorber is not None:
+                absorbers.append(absorber)
         absorbers.sort(key=lambda absorber: (-absorber.fewer, absorber.label))
         few = sorted(absorbers[: max(1, proxy.classes // SHARE)])
-        own = tuple((absorber.label, self._policy(absorber.crop)) for absorber in few)
-        return PolicyCandidate((self.geometric,), own)
+        policies = tuple((absorber.label, self._policy(absorber.crop)) for absorber in few)
+        return PolicyCandidate((self.geometric,), policies)
 
-    def _absorber(self, proxy: Proxy, label: int, seen: Int[Tensor, " K"]) -> "Absorber | None":
+    def _absorber(self, proxy: Proxy, label: int, rows: Int[Tensor, " K"]) -> "Absorber | None":
         errors = {
             crop: Errors.of(
-                proxy.judge(PolicyCandidate(self._policy(crop))), proxy.targets, label, seen
+                proxy.judge(PolicyCandidate(self._policy(crop))), proxy.targets, label, rows
             )
             for crop in self._strengths()
         }
         default = self.geometric.crop
         crop = min(errors, key=lambda c: (errors[c].total, abs(c - default)))
-        fewer = errors[default].taken - errors[crop].taken  # (K,)
+        fewer = errors[default].false_positives - errors[crop].false_positives  # (K,)
         if crop == default or doubt(fewer) >= DOUBT:
             return None
         return Absorber(label, crop, int(fewer.sum()))
@@ -129,27 +124,27 @@ class Absorber(NamedTuple):
 class Errors(NamedTuple):
     """What a class gets wrong, 1 for each image of which that is true."""
 
-    taken: Float[Tensor, " K"]  # false positives: images of others
-    missed: Float[Tensor, " K"]  # false negatives
+    false_positives: Float[Tensor, " K"]  # images of others
+    false_negatives: Float[Tensor, " K"]  # false negatives
 
     @property
     def total(self) -> int:
-        return int(self.taken.sum() + self.missed.sum())
+        return int(self.false_positives.sum() + self.false_negatives.sum())
 
     @classmethod
     def of(
-        cls, judged: PolicyScore, targets: Int[Tensor, " M"], label: int, seen: Int[Tensor, " K"]
+        cls, judged: PolicyScore, targets: Int[Tensor, " M"], label: int, rows: Int[Tensor, " K"]
     ) -> "Errors":
         """Those of a class among the images seen."""
-        said, true = judged.predicted[seen] == label, targets[seen] == label
-        return cls((said & ~true).float(), (~said & true).float())
+        positive, true = judged.predicted[rows] == label, targets[rows] == label
+        return cls((positive & ~true).float(), (~positive & true).float())
 
 
 def doubt(gains: Float[Tensor, " K"], seed: int = 0) -> float:
     """The probability that there is no gain in sum, by a one-sided bootstrap."""
-    chance = Generator().manual_seed(seed)
-    drawn = torch.randint(len(gains), (RESAMPLES, len(gains)), generator=chance)
-    return float((gains[drawn].sum(dim=1) <= 0).float().mean())
+    generator = Generator().manual_seed(seed)
+    resamples = torch.randint(len(gains), (RESAMPLES, len(gains)), generator=generator)
+    return float((gains[resamples].sum(dim=1) <= 0).float().mean())
 
 
 def _balanced(gains: Float[Tensor, " M"], targets: Int[Tensor, " M"]) -> float:

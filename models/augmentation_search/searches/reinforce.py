@@ -10,8 +10,11 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
 from models.augmentation.kinds.autoaugment import MOST, STEPS, STRONGEST, AutoAugment, Name, Step
-from models.augmentation_search import PolicyCandidate, PolicyTrial, Proxy, SearchResult, best
+from models.augmentation_search import PolicyTrial, SearchResult, best
+from models.augmentation_search.candidates import PolicyCandidate
+from models.augmentation_search.proxy import Proxy
 from models.augmentation_search.searches import searches
+from models.registry import require_within
 
 NAMES = get_args(Name)
 
@@ -56,12 +59,9 @@ class Reinforce:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 1 <= self.trials <= MOST_TRIALS:
-            raise ValueError(f"trials must be from 1 to {MOST_TRIALS}, got {self.trials}")
-        if not 1 <= self.sub_policies <= MOST:
-            raise ValueError(f"sub_policies must be from 1 to {MOST}, got {self.sub_policies}")
-        if not 0 < self.rate <= 1:
-            raise ValueError(f"rate must be above 0 and at most 1, got {self.rate}")
+        require_within(self, "trials", 1, MOST_TRIALS)
+        require_within(self, "sub_policies", 1, MOST)
+        require_within(self, "rate", 0, 1, exclusive=True)
         if not 0 <= self.entropy < math.inf:
             raise ValueError(f"entropy must not be negative, got {self.entropy}")
         if not 0 <= self.seed < 2**63:
@@ -100,7 +100,7 @@ class Controller(nn.Module):
             self.outputs = nn.ModuleList(nn.Linear(HIDDEN, size) for size in SIZES)
         self._turns = options.sub_policies * STEPS * len(SIZES)
         self._bonus = options.entropy
-        self._chance = Generator().manual_seed(options.seed)
+        self._generator = Generator().manual_seed(options.seed)
         self._optimizer = torch.optim.Adam(self.parameters(), options.rate)
         self._mean: float | None = None  # of the rewards, moving
         self._spread = 0.0  # their variance
@@ -108,13 +108,13 @@ class Controller(nn.Module):
     def propose(self) -> Proposal:
         """Draw a policy."""
         choices, likelihoods, entropies = [], [], []
-        given, state = torch.zeros(1, dtype=torch.long), None
+        token, state = torch.zeros(1, dtype=torch.long), None
         for turn in range(self._turns):
             kind = turn % len(SIZES)
-            state = self.cell(self.inputs(given), state)
+            state = self.cell(self.inputs(token), state)
             chances = self.outputs[kind](state[0]).log_softmax(dim=1).squeeze(0)
-            choice = torch.multinomial(chances.detach().exp(), 1, generator=self._chance)
-            given = 1 + sum(SIZES[:kind]) + choice
+            choice = torch.multinomial(chances.detach().exp(), 1, generator=self._generator)
+            token = 1 + sum(SIZES[:kind]) + choice
             choices.append(int(choice))
             likelihoods.append(chances[choice].squeeze(0))
             entropies.append(torch.special.entr(chances.exp()).sum())

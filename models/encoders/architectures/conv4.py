@@ -8,6 +8,7 @@ from torch import nn
 from models.encoders import Encoder
 from models.encoders.architectures import architectures
 from models.images import Preprocessing
+from models.registry import require_within
 
 
 @architectures.register
@@ -23,8 +24,8 @@ class Conv4:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not (1 <= self.width <= 1024 and 16 <= self.image_side <= 2048):
-            raise ValueError("width must be 1..1024 and image_side 16..2048")
+        require_within(self, "width", 1, 1024)
+        require_within(self, "image_side", 16, 2048)
 
     def build(self, *, pretrained: bool = True) -> Encoder:
         with torch.random.fork_rng(devices=[]):

@@ -67,12 +67,12 @@ class Timm:
             raise EncoderUnavailable(
                 f"the weights file {file} cannot be read as safetensors: {error}"
             ) from error
-        wanted = net.state_dict()
-        missing = [name for name in wanted if name not in weights]
-        misfit = [n for n in wanted if n in weights and weights[n].shape != wanted[n].shape]
+        expected = net.state_dict()
+        missing = [name for name in expected if name not in weights]
+        misfit = [n for n in expected if n in weights and weights[n].shape != expected[n].shape]
         if missing or misfit:
             raise EncoderUnavailable(
                 f"the weights file {file} does not fit {self.model!r}: {len(missing)} tensors "
                 f"missing, {len(misfit)} of another shape, first {(missing + misfit)[0]!r}"
             )
-        net.load_state_dict({name: weights[name] for name in wanted})
+        net.load_state_dict({name: weights[name] for name in expected})

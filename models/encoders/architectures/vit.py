@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from timm.layers import build_sincos2d_pos_embed
+from timm.layers.pos_embed_sincos import build_sincos2d_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
@@ -11,6 +11,7 @@ from models.encoders import Encoder
 from models.encoders.architectures import architectures
 from models.encoders.stages import split
 from models.images import Preprocessing
+from models.registry import require_within
 
 
 @architectures.register
@@ -32,10 +33,9 @@ class ViT:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not (1 <= self.width <= 768 and 16 <= self.image_side <= 2048):
-            raise ValueError("width must be 1..768 and image_side 16..2048")
-        if not 1 <= self.depth <= 12:
-            raise ValueError(f"depth must be from 1 to 12, got {self.depth}")
+        require_within(self, "width", 1, 768)
+        require_within(self, "image_side", 16, 2048)
+        require_within(self, "depth", 1, 12)
         if self.width % 4:
             raise ValueError(f"width must be a multiple of 4, got {self.width}")
         if self.heads < 1 or self.width % self.heads:

@@ -10,6 +10,7 @@ from models.encoders import Encoder, is_transformer
 from models.finetuning import FinetuningMethod, learning_copy
 from models.finetuning.lora import adapt
 from models.finetuning.methods import methods
+from models.registry import require_within
 from models.training.loop import ParameterGroup, split_decay
 
 FEW_SHOTS = 20  # below, layers are unfrozen one after the other
@@ -42,12 +43,10 @@ class Discriminative:
     lora_rank: int = 0  # of what a transformer's linear layers learn; 0: whole weights
 
     def __post_init__(self) -> None:
-        if not isinstance(self.decay, str) and not 0 < self.decay <= 1:
-            raise ValueError(f"decay must be above 0 and at most 1, got {self.decay}")
-        if not 0 <= self.lowest <= 1:
-            raise ValueError(f"lowest must be from 0 to 1, got {self.lowest}")
-        if not 0 <= self.lora_rank <= 256:
-            raise ValueError(f"lora_rank must be from 0 to 256, got {self.lora_rank}")
+        if not isinstance(self.decay, str):
+            require_within(self, "decay", 0, 1, exclusive=True)
+        require_within(self, "lowest", 0, 1)
+        require_within(self, "lora_rank", 0, 256)
 
     def variants(self, encoder: Encoder) -> Sequence[FinetuningMethod]:
         if self.decay != "auto":

@@ -24,14 +24,14 @@ class Auto(CenteredHead):
     be left out; it is the first then.
     """
 
-    def learn(self, support: Support) -> "FittedAuto":
+    def fit_support(self, support: Support) -> "FittedAuto":
         """Fit the candidates, each with its own choices; keep the best."""
         name, best = "", None
         losses: dict[str, float] = {}
         lead = max(LEAD, TOTAL / max(support.evidence, 1.0))
         for candidate in CANDIDATES:
             head: Any = heads[candidate]
-            fitted = head(centered=self.centered).learn(support)
+            fitted = head(centered=self.centered).fit_support(support)
             losses |= {**fitted.losses, candidate: fitted.loss}
             if best is None or fitted.loss < best.loss - lead:
                 name, best = candidate, fitted
@@ -59,8 +59,8 @@ class FittedAuto(FittedHead):
         """Those of the chosen head."""
         return self.best.scores(queries)
 
-    def scores_without(
+    def leave_one_out_scores(
         self, embeddings: Float[Tensor, "M D"], targets: Int[Tensor, " M"]
     ) -> Float[Tensor, "M C"]:
         """Those of the chosen head."""
-        return self.best.scores_without(embeddings, targets)
+        return self.best.leave_one_out_scores(embeddings, targets)

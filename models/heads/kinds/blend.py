@@ -11,7 +11,7 @@ from models.heads import CenteredHead, FittedHead, Support, best_by_leave_one_ou
 from models.heads.kinds import heads
 from models.heads.kinds.mahalanobis import FittedMahalanobis, Mahalanobis
 from models.heads.kinds.ridge import FittedRidge, Ridge
-from models.options import require_within
+from models.registry import require_within
 
 # What the log likelihood of a shot counts: shots of a class are alike, so a few tell less of which
 # head is better than as many independent ones would. Chosen on 2 to 50 shots of photos of clothes,
@@ -42,14 +42,14 @@ class Blend(CenteredHead):
     temperature: float | None = None  # divides the sum of the log odds; None: fitted
 
     def __post_init__(self) -> None:
-        require_within("share", self.share, 0, 1)
-        require_within("temperature", self.temperature, 1e-3, 1e3)
+        require_within(self, "share", 0, 1)
+        require_within(self, "temperature", 1e-3, 1e3)
         self._parts()
 
-    def learn(self, support: Support) -> "FittedBlend":
+    def fit_support(self, support: Support) -> "FittedBlend":
         """Fit both, weigh them, and then fit a temperature to their sum."""
         first, second = self._parts()
-        distances, estimates = first.learn(support), second.learn(support)
+        distances, estimates = first.fit_support(support), second.fit_support(support)
         share = self._share(distances.loss, estimates.loss, support.evidence)
         weights = share / distances.temperature, (1 - share) / estimates.temperature
         losses = {"mahalanobis": distances.loss, "ridge": estimates.loss}
@@ -57,7 +57,7 @@ class Blend(CenteredHead):
             self,
             share=share,
             shrinkage=distances.shrinkage,
-            spread=distances.spread,
+            spread=distances.within_class_variance,
             distance_temperature=distances.temperature,
             penalty=estimates.penalty,
             estimate_temperature=estimates.temperature,
@@ -110,14 +110,14 @@ class FittedBlend(FittedHead):
 
     def scores(self, queries: Float[Tensor, "Q D"]) -> Float[Tensor, "Q C"]:
         """Weighted sums of both scores."""
-        found = products(queries, self.directions, self.mean)
-        return found + self.offset.to(found.dtype)
+        sums = products(queries, self.directions, self.mean)
+        return sums + self.offset.to(sums.dtype)
 
-    def scores_without(
+    def leave_one_out_scores(
         self, embeddings: Float[Tensor, "M D"], targets: Int[Tensor, " M"]
     ) -> Float[Tensor, "M C"]:
         """Weighted sums of both."""
-        counting = [both for both in zip(self.weights, self.parts, strict=True) if both[0]]
+        counting = [pair for pair in zip(self.weights, self.parts, strict=True) if pair[0]]
         return torch.stack(
-            [weight * part.scores_without(embeddings, targets) for weight, part in counting]
+            [weight * part.leave_one_out_scores(embeddings, targets) for weight, part in counting]
         ).sum(dim=0)

@@ -15,7 +15,7 @@ from models.heads import (
     center_and_normalize,
 )
 from models.heads.kinds import heads
-from models.options import require_within
+from models.registry import require_within
 
 # Measured with EfficientNet-Lite0 on photos of clothes, on hands and on digits, 1 and 2 shots:
 EXPECTED_TEMPERATURE = 0.06
@@ -36,9 +36,9 @@ class Cosine(CenteredHead):
     centered: bool = False  # subtract the mean embedding of all images of the project first
 
     def __post_init__(self) -> None:
-        require_within("temperature", self.temperature, 1e-3, 100)
+        require_within(self, "temperature", 1e-3, 100)
 
-    def learn(self, support: Support) -> "FittedCosine":
+    def fit_support(self, support: Support) -> "FittedCosine":
         """Average the shots of each class."""
         fitted = FittedCosine(
             options=self,
@@ -63,14 +63,14 @@ class FittedCosine(FittedHead):
         """Cosines; their softmax is equation 2 of Snell et al. (2017)."""
         return self.similarities(queries)
 
-    def scores_without(
+    def leave_one_out_scores(
         self, embeddings: Float[Tensor, "M D"], targets: Int[Tensor, " M"]
     ) -> Float[Tensor, "M C"]:
         """Only the centroid of the own class changes: it is the sum of the other shots."""
-        placed = center_and_normalize(embeddings, self.mean).double()
-        units = F.normalize(placed, dim=1)
+        normalized = center_and_normalize(embeddings, self.mean).double()
+        units = F.normalize(normalized, dim=1)
         cosines = units @ F.normalize(self.sums, dim=1).T
-        others = F.normalize(self.sums[targets] - placed, dim=1)
-        own = (units * others).sum(dim=1)
-        own = own.masked_fill(self.shots[targets] == 1, -torch.inf)
-        return cosines.scatter(1, targets[:, None], own[:, None])
+        downdated = F.normalize(self.sums[targets] - normalized, dim=1)
+        own_cosines = (units * downdated).sum(dim=1)
+        own_cosines = own_cosines.masked_fill(self.shots[targets] == 1, -torch.inf)
+        return cosines.scatter(1, targets[:, None], own_cosines[:, None])

@@ -17,7 +17,7 @@ from models.heads import (
     center_and_normalize,
 )
 from models.heads.kinds import heads
-from models.options import require_within
+from models.registry import require_within
 
 NUMBERS = (1, 3, 5, 10, 20)  # of neighbours, to choose from
 
@@ -52,12 +52,12 @@ class Knn(CenteredHead):
     temperature: float | None = None  # divides log votes before the softmax; None: fitted
 
     def __post_init__(self) -> None:
-        require_within("neighbours", self.neighbours, 1, 1000)
-        require_within("temperature", self.temperature, 1e-3, 1e3)
+        require_within(self, "neighbours", 1, 1000)
+        require_within(self, "temperature", 1e-3, 1e3)
 
-    def learn(self, support: Support) -> "FittedKnn":
+    def fit_support(self, support: Support) -> "FittedKnn":
         """Remember the images; choose how many vote if that is None."""
-        units = F.normalize(support.placed, dim=1)
+        units = F.normalize(support.normalized, dim=1)
         choices = NUMBERS if support.repeated else (NUMBER,)
         fitted = [
             FittedKnn(
@@ -75,14 +75,14 @@ class Knn(CenteredHead):
 
         def left_out() -> Iterator[Tensor]:
             """All choices look among the neighbours of the one that needs most."""
-            some, targets = support.placed[support.judged], support.targets[support.judged]
-            near = max(fitted, key=lambda one: one.neighbours).near(some)
-            return (one.without(near, targets) for one in fitted)
+            judged, targets = support.normalized[support.judged], support.targets[support.judged]
+            nearest = max(fitted, key=lambda head: head.neighbours).nearest(judged)
+            return (head.downdated(nearest, targets) for head in fitted)
 
         return best_by_leave_one_out(fitted, support, EXPECTED_TEMPERATURE, left_out)
 
 
-class Near(NamedTuple):
+class NearestShots(NamedTuple):
     """The nearest support images, nearest first; of a support image itself among them."""
 
     cosines: Float[Tensor, "M K"]
@@ -109,30 +109,35 @@ class FittedKnn(FittedHead):
             [self._votes(*(block @ support.T).topk(count, dim=1), worth) for block in blocks]
         )
 
-    def scores_without(
+    def leave_one_out_scores(
         self, embeddings: Float[Tensor, "M D"], targets: Int[Tensor, " M"]
     ) -> Float[Tensor, "M C"]:
         """The image itself, the nearest of its class, does not vote."""
-        return self.without(self.near(center_and_normalize(embeddings, self.mean)), targets)
+        return self.downdated(self.nearest(center_and_normalize(embeddings, self.mean)), targets)
 
-    def near(self, placed: Float[Tensor, "M D"]) -> Near:
+    def nearest(self, normalized: Float[Tensor, "M D"]) -> NearestShots:
         """Of support images, in float64: as many as vote and one more."""
         count, support = min(self.neighbours + 1, len(self.support)), self.support.double()
-        blocks = torch.split(F.normalize(placed.double(), dim=1), self._rows())
-        found = [(block @ support.T).topk(count, dim=1) for block in blocks]
-        return Near(torch.cat([f.values for f in found]), torch.cat([f.indices for f in found]))
+        blocks = torch.split(F.normalize(normalized.double(), dim=1), self._rows())
+        tops = [(block @ support.T).topk(count, dim=1) for block in blocks]
+        return NearestShots(
+            torch.cat([f.values for f in tops]), torch.cat([f.indices for f in tops])
+        )
 
-    def without(self, near: Near, targets: Int[Tensor, " M"]) -> Float[Tensor, "M C"]:
+    def downdated(self, nearest: NearestShots, targets: Int[Tensor, " M"]) -> Float[Tensor, "M C"]:
         """Scores of support images, of which so many neighbours are known or more."""
         count = min(self.neighbours + 1, len(self.support))
-        values, indices = near.cosines[:, :count], near.rows[:, :count]
-        own = self.targets[indices] == targets[:, None]
+        values, indices = nearest.cosines[:, :count], nearest.rows[:, :count]
+        same_class = self.targets[indices] == targets[:, None]
         # Where none of its class is so near, it is not among them: the last one goes.
-        itself = own.int().argmax(dim=1).where(own.any(dim=1), count - 1)
-        kept = torch.ones_like(own).scatter(1, itself[:, None], False)
-        others = values[kept].view(len(own), -1), indices[kept].view(len(own), -1)
+        itself = same_class.int().argmax(dim=1).where(same_class.any(dim=1), count - 1)
+        is_voter = torch.ones_like(same_class).scatter(1, itself[:, None], False)
+        voters = (
+            values[is_voter].view(len(same_class), -1),
+            indices[is_voter].view(len(same_class), -1),
+        )
         shots = self.shots - F.one_hot(targets, len(self.shots))
-        return self._votes(*others, _worth(shots)).masked_fill(shots == 0, -torch.inf)
+        return self._votes(*voters, _worth(shots)).masked_fill(shots == 0, -torch.inf)
 
     def _rows(self) -> int:
         """Images at a time."""

@@ -2,16 +2,22 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
 
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from models.heads import CenteredHead, FittedHead, Support, center_and_normalize, products
-from models.heads.calibration import fit_temperature, log_loss
+from models.heads import (
+    Calibrated,
+    CenteredHead,
+    FittedHead,
+    Support,
+    calibrate,
+    center_and_normalize,
+    products,
+)
 from models.heads.kinds import heads
 from models.heads.scatter import Scatter, ScatterRows
-from models.options import require_within
+from models.registry import require_within
 
 STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0)  # of shrinkage, to choose from
 
@@ -46,49 +52,46 @@ class Mahalanobis(CenteredHead):
     temperature: float | None = None  # divides -distance^2 / 2; None: fitted
 
     def __post_init__(self) -> None:
-        require_within("shrinkage", self.shrinkage, 1e-4, 1e4)
-        require_within("spread", self.spread, 0, 1e9)
-        require_within("temperature", self.temperature, 1e-3, 1e6)
+        require_within(self, "shrinkage", 1e-4, 1e4)
+        require_within(self, "spread", 0, 1e9)
+        require_within(self, "temperature", 1e-3, 1e6)
 
-    def learn(self, support: Support) -> "FittedMahalanobis":
+    def fit_support(self, support: Support) -> "FittedMahalanobis":
         """Learn means and covariance; choose what is None by the log loss of leave-one-out."""
-        placed = support.placed
-        scatter = Scatter.of(placed, support.targets, support.means, support.shots)
-        rows = scatter.rows(placed[support.judged], support.targets[support.judged])
+        normalized = support.normalized
+        scatter = Scatter.of(normalized, support.targets, support.means, support.shots)
+        rows = scatter.rows(normalized[support.judged], support.targets[support.judged])
         choices = STRENGTHS if support.repeated else (STRENGTH,)
-        chosen = min(
+        options, loss = min(
             (
-                self._choice(scatter, rows, strength)
+                self._calibrated(scatter, rows, strength)
                 for strength in (choices if self.shrinkage is None else (self.shrinkage,))
             ),
-            key=lambda choice: choice.loss,
+            key=lambda calibrated: calibrated.loss,
         )
-        options = chosen.options
         weights = scatter.weights(options.shrinkage)
         return FittedMahalanobis(
             options=options,
             temperature=options.temperature,
-            loss=chosen.loss,
+            loss=loss,
             mean=support.mean,
             centroids=support.centroids,
             shrinkage=options.shrinkage,
-            spread=options.spread,
+            within_class_variance=options.spread,
             scatter=scatter,
-            weights=weights.to(placed.dtype),
-            lengths=(weights * scatter.means).sum(dim=1).to(placed.dtype),
+            weights=weights.to(normalized.dtype),
+            lengths=(weights * scatter.means).sum(dim=1).to(normalized.dtype),
         )
 
-    def _choice(self, scatter: Scatter, rows: ScatterRows, strength: float) -> "_Choice":
+    def _calibrated(self, scatter: Scatter, rows: ScatterRows, strength: float) -> Calibrated:
         """The other options for this strength, and the log loss with them."""
-        left = scatter.without(rows, strength)
-        spread = scatter.spread(left, rows) if self.spread is None else self.spread
-        scores = scatter.scores(left, rows, spread)
-        temperature = self.temperature
-        if temperature is None:
-            expected = _expected_temperature(scatter, strength)
-            temperature = fit_temperature(scores, rows.targets, expected)
-        options = replace(self, shrinkage=strength, spread=spread, temperature=temperature)
-        return _Choice(log_loss(scores / temperature, rows.targets), options)
+        distances = scatter.downdated(rows, strength)
+        variance = self.spread
+        if variance is None:
+            variance = scatter.within_class_variance(distances, rows)
+        scores = scatter.scores(distances, rows, variance)
+        options = replace(self, shrinkage=strength, spread=variance)
+        return calibrate(options, scores, rows.targets, _expected_temperature(scatter, strength))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,34 +99,28 @@ class FittedMahalanobis(FittedHead):
     """Class means and the covariance around them."""
 
     shrinkage: float
-    spread: float
+    within_class_variance: float  # mean squared distance of images to the true mean
     scatter: Scatter
     weights: Float[Tensor, "C D"]  # the means times the inverse covariance
     lengths: Float[Tensor, " C"]  # squared, of the means under that
 
     def scores(self, queries: Float[Tensor, "Q D"]) -> Float[Tensor, "Q C"]:
         """Minus half the squared distances, less what is the same for all classes."""
-        found = products(queries, self.weights, self.mean)
-        return found + self.offset.to(found.dtype)
+        dots = products(queries, self.weights, self.mean)
+        return dots + self.offset.to(dots.dtype)
 
     @property
     def offset(self) -> Float[Tensor, " C"]:
         """What is added to the products of embeddings and weights."""
-        return (self.spread / self.scatter.shots.double() - self.lengths) / 2
+        return (self.within_class_variance / self.scatter.shots.double() - self.lengths) / 2
 
-    def scores_without(
+    def leave_one_out_scores(
         self, embeddings: Float[Tensor, "M D"], targets: Int[Tensor, " M"]
     ) -> Float[Tensor, "M C"]:
         """By taking the image's part out of the inverse covariance (Sherman and Morrison, 1950)."""
         rows = self.scatter.rows(center_and_normalize(embeddings, self.mean), targets)
-        return self.scatter.scores(self.scatter.without(rows, self.shrinkage), rows, self.spread)
-
-
-class _Choice(NamedTuple):
-    """Options, all of them told, and how well they do."""
-
-    loss: float
-    options: Any
+        distances = self.scatter.downdated(rows, self.shrinkage)
+        return self.scatter.scores(distances, rows, self.within_class_variance)
 
 
 def _expected_temperature(scatter: Scatter, strength: float) -> float:

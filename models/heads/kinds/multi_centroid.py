@@ -18,7 +18,7 @@ from models.heads import (
     class_means,
 )
 from models.heads.kinds import heads
-from models.options import require_within
+from models.registry import require_within
 
 NUMBERS = (1, 2, 3, 5)  # of centroids, to choose from
 
@@ -49,23 +49,23 @@ class MultiCentroid(CenteredHead):
     temperature: float | None = None  # divides cosines before the softmax; None: fitted
 
     def __post_init__(self) -> None:
-        require_within("centroids", self.centroids, 1, 100)
-        require_within("seed", self.seed, 0, 2**31)
-        require_within("temperature", self.temperature, 1e-3, 100)
+        require_within(self, "centroids", 1, 100)
+        require_within(self, "seed", 0, 2**31)
+        require_within(self, "temperature", 1e-3, 100)
 
-    def learn(self, support: Support) -> "FittedMultiCentroid":
+    def fit_support(self, support: Support) -> "FittedMultiCentroid":
         """Cluster the shots of each class; choose into how many clusters if that is None."""
         most = max(int(support.shots.max()) // 2, 1)
         choices = [k for k in NUMBERS if k <= most]
         fitted = []
         for number in choices if self.centroids is None else [self.centroids]:
             centres = _centres(support, min(number, most), self.seed)
-            groups = _groups(support.placed, support.targets, centres)
+            groups = _groups(support.normalized, support.targets, centres)
             # A cluster is to its number what a class is to its target.
             flat = support.targets * centres.shape[1] + groups
             members = torch.bincount(flat, minlength=centres.shape[0] * centres.shape[1])
-            means = class_means(support.placed, flat, members)
-            one = FittedMultiCentroid(
+            means = class_means(support.normalized, flat, members)
+            head = FittedMultiCentroid(
                 options=replace(self, centroids=number),
                 temperature=1.0,
                 mean=support.mean,
@@ -74,7 +74,7 @@ class MultiCentroid(CenteredHead):
                 sums=(means * members[:, None]).nan_to_num(0).view(centres.shape),
                 members=members.view(centres.shape[:2]),
             )
-            fitted.append(one)
+            fitted.append(head)
         expected = EXPECTED_CENTERED if self.centered else EXPECTED_TEMPERATURE
         return best_by_leave_one_out(fitted, support, expected)
 
@@ -92,7 +92,7 @@ class FittedMultiCentroid(FittedHead):
         units = F.normalize(center_and_normalize(queries, self.mean), dim=1)
         return WIDTH * self._weights(units).log()
 
-    def scores_without(
+    def leave_one_out_scores(
         self, embeddings: Float[Tensor, "M D"], targets: Int[Tensor, " M"]
     ) -> Float[Tensor, "M C"]:
         """Only one centroid of the own class changes: it is the sum of its other members.
@@ -100,18 +100,18 @@ class FittedMultiCentroid(FittedHead):
         All other images stay in the cluster that k-means gave them with the image at hand; k-means
         without it could give them others. A centroid without other members is lost.
         """
-        placed = center_and_normalize(embeddings, self.mean).double()
-        units = F.normalize(placed, dim=1)
+        normalized = center_and_normalize(embeddings, self.mean).double()
+        units = F.normalize(normalized, dim=1)
         weights = self._weights(units)
-        groups = _groups(placed, targets, self.centres)
-        own = torch.zeros(len(targets), dtype=torch.float64)
+        groups = _groups(normalized, targets, self.centres)
+        own_weight = torch.zeros(len(targets), dtype=torch.float64)
         for k in range(self.centres.shape[1]):
-            here = groups == k
-            others = self.sums[targets, k] - placed * here[:, None]
-            cosines = (units * F.normalize(others, dim=1)).sum(dim=1)
-            own += (self.members[targets, k] - here.long()) * (cosines / WIDTH).exp()
-        own /= (self.members[targets].sum(dim=1) - 1).clamp_min(1)
-        return WIDTH * weights.scatter(1, targets[:, None], own[:, None]).log()
+            is_member = groups == k
+            downdated = self.sums[targets, k] - normalized * is_member[:, None]
+            cosines = (units * F.normalize(downdated, dim=1)).sum(dim=1)
+            own_weight += (self.members[targets, k] - is_member.long()) * (cosines / WIDTH).exp()
+        own_weight /= (self.members[targets].sum(dim=1) - 1).clamp_min(1)
+        return WIDTH * weights.scatter(1, targets[:, None], own_weight[:, None]).log()
 
     def _weights(self, units: Float[Tensor, "Q D"]) -> Float[Tensor, "Q C"]:
         """The mean of exp(cosine / `WIDTH`) over the members' centroids; at most e^10."""
@@ -125,25 +125,29 @@ class FittedMultiCentroid(FittedHead):
 
 def _centres(support: Support, number: int, seed: int) -> Float[Tensor, "C K D"]:
     """k-means of each class, the same in whatever order the shots come."""
-    chance = Generator().manual_seed(seed)
-    placed, dim = support.placed.float(), support.placed.shape[1]
-    line = torch.randn(dim, generator=chance, dtype=torch.float64)
-    order = (support.placed.double() @ line).argsort(stable=True)
+    generator = Generator().manual_seed(seed)
+    normalized, dim = support.normalized.float(), support.normalized.shape[1]
+    line = torch.randn(dim, generator=generator, dtype=torch.float64)
+    order = (support.normalized.double() @ line).argsort(stable=True)
     by_class = order[support.targets[order].argsort(stable=True)]
     centres = torch.full((len(support.shots), number, dim), torch.nan)
     for target, rows in enumerate(torch.split(by_class, support.shots.tolist())):
-        found = clusters.fit(placed[rows], min(number, max(len(rows) // 2, 1)), chance).centres
-        centres[target, : len(found)] = found
+        class_centres = clusters.fit(
+            normalized[rows], min(number, max(len(rows) // 2, 1)), generator
+        ).centres
+        centres[target, : len(class_centres)] = class_centres
     return centres
 
 
 def _groups(
-    placed: Float[Tensor, "M D"], targets: Int[Tensor, " M"], centres: Float[Tensor, "C K D"]
+    normalized: Float[Tensor, "M D"], targets: Int[Tensor, " M"], centres: Float[Tensor, "C K D"]
 ) -> Int[Tensor, " M"]:
     """The nearest centre of the own class; not by a matrix product, whose last digits vary."""
-    found = []
+    parts = []
     for rows in torch.split(torch.arange(len(targets)), ROWS_PER_BLOCK):
-        wide, own = placed[rows].double(), targets[rows]
-        apart = [(wide - centres[own, k]).square().sum(dim=1) for k in range(centres.shape[1])]
-        found.append(torch.stack(apart, dim=1).nan_to_num(torch.inf).argmin(dim=1))
-    return torch.cat(found)
+        wide, classes = normalized[rows].double(), targets[rows]
+        distances = [
+            (wide - centres[classes, k]).square().sum(dim=1) for k in range(centres.shape[1])
+        ]
+        parts.append(torch.stack(distances, dim=1).nan_to_num(torch.inf).argmin(dim=1))
+    return torch.cat(parts)

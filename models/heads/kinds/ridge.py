@@ -19,7 +19,7 @@ from models.heads import (
 )
 from models.heads.kinds import heads
 from models.heads.scatter import spectrum
-from models.options import require_within
+from models.registry import require_within
 
 PENALTIES = (0.03, 0.1, 0.3, 1.0, 3.0)  # to choose from
 
@@ -60,32 +60,27 @@ class Ridge(CenteredHead):
     temperature: float | None = None  # divides scores, about 0 to 1, before the softmax
 
     def __post_init__(self) -> None:
-        require_within("penalty", self.penalty, 1e-6, 1e6)
-        require_within("features", self.features, 0, 20_000)
-        require_within("seed", self.seed, 0, 2**31)
-        require_within("temperature", self.temperature, 1e-4, 1e4)
+        require_within(self, "penalty", 1e-6, 1e6)
+        require_within(self, "features", 0, 20_000)
+        require_within(self, "seed", 0, 2**31)
+        require_within(self, "temperature", 1e-4, 1e4)
 
-    def learn(self, support: Support) -> "FittedRidge":
+    def fit_support(self, support: Support) -> "FittedRidge":
         """Solve the normal equations in the span of the images; choose the penalty if it is None.
 
         The last feature is constant, so that there is an intercept.
         """
-        directions = self._directions(support.placed.shape[1])
-        features = _features(support.placed.double(), directions)
+        directions = self._directions(support.normalized.shape[1])
+        features = _features(support.normalized.double(), directions)
         eigenvalues, basis = spectrum(features)
         shots = support.shots
         sums = class_means(features, support.targets, shots) * shots[:, None]
         inside = sums @ basis
-        choices = PENALTIES if support.repeated else (PENALTY,)
-        if self.penalty is not None:
-            choices = (self.penalty,)
-        expected = EXPECTED_TEMPERATURE
-        if not support.repeated:
-            expected = TEMPERATURE_ALONE / (1 + choices[0])
+        choices = self._choices(support)
         fitted = []
         for penalty in choices:
             inverse = 1 / (eigenvalues + penalty)
-            one = FittedRidge(
+            head = FittedRidge(
                 options=replace(self, penalty=penalty),
                 temperature=1.0,
                 mean=support.mean,
@@ -97,23 +92,34 @@ class Ridge(CenteredHead):
                 inverse=inverse,
                 weights=(inside * inverse) @ basis.T,
             )
-            fitted.append(one)
+            fitted.append(head)
 
-        some, targets = features[support.judged], support.targets[support.judged]
+        judged, targets = features[support.judged], support.targets[support.judged]
 
         def left_out() -> Iterator[Tensor]:
             """Seen along the basis, each choice costs little."""
-            seen = some @ basis
-            return (one.without(seen, seen @ (inside * one.inverse).T, targets) for one in fitted)
+            projected = judged @ basis
+            return (
+                head.downdated(projected, projected @ (inside * head.inverse).T, targets)
+                for head in fitted
+            )
 
+        expected = EXPECTED_TEMPERATURE
+        if not support.repeated:
+            expected = TEMPERATURE_ALONE / (1 + choices[0])
         prior = _log_without(shots, targets)
         return best_by_leave_one_out(fitted, support, expected, left_out, prior)
+
+    def _choices(self, support: Support) -> tuple[float, ...]:
+        if self.penalty is not None:
+            return (self.penalty,)
+        return PENALTIES if support.repeated else (PENALTY,)
 
     def _directions(self, dim: int) -> Float[Tensor, "D P"] | None:
         if not self.features:
             return None
-        chance = Generator().manual_seed(self.seed)
-        return torch.randn(dim, self.features, generator=chance, dtype=torch.float64)
+        generator = Generator().manual_seed(self.seed)
+        return torch.randn(dim, self.features, generator=generator, dtype=torch.float64)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,18 +136,18 @@ class FittedRidge(FittedHead):
     def scores(self, queries: Float[Tensor, "Q D"]) -> Float[Tensor, "Q C"]:
         """Least-squares estimates of one-hot classes, less what their shots add."""
         if self.directions is None:
-            found = products(queries, self.weights[:, :-1], self.mean)
-            return found + self.offset.to(found.dtype)
+            estimates = products(queries, self.weights[:, :-1], self.mean)
+            return estimates + self.offset.to(estimates.dtype)
         features = _features(center_and_normalize(queries, self.mean), self.directions)
-        found = features[:, :-1] @ self.weights[:, :-1].to(features.dtype).T
-        return found + self.offset.to(found.dtype)
+        estimates = features[:, :-1] @ self.weights[:, :-1].to(features.dtype).T
+        return estimates + self.offset.to(estimates.dtype)
 
     @property
     def offset(self) -> Float[Tensor, " C"]:
         """What is added to the products of features and weights, but for the last of these."""
         return CONSTANT * self.weights[:, -1] - self.temperature * _log(self.shots)
 
-    def scores_without(
+    def leave_one_out_scores(
         self, embeddings: Float[Tensor, "M D"], targets: Int[Tensor, " M"]
     ) -> Float[Tensor, "M C"]:
         """(estimate - h y) / (1 - h) with h the image's leverage (Allen, 1974).
@@ -149,21 +155,21 @@ class FittedRidge(FittedHead):
         https://doi.org/10.2307/1267500
         """
         features = _features(center_and_normalize(embeddings, self.mean).double(), self.directions)
-        found = self.without(features @ self.basis, features @ self.weights.T, targets)
-        return found - self.temperature * _log_without(self.shots, targets)
+        estimates = self.downdated(features @ self.basis, features @ self.weights.T, targets)
+        return estimates - self.temperature * _log_without(self.shots, targets)
 
-    def without(
+    def downdated(
         self,
-        seen: Float[Tensor, "M E"],
+        projected: Float[Tensor, "M E"],
         estimates: Float[Tensor, "M C"],
         targets: Int[Tensor, " M"],
     ) -> Float[Tensor, "M C"]:
         """Estimates for support images, by their features along the basis and with themselves."""
-        leverage = (seen.square() @ self.inverse)[:, None]
+        leverage = (projected.square() @ self.inverse)[:, None]
         truth = F.one_hot(targets, len(self.shots)).double()
-        found = (estimates - leverage * truth) / (1 - leverage)
+        downdated = (estimates - leverage * truth) / (1 - leverage)
         alone = (self.shots[targets] == 1)[:, None] & truth.bool()
-        return found.masked_fill(alone, -torch.inf)
+        return downdated.masked_fill(alone, -torch.inf)
 
 
 def _log(shots: Int[Tensor, " C"]) -> Float[Tensor, " C"]:
@@ -178,10 +184,10 @@ def _log_without(shots: Int[Tensor, " C"], targets: Int[Tensor, " M"]) -> Float[
 
 
 def _features(
-    placed: Float[Tensor, "M D"], directions: Float[Tensor, "D P"] | None
+    normalized: Float[Tensor, "M D"], directions: Float[Tensor, "D P"] | None
 ) -> Float[Tensor, "M Y"]:
     """Of length about 1, and then what is the same for all."""
     if directions is not None:
         width = (2 / directions.shape[1]) ** 0.5
-        placed = (placed @ directions.to(placed.dtype)).relu() * width
-    return F.pad(placed, (0, 1), value=CONSTANT)
+        normalized = (normalized @ directions.to(normalized.dtype)).relu() * width
+    return F.pad(normalized, (0, 1), value=CONSTANT)

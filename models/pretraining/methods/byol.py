@@ -10,10 +10,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models.encoders import Encoder
-from models.pretraining import Family, Joint, Pretext, Seen, within
+from models.pretraining import Family, Joint, Pretext, PretextLoss
 from models.pretraining.layers import follow, projection_head
 from models.pretraining.methods import methods
 from models.pretraining.views import Views
+from models.registry import require_within
 from models.training.loop import Batch
 
 
@@ -39,10 +40,10 @@ class BYOL:
     solarize: float = 0.2  # probability, in the second view
 
     def __post_init__(self) -> None:
-        within(self, "momentum", 0, 1)
-        within(self, "projection", 1, 2048)
-        within(self, "hidden", 1, 4096)
-        within(self, "solarize", 0, 1)
+        require_within(self, "momentum", 0, 1)
+        require_within(self, "projection", 1, 2048)
+        require_within(self, "hidden", 1, 4096)
+        require_within(self, "solarize", 0, 1)
 
     def build(self, encoder: Encoder, images: int) -> Pretext:
         return _Objective(encoder, self)
@@ -59,14 +60,14 @@ class _Objective(Joint):
         self.slow_encoder = copy.deepcopy(encoder).requires_grad_(False)
         self.slow_head = copy.deepcopy(self.head).requires_grad_(False)
 
-    def learn(self, batch: Batch) -> Seen:
+    def pretext_loss(self, batch: Batch) -> PretextLoss:
         projected = [self.head(self.encoder.features(view)) for view in batch.views]
-        wanted = self._wanted(batch.views)
+        targets = self._targets(batch.views)
         losses = [
-            2 - 2 * F.cosine_similarity(self.predictor(one), other).mean()  # equation 2
-            for one, other in zip(projected, reversed(wanted), strict=True)
+            2 - 2 * F.cosine_similarity(self.predictor(projection), target).mean()  # equation 2
+            for projection, target in zip(projected, reversed(targets), strict=True)
         ]
-        return Seen((losses[0] + losses[1]) / 2, projected)
+        return PretextLoss((losses[0] + losses[1]) / 2, projected)
 
     def after_step(self, progress: float) -> None:
         # Rises from `momentum` to 1 along a cosine (appendix J).
@@ -75,5 +76,5 @@ class _Objective(Joint):
         follow(self.slow_head, self.head, momentum)
 
     @torch.no_grad()
-    def _wanted(self, views: list[Tensor]) -> list[Tensor]:
+    def _targets(self, views: list[Tensor]) -> list[Tensor]:
         return [self.slow_head(self.slow_encoder.features(view)) for view in views]

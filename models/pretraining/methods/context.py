@@ -10,10 +10,11 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from models.encoders import Encoder
-from models.pretraining import Family, Pretext, Seen, within
+from models.pretraining import Family, Pretext, PretextLoss
 from models.pretraining.methods import methods
 from models.pretraining.tiling import check_tiles, embed_parts, gap_of
 from models.pretraining.views import normalised, tiles, uncoloured
+from models.registry import require_within
 from models.training.loop import Batch
 
 GRID, CENTRE = 3, 4
@@ -35,7 +36,7 @@ class Context:
     grey: float = 0.5  # probability to lose all colour
 
     def __post_init__(self) -> None:
-        within(self, "grey", 0, 1)
+        require_within(self, "grey", 0, 1)
 
     def build(self, encoder: Encoder, images: int) -> Pretext:
         check_tiles(encoder, "context", GRID)
@@ -54,17 +55,17 @@ class _Objective(Pretext):
             nn.Linear(width, GRID * GRID - 1),
         )
 
-    def see(
-        self, images: Tensor, shares: Float[Tensor, "B C"], chance: Generator
+    def make_views(
+        self, images: Tensor, shares: Float[Tensor, "B C"], generator: Generator
     ) -> tuple[list[Tensor], Float[Tensor, "B C"]]:
-        parts = tiles(images, GRID, gap=gap_of(images, GRID), chance=chance)
-        return [normalised(uncoloured(parts, self.grey, chance))], shares
+        parts = tiles(images, GRID, gap=gap_of(images, GRID), generator=generator)
+        return [normalised(uncoloured(parts, self.grey, generator))], shares
 
-    def learn(self, batch: Batch) -> Seen:
+    def pretext_loss(self, batch: Batch) -> PretextLoss:
         (parts,) = batch.views  # (B, 9, 3, T, T)
         side = torch.randint(GRID * GRID - 1, (len(parts),)).to(parts.device)
-        other = side + (side >= CENTRE)
-        pair = torch.stack([parts[:, CENTRE], parts[torch.arange(len(parts)), other]], dim=1)
+        cell = side + (side >= CENTRE)
+        pair = torch.stack([parts[:, CENTRE], parts[torch.arange(len(parts)), cell]], dim=1)
         features = embed_parts(self.encoder, pair)  # (B, 2, D)
         loss = F.cross_entropy(self.classifier(features.flatten(1)), side)
-        return Seen(loss, [features[:, 0]])
+        return PretextLoss(loss, [features[:, 0]])

@@ -9,10 +9,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models.encoders import Encoder
-from models.pretraining import Family, Joint, Pretext, Seen, within
+from models.pretraining import Family, Joint, Pretext, PretextLoss
 from models.pretraining.layers import Bank, kmeans, projection_head
 from models.pretraining.methods import methods
 from models.pretraining.views import Views
+from models.registry import require_within
 from models.training.loop import Batch, Images, as_values
 
 EMBEDDED = 64  # images at once, before the first epoch
@@ -38,10 +39,10 @@ class DeepCluster:
     views: Views = field(default_factory=Views)
 
     def __post_init__(self) -> None:
-        within(self, "clusters", 0, 100_000)
-        within(self, "heads", 1, 10)
-        within(self, "temperature", 1e-6, 100)
-        within(self, "projection", 1, 2048)
+        require_within(self, "clusters", 0, 100_000)
+        require_within(self, "heads", 1, 10)
+        require_within(self, "temperature", 1e-6, 100)
+        require_within(self, "projection", 1, 2048)
 
     def build(self, encoder: Encoder, images: int) -> Pretext:
         clusters = min(self.clusters or min(max(2, images // 20), 1000), images)
@@ -73,14 +74,14 @@ class _Objective(Joint):
                 self.bank.features, self.centres.shape[1]
             )
 
-    def learn(self, batch: Batch) -> Seen:
+    def pretext_loss(self, batch: Batch) -> PretextLoss:
         projected = [F.normalize(self.head(self.encoder.features(v)), dim=1) for v in batch.views]
-        wanted = self.assigned[:, batch.positions.to(self.assigned.device)]  # (heads, B)
+        assigned = self.assigned[:, batch.positions.to(self.assigned.device)]  # (heads, B)
         losses = [
-            F.cross_entropy(one @ centres.T / self.options.temperature, target)
-            for one in projected
-            for centres, target in zip(self.centres, wanted, strict=True)
+            F.cross_entropy(projection @ centres.T / self.options.temperature, target)
+            for projection in projected
+            for centres, target in zip(self.centres, assigned, strict=True)
         ]
         if self.training:
             self.bank.move(batch.positions, projected[0].detach(), 0.0)
-        return Seen(torch.stack(losses).mean(), projected)
+        return PretextLoss(torch.stack(losses).mean(), projected)

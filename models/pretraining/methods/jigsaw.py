@@ -11,10 +11,11 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from models.encoders import Encoder
-from models.pretraining import Family, Pretext, Seen, within
+from models.pretraining import Family, Pretext, PretextLoss
 from models.pretraining.methods import methods
 from models.pretraining.tiling import check_tiles, embed_parts, gap_of
 from models.pretraining.views import normalised, tiles, uncoloured
+from models.registry import require_within
 from models.training.loop import Batch
 
 
@@ -37,8 +38,8 @@ class Jigsaw:
     grey: float = 0.66  # probability to lose all colour
 
     def __post_init__(self) -> None:
-        within(self, "permutations", 2, 2000)
-        within(self, "grey", 0, 1)
+        require_within(self, "permutations", 2, 2000)
+        require_within(self, "grey", 0, 1)
 
     def build(self, encoder: Encoder, images: int) -> Pretext:
         return _Objective(encoder, self, check_tiles(encoder, "jigsaw", self.grid))
@@ -54,19 +55,19 @@ class _Objective(Pretext):
         self.chance = math.log(len(self.orders))
         self.classifier = nn.Linear(parts * encoder.embedding_dim, len(self.orders))
 
-    def see(
-        self, images: Tensor, shares: Float[Tensor, "B C"], chance: Generator
+    def make_views(
+        self, images: Tensor, shares: Float[Tensor, "B C"], generator: Generator
     ) -> tuple[list[Tensor], Float[Tensor, "B C"]]:
-        parts = tiles(images, self.grid, gap=gap_of(images, self.grid), chance=chance)
-        return [normalised(uncoloured(parts, self.grey, chance))], shares
+        parts = tiles(images, self.grid, gap=gap_of(images, self.grid), generator=generator)
+        return [normalised(uncoloured(parts, self.grey, generator))], shares
 
-    def learn(self, batch: Batch) -> Seen:
+    def pretext_loss(self, batch: Batch) -> PretextLoss:
         (parts,) = batch.views  # (B, L, 3, T, T)
         order = torch.randint(len(self.orders), (len(parts),)).to(parts.device)
         laid = parts[torch.arange(len(parts)).unsqueeze(1), self.orders[order]]
         features = embed_parts(self.encoder, laid)  # (B, L, D)
         loss = F.cross_entropy(self.classifier(features.flatten(1)), order)
-        return Seen(loss, [features[:, 0]])
+        return PretextLoss(loss, [features[:, 0]])
 
 
 def most_different(parts: int, count: int) -> Int[Tensor, "J L"]:
@@ -75,12 +76,12 @@ def most_different(parts: int, count: int) -> Int[Tensor, "J L"]:
     By their Hamming distance (paper, algorithm 1); of nine parts among 5,000 drawn at random.
     """
     everything = torch.tensor(list(itertools.permutations(range(parts))))
-    drawn = torch.randperm(len(everything), generator=Generator().manual_seed(0))[:5000]
-    pool = everything[drawn]
-    chosen = [0]
+    sample = torch.randperm(len(everything), generator=Generator().manual_seed(0))[:5000]
+    pool = everything[sample]
+    selected = [0]
     distance = (pool != pool[0]).sum(dim=1)
-    while len(chosen) < min(count, len(pool)):
+    while len(selected) < min(count, len(pool)):
         farthest = int(distance.argmax())
-        chosen.append(farthest)
+        selected.append(farthest)
         distance = torch.minimum(distance, (pool != pool[farthest]).sum(dim=1))
-    return pool[chosen]
+    return pool[selected]

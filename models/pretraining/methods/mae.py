@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from models.encoders import Encoder, is_transformer
-from models.pretraining import Family, Pretext, Seen, Unsuited, within
+from models.pretraining import Family, Pretext, PretextLoss, Unsuited
 from models.pretraining.masking import (
     PixelPainter,
     TokenPainter,
@@ -20,6 +20,7 @@ from models.pretraining.masking import (
 )
 from models.pretraining.methods import methods
 from models.pretraining.views import Views
+from models.registry import require_within
 from models.training.loop import Batch
 
 
@@ -46,10 +47,10 @@ class MAE:
     crop: float = 0.5  # least share of the area that a view shows
 
     def __post_init__(self) -> None:
-        within(self, "mask", 0.05, 0.95)
-        within(self, "width", 8, 512)
-        within(self, "depth", 1, 8)
-        within(self, "crop", 0.05, 1)
+        require_within(self, "mask", 0.05, 0.95)
+        require_within(self, "width", 8, 512)
+        require_within(self, "depth", 1, 8)
+        require_within(self, "crop", 0.05, 1)
         if self.width % 8:
             raise ValueError(f"width must be a multiple of 8, got {self.width}")
 
@@ -76,15 +77,15 @@ class _Objective(Pretext):
         )
         self.look = Views(crop=options.crop, colour=0.0, grey=0.0, blur=0.0)
 
-    def see(
-        self, images: Tensor, shares: Float[Tensor, "B C"], chance: Generator
+    def make_views(
+        self, images: Tensor, shares: Float[Tensor, "B C"], generator: Generator
     ) -> tuple[list[Tensor], Float[Tensor, "B C"]]:
-        return [self.look(images, chance, self.painter.side)], shares
+        return [self.look(images, generator, self.painter.side)], shares
 
-    def learn(self, batch: Batch) -> Seen:
+    def pretext_loss(self, batch: Batch) -> PretextLoss:
         painted, hidden, features = self.painter(self.encoder, batch.views[0])
-        wanted = patches(batch.views[0], painted.shape[1])
-        return Seen((painted - wanted).square().mean(dim=2)[hidden].mean(), [features])
+        targets = patches(batch.views[0], painted.shape[1])
+        return PretextLoss((painted - targets).square().mean(dim=2)[hidden].mean(), [features])
 
     @torch.no_grad()
     def pictures(self, images: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "K 3 T T"]:
@@ -92,5 +93,5 @@ class _Objective(Pretext):
         side = self.painter.side
         whole = F.interpolate(images, (side, side), mode="bilinear", antialias=True)
         painted, hidden, _ = self.painter(self.encoder, whole)
-        seen = hide(whole, hidden, whole.new_full((3, 1, 1), 0.5))
-        return torch.stack([whole, seen, reveal(whole, painted, hidden)], dim=1).flatten(0, 1)
+        visible = hide(whole, hidden, whole.new_full((3, 1, 1), 0.5))
+        return torch.stack([whole, visible, reveal(whole, painted, hidden)], dim=1).flatten(0, 1)

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from models.encoders import Encoder
-from models.pretraining import Family, Joint, Pretext, Seen, within
+from models.pretraining import Family, Joint, Pretext, PretextLoss
 from models.pretraining.layers import EmbeddingQueue, follow, projection_head
 from models.pretraining.losses import Contrast
 from models.pretraining.methods import methods
 from models.pretraining.views import Views
+from models.registry import require_within
 from models.training.loop import Batch
 
 PARTS = 4  # of a batch of keys: statistics of a whole one would tell which negatives are older
@@ -43,9 +44,9 @@ class MoCo:
     views: Views = field(default_factory=Views)
 
     def __post_init__(self) -> None:
-        within(self, "momentum", 0, 1)
-        within(self, "queue", 1, 1_000_000)
-        within(self, "projection", 1, 2048)
+        require_within(self, "momentum", 0, 1)
+        require_within(self, "queue", 1, 1_000_000)
+        require_within(self, "projection", 1, 2048)
 
     def build(self, encoder: Encoder, images: int) -> Pretext:
         return _Objective(encoder, self, min(self.queue, 2 * images))
@@ -60,17 +61,17 @@ class _Objective(Joint):
         self.slow_head = copy.deepcopy(self.head).requires_grad_(False)
         self.queue = EmbeddingQueue(length, options.projection)
 
-    def learn(self, batch: Batch) -> Seen:
+    def pretext_loss(self, batch: Batch) -> PretextLoss:
         queries = self.head(self.encoder.features(batch.views[0]))
         keys = self._keys(batch.views[1])
         if not int(self.queue.filled):
             self.queue.push(keys.roll(1, dims=0), batch.positions.roll(1))
-        negatives, own = self.queue.inside().clone(), self.queue.of(batch.positions)
-        loss = self.options.contrast(queries, keys, negatives, own)
+        negatives, is_own = self.queue.inside().clone(), self.queue.of(batch.positions)
+        loss = self.options.contrast(queries, keys, negatives, is_own)
         self.chance = self.options.contrast.chance(len(negatives))
         if self.training:
             self.queue.push(keys, batch.positions)
-        return Seen(loss, [queries, keys])
+        return PretextLoss(loss, [queries, keys])
 
     def after_step(self, progress: float) -> None:
         follow(self.slow_encoder, self.encoder, self.options.momentum)

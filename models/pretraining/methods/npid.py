@@ -7,11 +7,12 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
 from models.encoders import Encoder
-from models.pretraining import Family, Pretext, Seen, within
+from models.pretraining import Family, Pretext, PretextLoss
 from models.pretraining.layers import Bank
 from models.pretraining.losses import Contrast
 from models.pretraining.methods import methods
 from models.pretraining.views import Views
+from models.registry import require_within
 from models.training.loop import Batch
 
 
@@ -37,9 +38,9 @@ class NPID:
     views: Views = field(default_factory=Views)
 
     def __post_init__(self) -> None:
-        within(self, "momentum", 0, 1)
-        within(self, "negatives", 1, 1_000_000)
-        within(self, "projection", 1, 2048)
+        require_within(self, "momentum", 0, 1)
+        require_within(self, "negatives", 1, 1_000_000)
+        require_within(self, "projection", 1, 2048)
 
     def build(self, encoder: Encoder, images: int) -> Pretext:
         return _Objective(encoder, self, images)
@@ -52,17 +53,17 @@ class _Objective(Pretext):
         self.head = nn.Linear(encoder.embedding_dim, options.projection)
         self.bank = Bank(images, options.projection)
 
-    def see(
-        self, images: Tensor, shares: Float[Tensor, "B C"], chance: Generator
+    def make_views(
+        self, images: Tensor, shares: Float[Tensor, "B C"], generator: Generator
     ) -> tuple[list[Tensor], Float[Tensor, "B C"]]:
-        return [self.options.views(images, chance)], shares
+        return [self.options.views(images, generator)], shares
 
-    def learn(self, batch: Batch) -> Seen:
+    def pretext_loss(self, batch: Batch) -> PretextLoss:
         queries = self.head(self.encoder.features(batch.views[0]))
         remembered = self.bank.features[batch.positions.to(queries.device)]
-        negatives, own = self.bank.negatives(batch.positions, self.options.negatives)
-        loss = self.options.contrast(queries, remembered, negatives, own)
+        negatives, is_own = self.bank.negatives(batch.positions, self.options.negatives)
+        loss = self.options.contrast(queries, remembered, negatives, is_own)
         self.chance = self.options.contrast.chance(len(negatives))
         if self.training:
             self.bank.move(batch.positions, queries.detach(), self.options.momentum)
-        return Seen(loss, [queries])
+        return PretextLoss(loss, [queries])

@@ -8,12 +8,13 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
 from models.encoders import Encoder
-from models.pretraining import Family, Pretext, Seen, within
+from models.pretraining import Family, Pretext, PretextLoss
 from models.pretraining.layers import Bank
 from models.pretraining.losses import Contrast
 from models.pretraining.methods import methods
 from models.pretraining.tiling import check_tiles, embed_parts, gap_of
 from models.pretraining.views import Views, tiles
+from models.registry import require_within
 from models.training.loop import Batch
 
 
@@ -38,10 +39,10 @@ class PIRL:
     views: Views = field(default_factory=Views)
 
     def __post_init__(self) -> None:
-        within(self, "share", 0, 1)
-        within(self, "momentum", 0, 1)
-        within(self, "negatives", 1, 1_000_000)
-        within(self, "projection", 1, 2048)
+        require_within(self, "share", 0, 1)
+        require_within(self, "momentum", 0, 1)
+        require_within(self, "negatives", 1, 1_000_000)
+        require_within(self, "projection", 1, 2048)
 
     def build(self, encoder: Encoder, images: int) -> Pretext:
         return _Objective(encoder, self, images, check_tiles(encoder, "pirl", self.grid))
@@ -56,23 +57,25 @@ class _Objective(Pretext):
         self.parts = nn.Linear(grid * grid * size, size)
         self.bank = Bank(images, size)
 
-    def see(
-        self, images: Tensor, shares: Float[Tensor, "B C"], chance: Generator
+    def make_views(
+        self, images: Tensor, shares: Float[Tensor, "B C"], generator: Generator
     ) -> tuple[list[Tensor], Float[Tensor, "B C"]]:
-        whole, source = (self.options.views(images, chance) for _ in range(2))
-        parts = tiles(source, self.grid, gap=gap_of(images, self.grid), chance=chance)
-        order = torch.rand(parts.shape[:2], generator=chance).argsort(dim=1)
+        whole, source = (self.options.views(images, generator) for _ in range(2))
+        parts = tiles(source, self.grid, gap=gap_of(images, self.grid), generator=generator)
+        order = torch.rand(parts.shape[:2], generator=generator).argsort(dim=1)
         return [whole, parts[torch.arange(len(parts)).unsqueeze(1), order]], shares
 
-    def learn(self, batch: Batch) -> Seen:
+    def pretext_loss(self, batch: Batch) -> PretextLoss:
         whole, tiled = batch.views
         image = self.whole(self.encoder.features(whole))
         parts = self.parts(self.part(embed_parts(self.encoder, tiled)).flatten(1))
         remembered = self.bank.features[batch.positions.to(image.device)]
-        negatives, own = self.bank.negatives(batch.positions, self.options.negatives)
+        negatives, is_own = self.bank.negatives(batch.positions, self.options.negatives)
         contrast, share = self.options.contrast, self.options.share
         self.chance = contrast.chance(len(negatives))
-        of_image, of_parts = (contrast(one, remembered, negatives, own) for one in (image, parts))
+        of_image, of_parts = (
+            contrast(queries, remembered, negatives, is_own) for queries in (image, parts)
+        )
         if self.training:
             self.bank.move(batch.positions, image.detach(), self.options.momentum)
-        return Seen(share * of_parts + (1 - share) * of_image, [image, parts])
+        return PretextLoss(share * of_parts + (1 - share) * of_image, [image, parts])

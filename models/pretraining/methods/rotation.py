@@ -10,7 +10,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from models.encoders import Encoder
-from models.pretraining import Family, Pretext, Seen
+from models.pretraining import Family, Pretext, PretextLoss
 from models.pretraining.methods import methods
 from models.training.loop import Batch
 
@@ -46,17 +46,17 @@ class _Objective(Pretext):
         self.options = options
         self.classifier = nn.Linear(encoder.embedding_dim, TURNS)
 
-    def see(
-        self, images: Tensor, shares: Float[Tensor, "B C"], chance: Generator
+    def make_views(
+        self, images: Tensor, shares: Float[Tensor, "B C"], generator: Generator
     ) -> tuple[list[Tensor], Float[Tensor, "B C"]]:
         if self.options.flip:
-            mirrored = torch.rand(len(images), generator=chance) < 0.5
+            mirrored = torch.rand(len(images), generator=generator) < 0.5
             images = torch.where(mirrored.view(-1, 1, 1, 1), images.flip(3), images)
         turned = torch.cat([images.rot90(turn, dims=(2, 3)) for turn in range(TURNS)])
         return [turned], shares
 
-    def learn(self, batch: Batch) -> Seen:
+    def pretext_loss(self, batch: Batch) -> PretextLoss:
         features = self.encoder.features(batch.views[0])  # (4B, D)
         turns = torch.arange(TURNS, device=features.device)
         turns = turns.repeat_interleave(len(batch.positions))
-        return Seen(F.cross_entropy(self.classifier(features), turns), [features])
+        return PretextLoss(F.cross_entropy(self.classifier(features), turns), [features])

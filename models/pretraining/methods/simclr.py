@@ -4,11 +4,12 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from models.encoders import Encoder
-from models.pretraining import Family, Joint, Pretext, Seen, within
+from models.pretraining import Family, Joint, Pretext, PretextLoss
 from models.pretraining.layers import projection_head
 from models.pretraining.losses import Contrast, swapped
 from models.pretraining.methods import methods
 from models.pretraining.views import Views
+from models.registry import require_within
 from models.training.loop import Batch
 
 
@@ -33,7 +34,7 @@ class SimCLR:
     views: Views = field(default_factory=Views)
 
     def __post_init__(self) -> None:
-        within(self, "projection", 1, 2048)
+        require_within(self, "projection", 1, 2048)
 
     def build(self, encoder: Encoder, images: int) -> Pretext:
         return _Objective(encoder, self)
@@ -45,7 +46,7 @@ class _Objective(Joint):
         self.options, width = options, encoder.embedding_dim
         self.head = projection_head(width, width, options.projection, layers=options.version + 1)
 
-    def learn(self, batch: Batch) -> Seen:
+    def pretext_loss(self, batch: Batch) -> PretextLoss:
         first, second = (self.head(self.encoder.features(view)) for view in batch.views)
         self.chance = self.options.contrast.chance(2 * len(first) - 2)
-        return Seen(swapped(self.options.contrast, first, second), [first, second])
+        return PretextLoss(swapped(self.options.contrast, first, second), [first, second])

@@ -11,10 +11,11 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from models.encoders import Encoder, is_transformer
-from models.pretraining import Family, Pretext, Seen, within
+from models.pretraining import Family, Pretext, PretextLoss
 from models.pretraining.layers import EmbeddingQueue, projection_head, sinkhorn
 from models.pretraining.methods import methods
 from models.pretraining.views import Views
+from models.registry import require_within
 from models.training.loop import Batch
 
 FROZEN = 0.02  # share of the training in which prototypes stay as they are
@@ -47,12 +48,12 @@ class SwAV:
     views: Views = field(default_factory=Views)
 
     def __post_init__(self) -> None:
-        within(self, "prototypes", 0, 10_000)
-        within(self, "local", 0, 10)
-        within(self, "temperature", 1e-6, 100)
-        within(self, "epsilon", 1e-3, 10)
-        within(self, "queue", 0, 20_000)
-        within(self, "projection", 1, 2048)
+        require_within(self, "prototypes", 0, 10_000)
+        require_within(self, "local", 0, 10)
+        require_within(self, "temperature", 1e-6, 100)
+        require_within(self, "epsilon", 1e-3, 10)
+        require_within(self, "queue", 0, 20_000)
+        require_within(self, "projection", 1, 2048)
 
     def build(self, encoder: Encoder, images: int) -> Pretext:
         return _Objective(encoder, self, self.prototypes or min(max(2, images // 20), 1000))
@@ -73,15 +74,15 @@ class _Objective(Pretext):
         self.queue = EmbeddingQueue(options.queue, options.projection)
         self.register_buffer("progress", torch.tensor(0.0))
 
-    def see(
-        self, images: Tensor, shares: Float[Tensor, "B C"], chance: Generator
+    def make_views(
+        self, images: Tensor, shares: Float[Tensor, "B C"], generator: Generator
     ) -> tuple[list[Tensor], Float[Tensor, "B C"]]:
         views, side = self.options.views, round(LOCAL_SHARE * images.shape[-1])
         parts = replace(views, crop=views.crop / 2)
-        large = [views(images, chance) for _ in range(2)]
-        return large + [parts(images, chance, side) for _ in range(self.local)], shares
+        large = [views(images, generator) for _ in range(2)]
+        return large + [parts(images, generator, side) for _ in range(self.local)], shares
 
-    def learn(self, batch: Batch) -> Seen:
+    def pretext_loss(self, batch: Batch) -> PretextLoss:
         projected = [F.normalize(self.head(self.encoder.features(v)), dim=1) for v in batch.views]
         prototypes = F.normalize(self.prototypes, dim=1)
         if float(self.progress) < FROZEN:
@@ -96,7 +97,7 @@ class _Objective(Pretext):
             for m, log in enumerate(logs)
             if n != m
         ]
-        return Seen(torch.stack(losses).mean(), projected[:2])
+        return PretextLoss(torch.stack(losses).mean(), projected[:2])
 
     def after_step(self, progress: float) -> None:
         self.progress.fill_(progress)
@@ -109,8 +110,8 @@ class _Objective(Pretext):
         helped = float(self.progress) >= QUEUE_FROM
         before = self.queue.inside() if helped else self.queue.inside()[:0]
         codes = [
-            sinkhorn(torch.cat([one, before]) @ prototypes.T, self.options.epsilon)[: len(one)]
-            for one in large
+            sinkhorn(torch.cat([z, before]) @ prototypes.T, self.options.epsilon)[: len(z)]
+            for z in large
         ]
         self.queue.push(torch.cat(list(large)), batch.positions.repeat(len(large)))
         return codes

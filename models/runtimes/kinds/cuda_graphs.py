@@ -97,7 +97,7 @@ class _Graphs:
     @torch.inference_mode()
     def __call__(self, pixels: UInt8[Tensor, "B 3 S S"]) -> Float[Tensor, "B D"]:
         largest = max(self._recorded)
-        return torch.cat([self._replay(some) for some in torch.split(pixels, largest)])
+        return torch.cat([self._replay(part) for part in torch.split(pixels, largest)])
 
     def _replay(self, pixels: UInt8[Tensor, "B 3 S S"]) -> Float[Tensor, "B D"]:
         count = len(pixels)

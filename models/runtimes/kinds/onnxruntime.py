@@ -1,6 +1,5 @@
 """ONNX Runtime, for CPUs: the network as one graph, also where OpenVINO has no wheel."""
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor
 
 from models.encoders import Encoder
+from models.files import replace_file
 from models.runtimes import Embed, FromPixels, Resources, RuntimeUnavailable
 from models.runtimes.graph_cache import fingerprint, forget_oldest
 from models.runtimes.kinds import runtimes
@@ -35,8 +35,8 @@ class ONNXRuntime:
             session = _session(library, model, resources.threads)
 
         def embed(pixels: Tensor) -> Tensor:
-            [found] = session.run(None, {"pixels": pixels.contiguous().numpy()})
-            return torch.from_numpy(found)
+            [embeddings] = session.run(None, {"pixels": pixels.contiguous().numpy()})
+            return torch.from_numpy(embeddings)
 
         return embed
 
@@ -93,11 +93,7 @@ def _read(library: Any, file: Path, threads: int) -> Any:
 def _write(model: bytes, file: Path) -> None:
     """Keep a converted network, where there is room."""
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=file.parent) as name:
-            new = Path(name) / file.name
-            new.write_bytes(model)
-            new.replace(file)
+        replace_file(file, model)
         forget_oldest(file)
     except OSError:
         return  # it is converted anew next time

@@ -1,7 +1,6 @@
 """OpenVINO, for CPUs: the whole network as one graph, its layers fused."""
 
 import sys
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from models.encoders import Encoder
+from models.files import staged
 from models.runtimes import Embed, FromPixels, Resources, RuntimeUnavailable
 from models.runtimes.graph_cache import fingerprint, forget_oldest
 from models.runtimes.kinds import runtimes
@@ -110,12 +110,8 @@ def _read(core: Any, file: Path) -> Any:
 def _write(openvino: Any, model: Any, file: Path) -> None:
     """Keep a converted network, where there is room."""
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=file.parent) as name:
-            new = Path(name) / "network.xml"
-            openvino.save_model(model, new, compress_to_fp16=False)
-            new.with_suffix(".bin").replace(file.with_suffix(".bin"))
-            new.replace(file)
+        with staged(file.parent) as folder:  # the weights, `.bin`, come before what names them
+            openvino.save_model(model, folder / file.name, compress_to_fp16=False)
         for gone in forget_oldest(file):
             gone.with_suffix(".bin").unlink(missing_ok=True)
     except (OSError, RuntimeError):

@@ -7,8 +7,8 @@ from torch.nn import functional as F
 
 def unit(count: int, dimensions: int, seed: int = 0) -> Tensor:
     """Random unit vectors."""
-    chance = torch.Generator().manual_seed(seed)
-    return F.normalize(torch.randn(count, dimensions, generator=chance), dim=1)
+    generator = torch.Generator().manual_seed(seed)
+    return F.normalize(torch.randn(count, dimensions, generator=generator), dim=1)
 
 
 def distances(first: Tensor, second: Tensor) -> Tensor:

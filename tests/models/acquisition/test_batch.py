@@ -44,7 +44,7 @@ def test_near_duplicates_are_told_by_embeddings_as_they_are():
 
 def test_what_is_close_to_a_labeled_or_reserved_image_is_left_out():
     pool = make_pool()
-    reserved = replace(pool, rows=pool.rows[1:], taken=pool.rows[:1])
+    reserved = replace(pool, rows=pool.rows[1:], pending=pool.rows[:1])
 
     picks = choose(Margin(), reserved, 100, max_cosine=0.99).indices
 

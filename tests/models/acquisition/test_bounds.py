@@ -49,7 +49,7 @@ def same_picks(first, second) -> bool:
 
 
 def test_after_each_of_many_labels_the_ranking_is_that_of_a_full_recompute():
-    chance = torch.Generator().manual_seed(1)
+    generator = torch.Generator().manual_seed(1)
     for score, slope, strategy in (
         (closeness, CLOSENESS_SLOPE, Margin()),
         (doubt, DOUBT_SLOPE, LeastConfidence()),
@@ -62,14 +62,14 @@ def test_after_each_of_many_labels_the_ranking_is_that_of_a_full_recompute():
             quick = remembered.best(head, POINTS, rows, score, slope, 10)
             whole = strategy.rank(Pool(POINTS, rows, head.probabilities), 10)
             assert same_picks(quick, whole)
-            new = rows[int(torch.randint(len(rows), (), generator=chance))]
+            new = rows[int(torch.randint(len(rows), (), generator=generator))]
             labeled = torch.cat([labeled, new[None]])
 
 
 def test_no_score_moves_farther_than_its_bound():
     before, after = fitted(seeds(5), 0.05), fitted(seeds(6), 0.05)
     remembered = remember(before, POINTS)
-    moved = remembered.moved(after)
+    moved = remembered.logit_moves(after)
     then, now = before.probabilities(POINTS.float()), after.probabilities(POINTS.float())
     reach = (then * (moved + moved.max()).exp()).clamp_max(1) @ moved
 
@@ -82,9 +82,9 @@ def test_no_score_moves_farther_than_its_bound():
 
 @pytest.mark.parametrize("uncertainty", [closeness, doubt])
 def test_where_all_logits_move_a_little_an_uncertainty_moves_by_a_share_of_itself(uncertainty):
-    chance = torch.Generator().manual_seed(2)
-    logits = 8 * torch.randn(2000, CLASSES, generator=chance, dtype=torch.float64)
-    moves = 0.02 * (2 * torch.rand(2000, CLASSES, generator=chance, dtype=torch.float64) - 1)
+    generator = torch.Generator().manual_seed(2)
+    logits = 8 * torch.randn(2000, CLASSES, generator=generator, dtype=torch.float64)
+    moves = 0.02 * (2 * torch.rand(2000, CLASSES, generator=generator, dtype=torch.float64) - 1)
 
     then, now = (uncertainty(z.softmax(dim=1)) for z in (logits, logits + moves))
 
@@ -118,12 +118,12 @@ def test_only_classes_that_moved_far_and_images_that_are_new_are_computed_again(
 
     second = remember(after, POINTS, first)
 
-    assert first.moved(after)[2] > WORN
+    assert first.logit_moves(after)[2] > WORN
     kept = [0, 1, 3, 4]
     assert torch.equal(second.cosines[kept, :300], first.cosines[kept])
     assert torch.allclose(second.cosines[2], after.scores(POINTS.float())[:, 2], atol=1e-6)
     assert torch.equal(second.centroids[kept], first.centroids[kept])
-    assert second.moved(after).max() <= WORN
+    assert second.logit_moves(after).max() <= WORN
     assert len(second.lengths) == IMAGES
 
 
@@ -141,7 +141,7 @@ def test_cosines_computed_again_are_exact_even_close_to_the_mean(spread):
     after = head(torch.cat([seeds(5), (TRUTH == 2).nonzero().flatten()[5:9]]))
     second = remember(after, points, first)
 
-    assert first.moved(after)[2] > WORN
+    assert first.logit_moves(after)[2] > WORN
     expected = after.scores(points.double())[:, 2].float()
     assert (second.cosines[2] - expected).abs().max() < ROUNDING
 

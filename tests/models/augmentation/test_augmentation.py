@@ -14,7 +14,7 @@ def batch(count: int = 6, side: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
     return images, F.one_hot(torch.arange(count) % 3, 3).float()
 
 
-def chance(seed: int = 0) -> Generator:
+def generator(seed: int = 0) -> Generator:
     return Generator().manual_seed(seed)
 
 
@@ -26,7 +26,7 @@ def augmentation(request):
 def test_images_keep_their_shape_and_range_and_targets_their_sum(augmentation):
     images, targets = batch()
 
-    changed, shares = augmentation(images, targets, chance())
+    changed, shares = augmentation(images, targets, generator())
 
     assert changed.shape == images.shape
     assert changed.min() >= 0
@@ -39,15 +39,15 @@ def test_the_given_images_stay_as_they_are(augmentation):
     images, targets = batch()
     before = images.clone(), targets.clone()
 
-    augmentation(images, targets, chance())
+    augmentation(images, targets, generator())
 
     assert torch.equal(images, before[0])
     assert torch.equal(targets, before[1])
 
 
 def test_the_same_chance_gives_the_same_images(augmentation):
-    first, second = (augmentation(*batch(), chance(3)) for _ in range(2))
-    other = augmentation(*batch(), chance(4))
+    first, second = (augmentation(*batch(), generator(3)) for _ in range(2))
+    other = augmentation(*batch(), generator(4))
 
     assert torch.equal(first[0], second[0])
     assert torch.equal(first[1], second[1])
@@ -57,17 +57,17 @@ def test_the_same_chance_gives_the_same_images(augmentation):
 def test_chance_elsewhere_is_not_touched(augmentation):
     before = torch.get_rng_state()
 
-    augmentation(*batch(), chance())
+    augmentation(*batch(), generator())
 
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_every_image_draws_for_itself(augmentation):
-    image = torch.rand(1, 3, 64, 64, generator=chance(1))
+    image = torch.rand(1, 3, 64, 64, generator=generator(1))
     images = torch.cat([image.expand(16, -1, -1, -1), 1 - image.expand(16, -1, -1, -1)])
     targets = F.one_hot(torch.arange(32) // 16, 2).float()
 
-    changed, _ = augmentation(images, targets, chance())
+    changed, _ = augmentation(images, targets, generator())
 
     different = {tuple(one.flatten().tolist()) for one in changed[:16]}
     assert len(different) > 4
@@ -77,17 +77,17 @@ def test_augmentations_follow_one_another():
     policy = [augmentations["geometric"](), augmentations["mixup"]()]
     images, targets = batch()
 
-    together = apply(policy, images, targets, chance())
+    together = apply(policy, images, targets, generator())
 
-    generator = chance()
-    stepwise = policy[1](*policy[0](images, targets, generator), generator)
+    source = generator()
+    stepwise = policy[1](*policy[0](images, targets, source), source)
     assert torch.equal(together[0], stepwise[0])
     assert torch.equal(together[1], stepwise[1])
 
 
 @pytest.mark.parametrize("alpha", [0.2, 1.0])
 def test_beta_has_its_mean_and_variance(alpha):
-    drawn = beta(20_000, alpha, chance())
+    drawn = beta(20_000, alpha, generator())
 
     # Of Beta(a, a): mean 1/2, variance 1 / (4 (2a + 1)); 20,000 draws have an error below 0.01.
     assert drawn.mean() == pytest.approx(0.5, abs=0.01)

@@ -18,7 +18,7 @@ IMAGES = torch.rand(4, 3, SIDE, SIDE, generator=Generator().manual_seed(0))
 PITCH = SIDE + 2 * FRAME + GAP
 
 
-def chance(seed: int = 0) -> Generator:
+def generator(seed: int = 0) -> Generator:
     return Generator().manual_seed(seed)
 
 
@@ -84,9 +84,9 @@ def test_values_that_are_no_numbers_or_out_of_range_are_shown_nevertheless():
 
 @pytest.mark.parametrize("name", augmentations)
 def test_the_image_itself_comes_first_and_views_of_it_follow(name):
-    images = torch.rand(4, 3, 64, 64, generator=chance())  # not too small to be blurred
+    images = torch.rand(4, 3, 64, 64, generator=generator())  # not too small to be blurred
 
-    tiles = draw_views(images, [augmentations[name]()], count=12, generator=chance())
+    tiles = draw_views(images, [augmentations[name]()], count=12, generator=generator())
 
     assert tiles.shape == (13, 3, 64, 64)
     assert torch.equal(tiles[0], images[0])
@@ -94,15 +94,15 @@ def test_the_image_itself_comes_first_and_views_of_it_follow(name):
 
 
 def test_without_a_policy_every_view_is_the_image():
-    tiles = draw_views(IMAGES, [], count=3, generator=chance())
+    tiles = draw_views(IMAGES, [], count=3, generator=generator())
 
     assert (tiles == IMAGES[0]).all()
 
 
 def test_the_same_seed_draws_the_same_views_however_many():
-    few = draw_views(IMAGES, [Noise()], count=2, generator=chance(5))
-    many = draw_views(IMAGES, [Noise()], count=6, generator=chance(5))
-    other = draw_views(IMAGES, [Noise()], count=2, generator=chance(6))
+    few = draw_views(IMAGES, [Noise()], count=2, generator=generator(5))
+    many = draw_views(IMAGES, [Noise()], count=6, generator=generator(5))
+    other = draw_views(IMAGES, [Noise()], count=2, generator=generator(6))
 
     assert torch.equal(few, many[:3])
     assert not torch.equal(few[1:], other[1:])
@@ -111,12 +111,12 @@ def test_the_same_seed_draws_the_same_views_however_many():
 def test_what_mixes_takes_the_other_images():
     flat = torch.tensor([0.0, 0.25, 0.5, 1.0]).view(-1, 1, 1, 1).expand(4, 3, SIDE, SIDE)
 
-    tiles = draw_views(flat, [Cutmix()], count=40, generator=chance())
+    tiles = draw_views(flat, [Cutmix()], count=40, generator=generator())
 
     assert set(tiles.unique().tolist()) == {0.0, 0.25, 0.5, 1.0}
 
 
 def test_an_image_alone_is_mixed_with_itself():
-    tiles = draw_views(IMAGES[:1], [Cutmix()], count=5, generator=chance())
+    tiles = draw_views(IMAGES[:1], [Cutmix()], count=5, generator=generator())
 
     assert (tiles == IMAGES[0]).all()

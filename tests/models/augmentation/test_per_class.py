@@ -32,14 +32,14 @@ class Add:
         return images + self.amount, targets
 
 
-def chance() -> Generator:
+def generator() -> Generator:
     return Generator().manual_seed(0)
 
 
 def test_each_image_takes_the_policy_of_its_class_and_keeps_its_place():
     policy = PerClassPolicies(policies={1: [Add(amount=1.0)], 2: []}, default=[Add(amount=2.0)])
 
-    changed, shares = policy(IMAGES, TARGETS, chance())
+    changed, shares = policy(IMAGES, TARGETS, generator())
 
     added = torch.tensor([2.0, 1.0, 0.0])[LABELS].view(-1, 1, 1, 1)
     assert torch.equal(changed, IMAGES + added)
@@ -47,7 +47,7 @@ def test_each_image_takes_the_policy_of_its_class_and_keeps_its_place():
 
 
 def test_without_a_default_other_classes_stay_as_they_are():
-    changed, _ = PerClassPolicies(policies={0: [Noise()]})(IMAGES, TARGETS, chance())
+    changed, _ = PerClassPolicies(policies={0: [Noise()]})(IMAGES, TARGETS, generator())
 
     same = (changed == IMAGES).flatten(1).all(dim=1)
     assert torch.equal(same, LABELS != 0)
@@ -56,7 +56,7 @@ def test_without_a_default_other_classes_stay_as_they_are():
 def test_the_largest_share_decides():
     shares = torch.tensor([[0.6, 0.4, 0.0], [0.4, 0.6, 0.0]])
 
-    changed, _ = PerClassPolicies(policies={1: [Add(amount=1.0)]})(IMAGES[:2], shares, chance())
+    changed, _ = PerClassPolicies(policies={1: [Add(amount=1.0)]})(IMAGES[:2], shares, generator())
 
     assert torch.equal(
         changed - IMAGES[:2] > 0.5, (shares[:, 1] > 0.5).view(-1, 1, 1, 1).expand_as(changed)
@@ -67,7 +67,7 @@ def test_images_of_equal_policies_are_processed_together():
     add = Add(amount=1.0)
     policy = PerClassPolicies(policies={0: [add], 2: (Add(amount=1.0, batches=add.batches),)})
 
-    policy(IMAGES, TARGETS, chance())
+    policy(IMAGES, TARGETS, generator())
 
     assert add.batches == [5]
 
@@ -75,7 +75,7 @@ def test_images_of_equal_policies_are_processed_together():
 def test_what_mixes_only_mixes_images_of_its_policy():
     policy = PerClassPolicies(policies={0: [Mixup(alpha=1.0)], 1: [Mixup(alpha=1.0)]}, default=[])
 
-    _, shares = policy(IMAGES.repeat(4, 1, 1, 1), TARGETS.repeat(4, 1), chance())
+    _, shares = policy(IMAGES.repeat(4, 1, 1, 1), TARGETS.repeat(4, 1), generator())
 
     theirs = LABELS.repeat(4) == 2
     assert torch.equal(shares[theirs], TARGETS.repeat(4, 1)[theirs])
@@ -88,7 +88,7 @@ def test_it_is_an_augmentation_of_which_others_can_be_made():
         policies={}, default=[PerClassPolicies(policies={1: [Add(amount=1.0)]})]
     )
 
-    changed, _ = apply([outer], IMAGES, TARGETS, chance())
+    changed, _ = apply([outer], IMAGES, TARGETS, generator())
 
     assert isinstance(outer, Augmentation)
     assert torch.equal((changed != IMAGES).flatten(1).all(dim=1), LABELS == 1)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Generator, nn
 
-from models.augmentation_search import Proxy
+from models.augmentation_search.proxy import Proxy
 from models.encoders import Encoder
 from models.images import Preprocessing
 
@@ -17,9 +17,21 @@ SIDE = 16
 def encoder() -> Encoder:
     """Sees the mean colours of 4 x 4 fields."""
     grey = (0.5, 0.5, 0.5)
-    wanted = Preprocessing(resize=SIDE, crop=SIDE, mean=grey, std=grey)
+    preprocessing = Preprocessing(resize=SIDE, crop=SIDE, mean=grey, std=grey)
     stages = [nn.AdaptiveAvgPool2d(4), nn.Flatten()]
-    return Encoder(stages, embedding_dim=48, preprocessing=wanted).eval()
+    return Encoder(stages, embedding_dim=48, preprocessing=preprocessing).eval()
+
+
+@pytest.fixture
+def count_embedded(encoder) -> Callable[[], list[int]]:
+    """Begins to count how many images each pass of the encoder embeds."""
+
+    def begin() -> list[int]:
+        counts: list[int] = []
+        encoder.register_forward_hook(lambda _, inputs, __: counts.append(len(inputs[0])))
+        return counts
+
+    return begin
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ def test_what_is_linear_is_found():
 
     found = alignment.fit(source[:150], target[:150])
 
-    crossed = found.cross(source[150:].float())
+    crossed = found.map(source[150:].float())
     assert crossed.norm(dim=1) == pytest.approx(1)
     assert F.cosine_similarity(crossed, target[150:].float(), dim=1).min() > 0.95
     assert found.images == 150
@@ -63,7 +63,7 @@ def test_noise_is_told():
 def test_images_that_are_all_the_same_are_no_reason_to_fail():
     source, target = draw(1, 8).expand(20, -1), draw(1, 5).expand(20, -1)
 
-    crossed = alignment.fit(source, target).cross(source.float())
+    crossed = alignment.fit(source, target).map(source.float())
 
     assert torch.allclose(crossed, target.float(), atol=1e-5)
 

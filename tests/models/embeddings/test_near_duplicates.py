@@ -9,9 +9,9 @@ from models.embeddings.near_duplicates import contradicting_twins
 
 
 def some(count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    chance = torch.Generator().manual_seed(0)
-    embeddings = F.normalize(torch.randn(count, 4, generator=chance), dim=1)
-    return embeddings, torch.randint(3, (count,), generator=chance)
+    generator = torch.Generator().manual_seed(0)
+    embeddings = F.normalize(torch.randn(count, 4, generator=generator), dim=1)
+    return embeddings, torch.randint(3, (count,), generator=generator)
 
 
 @pytest.mark.parametrize("block", [7, 1024])

@@ -1,4 +1,4 @@
-"""What every encoder promises, and how a setting names one."""
+"""What every encoder promises."""
 
 import copy
 
@@ -8,23 +8,7 @@ from torch import nn
 
 from models.encoders import Encoder, EncoderUnavailable, pick_device
 from models.encoders.architectures import architectures
-from models.encoders.architectures.conv4 import Conv4
-from models.encoders.architectures.efficientnet_lite import EfficientNetLite
-from models.encoders.architectures.pooled_rotations import PooledRotations
-from models.encoders.architectures.projected import Projected
-from models.encoders.architectures.timm import Timm
-from models.encoders.architectures.vit import ViT
-from models.encoders.specs import parse, spec
-
-# One small instance of each architecture, built without pretrained weights.
-SMALL = {
-    "conv4": Conv4(width=8, image_side=32),
-    "efficientnet_lite": EfficientNetLite(),
-    "pooled_rotations": PooledRotations(base="conv4:8"),
-    "projected": Projected(base="conv4:8"),
-    "timm": Timm(model="convnext_atto"),
-    "vit": ViT(width=24, image_side=16, patch=4, depth=2),
-}
+from tests.models.encoders.small import SMALL
 
 
 @pytest.fixture(scope="module", params=architectures)
@@ -92,50 +76,6 @@ def test_cuda_embeds_as_the_cpu_does(encoder):
 
 def test_every_architecture_is_tried_here():
     assert set(SMALL) == set(architectures)
-
-
-@pytest.mark.parametrize(
-    ("setting", "expected"),
-    [
-        ("conv4", ("conv4", Conv4())),
-        ("conv4:8", ("conv4", Conv4(width=8))),
-        ("efficientnet_lite:2", ("efficientnet_lite", EfficientNetLite(variant=2))),
-        ("timm:resnet18.a1_in1k", ("timm", Timm(model="resnet18.a1_in1k"))),
-        ("timm:resnet18@/w", ("timm", Timm(model="resnet18", weights="/w"))),
-        (" conv4 ", ("conv4", Conv4())),
-        ("conv4:8,image_side=32", ("conv4", Conv4(width=8, image_side=32))),
-        ("conv4,seed=3", ("conv4", Conv4(seed=3))),
-        ("projected:timm:resnet18@/w", ("projected", Projected(base="timm:resnet18@/w"))),
-    ],
-)  # fmt: skip
-def test_a_setting_names_an_architecture(setting, expected):
-    assert parse(setting) == expected
-
-
-@pytest.mark.parametrize("name", SMALL)
-def test_a_setting_tells_all_of_an_architecture(name):
-    over = Projected(base=spec(SMALL[name], name)) if name != "projected" else SMALL[name]
-
-    assert parse(spec(SMALL[name], name)) == (name, SMALL[name])
-    assert parse(spec(over, "projected")) == ("projected", over)
-
-
-@pytest.mark.parametrize(
-    ("setting", "sentence"),
-    [
-        ("resnet18", "there is no encoder 'resnet18'; known are conv4, efficientnet_lite, pool"),
-        ("", "there is no encoder ''"),
-        ("efficientnet_lite:9", "variant"),
-        ("efficientnet_lite:small", "invalid literal"),
-        ("timm:no_such_model", "timm has no model 'no_such_model'"),
-        ("conv4@weights.safetensors", "weights"),
-        ("conv4:8,side=32", "it has no option 'side', only width, image_side, seed"),
-        ("conv4:8,image_side=big", "invalid literal"),
-    ],
-)
-def test_a_setting_that_names_none_is_refused(setting, sentence):
-    with pytest.raises(EncoderUnavailable, match=sentence):
-        parse(setting)
 
 
 def test_devices():

@@ -21,9 +21,9 @@ SIZES = torch.tensor([10, 20, 30, 45, 60, 90])
 
 
 def blobs(shots: int, classes: int = 4, spread: float = 1.2) -> tuple[torch.Tensor, torch.Tensor]:
-    chance = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     targets = torch.arange(shots * classes) % classes
-    noise = spread * torch.randn(len(targets), 16, generator=chance)
+    noise = spread * torch.randn(len(targets), 16, generator=generator)
     return F.normalize(2 * torch.eye(16)[targets] + noise, dim=1), targets
 
 
@@ -56,10 +56,10 @@ def test_each_size_is_the_mean_of_fitting_and_judging_by_hand():
 
     curve = learning_curve(Cosine(), embeddings, targets, repetitions=3)
 
-    chance = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     hits = tests = 0
     for _ in range(3):
-        order = torch.randperm(24, generator=chance).tolist()
+        order = torch.randperm(24, generator=generator).tolist()
         support = [[i for i in order if targets[i] == c][:3] for c in range(4)]
         centroids = torch.stack([F.normalize(embeddings[s].mean(dim=0), dim=0) for s in support])
         judged = [i for i in order if all(i not in s for s in support)]

@@ -71,7 +71,7 @@ def test_the_weights_are_those_of_equation_5():
 
 
 def test_weighted_picks_are_unbiased_where_plain_ones_are_not():
-    chance = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     right = torch.arange(30) % 3 > 0  # 2 of 3
     likes = torch.where(right, 0.25, 1.0).double()  # prefers what is wrong
     plain, weighted = [], []
@@ -79,7 +79,7 @@ def test_weighted_picks_are_unbiased_where_plain_ones_are_not():
         left, picked, q = likes.clone(), [], []
         for _ in range(10):
             chances = left / left.sum()
-            one = int(torch.multinomial(chances, 1, generator=chance))
+            one = int(torch.multinomial(chances, 1, generator=generator))
             picked.append(one)
             q.append(float(chances[one]))
             left[one] = 0

@@ -33,9 +33,9 @@ def test_a_case_worked_by_hand():
 
 
 def test_the_joint_is_that_of_its_definition():
-    chance = torch.Generator().manual_seed(0)
-    probabilities = torch.randn(300, 6, generator=chance).mul(2).softmax(dim=1)
-    targets = torch.randint(6, (300,), generator=chance)
+    generator = torch.Generator().manual_seed(0)
+    probabilities = torch.randn(300, 6, generator=generator).mul(2).softmax(dim=1)
+    targets = torch.randint(6, (300,), generator=generator)
 
     assert torch.equal(confident_joint(probabilities, targets), naive_joint(probabilities, targets))
 
@@ -53,11 +53,13 @@ def test_a_class_without_images_is_never_suggested():
 
 
 def test_labels_that_were_swapped_are_found():
-    chance = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     truth = torch.arange(200) % 4
-    embeddings = F.normalize(5 * torch.eye(8)[truth] + torch.randn(200, 8, generator=chance), dim=1)
+    embeddings = F.normalize(
+        5 * torch.eye(8)[truth] + torch.randn(200, 8, generator=generator), dim=1
+    )
     targets = truth.clone()
-    swapped = torch.randperm(200, generator=chance)[:16]
+    swapped = torch.randperm(200, generator=generator)[:16]
     targets[swapped] = (truth[swapped] + 1) % 4
 
     head = Cosine(temperature=0.1).fit(embeddings, targets, 4)

@@ -35,12 +35,12 @@ def test_no_images_say_nothing():
 
 
 def test_the_estimate_is_right_on_average_and_the_interval_nearly_always():
-    chance = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     shares = 1 / torch.arange(1, 101, dtype=torch.float64)
     shares /= shares.sum()
     gaps, covered = [], 0
     for _ in range(400):
-        drawn = torch.multinomial(shares, 150, replacement=True, generator=chance)
+        drawn = torch.multinomial(shares, 150, replacement=True, generator=generator)
         shots = torch.bincount(drawn, minlength=100)
         truth = float(shares[shots == 0].sum())
         found = unseen_mass(shots)

@@ -10,6 +10,7 @@ from models.finetuning.methods.feature_extraction import FeatureExtraction
 from models.finetuning.methods.full import Full
 from models.finetuning.model_selection import SHARES, Selection
 from models.heads.kinds.cosine import Cosine
+from models.registry import plugin_name
 from models.training.checkpoint import pack, unpack
 from models.training.recipe import Recipe
 
@@ -47,7 +48,7 @@ def test_each_method_is_trained_on_each_fold_and_the_best_on_all():
     ]
     last = selection.result()
     assert told[-1][1:] == (5, 5, None, 3)
-    assert told[-1][0] == type(last.method).__module__.rpartition(".")[2]
+    assert told[-1][0] == plugin_name(last.method)
 
 
 def test_training_on_what_tells_classes_apart_is_chosen_and_better():

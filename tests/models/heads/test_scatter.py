@@ -38,13 +38,13 @@ def test_distances_without_an_image_are_those_of_the_others(dim):
     points, targets = draw([4, 6, 5], dim)
     scatter = scatter_of(points, targets)
 
-    left = scatter.without(scatter.rows(points, targets), 0.3)
+    distances = scatter.downdated(scatter.rows(points, targets), 0.3)
 
     for i, own in enumerate(targets.tolist()):
         others = torch.arange(len(points)) != i
         inverse = inverse_of(points[others], targets[others], 0.3)
         apart = points[i] - means_of(points[others], targets[others])
         squares = torch.einsum("cd,de,ce->c", apart, inverse, apart)
-        found = left.length[i] - 2 * left.scores[i]
-        found[own] = left.own[i]
+        found = distances.length[i] - 2 * distances.scores[i]
+        found[own] = distances.to_own_class[i]
         assert torch.allclose(found, squares, rtol=0, atol=1e-8)

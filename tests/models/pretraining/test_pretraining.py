@@ -20,7 +20,7 @@ from models.pretraining import (
     STRIKES,
     Collapsed,
     Pretext,
-    Seen,
+    PretextLoss,
     Unsuited,
     resolve_recipe,
     start,
@@ -28,8 +28,6 @@ from models.pretraining import (
 )
 from models.pretraining.losses import Contrast
 from models.pretraining.methods import methods
-from models.pretraining.methods.byol import BYOL
-from models.pretraining.methods.mae import MAE
 from models.pretraining.methods.simclr import SimCLR
 from models.pretraining.views import Views
 from models.training.checkpoint import pack, unpack
@@ -58,12 +56,12 @@ def shallow() -> Encoder:
 
 def pictures(count: int = 40) -> Tensor:
     """Blobs of their own colour, size and place, on a background of its own."""
-    chance = Generator().manual_seed(0)
+    generator = Generator().manual_seed(0)
     y, x = torch.meshgrid(torch.linspace(0, 1, SIDE), torch.linspace(0, 1, SIDE), indexing="ij")
-    place = torch.rand(count, 2, 1, 1, generator=chance)
-    size = 0.05 + 0.2 * torch.rand(count, 1, 1, generator=chance)
+    place = torch.rand(count, 2, 1, 1, generator=generator)
+    size = 0.05 + 0.2 * torch.rand(count, 1, 1, generator=generator)
     blob = (-((x - place[:, 0]) ** 2 + (y - place[:, 1]) ** 2) / size**2).exp().unsqueeze(1)
-    front, back = torch.rand(2, count, 3, 1, 1, generator=chance)
+    front, back = torch.rand(2, count, 3, 1, 1, generator=generator)
     return ((blob * front + (1 - blob) * back) * 255).to(torch.uint8)
 
 
@@ -84,7 +82,7 @@ def training(name: str, encoder: str = "conv", recipe: Recipe = RECIPE) -> Train
 def batch_of(objective: Pretext, count: int = 16) -> Batch:
     positions = torch.arange(count)
     images = pictures()[positions].float() / 255
-    views, shares = objective.see(images, torch.zeros(count, 0), Generator().manual_seed(1))
+    views, shares = objective.make_views(images, torch.zeros(count, 0), Generator().manual_seed(1))
     return Batch(views, positions, shares)
 
 
@@ -252,15 +250,6 @@ def test_fewer_images_than_a_batch_are_refused():
         start(SimCLR(), conv(), pictures(), replace(RECIPE, batch_size=64), fresh=True)
 
 
-def test_mae_refuses_a_network_in_one_piece():
-    whole = Encoder(
-        [torch.nn.Flatten()], embedding_dim=3 * SIDE**2, preprocessing=conv().preprocessing
-    )
-
-    with pytest.raises(Unsuited, match="stages"):
-        MAE().build(whole, 40)
-
-
 def test_continued_pretraining_keeps_the_statistics_of_batch_norms():
     kept, fresh = (
         start(SimCLR(), conv().eval(), pictures(), RECIPE, fresh=fresh) for fresh in (False, True)
@@ -295,17 +284,17 @@ def test_epochs_and_rate_are_settled_by_the_images_and_the_encoder():
 class Forgetful(Pretext):
     """Makes the same of all images, from a step on."""
 
-    chance = 1.0
+    generator = 1.0
 
     def __init__(self, collapses: bool, loss: float = 0.5, alike: bool = False) -> None:
         super().__init__(conv())
         self.collapses, self.value, self.alike = collapses, loss, alike
 
-    def learn(self, batch):
+    def pretext_loss(self, batch):
         first = torch.randn(16, 8)
         first = torch.ones(16, 8) if self.collapses else first
         second = first if self.alike else torch.randn(16, 8)
-        return Seen(torch.tensor(self.value), [first, second])
+        return PretextLoss(torch.tensor(self.value), [first, second])
 
 
 def look_at(objective: Pretext) -> None:
@@ -337,29 +326,6 @@ def test_a_run_that_learns_goes_on():
     assert int(objective.strikes) == 0
 
 
-def test_the_momentum_of_byol_rises_to_one():
-    objective = training("byol").objective
-    slow = [p.clone() for p in objective.slow_encoder.parameters()]
-    with torch.no_grad():
-        for parameter in objective.encoder.parameters():
-            parameter.add_(1.0)
-
-    objective.after_step(1.0)
-    assert all(
-        torch.equal(a, b) for a, b in zip(slow, objective.slow_encoder.parameters(), strict=True)
-    )
-
-    objective.after_step(0.0)
-    moved = next(objective.slow_encoder.parameters()) - slow[0]
-    assert torch.allclose(moved, torch.full_like(moved, 1 - BYOL().momentum), atol=1e-5)
-
-
-def test_options_of_views_are_refused_when_they_are_impossible():
-    for options in ({"crop": 0.0}, {"colour": 2.0}, {"blur": -1.0}, {"solarize": 3.0}):
-        with pytest.raises(ValueError, match="must be"):
-            Views(**options)
-
-
 CAUGHT_WITHIN = 200  # steps in which the alarm has to ring
 STILL = Views(crop=1.0, flip=0.0, colour=0.0, grey=0.0, blur=0.0)
 COLD = Contrast(temperature=1e-3)
@@ -382,7 +348,7 @@ def no_stop_gradient(digits: Tensor) -> Training:
     """BYOL of which both networks are one, that learns from both sides."""
     run = on_digits(digits, "byol", hidden=64, projection=32)
     objective = run.objective
-    objective._wanted = lambda views: [
+    objective._targets = lambda views: [
         objective.head(objective.encoder.features(view)) for view in views
     ]
     return run

@@ -93,7 +93,7 @@ def test_where_nothing_can_be_left_out_the_set_is_everything():
 
     sets = conformal.fit(head, embeddings, targets)
 
-    assert not len(sets.left)
+    assert not len(sets.scores)
     assert sets.contains(head.probabilities(queries), 0.5).all()
 
 
@@ -104,7 +104,7 @@ def test_images_alone_in_their_class_are_no_reason_for_larger_sets():
 
     sets = conformal.fit(head, embeddings[single], targets[single])
 
-    assert len(sets.left) == 5
+    assert len(sets.scores) == 5
     assert not sets.contains(head.probabilities(queries), 0.5).all()
 
 

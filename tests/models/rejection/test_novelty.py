@@ -60,7 +60,9 @@ def test_leave_one_out_equals_fitting_again(measure, shots):
     embeddings, targets = draw(shots)
     rows = (torch.tensor(shots)[targets] > 1).nonzero().squeeze(1)
 
-    found = measure.fit(embeddings, targets, 3).scores_without(embeddings[rows], targets[rows])
+    found = measure.fit(embeddings, targets, 3).leave_one_out_scores(
+        embeddings[rows], targets[rows]
+    )
 
     for i, score in zip(rows.tolist(), found.tolist(), strict=True):
         others = torch.arange(len(targets)) != i

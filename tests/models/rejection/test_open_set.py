@@ -38,7 +38,7 @@ def test_leave_one_class_out_is_fitting_without_the_class():
         own = targets == target
         others = targets[~own] - (targets[~own] > target).long()
         again = NoveltyDetector.fit(embeddings[~own], others, 3)
-        assert torch.allclose(detector.known, again.known, rtol=0, atol=1e-9)
+        assert torch.allclose(detector.known_scores, again.known_scores, rtol=0, atol=1e-9)
         assert torch.allclose(scores, again.scores(embeddings[own]), rtol=0, atol=1e-9)
     assert len(trials) == 4
 
@@ -57,9 +57,9 @@ def test_the_threshold_is_the_order_statistic_of_the_rate():
 
     found = open_set.fit(embeddings, targets, 2, None)
 
-    assert found.rejection(0.05).threshold == float(found.detector.known[18])
-    assert found.rejection(0.1).threshold == float(found.detector.known[17])
-    assert found.rejection(0.5).threshold == float(found.detector.known[9])
+    assert found.rejection(0.05).threshold == float(found.detector.known_scores[18])
+    assert found.rejection(0.1).threshold == float(found.detector.known_scores[17])
+    assert found.rejection(0.5).threshold == float(found.detector.known_scores[9])
 
 
 @pytest.mark.parametrize("shots", [5, 20])
@@ -91,7 +91,7 @@ def test_a_rate_that_the_images_are_too_few_for_is_refused():
     embeddings, targets = draw([5, 4, 1])
     found = open_set.fit(embeddings, targets, 3, None)
 
-    assert found.rejection(0.1).threshold == float(found.detector.known[-1])
+    assert found.rejection(0.1).threshold == float(found.detector.known_scores[-1])
     with pytest.raises(TooFewToReject, match=r"0\.05 needs 19 images .* there are 9"):
         found.rejection(0.05)
     with pytest.raises(TooFewToReject, match="there are 9"):

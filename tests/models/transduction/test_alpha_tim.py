@@ -16,14 +16,14 @@ SHARES = (300, 40, 20)  # of the pool, in classes
 
 def clusters(seed=0, dim=32, shots=1, spread=0.08, off=0.15):
     """An unbalanced pool, then labeled images that lie off the middle of their class; float16."""
-    chance = torch.Generator().manual_seed(seed)
-    centres = F.normalize(torch.randn(len(SHARES), dim, generator=chance), dim=1)
+    generator = torch.Generator().manual_seed(seed)
+    centres = F.normalize(torch.randn(len(SHARES), dim, generator=generator), dim=1)
     truth = torch.arange(len(SHARES)).repeat_interleave(torch.tensor(SHARES))
     targets = torch.arange(len(SHARES)).repeat_interleave(shots)
-    pool = centres[truth] + spread * torch.randn(len(truth), dim, generator=chance)
-    shift = off * torch.randn(len(SHARES), dim, generator=chance)
+    pool = centres[truth] + spread * torch.randn(len(truth), dim, generator=generator)
+    shift = off * torch.randn(len(SHARES), dim, generator=generator)
     support = centres[targets] + shift[targets]
-    support += spread * torch.randn(support.shape, generator=chance)
+    support += spread * torch.randn(support.shape, generator=generator)
     return F.normalize(torch.cat([pool, support]), dim=1).half(), truth, targets
 
 
@@ -48,8 +48,8 @@ def naive_entropy(shares, alpha):
 
 @pytest.mark.parametrize(("alpha", "order"), [(1.0, 1.0), (2.0, 1.0), (5.0, 3.0)])
 def test_the_loss_is_what_the_formula_says(alpha, order):
-    chance = torch.Generator().manual_seed(1)
-    pool, support = (torch.randn(n, 3, generator=chance).log_softmax(1) for n in (7, 4))
+    generator = torch.Generator().manual_seed(1)
+    pool, support = (torch.randn(n, 3, generator=generator).log_softmax(1) for n in (7, 4))
     targets = torch.tensor([0, 2, 1, 2])
     options = AlphaTim(
         alpha=alpha,
@@ -174,9 +174,9 @@ def test_without_a_number_of_epochs_there_are_as_many_as_make_100_steps(batch_si
 
 
 def test_whitening_makes_directions_count_by_how_much_classes_vary_along_them():
-    chance = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     truth = torch.arange(2).repeat(100)
-    noise = torch.randn(200, 8, generator=chance) * torch.tensor([2.0] + [0.05] * 7)
+    noise = torch.randn(200, 8, generator=generator) * torch.tensor([2.0] + [0.05] * 7)
     signal = F.one_hot(truth + 1, 8) * 0.4
     embeddings = F.normalize(noise + signal, dim=1).half()
     right = {}

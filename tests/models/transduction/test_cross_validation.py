@@ -16,13 +16,13 @@ SHARES = (200, 60, 40)
 
 def images(shots, *, noise=0.25, seed=0):
     """A pool of unbalanced clusters, then support of the same ones."""
-    chance = torch.Generator().manual_seed(seed)
-    centres = F.normalize(torch.randn(3, 16, generator=chance), dim=1)
+    generator = torch.Generator().manual_seed(seed)
+    centres = F.normalize(torch.randn(3, 16, generator=generator), dim=1)
     classes = torch.arange(3)
     truth = classes.repeat_interleave(torch.tensor(SHARES))
     targets = classes.repeat_interleave(torch.tensor(shots))
-    pool = centres[truth] + noise * torch.randn(len(truth), 16, generator=chance)
-    support = centres[targets] + noise * torch.randn(len(targets), 16, generator=chance)
+    pool = centres[truth] + noise * torch.randn(len(truth), 16, generator=generator)
+    support = centres[targets] + noise * torch.randn(len(targets), 16, generator=generator)
     return F.normalize(torch.cat([pool, support]), dim=1).half(), truth, targets
 
 

@@ -32,8 +32,8 @@ def test_the_picks_are_closest_to_the_centres_of_the_candidates():
     while int((turned >= bound).sum()) < 12:
         bound -= 0.5
     candidates = (turned >= bound).nonzero().squeeze(1)
-    chance = pool.generator()
-    torch.randperm(len(candidates), generator=chance)
-    centres = fit(pool.vectors(candidates), 6, chance).centres
+    generator = pool.generator()
+    torch.randperm(len(candidates), generator=generator)
+    centres = fit(pool.vectors(candidates), 6, generator).centres
     expected = candidates[distances(points[candidates], centres).argmin(dim=0)]
     assert set(picks.tolist()) == set(expected.tolist())

@@ -30,7 +30,7 @@ def test_an_image_that_was_handed_out_counts_as_covered():
     points = unit(100, 4)
     rows = torch.arange(99)
 
-    handed_out = MaxHerding().rank(Pool(points, rows, None, taken=torch.tensor([99])), 10)
+    handed_out = MaxHerding().rank(Pool(points, rows, None, pending=torch.tensor([99])), 10)
     labeled = MaxHerding().rank(Pool(points, rows, None, labeled=torch.tensor([99])), 10)
 
     assert handed_out.indices.tolist() == labeled.indices.tolist()

@@ -14,9 +14,9 @@ WRONG = [3, 17, 28]
 
 def make_pool() -> Pool:
     """Thirty labeled images of three classes, three of them with a wrong label; ten others."""
-    chance = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     truth = torch.arange(30) % 3
-    noise = 0.1 * torch.randn(30, 6, generator=chance)
+    noise = 0.1 * torch.randn(30, 6, generator=generator)
     points = F.normalize(torch.eye(6)[truth] + noise, dim=1)
     targets = truth.clone()
     targets[WRONG] = (targets[WRONG] + 1) % 3

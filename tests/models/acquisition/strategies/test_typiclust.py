@@ -19,9 +19,9 @@ def test_the_picks_are_the_most_typical_of_the_clusters_with_fewest_labels():
 
     picks, scores, _ = TypiClust().rank(pool, 5)
 
-    chance = pool.generator()
-    torch.randperm(160, generator=chance)
-    groups = fit(pool.vectors(torch.arange(160)), 15, chance).groups
+    generator = pool.generator()
+    torch.randperm(160, generator=generator)
+    groups = fit(pool.vectors(torch.arange(160)), 15, generator).groups
     sizes = torch.bincount(groups, minlength=15)
     labels = torch.bincount(groups[150:], minlength=15)
     in_pool = sizes - labels

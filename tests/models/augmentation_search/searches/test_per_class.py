@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from models.augmentation.kinds.geometric import Geometric
-from models.augmentation_search import PolicyCandidate
+from models.augmentation_search.candidates import PolicyCandidate
 from models.augmentation_search.searches.per_class import PerClass, doubt
 
 STRONG = Geometric(crop=0.15, flip=0.0, degrees=0.0, ratio=1.0)

@@ -5,7 +5,6 @@ import torch
 
 from models.encoders import EncoderUnavailable
 from models.encoders.architectures.projected import Projected
-from models.encoders.projection import project
 from models.encoders.specs import parse
 
 
@@ -20,13 +19,6 @@ def test_it_starts_as_its_base():
     with torch.no_grad():
         assert torch.allclose(projected(images), base(images), atol=1e-6)
     assert projected.preprocessing == base.preprocessing
-
-
-def test_a_projection_is_where_the_encoder_is():
-    elsewhere = project(parse("conv4:8")[1].build(pretrained=False).to("meta"))
-
-    tensors = [*elsewhere.parameters(), *elsewhere.buffers()]
-    assert {tensor.device.type for tensor in tensors} == {"meta"}
 
 
 def test_it_names_its_base():

@@ -94,7 +94,9 @@ def test_the_spread_is_the_mean_squared_distance_to_the_true_mean():
 
     fitted = Mahalanobis(shrinkage=1e-4, centered=False).fit(noise + targets[:, None], targets, 4)
 
-    assert fitted.spread == pytest.approx(6, rel=0.05)  # a chi-squared with six degrees of freedom
+    assert fitted.within_class_variance == pytest.approx(
+        6, rel=0.05
+    )  # a chi-squared with six degrees of freedom
 
 
 def test_with_one_shot_each_it_is_the_nearest_shot():

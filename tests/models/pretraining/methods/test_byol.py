@@ -23,8 +23,8 @@ def objective() -> Pretext:
 
 
 def views() -> list[Tensor]:
-    chance = Generator().manual_seed(0)
-    return [torch.rand(6, 3, 48, 48, generator=chance) for _ in range(2)]
+    generator = Generator().manual_seed(0)
+    return [torch.rand(6, 3, 48, 48, generator=generator) for _ in range(2)]
 
 
 def batch(*seen: Tensor) -> Batch:
@@ -77,6 +77,23 @@ def test_only_the_second_view_is_solarized():
         Conv4(width=8, image_side=48).build(), 40
     )
 
-    (first, second), _ = method.see(white, torch.zeros(40, 0), Generator().manual_seed(0))
+    (first, second), _ = method.make_views(white, torch.zeros(40, 0), Generator().manual_seed(0))
 
     assert float(second.max()) <= 0.5 < float(first.max())
+
+
+def test_the_momentum_rises_to_one():
+    method = objective()
+    slow = [p.clone() for p in method.slow_encoder.parameters()]
+    with torch.no_grad():
+        for parameter, fast in zip(slow, method.encoder.parameters(), strict=True):
+            fast.copy_(parameter + 1.0)
+
+    method.after_step(1.0)
+    assert all(
+        torch.equal(a, b) for a, b in zip(slow, method.slow_encoder.parameters(), strict=True)
+    )
+
+    method.after_step(0.0)
+    step = next(method.slow_encoder.parameters()) - slow[0]
+    assert torch.allclose(step, torch.full_like(step, 1 - SMALL.momentum), atol=1e-5)

@@ -37,8 +37,8 @@ def test_the_side_that_is_to_be_told_is_that_of_the_tile_beside_the_middle():
     parts = light.view(1, 9, 1, 1, 1).expand(40, 9, 3, 14, 14)
     batch = Batch([parts], torch.arange(40), torch.zeros(40, 0))
 
-    right = knowing(light, Context().build(looking_at_light(), 40)).learn(batch)
-    wrong = knowing(light.flip(0), Context().build(looking_at_light(), 40)).learn(batch)
+    right = knowing(light, Context().build(looking_at_light(), 40)).pretext_loss(batch)
+    wrong = knowing(light.flip(0), Context().build(looking_at_light(), 40)).pretext_loss(batch)
 
     assert float(right.loss) == pytest.approx(0, abs=1e-3)
     assert float(wrong.loss) > 1
@@ -50,7 +50,7 @@ def test_tiles_keep_a_gap_and_lose_their_light():
     images = torch.rand(6, 3, 48, 48, generator=Generator().manual_seed(0))
     objective = Context(grey=0.0).build(looking_at_light(), 40)
 
-    ((parts,), _) = objective.see(images, torch.zeros(6, 0), Generator().manual_seed(0))
+    ((parts,), _) = objective.make_views(images, torch.zeros(6, 0), Generator().manual_seed(0))
 
     assert parts.shape == (6, 9, 3, 14, 14)  # of cells of 16
     assert torch.allclose(parts.mean(dim=(2, 3, 4)), torch.full((6, 9), 0.5), atol=1e-3)
@@ -61,7 +61,7 @@ def test_half_of_the_images_lose_their_colour_by_default():
     images = torch.rand(40, 3, 48, 48, generator=Generator().manual_seed(0))
     objective = Context().build(looking_at_light(), 40)
 
-    ((parts,), _) = objective.see(images, torch.zeros(40, 0), Generator().manual_seed(0))
+    ((parts,), _) = objective.make_views(images, torch.zeros(40, 0), Generator().manual_seed(0))
 
     grey = torch.isclose(parts[:, :, 0], parts[:, :, 2], atol=1e-5).flatten(1).all(dim=1)
     assert 0.25 < float(grey.float().mean()) < 0.75

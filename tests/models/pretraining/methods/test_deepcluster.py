@@ -17,8 +17,8 @@ RECIPE = Recipe(epochs=2, batch_size=16, rate=1e-3, schedule="cosine")
 
 
 def pictures() -> Tensor:
-    chance = Generator().manual_seed(0)
-    return torch.randint(0, 256, (40, 3, 48, 48), dtype=torch.uint8, generator=chance)
+    generator = Generator().manual_seed(0)
+    return torch.randint(0, 256, (40, 3, 48, 48), dtype=torch.uint8, generator=generator)
 
 
 def training(**options) -> Training:
@@ -57,8 +57,8 @@ def test_images_are_clustered_again_before_each_epoch_by_what_was_seen_of_them()
 def test_both_views_predict_the_cluster_of_their_image_in_every_clustering():
     objective = training(clusters=4, heads=2).objective
     objective.before_epoch(pictures())
-    positions, chance = torch.tensor([7, 30, 2, 19]), Generator().manual_seed(1)
-    views = [torch.rand(4, 3, 48, 48, generator=chance) for _ in range(2)]
+    positions, generator = torch.tensor([7, 30, 2, 19]), Generator().manual_seed(1)
+    views = [torch.rand(4, 3, 48, 48, generator=generator) for _ in range(2)]
 
     loss = float(objective.loss(Batch(views, positions, torch.zeros(4, 0))))
 
@@ -80,7 +80,7 @@ def test_a_step_remembers_the_first_view_of_its_images_only():
     before, positions = objective.bank.features.clone(), torch.tensor([7, 30, 2, 19])
     views = [torch.rand(4, 3, 48, 48, generator=Generator().manual_seed(n)) for n in range(2)]
 
-    seen = objective.learn(Batch(views, positions, torch.zeros(4, 0)))
+    seen = objective.pretext_loss(Batch(views, positions, torch.zeros(4, 0)))
 
     others = torch.ones(40, dtype=torch.bool)
     others[positions] = False

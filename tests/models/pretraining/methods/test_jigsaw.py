@@ -75,7 +75,7 @@ def test_the_order_that_is_to_be_told_is_that_in_which_the_tiles_lie():
     batch = Batch([parts], torch.arange(40), torch.zeros(40, 0))
 
     right, wrong = (
-        knowing(known, Jigsaw(grid=2).build(looking_at_light(), 40)).learn(batch)
+        knowing(known, Jigsaw(grid=2).build(looking_at_light(), 40)).pretext_loss(batch)
         for known in (light, light.roll(1))
     )
 
@@ -88,7 +88,7 @@ def test_tiles_come_in_reading_order_without_their_light():
     objective = Jigsaw(grid=2, grey=0.0).build(looking_at_light(), 40)
     images[:, :, :24, :24] *= torch.linspace(1, 0, 24)  # darker to the right, in one cell
 
-    ((parts,), _) = objective.see(images, torch.zeros(6, 0), Generator().manual_seed(0))
+    ((parts,), _) = objective.make_views(images, torch.zeros(6, 0), Generator().manual_seed(0))
 
     assert parts.shape == (6, 4, 3, 20, 20)
     assert torch.allclose(parts.mean(dim=(2, 3, 4)), torch.full((6, 4), 0.5), atol=0.02)

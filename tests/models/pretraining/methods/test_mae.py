@@ -7,7 +7,7 @@ from torch import Generator, nn
 from models.encoders import Encoder
 from models.encoders.architectures.conv4 import Conv4
 from models.encoders.architectures.vit import ViT
-from models.pretraining import Pretext
+from models.pretraining import Pretext, Unsuited
 from models.pretraining.masking import PixelPainter, TokenPainter, patches
 from models.pretraining.methods.mae import MAE
 from models.training.loop import Batch
@@ -80,7 +80,7 @@ def test_what_is_hidden_never_reaches_the_features(name):
     found = []
     for one in (seen, changed, other):
         torch.manual_seed(1)
-        found.append(method.learn(one))
+        found.append(method.pretext_loss(one))
 
     assert torch.equal(found[0].features[0], found[1].features[0])
     assert not torch.allclose(found[0].features[0], found[2].features[0], atol=1e-4)
@@ -91,7 +91,7 @@ def test_what_is_hidden_never_reaches_the_features(name):
 def test_views_are_crops_that_keep_their_colours(name):
     red = torch.tensor([0.9, 0.2, 0.1]).view(1, 3, 1, 1).expand(4, 3, 48, 48)
 
-    ((view,), _) = objective(name).see(red, torch.zeros(4, 0), Generator().manual_seed(0))
+    ((view,), _) = objective(name).make_views(red, torch.zeros(4, 0), Generator().manual_seed(0))
 
     assert torch.allclose(view, red, atol=1e-5)
 
@@ -100,3 +100,10 @@ def test_views_are_crops_that_keep_their_colours(name):
 def test_options_that_are_impossible_are_refused(options):
     with pytest.raises(ValueError, match="must be"):
         MAE(**options)
+
+
+def test_a_network_in_one_piece_is_refused():
+    whole = Encoder([nn.Flatten()], embedding_dim=3 * 48**2, preprocessing=conv().preprocessing)
+
+    with pytest.raises(Unsuited, match="stages"):
+        MAE().build(whole, 40)

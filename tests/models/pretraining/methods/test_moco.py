@@ -24,8 +24,8 @@ def objective(images: int = 40, **options) -> Pretext:
 
 
 def batch(*positions: int, seed: int = 0) -> Batch:
-    chance = Generator().manual_seed(seed)
-    views = [torch.rand(len(positions), 3, 48, 48, generator=chance) for _ in range(2)]
+    generator = Generator().manual_seed(seed)
+    views = [torch.rand(len(positions), 3, 48, 48, generator=generator) for _ in range(2)]
     return Batch(views, torch.tensor(positions), torch.zeros(len(positions), 0))
 
 
@@ -41,7 +41,7 @@ def test_the_queue_has_room_for_two_of_each_image_at_most(asked, images, length)
 def test_keys_are_what_the_copy_makes_of_the_second_view():
     method, seen = objective(), batch(5, 9, 3)
 
-    found = method.learn(seen)
+    found = method.pretext_loss(seen)
 
     keys = keys_of(method, seen.views[1])
     assert torch.allclose(found.features[1], keys, atol=1e-5)
@@ -57,7 +57,7 @@ def test_keys_of_a_large_batch_are_normed_in_parts_and_keep_their_order():
     order = torch.randperm(16)
 
     torch.manual_seed(3)
-    keys = method.learn(seen).features[1]
+    keys = method.pretext_loss(seen).features[1]
 
     whole = keys_of(method, seen.views[1])
     parts = order.chunk(4)

@@ -30,7 +30,7 @@ def test_the_memory_of_seen_images_moves_by_what_momentum_leaves(momentum):
     method = objective(momentum=momentum)
     before = method.bank.features.clone()
 
-    (queries,) = method.learn(batch()).features
+    (queries,) = method.pretext_loss(batch()).features
 
     seen = F.normalize(queries.detach(), dim=1)
     moved = F.normalize(momentum * before[POSITIONS] + (1 - momentum) * seen, dim=1)
@@ -42,7 +42,7 @@ def test_an_image_is_told_from_all_others_by_the_memory_before_it_moves():
     method = objective()
     before = method.bank.features.clone()
 
-    seen = method.learn(batch())
+    seen = method.pretext_loss(batch())
 
     scores = F.normalize(seen.features[0], dim=1) @ before.T / 0.07
     expected = F.cross_entropy(scores, torch.tensor(POSITIONS))

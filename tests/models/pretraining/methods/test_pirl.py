@@ -25,9 +25,9 @@ def objective(**options) -> Pretext:
 
 
 def batch() -> Batch:
-    chance = Generator().manual_seed(0)
-    whole = torch.rand(3, 3, 48, 48, generator=chance)
-    parts = torch.rand(3, 4, 3, 20, 20, generator=chance)
+    generator = Generator().manual_seed(0)
+    whole = torch.rand(3, 3, 48, 48, generator=generator)
+    parts = torch.rand(3, 4, 3, 20, 20, generator=generator)
     return Batch([whole, parts], torch.tensor(POSITIONS), torch.zeros(3, 0))
 
 
@@ -36,7 +36,7 @@ def test_the_memory_of_seen_images_moves_towards_the_whole_and_not_its_tiles(mom
     method = objective(momentum=momentum)
     before = method.bank.features.clone()
 
-    image, _ = method.learn(batch()).features
+    image, _ = method.pretext_loss(batch()).features
 
     seen = F.normalize(image.detach(), dim=1)
     moved = F.normalize(momentum * before[POSITIONS] + (1 - momentum) * seen, dim=1)
@@ -49,7 +49,7 @@ def test_the_loss_is_of_the_image_and_of_its_tiles_by_their_share(share):
     method = objective(share=share)
     before = method.bank.features.clone()
 
-    seen = method.learn(batch())
+    seen = method.pretext_loss(batch())
 
     of_image, of_parts = (
         F.cross_entropy(F.normalize(one, dim=1) @ before.T / 0.07, torch.tensor(POSITIONS))
@@ -72,7 +72,7 @@ def test_tiles_of_a_view_of_their_own_lie_in_any_order():
         40,
     )
 
-    (whole, parts), _ = method.see(images, torch.zeros(40, 0), Generator().manual_seed(0))
+    (whole, parts), _ = method.make_views(images, torch.zeros(40, 0), Generator().manual_seed(0))
 
     assert whole.shape == (40, 3, 48, 48)
     assert parts.shape == (40, 4, 3, 20, 20)

@@ -44,7 +44,7 @@ def knowing(corners: list[int], method: Pretext) -> Pretext:
 def test_all_four_turns_of_every_image_are_seen():
     images = torch.rand(5, 3, 48, 48, generator=Generator().manual_seed(0))
 
-    ((turned,), _) = objective(flip=False).see(
+    ((turned,), _) = objective(flip=False).make_views(
         images, torch.zeros(5, 0), Generator().manual_seed(0)
     )
 
@@ -56,7 +56,7 @@ def test_all_four_turns_of_every_image_are_seen():
 
 def test_the_turn_that_is_to_be_told_is_that_of_the_image():
     images, right, wrong = lit_in_the_upper_left(5), objective(flip=False), objective(flip=False)
-    views, none = right.see(images, torch.zeros(5, 0), Generator().manual_seed(0))
+    views, none = right.make_views(images, torch.zeros(5, 0), Generator().manual_seed(0))
     batch = Batch(views, torch.arange(5), none)
 
     assert float(knowing(CORNERS, right).loss(batch).detach()) == pytest.approx(0, abs=1e-6)
@@ -66,7 +66,7 @@ def test_the_turn_that_is_to_be_told_is_that_of_the_image():
 def test_half_of_the_images_are_mirrored_and_in_all_turns_alike():
     images = lit_in_the_upper_left(40)
 
-    ((turned,), _) = objective().see(images, torch.zeros(40, 0), Generator().manual_seed(0))
+    ((turned,), _) = objective().make_views(images, torch.zeros(40, 0), Generator().manual_seed(0))
 
     upright, _, around, _ = turned.chunk(4)
     assert torch.equal(around, upright.flip(2, 3))

@@ -19,8 +19,8 @@ def objective(**options) -> Pretext:
 
 
 def batch(count: int) -> Batch:
-    chance = Generator().manual_seed(0)
-    views = [torch.rand(count, 3, 48, 48, generator=chance) for _ in range(2)]
+    generator = Generator().manual_seed(0)
+    views = [torch.rand(count, 3, 48, 48, generator=generator) for _ in range(2)]
     return Batch(views, torch.arange(count), torch.zeros(count, 0))
 
 

@@ -36,7 +36,7 @@ def images(count: int = 6) -> Tensor:
 
 
 def batch(method: Pretext) -> Batch:
-    views, none = method.see(images(), torch.zeros(6, 0), Generator().manual_seed(0))
+    views, none = method.make_views(images(), torch.zeros(6, 0), Generator().manual_seed(0))
     return Batch(views, torch.arange(6), none)
 
 
@@ -56,7 +56,9 @@ def test_prototypes_stay_in_the_first_share_of_the_training_and_move_from_then_o
 
 
 def test_local_views_are_half_as_large_and_large_ones_come_first():
-    views, _ = objective(local=3).see(images(), torch.zeros(6, 0), Generator().manual_seed(0))
+    views, _ = objective(local=3).make_views(
+        images(), torch.zeros(6, 0), Generator().manual_seed(0)
+    )
 
     assert [view.shape[-1] for view in views] == [48, 48, 24, 24, 24]
 
@@ -67,7 +69,9 @@ def test_local_views_show_less_of_the_image():
     ramps = torch.cat([ramps, ramps[:1]]).repeat(40, 1, 1, 1)
     still = SwAV().views.__class__(colour=0.0, grey=0.0, blur=0.0)
 
-    views, _ = objective(views=still).see(ramps, torch.zeros(40, 0), Generator().manual_seed(0))
+    views, _ = objective(views=still).make_views(
+        ramps, torch.zeros(40, 0), Generator().manual_seed(0)
+    )
 
     areas = [
         torch.stack([v[:, c].flatten(1).amax(1) - v[:, c].flatten(1).amin(1) for c in (0, 1)])
@@ -79,7 +83,7 @@ def test_local_views_show_less_of_the_image():
 
 
 def test_a_transformer_has_no_local_views():
-    views, _ = objective(vit()).see(images(), torch.zeros(6, 0), Generator().manual_seed(0))
+    views, _ = objective(vit()).make_views(images(), torch.zeros(6, 0), Generator().manual_seed(0))
 
     assert [view.shape[-1] for view in views] == [48, 48]
 
@@ -122,7 +126,7 @@ def test_the_queue_holds_the_large_views_of_the_batch():
     method = objective(local=1)
     seen = batch(method)
 
-    found = method.learn(seen)
+    found = method.pretext_loss(seen)
 
     assert torch.allclose(method.queue.inside(), torch.cat(list(found.features)), atol=1e-6)
     assert method.queue.images[:12].tolist() == [*range(6), *range(6)]

@@ -19,8 +19,8 @@ def objective(margin: float) -> Pretext:
 
 
 def batch() -> Batch:
-    chance = Generator().manual_seed(0)
-    views = [torch.rand(5, 3, 48, 48, generator=chance) for _ in range(2)]
+    generator = Generator().manual_seed(0)
+    views = [torch.rand(5, 3, 48, 48, generator=generator) for _ in range(2)]
     return Batch(views, torch.arange(5), torch.zeros(5, 0))
 
 

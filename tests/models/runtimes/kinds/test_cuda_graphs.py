@@ -8,6 +8,7 @@ from models.encoders.architectures.efficientnet_lite import EfficientNetLite
 from models.runtimes import Resources, RuntimeUnavailable
 from models.runtimes.folding import fold
 from models.runtimes.kinds.cuda_graphs import CUDAGraphs, Halved, _halved, sizes
+from models.runtimes.selector import RuntimeSelector
 from models.runtimes.trial import AGREEMENT, agree, samples
 
 
@@ -45,3 +46,20 @@ def test_there_is_a_graph_for_each_power_of_two(largest, expected):
 def test_a_cpu_has_no_graphs():
     with pytest.raises(RuntimeUnavailable, match="need an encoder on a CUDA device"):
         CUDAGraphs().prepare(Conv4(width=8).build(), Resources(threads=1, batch=4))
+
+
+@pytest.mark.cuda
+def test_cuda_computes_with_graphs_in_half_precision():
+    encoder = EfficientNetLite().build().eval().to("cuda")
+    trials = []
+    resources = Resources(threads=1, batch=32)
+
+    serving = RuntimeSelector("auto", resources, lambda tried, _: trials.extend(tried)).prepare(
+        encoder
+    )
+
+    assert serving.runtime == "cuda_graphs"
+    assert AGREEMENT <= trials[-1].agreement < 1
+    pictures = samples(224, 70)
+    agreement = (serving.embed(pictures) * encoder.embed(pictures)).sum(dim=1)
+    assert agreement.min() >= 1 - 2 * (1 - AGREEMENT)  # half of these were not judged before

@@ -6,9 +6,8 @@ from functools import partial
 import pytest
 import torch
 
-from models.acquisition import BLOCK_ROWS, NoClasses, Pool, of_labeled, top
+from models.acquisition import NoClasses, Pool, of_labeled
 from models.acquisition.strategies import strategies
-from models.acquisition.strategies.margin import Margin
 
 CENTROIDS = torch.eye(4)
 SCORED = ["bald", "entropy", "least_confidence", "margin", "random", "unknown_first"]  # one by one
@@ -185,21 +184,6 @@ def test_what_all_images_share_is_subtracted_before_they_are_compared(name):
     assert found.tolist() == strategy.rank(plain, 30).indices.tolist()
     if name not in SCORED or name in ("bald", "unknown_first"):
         assert found.tolist() != strategy.rank(replace(moved, mean=None), 30).indices.tolist()
-
-
-def test_blocks_change_nothing():
-    pool = make_pool(2 * BLOCK_ROWS + 3)
-
-    indices, scores, _ = Margin().rank(pool, len(pool))
-
-    first, second = classify(pool.embeddings[:-8]).topk(2, dim=1).values.unbind(dim=1)
-    assert torch.allclose(scores, (1 - first + second)[indices], atol=1e-6)
-
-
-def test_ties_keep_the_order_of_the_pool():
-    indices, _, _ = top(torch.tensor([1.0, 2.0, 1.0, 2.0, 1.0]), 4)
-
-    assert indices.tolist() == [1, 3, 0, 2]
 
 
 LARGE = ["badge", "bald", "coreset", "dropquery", "maxherding", "probcover", "refine", "uherding"]

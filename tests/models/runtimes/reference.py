@@ -1,0 +1,55 @@
+"""Small encoders, and a runtime that a test can make late or wrong."""
+
+import time
+
+import torch
+
+from models.encoders import Encoder
+from models.encoders.architectures.conv4 import Conv4
+from models.encoders.architectures.timm import Timm
+from models.encoders.architectures.vit import ViT
+from models.runtimes import Embed, Resources, RuntimeUnavailable
+
+RESOURCES = Resources(threads=1, batch=4)
+ENCODERS = {
+    "conv4": Conv4(width=8, image_side=32),
+    "resnet18": Timm(model="resnet18"),
+    "vit": ViT(width=24, image_side=16, patch=4, depth=2, heads=2),
+}
+
+
+def make_encoder(name: str = "conv4") -> Encoder:
+    torch.manual_seed(0)
+    return ENCODERS[name].build(pretrained=False).eval()
+
+
+class Reference:
+    """As PyTorch computes, perhaps late or wrong, and only some encoders."""
+
+    late_s = 0.0
+    wrong = False
+    wrong_in_lanes = False
+    lost = False
+    refuses = False
+    in_caller = True
+    prepared: list[Encoder]
+
+    def prepare(self, encoder: Encoder, resources: Resources) -> Embed:
+        self.prepared.append(encoder)
+        if self.refuses:
+            raise RuntimeUnavailable("it is out of order")
+
+        def embed(pixels: torch.Tensor) -> torch.Tensor:
+            time.sleep(self.late_s)
+            embeddings = encoder.embed(pixels)
+            if self.lost:
+                return embeddings * torch.nan
+            wrong = self.wrong or (self.wrong_in_lanes and resources.lanes > 1)
+            return embeddings.roll(1, dims=1) if wrong else embeddings
+
+        return embed
+
+
+def variant(name: str = "late", **options: object) -> type[Reference]:
+    """The reference with other options, and nothing prepared yet."""
+    return type(name, (Reference,), {"prepared": [], **options})

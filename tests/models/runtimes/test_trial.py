@@ -1,0 +1,31 @@
+"""Whether a runtime agrees, and how fast it is."""
+
+import copy
+
+import pytest
+import torch
+
+from models.encoders.architectures.efficientnet_lite import EfficientNetLite
+from models.runtimes.trial import AGREEMENT, agree, speed
+from tests.models.runtimes.reference import RESOURCES, make_encoder, variant
+
+
+@pytest.mark.slow
+def test_the_samples_find_out_eight_bits():
+    exact = EfficientNetLite().build().eval()
+    rough = copy.deepcopy(exact).bfloat16()
+
+    def embed(pixels):
+        with torch.inference_mode():
+            return torch.nn.functional.normalize(
+                rough.features(pixels.bfloat16() / 255).float(), dim=1
+            )
+
+    assert agree(embed, exact) < 0.999
+    assert agree(exact.embed, exact) > AGREEMENT
+
+
+def test_speed_is_in_images():
+    embed = variant(late_s=0.01)().prepare(make_encoder(), RESOURCES)
+
+    assert 4 / 0.2 < speed(embed, make_encoder(), 4) < 4 / 0.01
