@@ -18,8 +18,8 @@ WORKDIR /build
 
 # Dependencies first: they are large and change seldom, so this layer outlives most edits.
 COPY pyproject.toml constraints.txt ./
-RUN python -c "import tomllib; \
-print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
+RUN python -c "import tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
+print(*project['dependencies'], *project['optional-dependencies']['server'], sep='\n')" \
     > requirements.txt
 ARG TORCH_INDEX_URL=""
 # Only torch and torchvision come from that index: what else it holds may lag behind the pins.
@@ -34,8 +34,9 @@ COPY README.md LICENSE ./
 COPY migrations migrations
 COPY models models
 COPY app app
+COPY handful handful
 RUN --mount=type=cache,target=/root/.cache/pip \
-    pip install --constraint constraints.txt .
+    pip install --constraint constraints.txt '.[server]'
 
 
 FROM python:3.11-slim-bookworm

@@ -4,16 +4,20 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format serve docs bench-peers clean
+.PHONY: help demo test test-minimal floors check format serve docs bench-peers clean
 
 help: ## List the commands.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 # Debian's python3 has pip but may lack ensurepip, which `venv` needs; virtualenv brings its own.
+define make-venv
+$(PYTHON) -m venv $(@D) 2>/dev/null || { \
+	$(PYTHON) -m pip install --quiet --target .bootstrap virtualenv && \
+	PYTHONPATH=.bootstrap $(PYTHON) -m virtualenv --quiet --clear $(@D); }
+endef
+
 .venv/ready: pyproject.toml constraints.txt
-	$(PYTHON) -m venv .venv 2>/dev/null || { \
-		$(PYTHON) -m pip install --quiet --target .bootstrap virtualenv && \
-		PYTHONPATH=.bootstrap $(PYTHON) -m virtualenv --quiet --clear .venv; }
+	$(make-venv)
 	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
@@ -22,6 +26,47 @@ demo: .venv/ready ## Start the service and show the whole loop. IMAGES=folder, O
 
 test: check ## Format check, lint, types, import rules and tests.
 	$(BIN)/pytest --cov --cov-report=term:skip-covered --cov-fail-under=90 -n 2 $(ARGS)
+
+# What others have may be less, or older, than what .venv has. Each environment is 6 GB.
+MINIMAL_TESTS := tests/app/api tests/app/formats tests/app/test_cli.py tests/app/test_client.py \
+	tests/models/acquisition/test_strategies.py tests/models/encoders tests/models/heads/test_heads.py \
+	tests/models/runtimes
+TEST_TOOLS := beartype httpx2 hypothesis pytest pytest-timeout
+# These stay at their pins, for the gigabytes that a second PyTorch is; with `FLOORS_EXCEPT=` they do not.
+FLOORS_EXCEPT ?= torch torchvision
+
+test-minimal: .venv-minimal/ready .venv-floors/ready ## Some tests without the extras, then with the oldest versions.
+	.venv-minimal/bin/pytest $(MINIMAL_TESTS)
+	.venv-floors/bin/pytest $(MINIMAL_TESTS)
+
+.venv-minimal/ready: pyproject.toml constraints.txt
+	$(make-venv)
+	$(@D)/bin/python -m pip install --constraint constraints.txt --editable '.[server]' $(TEST_TOOLS)
+	touch $@
+
+.venv-floors/ready: pyproject.toml constraints.txt
+	$(make-venv)
+	$(print-floors) > $(@D)/floors.txt
+	$(@D)/bin/python -m pip install --constraint $(@D)/floors.txt \
+		--editable '.[demo,encoders,onnx,parquet,server]' $(TEST_TOOLS)
+	touch $@
+
+floors: # The oldest versions that pyproject.toml allows, as constraints.
+	@$(print-floors)
+
+define FLOORS
+import re, sys, tomllib
+
+project = tomllib.load(open("pyproject.toml", "rb"))["project"]
+extras = project["optional-dependencies"]
+ranges = [*project["dependencies"], *(line for name in extras if name != "dev" for line in extras[name])]
+floors = dict(re.findall(r"^([\w-]+)(?:\[\w+\])?>=([\w.]+)", "\n".join(ranges), re.MULTILINE))
+pins = dict(re.findall(r"^([\w-]+)==(\S+)", open("constraints.txt").read(), re.MULTILINE))
+for name, version in (floors | {name: pins[name] for name in sys.argv[1:]}).items():
+    print(f"{name}=={version}")
+endef
+export FLOORS
+print-floors = $(PYTHON) -c "$$FLOORS" $(TEST_TOOLS) $(FLOORS_EXCEPT)
 
 check: .venv/ready
 	$(BIN)/ruff format --check .
@@ -54,4 +99,4 @@ bench-peers: ## Set up the environment of the peers that bench/ compares with.
 		$(HOME)/.cache/handful-serving/bin/pip install bentoml
 
 clean: ## Remove the environment and the caches, never the data.
-	rm -rf .venv .bootstrap .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-minimal .venv-floors .bootstrap .mypy_cache .ruff_cache .pytest_cache .hypothesis

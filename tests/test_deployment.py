@@ -1,6 +1,7 @@
-"""The Dockerfile, the compose file and the CI script, as far as they can be checked unbuilt."""
+"""Package, image, compose file and workflows, as far as they can be checked unbuilt."""
 
 import fnmatch
+import itertools
 import json
 import os
 import re
@@ -26,6 +27,10 @@ from app.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+EXTRAS: dict[str, list[str]] = PROJECT["project"]["optional-dependencies"]
+GITHUB = ROOT / ".github"
+WORKFLOWS = {path.stem: yaml.safe_load(path.read_text()) for path in GITHUB.glob("workflows/*")}
+FORMS = {path.stem: yaml.safe_load(path.read_text()) for path in GITHUB.glob("ISSUE_TEMPLATE/*")}
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 OURS = [name for name, service in SERVICES.items() if "build" in service]
@@ -104,7 +109,13 @@ def test_the_first_layer_installs_the_dependencies_of_the_project(tmp_path):
     subprocess.run(["sh", "-c", command], cwd=tmp_path, check=True)
 
     written = (tmp_path / "requirements.txt").read_text().splitlines()
-    assert written == PROJECT["project"]["dependencies"]
+    assert written == [*PROJECT["project"]["dependencies"], *EXTRAS["server"]]
+
+
+def test_the_image_has_the_service_and_not_only_its_client():
+    commands = [i.argument for i in dockerfile() if i.name == "RUN" and i.argument.endswith("]'")]
+
+    assert [shlex.split(command)[-1] for command in commands] == [".[server]"]
 
 
 def test_the_image_runs_as_a_user_of_its_own():
@@ -167,16 +178,92 @@ def test_the_health_check_tells_ready_from_not_ready(status, healthy):
     assert (check.returncode == 0) is healthy
 
 
+# The package
+
+
+def names(lines: list[str]) -> set[str]:
+    return {Requirement(line).name for line in lines}
+
+
+def parts(extra: str) -> set[str]:
+    """The extras that an extra adds to."""
+    return {
+        part
+        for requirement in map(Requirement, EXTRAS[extra])
+        if requirement.name == PROJECT["project"]["name"]
+        for part in requirement.extras
+    }
+
+
+def test_without_an_extra_the_client_and_the_command_line_come_alone():
+    assert names(PROJECT["project"]["dependencies"]) == {"httpx", "pydantic", "rich", "typer"}
+
+
+def test_every_extra_adds_to_the_service_and_development_has_them_all():
+    assert not parts("server")
+    assert parts("dev") == EXTRAS.keys() - {"dev"}
+    for extra in EXTRAS.keys() - {"dev", "server"}:
+        assert parts(extra) == {"server"}
+
+
+def test_a_requirement_is_written_in_one_place():
+    lines = [PROJECT["project"]["dependencies"], *EXTRAS.values()]
+    every = [name for group in lines for name in names(group) - {PROJECT["project"]["name"]}]
+
+    assert sorted(every) == sorted(set(every))
+
+
 def test_the_constraints_pin_every_direct_dependency_to_a_version_it_accepts():
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pins = [Requirement(line) for line in lines if line and not line.startswith("#")]
     versions = {canonicalize_name(pin.name): str(pin.specifier).removeprefix("==") for pin in pins}
-    extras = PROJECT["project"]["optional-dependencies"].values()
-    direct = [*PROJECT["project"]["dependencies"], *(line for extra in extras for line in extra)]
+    direct = [*PROJECT["project"]["dependencies"], *itertools.chain(*EXTRAS.values())]
 
     for requirement in map(Requirement, direct):
         if requirement.name != PROJECT["project"]["name"]:
             assert requirement.specifier.contains(versions[canonicalize_name(requirement.name)])
+
+
+def test_the_oldest_versions_are_the_lower_bounds_of_all_that_is_not_for_development():
+    result = subprocess.run(
+        ["make", "--no-print-directory", "floors", "FLOORS_EXCEPT=", "TEST_TOOLS="],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    oldest = {floor.name: floor for floor in map(Requirement, result.stdout.splitlines())}
+    lines = [*PROJECT["project"]["dependencies"]]
+    lines += [line for extra, group in EXTRAS.items() if extra != "dev" for line in group]
+
+    assert oldest.keys() == names(lines) - {PROJECT["project"]["name"]}
+    for requirement in map(Requirement, lines):
+        if requirement.name in oldest:
+            version = str(oldest[requirement.name].specifier).removeprefix("==")
+            assert str(requirement.specifier) == f">={version}"
+
+
+def test_the_citation_says_what_the_package_says():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    project = PROJECT["project"]
+
+    assert citation["cff-version"] == "1.2.0"
+    assert {"authors", "message"} <= citation.keys()
+    assert citation["version"] == project["version"]
+    assert citation["license"] == project["license"]
+    assert citation["abstract"] == project["description"]
+    assert citation["keywords"] == project["keywords"]
+    assert citation["repository-code"] == project["urls"]["Source"]
+
+
+def test_every_address_of_the_project_is_in_its_repository():
+    urls = PROJECT["project"]["urls"]
+    prefix = re.compile(rf"{re.escape(urls['Source'])}(/(?:tree|blob)/main/(?P<path>.+)|/\w+)?")
+
+    for url in urls.values():
+        match = prefix.fullmatch(url)
+        assert match
+        assert (ROOT / (match["path"] or "")).exists()
 
 
 # The compose file
@@ -299,8 +386,80 @@ def test_ci_runs_the_tests_and_the_demo():
     assert text.startswith("#!/usr/bin/env bash\n")
     assert "set -euo pipefail" in text
     assert re.search(r"\bmake test$", text, re.MULTILINE)
+    assert re.search(r"\bmake test-minimal$", text, re.MULTILINE)
     assert re.search(r"\bmake demo ONCE=1$", text, re.MULTILINE)
     assert subprocess.run(["bash", "-n", script], check=False).returncode == 0
+
+
+def test_the_tests_of_other_environments_exist():
+    result = subprocess.run(
+        ["make", "--dry-run", "test-minimal"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    runs = re.findall(r"^(\S+)/bin/pytest (.*)$", result.stdout, re.MULTILINE)
+
+    assert [environment for environment, _ in runs] == [".venv-minimal", ".venv-floors"]
+    for _, paths in runs:
+        assert all((ROOT / path).exists() for path in paths.split())
+
+
+def test_the_workflow_checks_each_python_that_the_project_names():
+    checks = WORKFLOWS["ci"]["jobs"]["checks"]
+    versions = checks["strategy"]["matrix"]["python"]
+    classifiers = re.findall(
+        r"^Programming Language :: Python :: (\d+\.\d+)$",
+        "\n".join(PROJECT["project"]["classifiers"]),
+        re.MULTILINE,
+    )
+    (step,) = (step for step in checks["steps"] if step.get("run") == ".ci/run")
+    first = int(versions[0].removeprefix("3."))
+
+    assert step["env"]["PYTHON"] == "python${{ matrix.python }}"
+    assert PROJECT["project"]["requires-python"] == f">={versions[0]}"
+    assert versions == classifiers
+    assert versions == [f"3.{first + i}" for i in range(len(versions))]
+
+
+def test_a_release_publishes_what_was_checked_built_and_tested():
+    jobs = WORKFLOWS["release"]["jobs"]
+    commands = "\n".join(step.get("run", "") for step in jobs["build"]["steps"])
+    (tests,) = re.findall(r"pytest (tests/\S+)", commands)
+
+    assert set(jobs["publish"]["needs"]) == {"checks", "build"}
+    assert jobs["checks"]["uses"] == "./.github/workflows/ci.yml"
+    assert jobs["publish"]["environment"] == "pypi"
+    assert "export HANDFUL_TEST_WHEEL=" in commands
+    assert "HANDFUL_TEST_WHEEL" in (ROOT / tests).read_text()
+
+
+def test_only_the_job_that_publishes_may_do_more_than_read():
+    elevated = {
+        (workflow, name): rights
+        for workflow, document in WORKFLOWS.items()
+        for name, job in document["jobs"].items()
+        if (rights := job.get("permissions", document["permissions"])) != {"contents": "read"}
+    }
+
+    assert elevated == {("release", "publish"): {"id-token": "write"}}
+
+
+def test_every_action_is_of_one_major_version():
+    jobs = [job for document in WORKFLOWS.values() for job in document["jobs"].values()]
+    actions = {step["uses"] for job in jobs for step in job.get("steps", []) if "uses" in step}
+
+    assert actions
+    assert all(re.fullmatch(r"[\w-]+/[\w-]+@(release/)?v\d+", action) for action in actions)
+
+
+def test_a_form_for_bugs_asks_for_the_request_the_answer_and_its_id():
+    fields = {form: [f["id"] for f in FORMS[form]["body"] if "id" in f] for form in ("bug", "idea")}
+
+    assert {"request", "answer", "request-id"} <= set(fields["bug"])
+    for form, ids in fields.items():
+        assert FORMS[form]["name"]
+        assert FORMS[form]["description"]
+        assert len(ids) == len(set(ids))
+    for link in FORMS["config"]["contact_links"]:
+        assert link["url"].startswith(PROJECT["project"]["urls"]["Source"])
 
 
 def test_pre_commit_runs_tools_that_make_check_runs():
