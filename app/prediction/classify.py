@@ -92,7 +92,7 @@ class Classification:
             if good:
                 queries = torch.stack([vector for _, vector in good]).float()
                 if bridge is not None:
-                    queries = bridge.cross(queries)
+                    queries = bridge.map(queries)
                 with self.embedder.stage("post"):
                     answers = fitted.predict(queries, asked)
                     predictions += [

@@ -91,7 +91,7 @@ class Ranker:
         pool = self._pool(project, everything, fitted)
         rows = without(everything, pool.rows, taken | avoided)
         reserved = [row for i in taken if (row := row_of(everything, i)) is not None]
-        pool = replace(pool, rows=rows, taken=torch.tensor(reserved, dtype=torch.long))
+        pool = replace(pool, rows=rows, pending=torch.tensor(reserved, dtype=torch.long))
         pool = matching_pool(pool, everything, fitted, wish, self._named(project, wish))
         if not len(pool):
             return []

@@ -232,12 +232,12 @@ def _confusions(
     """The most frequent confusions, each with the images that are taken for it most surely."""
     found = []
     for pair in confusion.confused_pairs(matrix, MOST_PAIRS):
-        meant = judged & (fitted.targets == pair.given) & (predicted == pair.predicted)
+        meant = judged & (fitted.targets == pair.actual) & (predicted == pair.predicted)
         members = meant.nonzero().squeeze(1)
         surest = members[confidence[members].argsort(descending=True, stable=True)[:EXAMPLES]]
         found.append(
             Confusion(
-                fitted.names[pair.given],
+                fitted.names[pair.actual],
                 fitted.names[pair.predicted],
                 pair.images,
                 pair.share,

@@ -23,16 +23,9 @@ from app.jobs.verdicts import verdict_document
 from app.plugin_fields import plugin_field, plugins_from
 from app.sql.tables import Project
 from models.augmentation.kinds import augmentations
-from models.augmentation_search import (
-    NOTHING,
-    PolicyCandidate,
-    PolicyScore,
-    PolicyTrial,
-    Proxy,
-    SearchResult,
-    balanced,
-    documents,
-)
+from models.augmentation_search import PolicyTrial, SearchResult
+from models.augmentation_search.candidates import NOTHING, PolicyCandidate, PolicyScore, documents
+from models.augmentation_search.proxy import Proxy, balanced
 from models.augmentation_search.searches import searches
 from models.encoders import Encoder
 from models.evaluation.comparison import compare

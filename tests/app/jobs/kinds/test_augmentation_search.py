@@ -12,7 +12,7 @@ from sqlalchemy import select
 from app.cli import terminal as watching
 from app.sql.tables import Image, Label
 from handful.contract.jobs import EventRead, JobRead
-from models.augmentation_search import Proxy
+from models.augmentation_search.proxy import Proxy
 
 JOBS = "/v1/projects/birds/jobs"
 GRID = {"name": "grid", "options": {"n": [1], "m": [3, 6, 9]}}
