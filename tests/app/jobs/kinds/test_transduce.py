@@ -161,8 +161,8 @@ def test_labels_that_changed_since_the_checkpoint_start_it_over(striped, do, mon
 def test_predictions_are_kept_while_their_project_is_there(striped, do):
     location = submit(striped)
     do(striped)
-    state, kept = striped.app.state, digest(striped, location)
-    blobs, in_use = state.promotions.blobs, state.versions.blob_in_use
+    parts, kept = striped.app.state.parts, digest(striped, location)
+    blobs, in_use = parts.promotions.blobs, parts.versions.blob_in_use
 
     blobs.sweep(in_use, grace_s=-1)
     assert lines(striped, location)
