@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from torch import Generator, Tensor
 
 from app.inference.embedder import Embedder
-from app.jobs.policies import Policies, augmentations_of, by_label
+from app.jobs.planning.policies import Policies, augmentations_of, by_label
 from app.labeling.images import StoredImages
 from app.problems import ImageNotDecodable, ImageNotFound, InvalidRequest
 from app.sql.lookups import find_project
