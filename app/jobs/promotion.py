@@ -66,14 +66,14 @@ def promote_version(context: JobContext, version: UUID, *, instead_of: UUID | No
         # An outage ends the iterator; what is missing then is embedded in the next round.
         while (step := context.through_outages(partial(next, embedding, None))) is not None:
             context.metrics(_progress(*step))
-        moved, serving = context.through_outages(
+        serves, serving = context.through_outages(
             lambda: _move(context, version, unreadable, instead_of)
         )
-        if moved or (instead_of is not None and serving != instead_of):
+        if serves or (instead_of is not None and serving != instead_of):
             break
     if unreadable:
         context.message(f"{len(unreadable)} images cannot be read any more and have no embedding")
-    return moved
+    return serves
 
 
 def _move(
@@ -81,19 +81,19 @@ def _move(
 ) -> tuple[bool, UUID]:
     """Whether the version serves the project now, and which one does."""
     with context.queue.holding(context.claim) as session:
-        moved = context.promotions.move(
+        serves = context.promotions.move(
             session, context.project_id, version, unreadable, instead_of=instead_of
         )
-        return moved, session.get_one(Project, context.project_id).encoder_id
+        return serves, session.get_one(Project, context.project_id).encoder_id
 
 
-def _progress(done: int, left: int) -> EmbeddingProgress:
-    total = done + left
+def _progress(embedded: int, missing: int) -> EmbeddingProgress:
+    total = embedded + missing
     return EmbeddingProgress(
         stage="embedding",
-        share=done / max(1, total),
+        share=embedded / max(1, total),
         title="embedding",
-        figures=[Figure(name="embedded", value=done, unit=f"of {total} images")],
-        done=done,
-        left=left,
+        figures=[Figure(name="embedded", value=embedded, unit=f"of {total} images")],
+        done=embedded,
+        left=missing,
     )

@@ -88,9 +88,9 @@ def out_of_fold_correctness(
     judged = right.clone()
     with db.reading() as session:
         query = select(TrainingImage).where(TrainingImage.encoder_id == version)
-        seen = {image.image_id: image for image in session.scalars(query)}
+        training_images = {image.image_id: image for image in session.scalars(query)}
     for n, example in enumerate(labeled.examples):
-        image = seen.get(example.image_id)
+        image = training_images.get(example.image_id)
         if image is not None and image.predicted:
             hits = sum(label == str(example.label_id) for label in image.predicted)
             judged[n] = hits / len(image.predicted)

@@ -68,7 +68,7 @@ class Finetune:
     augmentation: Annotated[
         Policy,
         Field(
-            description="What is done to each image, one after the other, whenever it is seen.",
+            description="What is progress to each image, one after the other, whenever it is seen.",
             json_schema_extra={"default": DEFAULT},
         ),
     ] = field(default_factory=lambda: plugins_from(AugmentationChoice, DEFAULT))
@@ -208,10 +208,14 @@ class Finetuner:
 
     def steps(self) -> Iterator[Step]:
         try:
-            for done in self.selection:
-                remaining = (done.runs - done.run + 1) * self.recipe.epochs - done.epoch.number
+            for progress in self.selection:
+                remaining = (
+                    progress.runs - progress.run + 1
+                ) * self.recipe.epochs - progress.epoch.number
                 # One method may take a hundred times as long as another.
-                yield Step(_progress(done), done.epoch.seconds, remaining, pace=done.method)
+                yield Step(
+                    _progress(progress), progress.epoch.seconds, remaining, pace=progress.method
+                )
         except Diverged as error:
             rate = self.recipe.rate
             raise JobFailed(f"{error}; try a lower rate than {rate:g}, or find_rate") from error
@@ -232,21 +236,21 @@ def _find_rate(method: FinetuningMethod, material: Material, recipe: Recipe) -> 
     )
 
 
-def _progress(done: SelectionProgress) -> FinetuneProgress:
-    epoch = done.epoch
+def _progress(progress: SelectionProgress) -> FinetuneProgress:
+    epoch = progress.epoch
     figures = [Figure(name="loss", value=epoch.loss)]
     if epoch.accuracy is not None:
         figures.append(Figure(name="held-out accuracy", value=epoch.accuracy, unit="share"))
-    where = f"fold {done.fold}" if done.fold else "all images"
+    where = f"fold {progress.fold}" if progress.fold else "all images"
     return FinetuneProgress(
         stage="training",
-        share=(done.run - 1 + epoch.number / epoch.of) / done.runs,
-        title=f"{done.method}, {where}",
+        share=(progress.run - 1 + epoch.number / epoch.of) / progress.runs,
+        title=f"{progress.method}, {where}",
         figures=figures,
-        method=done.method,
-        run=done.run,
-        runs=done.runs,
-        fold=done.fold,
+        method=progress.method,
+        run=progress.run,
+        runs=progress.runs,
+        fold=progress.fold,
         epoch=epoch.number,
         epochs=epoch.of,
         loss=epoch.loss,

@@ -134,11 +134,11 @@ class Pretrain:
 
     def judge(self, context: JobContext, material: "Pool", learner: "Pretrainer") -> Trained:
         """Beside the encoder that learned no labels, and the one that serves the project now."""
-        other, encoder = self.encoder, learner.encoder
+        encoder, choice = learner.encoder, self.encoder
         return Trained(
             encoder,
             _judge(context, material.data, encoder),
-            architecture=None if other is None else (other.name, json_options(other.options)),
+            architecture=choice and (choice.name, json_options(choice.options)),
         )
 
     def _architecture(self, version: EncoderVersion) -> Architecture:

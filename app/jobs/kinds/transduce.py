@@ -159,11 +159,11 @@ class Transducer:
 
     def steps(self) -> Iterator[Step]:
         try:
-            for done in self.transduction:
-                epoch = done.epoch
-                remaining = (done.runs - done.run + 1) * epoch.of - epoch.number
-                quiet = done.fold is not None and epoch.number < epoch.of
-                yield Step(_progress(done), epoch.seconds, remaining, quiet=quiet)
+            for progress in self.transduction:
+                epoch = progress.epoch
+                remaining = (progress.runs - progress.run + 1) * epoch.of - epoch.number
+                quiet = progress.fold is not None and epoch.number < epoch.of
+                yield Step(_progress(progress), epoch.seconds, remaining, quiet=quiet)
         except Diverged as error:
             raise JobFailed(f"{error}; try a lower rate than {self.rate:g}") from error
 
@@ -217,16 +217,16 @@ def _count_pool(session: Session, project: Project) -> int:
     ).one()
 
 
-def _progress(done: TransductionProgress) -> TransduceProgress:
-    epoch = done.epoch
+def _progress(progress: TransductionProgress) -> TransduceProgress:
+    epoch = progress.epoch
     return TransduceProgress(
         stage="transduction",
-        share=(done.run - 1 + epoch.number / epoch.of) / done.runs,
-        title="the whole pool" if done.fold is None else f"fold {done.fold}",
+        share=(progress.run - 1 + epoch.number / epoch.of) / progress.runs,
+        title="the whole pool" if progress.fold is None else f"fold {progress.fold}",
         figures=[Figure(name="loss", value=epoch.loss)],
-        run=done.run,
-        runs=done.runs,
-        fold=done.fold,
+        run=progress.run,
+        runs=progress.runs,
+        fold=progress.fold,
         epoch=epoch.number,
         epochs=epoch.of,
         loss=epoch.loss,

@@ -255,7 +255,6 @@ def test_the_terminal_shows_how_it_goes(striped, do):
 
     for event in EventsRead.model_validate(striped.get(f"{location}/events").json()).items:
         terminal._show(bar, task, event)
-
         notes.append(bar.tasks[0].fields["note"])
 
     assert any("loss by chance 3.135, rank" in note for note in notes)
