@@ -29,7 +29,7 @@ from app.http.content_policy import DOCS_ASSETS
 from app.http.guard import Authentication
 from app.http.idempotency import Idempotency, StoredResponses
 from app.http.limits import Admission, BodyLimit
-from app.http.openapi import DESCRIPTION, TAGS, complete_openapi
+from app.http.openapi import DESCRIPTION, TAGS, complete_openapi, operation_id
 from app.http.parameters import refuse_unknown_parameters
 from app.http.request_log import HttpMetrics, RequestLog
 from app.http.uploads import Intake
@@ -94,6 +94,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         lifespan=_lifespan(parts, responses),
         dependencies=[Depends(refuse_unknown_parameters)],
         openapi_tags=[{"name": name} for name in TAGS],
+        generate_unique_id_function=operation_id,
         redoc_url=None,
         static_url=DOCS_ASSETS,
     )

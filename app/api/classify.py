@@ -48,7 +48,7 @@ def show_prediction(prediction: Prediction) -> PredictionRead:
     responses=problem_responses(404, 409, 413, 415, 422, 429, 503),
     openapi_extra=OPENAPI_BODY,
 )
-def classify(
+def classify_queries(
     project: ProjectKey,
     uploads: UploadedFiles,
     given_up: ClientDisconnected,
