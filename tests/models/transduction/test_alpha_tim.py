@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from models.training.checkpoint import pack, unpack
 from models.transduction import alpha_tim
-from models.transduction.alpha_tim import AlphaTim, Transduction, entropy, loss_of
+from models.transduction.alpha_tim import AlphaTim, PartlyLabeled, Transduction, entropy, loss_of
 
 SHARES = (300, 40, 20)  # of the pool, in classes
 
@@ -29,15 +29,15 @@ def clusters(seed=0, dim=32, shots=1, spread=0.08, off=0.15):
 
 def start(embeddings, targets, pool=None, **options):
     count = len(embeddings) - len(targets)
-    return Transduction(
+    images = PartlyLabeled(
         embeddings,
         torch.arange(count) if pool is None else pool,
         torch.arange(count, len(embeddings)),
         targets,
         len(SHARES),
         embeddings.float().mean(dim=0),
-        AlphaTim(**options),
     )
+    return Transduction(images, AlphaTim(**options))
 
 
 def naive_entropy(shares, alpha):
@@ -181,15 +181,15 @@ def test_whitening_makes_directions_count_by_how_much_classes_vary_along_them():
     embeddings = F.normalize(noise + signal, dim=1).half()
     right = {}
     for whitened in (True, False):
-        learning = Transduction(
+        images = PartlyLabeled(
             embeddings,
             torch.arange(60, 200),
             torch.arange(60),
             truth[:60],
             2,
             embeddings.float().mean(dim=0),
-            AlphaTim(whitened=whitened),
         )
+        learning = Transduction(images, AlphaTim(whitened=whitened))
         found = learning.scores(torch.arange(60, 200)).argmax(1)
         right[whitened] = float((found == truth[60:]).float().mean())
 

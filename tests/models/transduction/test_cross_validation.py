@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from models.heads.kinds.cosine import Cosine
 from models.training.checkpoint import pack, unpack
-from models.transduction.alpha_tim import AlphaTim
+from models.transduction.alpha_tim import AlphaTim, PartlyLabeled
 from models.transduction.cross_validation import FOLDS, REPEATS, CrossValidatedTransduction
 
 SHARES = (200, 60, 40)
@@ -28,15 +28,15 @@ def images(shots, *, noise=0.25, seed=0):
 
 def start(embeddings, targets, **options):
     count = len(embeddings) - len(targets)
-    return CrossValidatedTransduction(
+    images = PartlyLabeled(
         embeddings,
         torch.arange(count),
         torch.arange(count, len(embeddings)),
         targets,
         3,
         embeddings.float().mean(dim=0),
-        AlphaTim(**options),
     )
+    return CrossValidatedTransduction(images, AlphaTim(**options))
 
 
 def test_each_fold_is_judged_without_its_labels_and_the_last_run_has_all():
