@@ -26,7 +26,7 @@ from handful.contract.jobs import Figure, JobResult, Progress, VerdictRead
 from models.heads import Head
 from models.heads.kinds import heads
 from models.training.loop import Diverged
-from models.transduction.alpha_tim import AlphaTim
+from models.transduction.alpha_tim import AlphaTim, PartlyLabeled
 from models.transduction.cross_validation import CrossValidatedTransduction, TransductionProgress
 
 
@@ -84,21 +84,18 @@ class Transduce:
         batch_size: int,
         state: dict[str, Any] | None,
     ) -> "Transducer":
-        transducer = Transducer(
-            CrossValidatedTransduction(
-                material.everything.vectors,
-                material.unlabeled,
-                material.fitted.rows,
-                material.fitted.targets,
-                len(material.fitted.names),
-                material.mean,
-                self.alpha_tim,
-            ),
-            self.alpha_tim.rate,
+        images = PartlyLabeled(
+            material.everything.vectors,
+            material.unlabeled,
+            material.fitted.rows,
+            material.fitted.targets,
+            len(material.fitted.names),
+            material.mean,
         )
+        transduction = CrossValidatedTransduction(images, self.alpha_tim)
         if state is not None:
-            transducer.transduction.load(state)
-        return transducer
+            transduction.load(state)
+        return Transducer(transduction, self.alpha_tim.rate)
 
 
 class Transducible(NamedTuple):
