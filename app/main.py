@@ -29,10 +29,11 @@ from app.http.content_policy import DOCS_ASSETS
 from app.http.guard import Authentication
 from app.http.idempotency import Idempotency, StoredResponses
 from app.http.limits import Admission, BodyLimit
-from app.http.openapi import DESCRIPTION, TAGS, complete_openapi
+from app.http.openapi import DESCRIPTION, TAGS, complete_openapi, operation_id
 from app.http.parameters import refuse_unknown_parameters
 from app.http.request_log import HttpMetrics, RequestLog
 from app.http.uploads import Intake
+from app.inference.admission import AdmissionLimits
 from app.inference.embedder import Embedder
 from app.inference.metrics import InferenceMetrics
 from app.inference.process import keep_freed_memory
@@ -94,6 +95,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         lifespan=_lifespan(parts, responses),
         dependencies=[Depends(refuse_unknown_parameters)],
         openapi_tags=[{"name": name} for name in TAGS],
+        generate_unique_id_function=operation_id,
         redoc_url=None,
         static_url=DOCS_ASSETS,
     )
@@ -194,12 +196,12 @@ def _embedder(
     embedder = Embedder(
         versions.load,
         RuntimeSelector(settings.runtime, resources, _log_trials),
+        AdmissionLimits(
+            settings.max_queue_images, settings.max_queue_bytes, settings.max_delay_seconds
+        ),
         warm_up=encoder_id,
         threads=threads,
         max_batch=settings.max_batch,
-        max_images=settings.max_queue_images,
-        max_bytes=settings.max_queue_bytes,
-        max_delay_s=settings.max_delay_seconds,
         max_pixels=settings.max_pixels,
         decode_threads=settings.decode_threads or os.cpu_count() or 1,
         encoders_in_memory=settings.encoders_in_memory,

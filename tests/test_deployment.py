@@ -21,8 +21,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from pydantic import ValidationError
 
+from app import cli
 from app.api import routers
-from app.cli import commands as cli
 from app.settings import Settings
 
 ROOT = Path(__file__).parent.parent

@@ -20,7 +20,7 @@ import typer
 import yaml
 from sklearn.datasets import load_digits
 
-from app.cli import commands as cli
+from app import cli
 from app.cli import demo
 from app.jobs.worker import Worker
 from app.settings import Settings

@@ -48,10 +48,10 @@ def show_prediction(prediction: Prediction) -> PredictionRead:
     responses=problem_responses(404, 409, 413, 415, 422, 429, 503),
     openapi_extra=OPENAPI_BODY,
 )
-def classify(
+def classify_queries(
     project: ProjectKey,
     uploads: UploadedFiles,
-    given_up: ClientDisconnected,
+    is_cancelled: ClientDisconnected,
     classification: ClassificationService,
     top_k: Annotated[int, Query(ge=1, le=1000, description="Labels to list per image.")] = 5,
     nearest: Annotated[int, Query(ge=0, le=100, description="Support images to list.")] = 3,
@@ -73,7 +73,7 @@ def classify(
 ) -> ClassifyRead:
     """Classify images by their nearest class centroid."""
     asked = ClassifyOptions(top_k, nearest, coverage, false_rejection)
-    answer = classification.classify(project, uploads, asked, query_encoder, given_up)
+    answer = classification.classify(project, uploads, asked, query_encoder, is_cancelled)
     refuse_if_all_failed(answer.failed, len(answer.predictions))
     return ClassifyRead(
         encoder=answer.encoder_id,

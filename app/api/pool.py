@@ -84,7 +84,7 @@ def show_ranked(ranked: RankedImage) -> RankedRead:
     responses=problem_responses(404, 413, 415, 422, 429, 503),
     openapi_extra=OPENAPI_BODY,
 )
-def add_to_pool(
+def add_images(
     project: ProjectKey, files: UploadedFiles, uploads: UploadService, metadata: Pairs = ()
 ) -> PoolAdded:
     """Add unlabeled images; one that the project has already keeps its label."""

@@ -42,14 +42,14 @@ def serve(
 
     options = {"host": host, "port": port, "workers": workers}
     settings = Settings(**{k: v for k, v in options.items() if v is not None})  # type: ignore[arg-type]
-    listener = _listen(settings)
-    url = _url(settings, listener)
-    # Printed even where logs are not: who starts a service wants to know where it is.
-    typer.echo(f"Handful on {url}, data in {settings.data_dir.resolve()}", err=True)
-    server = _server(settings, url)
-    # Ctrl-C has stopped the server, in order.
-    with beside(settings), suppress(KeyboardInterrupt):
-        server.run(sockets=[listener])
+    with _listen(settings) as listener:
+        url = _url(settings, listener)
+        server = _server(settings, url)
+        # Printed even where logs are not: who starts a service wants to know where it is.
+        typer.echo(f"Handful on {url}, data in {settings.data_dir.resolve()}", err=True)
+        # Ctrl-C has stopped the server, in order.
+        with beside(settings), suppress(KeyboardInterrupt):
+            server.run(sockets=[listener])
 
 
 @commands.command("worker")
@@ -101,6 +101,7 @@ def demo(
     typer.echo(f"Starting the service on {url}, data in {settings.data_dir.resolve()}")
     key = settings.api_key.get_secret_value()
     with (
+        listener,
         demonstration.serving(_server(settings), [listener]) as thread,
         Handful(reachable(url), key) as client,
     ):

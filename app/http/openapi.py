@@ -1,8 +1,11 @@
 """What the OpenAPI document says beyond what FastAPI can see."""
 
+import json
+import re
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 
 from handful.contract.common import ProblemRead
 
@@ -24,6 +27,18 @@ TAGS = (
     "webhooks",
     "service",
 )  # as /docs shows them
+
+
+def operation_id(route: APIRoute) -> str:
+    """`resource_verb`, from which generators of clients make names: `projects_create`.
+
+    The resource is the module of the route, the verb what the route's function is called without
+    it. Routes of the web page and of the documentation have none of their own.
+    """
+    resource = route.endpoint.__module__.rpartition(".")[2]
+    singular = resource.removesuffix("s")
+    verb = re.sub(rf"_?{singular}s?(?=_|$)", "", route.name).strip("_")
+    return f"{resource}_{verb or route.name}"
 
 
 def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -63,6 +78,24 @@ def complete_openapi(app: FastAPI) -> None:
                         }
         for unused in ("HTTPValidationError", "ValidationError"):
             components["schemas"].pop(unused, None)
-        return document
+        return _with_names_of_pages(document)
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _with_names_of_pages(document: dict[str, Any]) -> dict[str, Any]:
+    """The document with `ProjectPage` for what pydantic calls `Page_ProjectRead_`."""
+    names = {
+        name: re.sub(r"^Page_(\w+?)(?:Read)?_$", r"\1Page", name)
+        for name in document["components"]["schemas"]
+    }
+    text = json.dumps(document)
+    for name, readable in names.items():
+        text = text.replace(f'"#/components/schemas/{name}"', f'"#/components/schemas/{readable}"')
+    renamed: dict[str, Any] = json.loads(text)
+    schemas = renamed["components"]["schemas"]
+    renamed["components"]["schemas"] = {
+        names[name]: {**schema, "title": names[name]} if names[name] != name else schema
+        for name, schema in schemas.items()
+    }
+    return renamed

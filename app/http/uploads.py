@@ -140,16 +140,16 @@ UploadedFiles = Annotated[Iterator[Upload], Depends(read_uploads)]
 
 async def watch_client(request: Request, _: UploadedFiles) -> AsyncIterator[Callable[[], bool]]:
     """Whether the client has hung up since it sent the body."""
-    gone = threading.Event()
+    disconnected = threading.Event()
 
     async def watch() -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
-        gone.set()
+        disconnected.set()
 
     watching = asyncio.create_task(watch())
     try:
-        yield gone.is_set
+        yield disconnected.is_set
     finally:
         watching.cancel()
 

@@ -1,8 +1,51 @@
-"""What is set for the whole process that computes: memory and garbage collection."""
+"""The process that computes: its memory, its garbage collection, and threads that are watched."""
 
 import ctypes
 import gc
+import threading
+import time
+from collections.abc import Callable
 from contextlib import suppress
+
+from app.logs import logger
+
+log = logger("handful.inference")
+
+
+class WatchedThread(threading.Thread):
+    """A thread whose death or standstill can be seen from outside.
+
+    Args:
+        name: of the thread.
+        work: what it does, and says in `busy_since` when it began what must not take long.
+    """
+
+    def __init__(self, name: str, work: Callable[["WatchedThread"], None]) -> None:
+        super().__init__(name=name, daemon=True)
+        self.busy_since: float | None = None  # by time.monotonic(); None: it waits
+        self._work = work
+        self._error: BaseException | None = None
+
+    def run(self) -> None:
+        """Work; whatever ends it is remembered and written to the log."""
+        try:
+            self._work(self)
+        except BaseException as error:
+            self._error = error
+            log.exception("thread ended", thread=self.name, exc_info=error)
+
+    def ailment(self, stall_s: float) -> str | None:
+        """What is wrong with the thread; None when all is well.
+
+        Args:
+            stall_s: from when on a thread that is busy is taken to stand still.
+        """
+        if not self.is_alive():
+            return f"thread {self.name} has ended: {self._error!r}"
+        since = self.busy_since
+        if since is not None and time.monotonic() - since > stall_s:
+            return f"thread {self.name} has been busy for {time.monotonic() - since:.0f} s"
+        return None
 
 
 def keep_freed_memory() -> None:

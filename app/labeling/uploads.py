@@ -15,7 +15,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
-from app.inference.embedder import Embedded, Embedder
+from app.inference.embedder import Embedder
+from app.inference.images import Embedded
 from app.labeling.annotations import set_label
 from app.labeling.images import ImageView, image_views
 from app.labeling.projects import clean_name

@@ -50,16 +50,16 @@ class Classification:
         uploads: Iterable[Upload],
         asked: ClassifyOptions,
         query_encoder: UUID | None = None,
-        given_up: Callable[[], bool] = lambda: False,
+        is_cancelled: Callable[[], bool] = lambda: False,
     ) -> Classified:
         """Probabilities of the labels, cosines to their centroids, and what else is asked for.
 
         Args:
             query_encoder: the version that embeds the queries, if not that of the project.
-            given_up: whether the answer is waited for no more; images are left undone then.
+            is_cancelled: whether the answer is waited for no more; images are left undone then.
 
         Raises:
-            GivenUp: it is waited for no more.
+            RequestCancelled: it is waited for no more.
             VersionNotFound: the project cannot use that version.
             NoBridge: its embeddings cannot be mapped to those of the project's version.
             TooFewLabels: fewer than two labels have support images.
@@ -81,7 +81,7 @@ class Classification:
             failed += refused
             contents, later = [f.content for f in files], number > 0
             outcomes = self.embedder.embed(
-                version, contents, wait=later, bulk=later, given_up=given_up
+                version, contents, wait=later, bulk=later, is_cancelled=is_cancelled
             )
             good = []
             for file, outcome in zip(files, outcomes, strict=True):

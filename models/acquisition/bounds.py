@@ -107,7 +107,7 @@ class RememberedCosines:
 def remember(
     head: FittedHead, embeddings: Float[Tensor, "M D"], before: RememberedCosines | None = None
 ) -> RememberedCosines:
-    """Cosines that are close enough to those under a head that is `bounded`.
+    """Cosines that are close enough to those under a head that `has_bounds`.
 
     Args:
         before: what was remembered of the first of these images. Only classes whose centroid has

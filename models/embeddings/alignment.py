@@ -5,10 +5,11 @@ Queries by a small network, support by a large one.
 
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
+
+from models.embeddings.pca import spectrum
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # to choose from, times the largest eigenvalue
 
@@ -46,7 +47,7 @@ def fit(source: Float[Tensor, "M Y"], target: Float[Tensor, "M D"]) -> Alignment
         raise ValueError(f"a map between encoders needs {FEWEST} images, got {count}")
     origin, middle = source.double().mean(dim=0), target.double().mean(dim=0)
     x, y = source.double() - origin, target.double() - middle
-    eigenvalues, basis = _principal(x)
+    eigenvalues, basis = spectrum(x)
     inside = x @ basis  # (M, E)
     sums = inside.T @ y  # (E, D)
     best: tuple[float, Tensor, float] | None = None
@@ -63,13 +64,3 @@ def fit(source: Float[Tensor, "M Y"], target: Float[Tensor, "M D"]) -> Alignment
     assert best is not None
     _, weights, cosine = best
     return Alignment(origin.float(), weights.float(), middle.float(), count, cosine)
-
-
-def _principal(x: Float[Tensor, "M Y"]) -> tuple[Float[Tensor, " E"], Float[Tensor, "Y E"]]:
-    """Eigenvalues above 0 and eigenvectors of x' x, by the smaller of both Gram matrices."""
-    if len(x) > x.shape[1]:
-        eigenvalues, basis = torch.linalg.eigh(x.T @ x)
-        return eigenvalues.clamp_min(0), basis
-    eigenvalues, vectors = torch.linalg.eigh(x @ x.T)
-    positive = eigenvalues > 1e-12 * len(x)
-    return eigenvalues[positive], x.T @ (vectors[:, positive] / eigenvalues[positive].sqrt())

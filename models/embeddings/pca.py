@@ -24,3 +24,18 @@ def principal_components(
     largest = leading.gather(0, leading.abs().argmax(dim=0, keepdim=True))  # (1, K)
     shares = variances[-count:].flip(0).clamp_min(0) / variances.clamp_min(0).sum().clamp_min(1e-30)
     return (centred @ (leading * largest.sign())), shares
+
+
+def spectrum(points: Float[Tensor, "M D"]) -> tuple[Float[Tensor, " E"], Float[Tensor, "D E"]]:
+    """Eigenvalues and eigenvectors of the sum of x x' over all points.
+
+    By the points' inner products where they are fewer than dimensions; then only those that are
+    not 0.
+    """
+    if len(points) > points.shape[1]:
+        eigenvalues, basis = torch.linalg.eigh(points.T @ points)
+        return eigenvalues.clamp_min(0), basis
+    eigenvalues, vectors = torch.linalg.eigh(points @ points.T)
+    positive = eigenvalues > 1e-12 * len(points)
+    eigenvalues = eigenvalues[positive]
+    return eigenvalues, points.T @ (vectors[:, positive] / eigenvalues.sqrt())

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from models.embeddings.pca import spectrum as spectrum  # also for `rejection`
 from models.heads.sufficient_statistics import Statistics
 
 # Measured with EfficientNet-Lite0 on photos of clothes, on hands and on digits, 1 to 100 shots:
@@ -153,21 +154,6 @@ class Scatter(NamedTuple):
         able = shots > 1
         unbiased = distances.to_own_class * (shots - 1) / shots
         return float(unbiased[able].mean()) if bool(able.any()) else 0.0
-
-
-def spectrum(points: Float[Tensor, "M D"]) -> tuple[Float[Tensor, " E"], Float[Tensor, "D E"]]:
-    """Eigenvalues and eigenvectors of the sum of x x' over all points.
-
-    By the points' inner products where they are fewer than dimensions; then only those that are
-    not 0.
-    """
-    if len(points) > points.shape[1]:
-        eigenvalues, basis = torch.linalg.eigh(points.T @ points)
-        return eigenvalues.clamp_min(0), basis
-    eigenvalues, vectors = torch.linalg.eigh(points @ points.T)
-    positive = eigenvalues > 1e-12 * len(points)
-    eigenvalues = eigenvalues[positive]
-    return eigenvalues, points.T @ (vectors[:, positive] / eigenvalues.sqrt())
 
 
 def _covariance(

@@ -54,7 +54,7 @@ class NoveltyDetector:
         """Fit both measures; an image alone in its class cannot be left out.
 
         Raises:
-            TooFewShots: no class has two images.
+            TooFewToReject: no class has two images.
         """
         rows = evenly_spread(targets)
         rows = rows[torch.bincount(targets)[targets[rows]] > 1]
@@ -82,7 +82,7 @@ class NoveltyDetector:
         """What that share of further known images exceeds, or fewer.
 
         Raises:
-            TooFewShots: the labeled images are too few to tell.
+            TooFewToReject: the labeled images are too few to tell.
         """
         threshold = quantile(self.known_scores, 1 - false_rejection)
         if math.isinf(threshold):
@@ -113,7 +113,7 @@ class OpenSetDetector:
         with few shots fewer are rejected than asked for.
 
         Raises:
-            TooFewShots: the labeled images are too few to tell.
+            TooFewToReject: the labeled images are too few to tell.
         """
         threshold = self.detector.threshold(false_rejection)
         caught = []
@@ -139,7 +139,7 @@ def fit(
         mean: of all images of the project; that of the labeled ones where it is None.
 
     Raises:
-        TooFewShots: no class has two images.
+        TooFewToReject: no class has two images.
     """
     if mean is None:
         mean = center_and_normalize(embeddings, None).mean(dim=0)

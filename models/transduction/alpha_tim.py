@@ -111,6 +111,35 @@ def loss_of(
     return Loss(options.support_weight * cross - information, cross, marginal, conditional)
 
 
+@dataclass(frozen=True)
+class PartlyLabeled:
+    """Labeled images and the pool.
+
+    Raises:
+        ValueError: the pool is empty, or a class has no shot.
+    """
+
+    embeddings: Float[Tensor, "M D"]  # of labeled and unlabeled images, float16 or float32
+    unlabeled: Int[Tensor, " N"]  # rows of the pool
+    labeled: Int[Tensor, " U"]  # rows of the support
+    targets: Int[Tensor, " U"]  # the class of each of these, from 0 to `classes - 1`
+    classes: int
+    mean: Float[Tensor, " D"]  # of all embeddings; it is subtracted
+
+    def __post_init__(self) -> None:
+        if not len(self.unlabeled):
+            raise ValueError("the pool is empty")
+        shots = self.shots
+        if len(shots) > self.classes or not bool(shots.all()):
+            raise ValueError(
+                f"each of the {self.classes} classes needs a shot, got {shots.tolist()}"
+            )
+
+    @property
+    def shots(self) -> Int[Tensor, " C"]:
+        return torch.bincount(self.targets, minlength=self.classes)
+
+
 class Transduction(Iterator[TransductionEpoch]):
     """Learns a prototype of each class from labeled and unlabeled embeddings, an epoch at a time.
 
@@ -122,42 +151,19 @@ class Transduction(Iterator[TransductionEpoch]):
     made unit vectors again, where a class has two shots.
 
     Everything that the next epoch depends on is in `state()`, as in a `Training`.
-
-    Args:
-        embeddings: of labeled and unlabeled images, float16 or float32.
-        unlabeled: rows of the pool.
-        labeled: rows of the support.
-        targets: the class of each of these, from 0 to `classes - 1`; each class occurs.
-        mean: of all embeddings; it is subtracted.
-
-    Raises:
-        ValueError: the pool is empty, or a class has no shot.
     """
 
-    def __init__(
-        self,
-        embeddings: Float[Tensor, "M D"],
-        unlabeled: Int[Tensor, " N"],
-        labeled: Int[Tensor, " U"],
-        targets: Int[Tensor, " U"],
-        classes: int,
-        mean: Float[Tensor, " D"],
-        options: AlphaTim,
-    ) -> None:
-        shots = torch.bincount(targets, minlength=classes)
-        if not len(unlabeled):
-            raise ValueError("the pool is empty")
-        if len(shots) > classes or not bool(shots.all()):
-            raise ValueError(f"each of the {classes} classes needs a shot, got {shots.tolist()}")
-        self._embeddings, self._unlabeled, self._labeled = embeddings, unlabeled, labeled
-        self._targets, self._options, self._mean = targets, options, mean
-        normalized = center_and_normalize(embeddings[labeled], mean)
-        self._whiten = _Whitening.of(normalized, targets, shots) if options.whitened else None
-        normalized = self._normalize(labeled)
+    def __init__(self, images: PartlyLabeled, options: AlphaTim) -> None:
+        self._images, self._options = images, options
+        targets, shots = images.targets, images.shots
+        self._whiten: _Whitening | None = None
+        if options.whitened:
+            self._whiten = _Whitening.of(self._normalize(images.labeled), targets, shots)
+        normalized = self._normalize(images.labeled)
         self._prototypes = class_means(normalized, targets, shots).float().requires_grad_()
         self._optimizer = torch.optim.Adam([self._prototypes], lr=options.rate)
         self._generator = Generator().manual_seed(options.seed)
-        self._steps = math.ceil(len(unlabeled) / options.batch_size)  # of an epoch
+        self._steps = math.ceil(len(images.unlabeled) / options.batch_size)  # of an epoch
         self.epochs = options.epochs or math.ceil(STEPS / self._steps)
         self.epoch = 0  # finished
 
@@ -165,7 +171,8 @@ class Transduction(Iterator[TransductionEpoch]):
         if self.epoch >= self.epochs:
             raise StopIteration
         started = time.monotonic()
-        order = self._unlabeled[torch.randperm(len(self._unlabeled), generator=self._generator)]
+        unlabeled = self._images.unlabeled
+        order = unlabeled[torch.randperm(len(unlabeled), generator=self._generator)]
         batches = order.tensor_split(self._steps)
         parts = torch.tensor([self._step(batch) for batch in batches], dtype=torch.float64)
         self.epoch += 1
@@ -177,7 +184,7 @@ class Transduction(Iterator[TransductionEpoch]):
             cross,
             marginal,
             conditional,
-            len(self._unlabeled),
+            len(unlabeled),
             time.monotonic() - started,
         )
 
@@ -205,12 +212,12 @@ class Transduction(Iterator[TransductionEpoch]):
         self.epoch = state["epoch"]
 
     def _step(self, batch: Int[Tensor, " B"]) -> list[float]:
-        rows = torch.arange(len(self._labeled))
+        rows = torch.arange(len(self._images.labeled))
         if len(rows) > self._options.batch_size:
             rows = torch.randperm(len(rows), generator=self._generator)[: self._options.batch_size]
         self._optimizer.zero_grad(set_to_none=True)
-        pool, support = self._logs(batch), self._logs(self._labeled[rows])
-        loss = loss_of(self._options, pool, support, self._targets[rows])
+        pool, support = self._logs(batch), self._logs(self._images.labeled[rows])
+        loss = loss_of(self._options, pool, support, self._images.targets[rows])
         values = [float(part.detach()) for part in loss]
         if not math.isfinite(values[0]):
             raise Diverged(self.epoch + 1, values[0])
@@ -227,7 +234,7 @@ class Transduction(Iterator[TransductionEpoch]):
         return self._normalize(rows) @ self._prototypes.T - lengths / 2
 
     def _normalize(self, rows: Int[Tensor, " B"]) -> Float[Tensor, "B D"]:
-        normalized = center_and_normalize(self._embeddings[rows], self._mean)
+        normalized = center_and_normalize(self._images.embeddings[rows], self._images.mean)
         return normalized if self._whiten is None else self._whiten(normalized)
 
 

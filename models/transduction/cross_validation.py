@@ -1,6 +1,7 @@
 """Transduction, judged beside a head on labeled images that neither saw the label of."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -11,7 +12,7 @@ from models.evaluation.comparison import Verdict, compare
 from models.evaluation.folds import Fold, stratified_folds
 from models.heads import Head
 from models.heads.calibration import fit_temperature
-from models.transduction.alpha_tim import AlphaTim, Transduction, TransductionEpoch
+from models.transduction.alpha_tim import AlphaTim, PartlyLabeled, Transduction, TransductionEpoch
 
 FOLDS = 5  # at most; fewer where a class has fewer images
 
@@ -33,33 +34,12 @@ class CrossValidatedTransduction(Iterator[TransductionProgress]):
 
     A fold's images join the pool, so that they are seen as the pool is: without a label. Classes
     of one shot are learned from and never judged; with fewer than two others nothing is.
-
-    Args:
-        embeddings: of labeled and unlabeled images, float16 or float32.
-        unlabeled: rows of the pool.
-        labeled: rows of the support.
-        targets: the class of each of these, from 0 to `classes - 1`; each class occurs.
-        mean: of all embeddings.
-
-    Raises:
-        ValueError: the pool is empty, or a class has no shot.
     """
 
-    def __init__(
-        self,
-        embeddings: Float[Tensor, "M D"],
-        unlabeled: Int[Tensor, " N"],
-        labeled: Int[Tensor, " U"],
-        targets: Int[Tensor, " U"],
-        classes: int,
-        mean: Float[Tensor, " D"],
-        options: AlphaTim,
-    ) -> None:
-        self._embeddings, self._mean, self._options = embeddings, mean, options
-        self._unlabeled, self._labeled = unlabeled, labeled
-        self._targets, self._classes = targets, classes
-        self.judged, self._folds = _folds(targets)
-        self._scores = torch.full((REPEATS, len(targets), classes), torch.nan)
+    def __init__(self, images: PartlyLabeled, options: AlphaTim) -> None:
+        self._images, self._options = images, options
+        self.judged, self._folds = _folds(images.targets)
+        self._scores = torch.full((REPEATS, len(images.targets), images.classes), torch.nan)
         self._at = 0
         self._current = self._begin()
 
@@ -72,7 +52,7 @@ class CrossValidatedTransduction(Iterator[TransductionProgress]):
             if fold is None:
                 raise StopIteration
             repeat, test = self._at // len(self._folds[0]), self._fold().test
-            self._scores[repeat, test] = self._current.scores(self._labeled[test])
+            self._scores[repeat, test] = self._current.scores(self._images.labeled[test])
             self._at += 1
             self._current = self._begin()
 
@@ -83,20 +63,20 @@ class CrossValidatedTransduction(Iterator[TransductionProgress]):
         """
         if not self._folds:
             return None
-        before = torch.full((REPEATS, len(self._targets)), -1)
+        before = torch.full((REPEATS, len(self._images.targets)), -1)
         for repeat, folds in enumerate(self._folds):
             for fold in folds:
                 before[repeat, fold.test] = self._classify(head, fold)
         right, right_before = (
-            (predicted == self._targets).float().mean(dim=0)[self.judged]
+            (predicted == self._images.targets).float().mean(dim=0)[self.judged]
             for predicted in (self._scores.argmax(dim=2), before)
         )
-        return compare(right, right_before, _dense(self._targets[self.judged]))
+        return compare(right, right_before, _dense(self._images.targets[self.judged]))
 
     @property
     def temperature(self) -> float:
         """What makes the scores of images whose label was not seen honest probabilities."""
-        scores, targets = self._scores[0, self.judged], self._targets[self.judged]
+        scores, targets = self._scores[0, self.judged], self._images.targets[self.judged]
         return fit_temperature(scores, targets, self._options.temperature)
 
     def scores(self, rows: Int[Tensor, " Q"]) -> Float[Tensor, "Q C"]:
@@ -122,23 +102,21 @@ class CrossValidatedTransduction(Iterator[TransductionProgress]):
         return [fold for folds in self._folds for fold in folds][self._at]
 
     def _begin(self) -> Transduction:
-        unlabeled, train = self._unlabeled, torch.arange(len(self._targets))
+        images = self._images
         if self._at < self._last:
-            fold = self._fold()
-            unlabeled, train = torch.cat([unlabeled, self._labeled[fold.test]]), fold.train
-        return Transduction(
-            self._embeddings,
-            unlabeled,
-            self._labeled[train],
-            self._targets[train],
-            self._classes,
-            self._mean,
-            self._options,
-        )
+            train, test = self._fold()
+            images = replace(
+                images,
+                unlabeled=torch.cat([images.unlabeled, images.labeled[test]]),
+                labeled=images.labeled[train],
+                targets=images.targets[train],
+            )
+        return Transduction(images, self._options)
 
     def _classify(self, head: Head, fold: Fold) -> Int[Tensor, " Q"]:
-        train, test = (self._embeddings[self._labeled[rows]] for rows in fold)
-        fitted = head.fit(train, self._targets[fold.train], self._classes, self._mean)
+        images = self._images
+        train, test = (images.embeddings[images.labeled[rows]] for rows in fold)
+        fitted = head.fit(train, images.targets[fold.train], images.classes, images.mean)
         return fitted.probabilities(test).argmax(dim=1)
 
 

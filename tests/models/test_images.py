@@ -150,8 +150,8 @@ def test_resize_and_crop_in_one_step_equal_the_two_steps():
 
     short = 256 / min(image.size)
     resized = image.resize([round(side * short) for side in image.size], Image.Resampling.BICUBIC)
-    left, top = (resized.width - 224) // 2, (resized.height - 224) // 2
-    two_steps = np.array(resized.crop((left, top, left + 224, top + 224))).transpose(2, 0, 1)
+    x, y = (resized.width - 224) // 2, (resized.height - 224) // 2
+    two_steps = np.array(resized.crop((x, y, x + 224, y + 224))).transpose(2, 0, 1)
     assert (pixels - torch.tensor(two_steps).float()).abs().mean() < 2  # half a pixel of rounding
 
 

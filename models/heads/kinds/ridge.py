@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
+from models.embeddings.pca import spectrum
 from models.heads import (
     CenteredHead,
     FittedHead,
@@ -18,7 +19,6 @@ from models.heads import (
     products,
 )
 from models.heads.kinds import heads
-from models.heads.scatter import spectrum
 from models.registry import require_within
 
 PENALTIES = (0.03, 0.1, 0.3, 1.0, 3.0)  # to choose from

@@ -18,7 +18,7 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
-from app.cli import commands as cli
+from app import cli
 from app.cli import label_studio as linking
 from app.integrations.label_studio.backend import FIRST, FRESH, NAMED
 from app.integrations.label_studio.host import Host
@@ -31,7 +31,7 @@ BOOT_S = 300
 EVENT_S = 60  # until what an event asks for is done
 COLOURS = ("red", "green", "blue")
 real = pytest.mark.skipif(
-    not PROGRAM, reason="no Label Studio: see the head of tests/app/test_linking.py"
+    not PROGRAM, reason="no Label Studio: see the head of tests/app/cli/test_label_studio.py"
 )
 
 
@@ -131,7 +131,7 @@ def handful(tmp_path, label_studio):
         port,
         "/readyz",
         folder,
-        PYTHONPATH=str(Path(cli.__file__).parent.parent),
+        PYTHONPATH=str(Path(cli.__file__).parents[2]),
         HANDFUL_API_KEY=KEY,
         HANDFUL_ENCODER="conv4:8",
         HANDFUL_DEVICE="cpu",

@@ -47,14 +47,14 @@ def facility(
 
 def k_center(pool: Tensor, covered: Tensor, budget: int) -> tuple[list[int], Tensor]:
     """The farthest image, again and again: the picks, and their distances."""
-    apart = distances(pool, pool)
+    between = distances(pool, pool)
     nearest = distances(pool, covered).amin(dim=1)
     picks: list[int] = []
     scores: list[float] = []
     for _ in range(budget):
         picks.append(int(nearest.argmax()))
         scores.append(float(nearest[picks[-1]]))
-        nearest = torch.minimum(nearest, apart[picks[-1]])
+        nearest = torch.minimum(nearest, between[picks[-1]])
     return picks, torch.tensor(scores).double()
 
 
@@ -67,3 +67,10 @@ def margins(probabilities: Tensor) -> Tensor:
     """1 - the gap between the two likeliest, in float64."""
     first, second = probabilities.double().topk(2, dim=1).values.unbind(dim=1)
     return 1 - first + second
+
+
+def whole_gradients(points: Tensor) -> Tensor:
+    """The N x C x D array of last-layer gradients, flattened, that no strategy builds."""
+    probabilities = classify(points).double()
+    likeliest = F.one_hot(probabilities.argmax(dim=1), probabilities.shape[1])
+    return ((probabilities - likeliest)[:, :, None] * points.double()[:, None, :]).flatten(1)

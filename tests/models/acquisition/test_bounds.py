@@ -32,7 +32,7 @@ def seeds(shots: int) -> torch.Tensor:
     return torch.cat([(c == TRUTH).nonzero().flatten()[:shots] for c in range(CLASSES)])
 
 
-def rest(labeled: torch.Tensor) -> torch.Tensor:
+def unlabeled(labeled: torch.Tensor) -> torch.Tensor:
     free = torch.ones(IMAGES, dtype=torch.bool)
     free[labeled] = False
     return free.nonzero().flatten()
@@ -44,8 +44,8 @@ def same_picks(first, second) -> bool:
         return False
     differ = first.indices != second.indices
     gaps = first.scores.diff().abs()
-    near = torch.cat([gaps, torch.zeros(1)]).minimum(torch.cat([torch.zeros(1), gaps])) < 1e-5
-    return bool((~differ | near).all())
+    tied = torch.cat([gaps, torch.zeros(1)]).minimum(torch.cat([torch.zeros(1), gaps])) < 1e-5
+    return bool((~differ | tied).all())
 
 
 def test_after_each_of_many_labels_the_ranking_is_that_of_a_full_recompute():
@@ -58,7 +58,7 @@ def test_after_each_of_many_labels_the_ranking_is_that_of_a_full_recompute():
         for _ in range(60):
             head = fitted(labeled)
             remembered = remember(head, POINTS, remembered)
-            rows = rest(labeled)
+            rows = unlabeled(labeled)
             quick = remembered.best(head, POINTS, rows, score, slope, 10)
             whole = strategy.rank(Pool(POINTS, rows, head.probabilities), 10)
             assert same_picks(quick, whole)
@@ -69,15 +69,15 @@ def test_after_each_of_many_labels_the_ranking_is_that_of_a_full_recompute():
 def test_no_score_moves_farther_than_its_bound():
     before, after = fitted(seeds(5), 0.05), fitted(seeds(6), 0.05)
     remembered = remember(before, POINTS)
-    moved = remembered.logit_moves(after)
-    then, now = before.probabilities(POINTS.float()), after.probabilities(POINTS.float())
-    reach = (then * (moved + moved.max()).exp()).clamp_max(1) @ moved
+    moves = remembered.logit_moves(after)
+    earlier, later = before.probabilities(POINTS.float()), after.probabilities(POINTS.float())
+    reach = (earlier * (moves + moves.max()).exp()).clamp_max(1) @ moves
 
     assert (
-        (before.scores(POINTS.float()) - after.scores(POINTS.float())).abs() / 0.05 <= moved
+        (before.scores(POINTS.float()) - after.scores(POINTS.float())).abs() / 0.05 <= moves
     ).all()
-    assert ((closeness(now) - closeness(then)).abs() <= CLOSENESS_SLOPE * reach).all()
-    assert ((doubt(now) - doubt(then)).abs() <= DOUBT_SLOPE * reach).all()
+    assert ((closeness(later) - closeness(earlier)).abs() <= CLOSENESS_SLOPE * reach).all()
+    assert ((doubt(later) - doubt(earlier)).abs() <= DOUBT_SLOPE * reach).all()
 
 
 @pytest.mark.parametrize("uncertainty", [closeness, doubt])
@@ -86,16 +86,16 @@ def test_where_all_logits_move_a_little_an_uncertainty_moves_by_a_share_of_itsel
     logits = 8 * torch.randn(2000, CLASSES, generator=generator, dtype=torch.float64)
     moves = 0.02 * (2 * torch.rand(2000, CLASSES, generator=generator, dtype=torch.float64) - 1)
 
-    then, now = (uncertainty(z.softmax(dim=1)) for z in (logits, logits + moves))
+    earlier, later = (uncertainty(z.softmax(dim=1)) for z in (logits, logits + moves))
 
-    assert then.min() < 1e-5, "some are nearly certain"
-    assert ((now / then).log().abs() <= 2 * moves.abs().amax(dim=1)).all()
+    assert earlier.min() < 1e-5, "some are nearly certain"
+    assert ((later / earlier).log().abs() <= 2 * moves.abs().amax(dim=1)).all()
 
 
 def test_most_images_are_not_looked_at_again():
     before = fitted(seeds(40), 0.05)
     remembered = remember(before, POINTS)
-    rows = rest(seeds(41))
+    rows = unlabeled(seeds(41))
     looked_at = []
 
     class Counting(FittedCosine):
@@ -103,7 +103,7 @@ def test_most_images_are_not_looked_at_again():
             looked_at.append(len(queries))
             return super().probabilities(queries)
 
-    after = fitted(torch.cat([seeds(40), rest(seeds(40))[:1]]), 0.05)
+    after = fitted(torch.cat([seeds(40), unlabeled(seeds(40))[:1]]), 0.05)
     counting = Counting(**{name: getattr(after, name) for name in after.__dataclass_fields__})
     remembered.best(counting, POINTS, rows, closeness, CLOSENESS_SLOPE, 5)
 
@@ -113,24 +113,24 @@ def test_most_images_are_not_looked_at_again():
 def test_only_classes_that_moved_far_and_images_that_are_new_are_computed_again():
     before = fitted(seeds(5), 0.02)
     first = remember(before, POINTS[:300])
-    other = (TRUTH == 2).nonzero().flatten()[5:9]
-    after = fitted(torch.cat([seeds(5), other]), 0.02)
+    newcomers = (TRUTH == 2).nonzero().flatten()[5:9]
+    after = fitted(torch.cat([seeds(5), newcomers]), 0.02)
 
     second = remember(after, POINTS, first)
 
     assert first.logit_moves(after)[2] > WORN
-    kept = [0, 1, 3, 4]
-    assert torch.equal(second.cosines[kept, :300], first.cosines[kept])
+    unmoved = [0, 1, 3, 4]
+    assert torch.equal(second.cosines[unmoved, :300], first.cosines[unmoved])
     assert torch.allclose(second.cosines[2], after.scores(POINTS.float())[:, 2], atol=1e-6)
-    assert torch.equal(second.centroids[kept], first.centroids[kept])
+    assert torch.equal(second.centroids[unmoved], first.centroids[unmoved])
     assert second.logit_moves(after).max() <= WORN
     assert len(second.lengths) == IMAGES
 
 
-@pytest.mark.parametrize("spread", [1.0, 0.003])
-def test_cosines_computed_again_are_exact_even_close_to_the_mean(spread):
+@pytest.mark.parametrize("scale", [1.0, 0.003])
+def test_cosines_computed_again_are_exact_even_close_to_the_mean(scale):
     common = F.normalize(torch.ones(16), dim=0)
-    points = F.normalize(common + spread * POINTS.float(), dim=1)
+    points = F.normalize(common + scale * POINTS.float(), dim=1)
     mean = points.double().mean(0).float()
 
     def head(labeled):
@@ -161,9 +161,9 @@ def test_other_classes_or_another_mean_start_anew():
 
 def test_adaptive_chooses_alike_with_what_is_remembered():
     labeled = seeds(10)
-    head, later = fitted(labeled), fitted(torch.cat([labeled, rest(labeled)[:1]]))
+    head, later = fitted(labeled), fitted(torch.cat([labeled, unlabeled(labeled)[:1]]))
     remembered = remember(head, POINTS)
-    rows = rest(labeled)[1:]
+    rows = unlabeled(labeled)[1:]
     pool = Pool(POINTS, rows, later.probabilities, labeled, TRUTH[labeled], skill=lambda: 0.5)
 
     def shortcut(rows, uncertainty, slope, budget):

@@ -80,9 +80,9 @@ def test_gains_never_grow():
 
 def test_the_width_is_the_smallest_distance_of_two_labeled_images():
     pool = make_pool(3, labeled=30)
-    apart = distances(pool.embeddings[3:], pool.embeddings[3:]) + 9 * torch.eye(30)
+    between = distances(pool.embeddings[3:], pool.embeddings[3:]) + 9 * torch.eye(30)
 
-    assert width(pool) == pytest.approx(float(apart.min()), abs=1e-5)
+    assert width(pool) == pytest.approx(float(between.min()), abs=1e-5)
     assert width(pool, least=1.5) == 1.5
     assert width(make_pool(3, labeled=1)) == 1.0
 

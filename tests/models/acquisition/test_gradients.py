@@ -4,14 +4,7 @@ import torch
 
 from models.acquisition import Pool
 from models.acquisition.gradients import Gradients, gradients, kmeans_plus_plus_of_gradients
-from tests.models.acquisition.naive import classify, unit
-
-
-def whole_gradients(points: torch.Tensor) -> torch.Tensor:
-    """The N x C x D array that the strategy never builds."""
-    probabilities = classify(points).double()
-    likeliest = torch.nn.functional.one_hot(probabilities.argmax(dim=1), probabilities.shape[1])
-    return ((probabilities - likeliest)[:, :, None] * points.double()[:, None, :]).flatten(1)
+from tests.models.acquisition.naive import classify, unit, whole_gradients
 
 
 def test_factors_give_the_distances_of_whole_gradients():

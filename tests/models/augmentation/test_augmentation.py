@@ -47,11 +47,11 @@ def test_the_given_images_stay_as_they_are(augmentation):
 
 def test_the_same_chance_gives_the_same_images(augmentation):
     first, second = (augmentation(*batch(), generator(3)) for _ in range(2))
-    other = augmentation(*batch(), generator(4))
+    different = augmentation(*batch(), generator(4))
 
     assert torch.equal(first[0], second[0])
     assert torch.equal(first[1], second[1])
-    assert not torch.equal(first[0], other[0])
+    assert not torch.equal(first[0], different[0])
 
 
 def test_chance_elsewhere_is_not_touched(augmentation):
@@ -69,7 +69,7 @@ def test_every_image_draws_for_itself(augmentation):
 
     changed, _ = augmentation(images, targets, generator())
 
-    different = {tuple(one.flatten().tolist()) for one in changed[:16]}
+    different = {tuple(copy.flatten().tolist()) for copy in changed[:16]}
     assert len(different) > 4
 
 
@@ -87,8 +87,8 @@ def test_augmentations_follow_one_another():
 
 @pytest.mark.parametrize("alpha", [0.2, 1.0])
 def test_beta_has_its_mean_and_variance(alpha):
-    drawn = beta(20_000, alpha, generator())
+    values = beta(20_000, alpha, generator())
 
     # Of Beta(a, a): mean 1/2, variance 1 / (4 (2a + 1)); 20,000 draws have an error below 0.01.
-    assert drawn.mean() == pytest.approx(0.5, abs=0.01)
-    assert drawn.var() == pytest.approx(1 / (4 * (2 * alpha + 1)), abs=0.01)
+    assert values.mean() == pytest.approx(0.5, abs=0.01)
+    assert values.var() == pytest.approx(1 / (4 * (2 * alpha + 1)), abs=0.01)

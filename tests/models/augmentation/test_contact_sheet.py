@@ -29,8 +29,8 @@ def pixels(sheet: bytes) -> np.ndarray:
 
 
 def tile(sheet: bytes, row: int, column: int) -> np.ndarray:
-    top, left = row * PITCH + FRAME, column * PITCH + FRAME
-    return pixels(sheet)[top : top + SIDE, left : left + SIDE]
+    y, x = row * PITCH + FRAME, column * PITCH + FRAME
+    return pixels(sheet)[y : y + SIDE, x : x + SIDE]
 
 
 @pytest.mark.parametrize(
@@ -46,8 +46,8 @@ def test_tiles_keep_their_pixels_and_go_from_left_to_right():
     sheet = contact_sheet(IMAGES, side=SIDE)
 
     for number, image in enumerate(IMAGES):
-        wanted = (image * 255).round().byte().permute(1, 2, 0).numpy()
-        assert (tile(sheet, number // 2, number % 2) == wanted).all()
+        pixels = (image * 255).round().byte().permute(1, 2, 0).numpy()
+        assert (tile(sheet, number // 2, number % 2) == pixels).all()
 
 
 @pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
@@ -78,8 +78,8 @@ def test_values_that_are_no_numbers_or_out_of_range_are_shown_nevertheless():
 
     sheet = contact_sheet(strange, side=SIDE)
 
-    shown = [int(tile(sheet, n // 2, n % 2).mean()) for n in range(4)]
-    assert shown == [0, 255, 0, 128]
+    levels = [int(tile(sheet, n // 2, n % 2).mean()) for n in range(4)]
+    assert levels == [0, 255, 0, 128]
 
 
 @pytest.mark.parametrize("name", augmentations)
@@ -102,10 +102,10 @@ def test_without_a_policy_every_view_is_the_image():
 def test_the_same_seed_draws_the_same_views_however_many():
     few = draw_views(IMAGES, [Noise()], count=2, generator=generator(5))
     many = draw_views(IMAGES, [Noise()], count=6, generator=generator(5))
-    other = draw_views(IMAGES, [Noise()], count=2, generator=generator(6))
+    different = draw_views(IMAGES, [Noise()], count=2, generator=generator(6))
 
     assert torch.equal(few, many[:3])
-    assert not torch.equal(few[1:], other[1:])
+    assert not torch.equal(few[1:], different[1:])
 
 
 def test_what_mixes_takes_the_other_images():

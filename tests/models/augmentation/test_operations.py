@@ -94,11 +94,11 @@ def test_a_translation_is_a_share_of_the_side_to_the_right_or_down():
 
 
 def test_a_shear_moves_each_row_by_the_slope():
-    left = perform("shear-x", ramp(), 0.5)
+    sheared = perform("shear-x", ramp(), 0.5)
     up = perform("shear-y", ramp(), 0.5)
 
-    assert left[0, 0, 0].tolist() == list(range(16))
-    assert left[0, 0, 8].tolist() == list(range(4, 16)) + [128] * 4
+    assert sheared[0, 0, 0].tolist() == list(range(16))
+    assert sheared[0, 0, 8].tolist() == list(range(4, 16)) + [128] * 4
     assert up[0, 1, :, 8].tolist() == list(range(4, 16)) + [128] * 4
 
 
@@ -145,7 +145,7 @@ def test_signs_are_drawn_evenly_and_from_the_given_generator_only():
     white = torch.ones(400, 3, 8, 8)
     still = torch.get_rng_state()
 
-    moved = operate(
+    shifted = operate(
         white,
         ["translate-x"] * 400,
         [1.0] * 400,
@@ -153,8 +153,8 @@ def test_signs_are_drawn_evenly_and_from_the_given_generator_only():
         Generator().manual_seed(0),
     )
 
-    to_the_right = int((moved[:, 0, 0, 0] < 1).sum())
-    to_the_left = int((moved[:, 0, 0, -1] < 1).sum())
+    to_the_right = int((shifted[:, 0, 0, 0] < 1).sum())
+    to_the_left = int((shifted[:, 0, 0, -1] < 1).sum())
     assert to_the_right + to_the_left == 400
     assert 170 <= to_the_right <= 230  # 200 expected, 3 standard deviations
     assert torch.equal(torch.get_rng_state(), still)

@@ -20,7 +20,7 @@ def search(request) -> Search:
     return searches[request.param](**SMALL.get(request.param, {}))
 
 
-def told(trials) -> list[tuple[int, int, str, float, float]]:
+def outcomes(trials) -> list[tuple[int, int, str, float, float]]:
     return [
         (t.number, t.of, describe(t.candidate), t.judged.score, t.judged.accuracy) for t in trials
     ]
@@ -38,7 +38,7 @@ def test_trials_count_from_one_to_all_and_have_finite_scores(search, grey):
 def test_the_same_search_goes_the_same_way(search, grey):
     first, second = (list(search.search(grey())) for _ in range(2))
 
-    assert told(first) == told(second)
+    assert outcomes(first) == outcomes(second)
 
 
 @pytest.mark.parametrize("after", [1, 2])
@@ -51,10 +51,10 @@ def test_an_interrupted_search_goes_on_and_ends_as_if_it_had_not_been(search, gr
     later.load(state)
     trials = list(search.search(later))
 
-    assert told(trials) == told(expected)
-    one, other = search.choose(whole, expected), search.choose(later, trials)
-    assert one.candidate == other.candidate
-    assert one.verdict == other.verdict
+    assert outcomes(trials) == outcomes(expected)
+    first, second = search.choose(whole, expected), search.choose(later, trials)
+    assert first.candidate == second.candidate
+    assert first.verdict == second.verdict
 
 
 def test_a_finished_search_is_gone_through_without_embedding(search, grey, count_embedded):
@@ -65,7 +65,7 @@ def test_a_finished_search_is_gone_through_without_embedding(search, grey, count
 
     trials = list(search.search(later))
 
-    assert told(trials) == told(expected)
+    assert outcomes(trials) == outcomes(expected)
     assert counts == []
 
 
@@ -82,9 +82,9 @@ def test_what_is_found_was_tried_or_is_the_default(search, grey):
     proxy = grey()
     trials = list(search.search(proxy))
 
-    found = search.choose(proxy, trials)
+    result = search.choose(proxy, trials)
 
-    assert found.candidate in [trial.candidate for trial in trials]
-    assert found.verdict.accuracy == pytest.approx(float(found.right.mean()))
-    named = documents(found.candidate.policy)
-    assert [set(one) for one in named] == [{"name", "options"}]
+    assert result.candidate in [trial.candidate for trial in trials]
+    assert result.verdict.accuracy == pytest.approx(float(result.right.mean()))
+    named = documents(result.candidate.policy)
+    assert [set(document) for document in named] == [{"name", "options"}]

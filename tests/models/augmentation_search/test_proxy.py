@@ -28,20 +28,20 @@ def test_an_augmentation_that_turns_a_class_into_another_lowers_the_score(encode
 
 def test_a_class_with_its_own_policy_differs_by_that_alone(grey):
     proxy = grey()
-    crop, other = (Geometric(crop=0.3),), (Geometric(crop=0.9),)
+    crop, weak_crop = (Geometric(crop=0.3),), (Geometric(crop=0.9),)
 
-    mixed = PolicyCandidate(crop, ((1, other),))
+    mixed = PolicyCandidate(crop, ((1, weak_crop),))
 
     assert torch.equal(
-        proxy.judge(PolicyCandidate(crop, ((0, other), (1, other)))).likelihood,
-        proxy.judge(PolicyCandidate(other)).likelihood,
+        proxy.judge(PolicyCandidate(crop, ((0, weak_crop), (1, weak_crop)))).likelihood,
+        proxy.judge(PolicyCandidate(weak_crop)).likelihood,
     )
     assert torch.equal(
         proxy.judge(PolicyCandidate(crop, ((0, crop),))).likelihood,
         proxy.judge(PolicyCandidate(crop)).likelihood,
     )
     assert not torch.equal(
-        proxy.judge(mixed).likelihood, proxy.judge(PolicyCandidate(other)).likelihood
+        proxy.judge(mixed).likelihood, proxy.judge(PolicyCandidate(weak_crop)).likelihood
     )
 
 
@@ -77,12 +77,12 @@ def test_nothing_is_embedded_twice(grey, count_embedded):
 def test_images_are_drawn_from_the_classes_in_turn():
     targets = torch.tensor([0] * 50 + [1] * 3 + [2] * 10)
 
-    drawn = balanced(targets, 15)
+    sample = balanced(targets, 15)
 
-    assert torch.bincount(targets[drawn]).tolist() == [6, 3, 6]
-    assert len(set(drawn.tolist())) == 15
-    assert drawn.tolist() == sorted(drawn.tolist())
-    assert balanced(targets, 15, seed=1).tolist() != drawn.tolist()
+    assert torch.bincount(targets[sample]).tolist() == [6, 3, 6]
+    assert len(set(sample.tolist())) == 15
+    assert sample.tolist() == sorted(sample.tolist())
+    assert balanced(targets, 15, seed=1).tolist() != sample.tolist()
     assert len(balanced(targets, 500)) == 63
 
 

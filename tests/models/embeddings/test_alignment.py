@@ -22,12 +22,12 @@ def two_encoders(rows, *, noise=0.0, small=12, large=20):
 def test_what_is_linear_is_found():
     source, target = two_encoders(200)
 
-    found = alignment.fit(source[:150], target[:150])
+    fitted = alignment.fit(source[:150], target[:150])
 
-    crossed = found.map(source[150:].float())
+    crossed = fitted.map(source[150:].float())
     assert crossed.norm(dim=1) == pytest.approx(1)
     assert F.cosine_similarity(crossed, target[150:].float(), dim=1).min() > 0.95
-    assert found.images == 150
+    assert fitted.images == 150
 
 
 @pytest.mark.parametrize("rows", [18, 60], ids=["fewer-than-dimensions", "more"])
@@ -36,21 +36,21 @@ def test_leave_one_out_equals_fitting_again(rows, monkeypatch):
     monkeypatch.setattr(alignment, "FEWEST", 2)
     source, target = two_encoders(rows, noise=0.3, small=25)
 
-    found = alignment.fit(source, target)
+    fitted = alignment.fit(source, target)
 
     # The penalty is a share of the largest eigenvalue, which must be that of all images.
     middle = source - source.mean(0)
     penalty = 0.1 * torch.linalg.eigvalsh(middle.T @ middle).max()
     cosines = []
     for i in range(rows):
-        others = torch.arange(rows) != i
-        x, y = source[others], target[others]
+        remaining = torch.arange(rows) != i
+        x, y = source[remaining], target[remaining]
         centred = x - x.mean(0)
         gram = centred.T @ centred + penalty * torch.eye(25, dtype=torch.float64)
         weights = torch.linalg.solve(gram, centred.T @ (y - y.mean(0)))
-        said = (source[i] - x.mean(0)) @ weights + y.mean(0)
-        cosines.append(float(F.cosine_similarity(said, target[i], dim=0)))
-    assert found.cosine == pytest.approx(sum(cosines) / rows, abs=1e-9)
+        prediction = (source[i] - x.mean(0)) @ weights + y.mean(0)
+        cosines.append(float(F.cosine_similarity(prediction, target[i], dim=0)))
+    assert fitted.cosine == pytest.approx(sum(cosines) / rows, abs=1e-9)
 
 
 def test_noise_is_told():

@@ -41,10 +41,10 @@ def test_points_far_from_the_origin_go_to_the_nearest_centre_too():
 def test_draws_are_in_proportion_to_weights():
     generator = torch.Generator().manual_seed(0)
 
-    drawn = [draw_by_weight(torch.tensor([0.0, 1.0, 3.0]), [], generator) for _ in range(2000)]
+    draws = [draw_by_weight(torch.tensor([0.0, 1.0, 3.0]), [], generator) for _ in range(2000)]
 
-    assert drawn.count(0) == 0
-    assert abs(drawn.count(2) - 1500) < 100
+    assert draws.count(0) == 0
+    assert abs(draws.count(2) - 1500) < 100
 
 
 def test_without_any_weight_what_was_not_chosen_is_drawn():

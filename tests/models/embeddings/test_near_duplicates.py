@@ -8,7 +8,7 @@ from models.embeddings import near_duplicates
 from models.embeddings.near_duplicates import contradicting_twins
 
 
-def some(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+def sample(count: int) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     embeddings = F.normalize(torch.randn(count, 4, generator=generator), dim=1)
     return embeddings, torch.randint(3, (count,), generator=generator)
@@ -17,7 +17,7 @@ def some(count: int) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("block", [7, 1024])
 def test_it_finds_what_comparing_all_pairs_finds(monkeypatch, block):
     monkeypatch.setattr(near_duplicates, "ROWS_PER_BLOCK", block)
-    embeddings, targets = some(60)
+    embeddings, targets = sample(60)
     cosines = embeddings @ embeddings.T
     expected = {
         (i, j)
@@ -26,16 +26,16 @@ def test_it_finds_what_comparing_all_pairs_finds(monkeypatch, block):
         if targets[i] != targets[j] and cosines[i, j] >= 0.9
     }
 
-    found = contradicting_twins(embeddings, targets, above=0.9)
+    twins = contradicting_twins(embeddings, targets, above=0.9)
 
     assert expected
-    assert set(zip(found.first.tolist(), found.second.tolist(), strict=True)) == expected
-    assert found.cosine.tolist() == sorted(found.cosine.tolist(), reverse=True)
+    assert set(zip(twins.first.tolist(), twins.second.tolist(), strict=True)) == expected
+    assert twins.cosine.tolist() == sorted(twins.cosine.tolist(), reverse=True)
 
 
 def test_of_many_the_most_alike_are_kept(monkeypatch):
     monkeypatch.setattr(near_duplicates, "ROWS_PER_BLOCK", 7)
-    embeddings, targets = some(60)
+    embeddings, targets = sample(60)
 
     few = contradicting_twins(embeddings, targets, above=0.5, most=5)
     all_of_them = contradicting_twins(embeddings, targets, above=0.5)

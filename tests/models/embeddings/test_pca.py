@@ -4,7 +4,7 @@ import pytest
 import torch
 from sklearn.decomposition import PCA
 
-from models.embeddings.pca import principal_components
+from models.embeddings.pca import principal_components, spectrum
 
 
 def test_it_is_what_scikit_learn_finds():
@@ -29,3 +29,14 @@ def test_images_that_are_all_the_same_lie_on_one_point():
 def test_one_image_has_no_direction():
     with pytest.raises(ValueError, match="two images, got 1"):
         principal_components(torch.ones(1, 4), 2)
+
+
+@pytest.mark.parametrize("count", [5, 30], ids=["fewer-than-dimensions", "more"])
+def test_the_spectrum_rebuilds_the_scatter(count):
+    points = torch.randn(count, 12, generator=torch.Generator().manual_seed(1)).double()
+
+    eigenvalues, basis = spectrum(points)
+
+    assert len(eigenvalues) == min(count, 12)
+    assert torch.allclose(basis * eigenvalues @ basis.T, points.T @ points, atol=1e-10)
+    assert torch.allclose(basis.T @ basis, torch.eye(len(eigenvalues)).double(), atol=1e-10)

@@ -41,9 +41,9 @@ def test_the_effective_rank_of_one_direction_is_one():
 
 def test_the_effective_rank_is_the_exponential_of_the_entropy_of_singular_values():
     shares = [0.5, 0.3, 0.2]
-    left, right = (torch.linalg.qr(normal(n, 3, seed=n)).Q for n in (9, 5))
+    u, v = (torch.linalg.qr(normal(n, 3, seed=n)).Q for n in (9, 5))
 
-    rank = effective_rank(left @ torch.diag(4 * torch.tensor(shares)) @ right.T)
+    rank = effective_rank(u @ torch.diag(4 * torch.tensor(shares)) @ v.T)
 
     assert rank == pytest.approx(math.exp(-sum(p * math.log(p) for p in shares)), rel=1e-3)
 
@@ -73,8 +73,8 @@ def test_neighbours_vote_for_their_classes(neighbours, right):
 
 def test_one_near_neighbour_outvotes_two_far_ones():
     cosines = torch.tensor([0.9, 0.7, 0.7])  # with the first image; exp(9 / 0.7) > 2 exp(7 / 0.7)
-    others = torch.cat([cosines.unsqueeze(1), (1 - cosines.square()).sqrt().diag()], dim=1)
-    embeddings = torch.cat([torch.eye(4)[:1], others])
+    rotated = torch.cat([cosines.unsqueeze(1), (1 - cosines.square()).sqrt().diag()], dim=1)
+    embeddings = torch.cat([torch.eye(4)[:1], rotated])
     targets = torch.tensor([0, 0, 1, 1])
 
     accuracy = nearest_accuracy(embeddings, targets, neighbours=3)
@@ -98,12 +98,12 @@ def test_accuracy_is_that_of_scikit_learn_with_each_image_left_out_by_hand(neigh
 
     right = 0
     for n in range(30):
-        rest = np.arange(30) != n
+        remaining = np.arange(30) != n
         classifier = KNeighborsClassifier(
             min(neighbours, 29),
             metric="cosine",
             weights=lambda distances: np.exp((1 - distances) / TEMPERATURE),
-        ).fit(points[rest], truth[rest])
+        ).fit(points[remaining], truth[remaining])
         right += classifier.predict(points[n : n + 1])[0] == truth[n]
     assert 0.3 < accuracy < 1
     assert accuracy == pytest.approx(right / 30)

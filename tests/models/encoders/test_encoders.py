@@ -57,11 +57,11 @@ def test_stages_go_from_shallow_to_deep_and_hold_every_weight(encoder):
 
 def test_weights_go_through_a_file(encoder, request):
     name = next(name for name in architectures if name in request.node.name)
-    again = SMALL[name].build(pretrained=False).eval()
+    loaded = SMALL[name].build(pretrained=False).eval()
 
-    again.load_state_dict(encoder.state_dict())
+    loaded.load_state_dict(encoder.state_dict())
 
-    assert torch.equal(again.embed(pixels(encoder)), encoder.embed(pixels(encoder)))
+    assert torch.equal(loaded.embed(pixels(encoder)), encoder.embed(pixels(encoder)))
 
 
 @pytest.mark.cuda

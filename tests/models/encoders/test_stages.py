@@ -80,10 +80,10 @@ def test_stages_one_after_the_other_give_what_the_network_pools(name):
 
     with torch.no_grad():
         expected = net.forward_head(net.forward_features(images), pre_logits=True).flatten(1)
-        found = through(stages, images)
+        features = through(stages, images)
     assert len(stages) == NETWORKS[name][1]
     assert expected.shape == (2, dim)
-    assert torch.allclose(found, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+    assert torch.allclose(features, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -92,9 +92,9 @@ def test_stages_hold_every_parameter_of_the_network_once(name):
 
     stages, _ = split(net, 32)
 
-    held = [id(p) for stage in stages for p in stage.parameters()]
-    assert len(held) == len(set(held))
-    assert set(held) == {id(p) for p in net.parameters()}
+    members = [id(p) for stage in stages for p in stage.parameters()]
+    assert len(members) == len(set(members))
+    assert set(members) == {id(p) for p in net.parameters()}
 
 
 @pytest.mark.parametrize("name", ["registers", "mean", "convnext"])
@@ -123,9 +123,9 @@ def test_a_network_whose_parts_cannot_be_run_one_by_one_is_one_stage(kind):
 
 def test_a_split_takes_none_of_the_chance_of_others_and_leaves_statistics():
     net = network("resnet")
-    statistics, chance = net.bn1.running_mean.clone(), torch.random.get_rng_state()
+    statistics, rng_state = net.bn1.running_mean.clone(), torch.random.get_rng_state()
 
     split(net, 32)
 
-    assert torch.equal(torch.random.get_rng_state(), chance)
+    assert torch.equal(torch.random.get_rng_state(), rng_state)
     assert torch.equal(net.bn1.running_mean, statistics)

@@ -14,21 +14,21 @@ RIGHT = torch.rand(500, generator=CHANCE) < CLAIMED**2
 def test_it_is_the_curve_of_scikit_learn():
     share, claimed = calibration_curve(RIGHT, CLAIMED, n_bins=10)
 
-    found = reliability_curve(CLAIMED, RIGHT, bins=10)
+    curve = reliability_curve(CLAIMED, RIGHT, bins=10)
 
-    assert found.accuracy.tolist() == pytest.approx(share.tolist())
-    assert found.probability.tolist() == pytest.approx(claimed.tolist())
-    assert int(found.counts.sum()) == 500
+    assert curve.accuracy.tolist() == pytest.approx(share.tolist())
+    assert curve.probability.tolist() == pytest.approx(claimed.tolist())
+    assert int(curve.counts.sum()) == 500
 
 
 def test_the_error_is_the_mean_gap():
-    found = reliability_curve(CLAIMED, RIGHT, bins=15)
+    curve = reliability_curve(CLAIMED, RIGHT, bins=15)
     gaps = 0.0
     for low in range(15):
         inside = (low / 15 < CLAIMED) & ((low + 1) / 15 >= CLAIMED)
         gaps += abs(float((CLAIMED[inside] - RIGHT[inside].double()).sum()))
 
-    assert found.error == pytest.approx(gaps / 500)
+    assert curve.error == pytest.approx(gaps / 500)
 
 
 def test_certain_and_right_is_no_error_and_certain_and_wrong_is_all():

@@ -23,10 +23,10 @@ def test_every_image_is_judged_once_and_each_class_has_its_share():
 
 
 def test_a_seed_gives_the_same_folds_and_another_others():
-    first, again, other = (stratified_folds(TARGETS, 5, seed)[0].test for seed in (0, 0, 1))
+    first, second, third = (stratified_folds(TARGETS, 5, seed)[0].test for seed in (0, 0, 1))
 
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
+    assert torch.equal(first, second)
+    assert not torch.equal(first, third)
 
 
 def test_a_class_with_too_few_images_is_named():

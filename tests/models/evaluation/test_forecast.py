@@ -20,10 +20,12 @@ from models.heads.kinds.cosine import Cosine, FittedCosine
 SIZES = torch.tensor([10, 20, 30, 45, 60, 90])
 
 
-def blobs(shots: int, classes: int = 4, spread: float = 1.2) -> tuple[torch.Tensor, torch.Tensor]:
+def blobs(
+    shots: int, classes: int = 4, deviation: float = 1.2
+) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     targets = torch.arange(shots * classes) % classes
-    noise = spread * torch.randn(len(targets), 16, generator=generator)
+    noise = deviation * torch.randn(len(targets), 16, generator=generator)
     return F.normalize(2 * torch.eye(16)[targets] + noise, dim=1), targets
 
 
@@ -63,8 +65,8 @@ def test_each_size_is_the_mean_of_fitting_and_judging_by_hand():
         support = [[i for i in order if targets[i] == c][:3] for c in range(4)]
         centroids = torch.stack([F.normalize(embeddings[s].mean(dim=0), dim=0) for s in support])
         judged = [i for i in order if all(i not in s for s in support)]
-        said = (embeddings[judged] @ centroids.T).argmax(dim=1)
-        hits += int((said == targets[judged]).sum())
+        prediction = (embeddings[judged] @ centroids.T).argmax(dim=1)
+        hits += int((prediction == targets[judged]).sum())
         tests += len(judged)
     assert float(curve.accuracy[curve.sizes.tolist().index(12)]) == pytest.approx(hits / tests)
 
@@ -93,20 +95,22 @@ def test_leave_one_out_is_the_last_point_when_classes_have_shots_enough():
 
 
 def test_a_seed_gives_the_same_forecast():
-    found = [forecast(learning_curve(Cosine(), *blobs(10), seed=3), 80, seed=3) for _ in range(2)]
+    forecasts = [
+        forecast(learning_curve(Cosine(), *blobs(10), seed=3), 80, seed=3) for _ in range(2)
+    ]
 
-    assert found[0] == found[1]
+    assert forecasts[0] == forecasts[1]
 
 
 @pytest.mark.parametrize(("a", "b", "c"), [(0.95, 1.0, 0.5), (0.9, 2.0, 1.0), (1.0, 0.8, 0.3)])
 def test_a_power_law_is_continued(a, b, c):
     curve = curve_of(a - b * SIZES.double() ** -c)
 
-    found = forecast(curve, 180)
+    prediction = forecast(curve, 180)
 
-    assert found.accuracy.value == pytest.approx(a - b * 180**-c, abs=0.004)
-    assert found.gain.value == pytest.approx(b * (90**-c - 180**-c), abs=0.004)
-    assert found.accuracy.low <= found.accuracy.value <= found.accuracy.high
+    assert prediction.accuracy.value == pytest.approx(a - b * 180**-c, abs=0.004)
+    assert prediction.gain.value == pytest.approx(b * (90**-c - 180**-c), abs=0.004)
+    assert prediction.accuracy.low <= prediction.accuracy.value <= prediction.accuracy.high
 
 
 @pytest.mark.parametrize(
@@ -115,7 +119,7 @@ def test_a_power_law_is_continued(a, b, c):
 def test_the_fit_for_each_exponent_is_that_of_scipy(accuracy):
     y = torch.tensor(accuracy, dtype=torch.float64)
 
-    now, then, _ = module._fits(curve_of(y), y[None], 180)
+    current, future, _ = module._fits(curve_of(y), y[None], 180)
 
     weights = (SIZES / SIZES.sum()).double().sqrt().numpy()
     for n, c in enumerate(module.EXPONENTS.tolist()):
@@ -129,15 +133,15 @@ def test_the_fit_for_each_exponent_is_that_of_scipy(accuracy):
             gtol=1e-15,
         )
         a, b = fit.x
-        assert float(now[0, n]) == pytest.approx(a - b, abs=1e-4)
-        assert float(then[0, n]) == pytest.approx(a - b * 2**-c, abs=1e-4)
+        assert float(current[0, n]) == pytest.approx(a - b, abs=1e-4)
+        assert float(future[0, n]) == pytest.approx(a - b * 2**-c, abs=1e-4)
 
 
 def test_a_flat_curve_promises_nothing():
-    found = forecast(curve_of(torch.full((6,), 0.8, dtype=torch.float64)), 180)
+    prediction = forecast(curve_of(torch.full((6,), 0.8, dtype=torch.float64)), 180)
 
-    assert found.accuracy.value == pytest.approx(0.8, abs=1e-6)
-    assert found.gain.value == pytest.approx(0, abs=1e-6)
+    assert prediction.accuracy.value == pytest.approx(0.8, abs=1e-6)
+    assert prediction.gain.value == pytest.approx(0, abs=1e-6)
 
 
 def test_fewer_images_make_a_wider_interval_and_no_error_in_few_is_no_certainty():

@@ -18,10 +18,10 @@ from models.evaluation.intervals import (
 def test_the_interval_is_that_of_scipy(right, of, confidence):
     expected = binomtest(right, of).proportion_ci(confidence, method="wilson")
 
-    found = wilson(right / of, float(of), confidence=confidence)
+    interval = wilson(right / of, float(of), confidence=confidence)
 
-    assert found.value == right / of
-    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-12)
+    assert interval.value == right / of
+    assert (interval.low, interval.high) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
 def test_quantiles_are_those_of_scipy():
@@ -37,17 +37,17 @@ def test_no_trials_have_no_interval():
 def test_equal_weights_change_nothing():
     right = torch.arange(20) < 15
 
-    found = weighted_accuracy(right, torch.full((20,), 0.3, dtype=torch.float64))
+    interval = weighted_accuracy(right, torch.full((20,), 0.3, dtype=torch.float64))
 
-    assert tuple(found) == pytest.approx(tuple(wilson(0.75, 20.0)))
+    assert tuple(interval) == pytest.approx(tuple(wilson(0.75, 20.0)))
 
 
 def test_images_without_weight_do_not_count():
     right = torch.tensor([True, True, False, False, False])
 
-    found = weighted_accuracy(right, torch.tensor([1.0, 1.0, 1.0, 0.0, 0.0]))
+    interval = weighted_accuracy(right, torch.tensor([1.0, 1.0, 1.0, 0.0, 0.0]))
 
-    assert tuple(found) == pytest.approx(tuple(wilson(2 / 3, 3.0)))
+    assert tuple(interval) == pytest.approx(tuple(wilson(2 / 3, 3.0)))
     with pytest.raises(ValueError, match="sum to zero"):
         weighted_accuracy(right, torch.zeros(5))
 
@@ -62,12 +62,13 @@ def test_uniform_picks_all_count_one():
 def test_the_weights_are_those_of_equation_5():
     q, pool = [0.5, 0.1, 0.3], 8
     expected = [
-        1 + (8 - 3) / (8 - m) * (1 / ((8 - m + 1) * one) - 1) for m, one in enumerate(q, start=1)
+        1 + (8 - 3) / (8 - m) * (1 / ((8 - m + 1) * propensity) - 1)
+        for m, propensity in enumerate(q, start=1)
     ]
 
-    found = lure_weights(torch.tensor(q, dtype=torch.float64), pool)
+    weights = lure_weights(torch.tensor(q, dtype=torch.float64), pool)
 
-    assert found.tolist() == pytest.approx(expected, abs=1e-12)
+    assert weights.tolist() == pytest.approx(expected, abs=1e-12)
 
 
 def test_weighted_picks_are_unbiased_where_plain_ones_are_not():
@@ -76,13 +77,13 @@ def test_weighted_picks_are_unbiased_where_plain_ones_are_not():
     likes = torch.where(right, 0.25, 1.0).double()  # prefers what is wrong
     plain, weighted = [], []
     for _ in range(2000):
-        left, picked, q = likes.clone(), [], []
+        remaining, picked, q = likes.clone(), [], []
         for _ in range(10):
-            chances = left / left.sum()
-            one = int(torch.multinomial(chances, 1, generator=generator))
-            picked.append(one)
-            q.append(float(chances[one]))
-            left[one] = 0
+            chances = remaining / remaining.sum()
+            pick = int(torch.multinomial(chances, 1, generator=generator))
+            picked.append(pick)
+            q.append(float(chances[pick]))
+            remaining[pick] = 0
         hits = right[picked].double()
         plain.append(hits.mean())
         weighted.append((hits * lure_weights(torch.tensor(q, dtype=torch.float64), 30)).mean())

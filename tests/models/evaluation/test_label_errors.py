@@ -15,21 +15,21 @@ def naive_joint(probabilities, targets):
     classes = probabilities.shape[1]
     thresholds = [float(probabilities[targets == j, j].double().mean()) for j in range(classes)]
     joint = torch.zeros(classes, classes, dtype=torch.int64)
-    for p, given in zip(probabilities.tolist(), targets.tolist(), strict=True):
+    for p, label in zip(probabilities.tolist(), targets.tolist(), strict=True):
         confident = [j for j in range(classes) if p[j] >= thresholds[j] - 1e-6]
         if confident:
-            joint[given, max(confident, key=lambda j: p[j])] += 1
+            joint[label, max(confident, key=lambda j: p[j])] += 1
     return joint
 
 
 def test_a_case_worked_by_hand():
     assert confident_joint(PROBABILITIES, TARGETS).tolist() == [[2, 1], [1, 1]]
 
-    found = label_errors(PROBABILITIES, TARGETS)
+    errors = label_errors(PROBABILITIES, TARGETS)
 
-    assert found.rows.tolist() == [4, 2]  # the surest first
-    assert found.suggested.tolist() == [0, 1]
-    assert torch.allclose(found.probability, torch.tensor([0.7, 0.6]))
+    assert errors.rows.tolist() == [4, 2]  # the surest first
+    assert errors.suggested.tolist() == [0, 1]
+    assert torch.allclose(errors.probability, torch.tensor([0.7, 0.6]))
 
 
 def test_the_joint_is_that_of_its_definition():
@@ -41,9 +41,9 @@ def test_the_joint_is_that_of_its_definition():
 
 
 def test_quality_is_the_margin_over_the_likeliest_other_class():
-    found = label_quality(torch.tensor([[0.5, 0.2, 0.3], [0.0, 1.0, 0.0]]), torch.tensor([0, 2]))
+    quality = label_quality(torch.tensor([[0.5, 0.2, 0.3], [0.0, 1.0, 0.0]]), torch.tensor([0, 2]))
 
-    assert torch.allclose(found, torch.tensor([0.6, 0.0]))
+    assert torch.allclose(quality, torch.tensor([0.6, 0.0]))
 
 
 def test_a_class_without_images_is_never_suggested():
@@ -63,9 +63,9 @@ def test_labels_that_were_swapped_are_found():
     targets[swapped] = (truth[swapped] + 1) % 4
 
     head = Cosine(temperature=0.1).fit(embeddings, targets, 4)
-    found = label_errors(head.leave_one_out(embeddings, targets).softmax(dim=1), targets)
+    errors = label_errors(head.leave_one_out(embeddings, targets).softmax(dim=1), targets)
 
-    right = torch.isin(found.rows, swapped)
+    right = torch.isin(errors.rows, swapped)
     assert right.sum() >= 14
     assert right[:10].all()
-    assert torch.equal(found.suggested[right], truth[found.rows[right]])
+    assert torch.equal(errors.suggested[right], truth[errors.rows[right]])

@@ -7,18 +7,18 @@ from models.evaluation.missing_mass import unseen_mass
 
 
 def test_it_is_the_share_of_images_that_are_alone_in_their_class():
-    found = unseen_mass(torch.tensor([1, 1, 2, 6]))
+    mass = unseen_mass(torch.tensor([1, 1, 2, 6]))
 
-    assert found.value == pytest.approx(0.2)
+    assert mass.value == pytest.approx(0.2)
     variance = (2 * (1 - 0.2) + 2 * 1) / 100  # Esty, 1983
-    assert found.low == pytest.approx(max(0.2 - 1.959964 * variance**0.5, 0))
-    assert found.low <= 0.2 < found.high
+    assert mass.low == pytest.approx(max(0.2 - 1.959964 * variance**0.5, 0))
+    assert mass.low <= 0.2 < mass.high
 
 
 def test_the_only_image_of_a_class_that_was_known_found_none():
-    found = unseen_mass(torch.tensor([1, 1, 2, 6]), torch.tensor([True, False, False, True]))
+    mass = unseen_mass(torch.tensor([1, 1, 2, 6]), torch.tensor([True, False, False, True]))
 
-    assert found.value == pytest.approx(0.1)
+    assert mass.value == pytest.approx(0.1)
 
 
 def test_none_alone_leaves_room_for_what_chance_hid():
@@ -40,12 +40,12 @@ def test_the_estimate_is_right_on_average_and_the_interval_nearly_always():
     shares /= shares.sum()
     gaps, covered = [], 0
     for _ in range(400):
-        drawn = torch.multinomial(shares, 150, replacement=True, generator=generator)
-        shots = torch.bincount(drawn, minlength=100)
+        sample = torch.multinomial(shares, 150, replacement=True, generator=generator)
+        shots = torch.bincount(sample, minlength=100)
         truth = float(shares[shots == 0].sum())
-        found = unseen_mass(shots)
-        gaps.append(found.value - truth)
-        covered += found.low <= truth <= found.high
+        mass = unseen_mass(shots)
+        gaps.append(mass.value - truth)
+        covered += mass.low <= truth <= mass.high
 
     assert sum(gaps) / 400 == pytest.approx(0, abs=0.01)
     assert covered > 0.92 * 400

@@ -40,9 +40,9 @@ def test_one_more_image_moves_one_other_at_each_cut_at_most(size, seed, shares):
     before = assign(keys[:size], classes[:size], shares)
     after = assign(keys, classes, shares)[:size]
 
-    moved = before != after
-    assert int(moved.sum()) <= len(shares) - 1
-    assert bool((classes[:size][moved] == new).all())
+    changed = before != after
+    assert int(changed.sum()) <= len(shares) - 1
+    assert bool((classes[:size][changed] == new).all())
 
 
 @pytest.mark.parametrize(("size", "expected"), [(0, []), (1, [0])])

@@ -149,7 +149,7 @@ def test_few_images_are_seen_often_and_many_seldom_unless_the_recipe_says(images
 def test_transformers_learn_at_a_tenth_of_the_rate_unless_the_recipe_says():
     transformer = parse("timm:vit_tiny_patch16_224")[1].build(pretrained=False)
 
-    rates = [resolve_recipe(Recipe(), one, 20).rate for one in (encoder(), transformer)]
+    rates = [resolve_recipe(Recipe(), network, 20).rate for network in (encoder(), transformer)]
 
     assert rates == [1e-3, 1e-4]
     assert resolve_recipe(Recipe(rate=0.5), transformer, 20).rate == 0.5

@@ -31,38 +31,38 @@ def select(*methods: FinetuningMethod, images: torch.Tensor | None = None, **rec
     torch.manual_seed(0)
     encoder = parse("conv4:8")[1].build(pretrained=False).eval()
     images = stripes(24) if images is None else images
-    given = Recipe(**({"epochs": 3, "rate": 3e-3, "batch_size": 8} | recipe))
-    return Selection(encoder, images, TARGETS, methods or [Full()], given, Cosine(), folds=2)
+    settings = Recipe(**({"epochs": 3, "rate": 3e-3, "batch_size": 8} | recipe))
+    return Selection(encoder, images, TARGETS, methods or [Full()], settings, Cosine(), folds=2)
 
 
 def test_each_method_is_trained_on_each_fold_and_the_best_on_all():
     selection = select(Full(), FeatureExtraction())
 
-    told = [(p.method, p.run, p.runs, p.fold, p.epoch.number) for p in selection]
+    steps = [(p.method, p.run, p.runs, p.fold, p.epoch.number) for p in selection]
 
-    assert [t[:4] for t in told if t[4] == 1][:4] == [
+    assert [t[:4] for t in steps if t[4] == 1][:4] == [
         ("full", 1, 5, 1),
         ("full", 2, 5, 2),
         ("feature_extraction", 3, 5, 1),
         ("feature_extraction", 4, 5, 2),
     ]
     last = selection.result()
-    assert told[-1][1:] == (5, 5, None, 3)
-    assert told[-1][0] == plugin_name(last.method)
+    assert steps[-1][1:] == (5, 5, None, 3)
+    assert steps[-1][0] == plugin_name(last.method)
 
 
 def test_training_on_what_tells_classes_apart_is_chosen_and_better():
     selection = select(epochs=20)
     list(selection)
 
-    found = selection.result()
+    result = selection.result()
 
     before = (selection.predict(selection.embeddings) == TARGETS).float().mean()
-    assert found.share > 0
-    assert (found.predicted == TARGETS).float().mean() > before
-    assert found.candidates[0].accuracy >= found.candidates[-1].accuracy
-    assert {c.share for c in found.candidates} == set(SHARES)
-    assert not torch.allclose(embed_all(found.encoder, stripes(24)), selection.embeddings)
+    assert result.share > 0
+    assert (result.predicted == TARGETS).float().mean() > before
+    assert result.candidates[0].accuracy >= result.candidates[-1].accuracy
+    assert {c.share for c in result.candidates} == set(SHARES)
+    assert not torch.allclose(embed_all(result.encoder, stripes(24)), selection.embeddings)
 
 
 @pytest.mark.cuda
@@ -74,11 +74,11 @@ def test_a_choice_on_cuda_is_better_than_before():
     selection = Selection(encoder, stripes(24), TARGETS, ways, recipe, Cosine(), folds=2)
     list(selection)
 
-    found = selection.result()
+    result = selection.result()
 
     before = (selection.predict(selection.embeddings) == TARGETS).float().mean()
-    assert (found.predicted == TARGETS).float().mean() > before
-    assert next(found.encoder.parameters()).is_cuda
+    assert (result.predicted == TARGETS).float().mean() > before
+    assert next(result.encoder.parameters()).is_cuda
 
 
 def test_labels_without_a_pattern_leave_the_encoder_nearly_always_as_good_as_it_was():
@@ -114,10 +114,10 @@ def test_a_choice_that_keeps_nothing_gives_the_encoder_as_it_was():
 
     epochs = list(selection)
 
-    found = selection.result()
-    assert found.share == 0
+    result = selection.result()
+    assert result.share == 0
     assert all(progress.fold is not None for progress in epochs)  # nothing to train on all images
-    assert torch.equal(embed_all(found.encoder, stripes(24)), selection.embeddings)
+    assert torch.equal(embed_all(result.encoder, stripes(24)), selection.embeddings)
 
 
 @pytest.mark.parametrize("interrupted", [1, 4, 6, 8])
@@ -133,8 +133,8 @@ def test_a_selection_goes_on_as_if_it_had_not_been_interrupted(interrupted):
     losses += [p.epoch.loss for p in resumed]
 
     assert losses == first
-    expected, found = whole.result().encoder.state_dict(), resumed.result().encoder.state_dict()
-    assert all(torch.equal(expected[name], tensor) for name, tensor in found.items())
+    expected, state = whole.result().encoder.state_dict(), resumed.result().encoder.state_dict()
+    assert all(torch.equal(expected[name], tensor) for name, tensor in state.items())
     assert torch.equal(whole.result().predicted, resumed.result().predicted)
 
 
@@ -155,8 +155,8 @@ def test_averaged_weights_are_what_is_kept():
     for selection in (averaged, plain):
         list(selection)
 
-    one, other = (s.result() for s in (averaged, plain))
-    assert not torch.equal(one.encoder.stages[0][0].weight, other.encoder.stages[0][0].weight)
+    first, second = (s.result() for s in (averaged, plain))
+    assert not torch.equal(first.encoder.stages[0][0].weight, second.encoder.stages[0][0].weight)
 
 
 def test_a_class_with_fewer_images_than_folds_is_refused():

@@ -56,11 +56,13 @@ def test_the_order_of_the_shots_does_not_matter(head):
     embeddings, targets = unit(30, seed=0), torch.arange(30) % 3
     order = torch.randperm(30, generator=torch.Generator().manual_seed(1))
 
-    one = head.fit(embeddings, targets, 3, MEAN)
-    two = head.fit(embeddings[order], targets[order], 3, MEAN)
+    in_order = head.fit(embeddings, targets, 3, MEAN)
+    shuffled = head.fit(embeddings[order], targets[order], 3, MEAN)
 
     queries = unit(7, seed=1)
-    assert torch.allclose(one.probabilities(queries), two.probabilities(queries), atol=1e-5)
+    assert torch.allclose(
+        in_order.probabilities(queries), shuffled.probabilities(queries), atol=1e-5
+    )
 
 
 def test_a_class_without_a_shot_is_refused(head):
@@ -97,11 +99,11 @@ def test_half_precision_shots_serve_single_precision_queries(head):
 def test_what_was_chosen_can_be_pinned(head):
     embeddings, targets = clusters([2, 5, 9])
 
-    chosen = head.fit(embeddings, targets, 3, MEAN.double())
-    pinned = chosen.options.fit(embeddings, targets, 3, MEAN.double())
+    fitted = head.fit(embeddings, targets, 3, MEAN.double())
+    pinned = fitted.options.fit(embeddings, targets, 3, MEAN.double())
 
-    assert pinned.options == chosen.options
-    assert torch.equal(pinned.probabilities(embeddings), chosen.probabilities(embeddings))
+    assert pinned.options == fitted.options
+    assert torch.equal(pinned.probabilities(embeddings), fitted.probabilities(embeddings))
 
 
 @pytest.mark.parametrize(
@@ -116,18 +118,18 @@ def test_leave_one_out_equals_fitting_again(head, shots, dim):
     mean = 0.3 * unit(1, seed=5, dim=dim)[0].double()
     fitted = head.fit(embeddings, targets, len(shots), mean)
 
-    found = fitted.leave_one_out(embeddings, targets).log_softmax(1)
+    log_odds = fitted.leave_one_out(embeddings, targets).log_softmax(1)
 
-    for i, own in enumerate(targets.tolist()):
-        others = torch.arange(len(targets)) != i
-        left = targets[others]
-        classes = left.unique()
-        renumbered = torch.searchsorted(classes, left)
-        again = fitted.options.fit(embeddings[others], renumbered, len(classes), mean)
-        said = (again.scores(embeddings[i : i + 1]) / again.temperature).log_softmax(1)[0]
-        assert torch.allclose(found[i, classes], said, rtol=0, atol=1e-8)
-        if own not in classes:
-            assert found[i, own] == -torch.inf
+    for i, target in enumerate(targets.tolist()):
+        is_other = torch.arange(len(targets)) != i
+        remaining = targets[is_other]
+        classes = remaining.unique()
+        renumbered = torch.searchsorted(classes, remaining)
+        refitted = fitted.options.fit(embeddings[is_other], renumbered, len(classes), mean)
+        expected = (refitted.scores(embeddings[i : i + 1]) / refitted.temperature).log_softmax(1)[0]
+        assert torch.allclose(log_odds[i, classes], expected, rtol=0, atol=1e-8)
+        if target not in classes:
+            assert log_odds[i, target] == -torch.inf
 
 
 def test_leave_one_out_of_some_is_that_of_all(head, monkeypatch):
@@ -136,9 +138,9 @@ def test_leave_one_out_of_some_is_that_of_all(head, monkeypatch):
     fitted = head.fit(embeddings, targets, 3, MEAN.double())
 
     everything = fitted.leave_one_out(embeddings, targets)
-    some = fitted.leave_one_out(embeddings[5:9], targets[5:9])
+    part = fitted.leave_one_out(embeddings[5:9], targets[5:9])
 
-    assert torch.allclose(some, everything[5:9], rtol=0, atol=1e-12)
+    assert torch.allclose(part, everything[5:9], rtol=0, atol=1e-12)
 
 
 def test_probabilities_are_honest_about_noise(head):
@@ -173,9 +175,9 @@ def test_a_class_with_few_shots_and_one_with_many_compete(name):
     queries, truth = embeddings[place >= 60], targets[place >= 60]
 
     fitted = heads[name](centered=False).fit(embeddings[learned], targets[learned], 3)
-    said = fitted.probabilities(queries).argmax(dim=1)
+    predicted = fitted.probabilities(queries).argmax(dim=1)
 
-    recalls = [float((said[truth == c] == c).double().mean()) for c in range(3)]
+    recalls = [float((predicted[truth == c] == c).double().mean()) for c in range(3)]
     assert recalls[0] > 0.8, "few shots know less, but are not outvoted"
     assert min(recalls[1:]) > 0.9
 

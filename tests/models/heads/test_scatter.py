@@ -24,8 +24,8 @@ def scatter_of(points, targets):
 
 def inverse_of(points, targets, strength):
     """As the Mahalanobis head defines it, without shortcuts."""
-    apart = points - means_of(points, targets)[targets]
-    within = apart.T @ apart
+    residuals = points - means_of(points, targets)[targets]
+    within = residuals.T @ residuals
     freedom = len(points) - int(targets.max()) - 1
     ridge = strength * within.trace() / (len(points) - 1)
     return torch.linalg.inv(
@@ -40,11 +40,11 @@ def test_distances_without_an_image_are_those_of_the_others(dim):
 
     distances = scatter.downdated(scatter.rows(points, targets), 0.3)
 
-    for i, own in enumerate(targets.tolist()):
-        others = torch.arange(len(points)) != i
-        inverse = inverse_of(points[others], targets[others], 0.3)
-        apart = points[i] - means_of(points[others], targets[others])
-        squares = torch.einsum("cd,de,ce->c", apart, inverse, apart)
-        found = distances.length[i] - 2 * distances.scores[i]
-        found[own] = distances.to_own_class[i]
-        assert torch.allclose(found, squares, rtol=0, atol=1e-8)
+    for i, target in enumerate(targets.tolist()):
+        remaining = torch.arange(len(points)) != i
+        inverse = inverse_of(points[remaining], targets[remaining], 0.3)
+        offsets = points[i] - means_of(points[remaining], targets[remaining])
+        squares = torch.einsum("cd,de,ce->c", offsets, inverse, offsets)
+        squared = distances.length[i] - 2 * distances.scores[i]
+        squared[target] = distances.to_own_class[i]
+        assert torch.allclose(squared, squares, rtol=0, atol=1e-8)

@@ -14,10 +14,10 @@ def half_units(rows, seed=0):
     return F.normalize(torch.randn(rows, DIM, generator=generator), dim=1).half()
 
 
-def assert_close(one, two, within):
-    assert torch.equal(one.counts, two.counts)
-    assert torch.allclose(one.sums, two.sums, rtol=0, atol=within)
-    assert torch.allclose(one.moment, two.moment, rtol=0, atol=within)
+def assert_close(first, second, within):
+    assert torch.equal(first.counts, second.counts)
+    assert torch.allclose(first.sums, second.sums, rtol=0, atol=within)
+    assert torch.allclose(first.moment, second.moment, rtol=0, atol=within)
 
 
 def test_moments_are_those_of_the_definition():
@@ -27,9 +27,9 @@ def test_moments_are_those_of_the_definition():
 
     values = embeddings.double()
     scatter = torch.zeros(DIM, DIM, dtype=torch.float64)
-    for one in range(CLASSES):
-        members = values[targets == one]
-        assert torch.allclose(statistics.means[one], members.mean(0), rtol=0, atol=1e-15)
+    for target in range(CLASSES):
+        members = values[targets == target]
+        assert torch.allclose(statistics.means[target], members.mean(0), rtol=0, atol=1e-15)
         scatter += (len(members) - 1) * torch.cov(members.T)
     assert torch.allclose(statistics.within, scatter, rtol=0, atol=1e-12)
 
@@ -44,17 +44,17 @@ def test_ten_thousand_mixed_operations_end_where_a_refit_does():
         torch.randint(-1, CLASSES, (10_000,), generator=generator).tolist(),
         strict=True,
     ):
-        one, before, after = embeddings[row : row + 1], labels[row : row + 1].clone(), label
+        image, before, after = embeddings[row : row + 1], labels[row : row + 1].clone(), label
         if before >= 0 and after >= 0:
-            statistics.relabel(one, before, torch.tensor([after]))
+            statistics.relabel(image, before, torch.tensor([after]))
         elif before >= 0:
-            statistics.remove(one, before)
+            statistics.remove(image, before)
         elif after >= 0:
-            statistics.add(one, torch.tensor([after]))
+            statistics.add(image, torch.tensor([after]))
         labels[row] = after
 
-    kept = labels >= 0
-    refit = Statistics.of(embeddings[kept], labels[kept], CLASSES)
+    labeled = labels >= 0
+    refit = Statistics.of(embeddings[labeled], labels[labeled], CLASSES)
     assert_close(statistics, refit, within=1e-8)
     assert torch.allclose(statistics.within, refit.within, rtol=0, atol=1e-8)
 

@@ -46,15 +46,15 @@ def test_a_head_that_ends_in_a_norm_has_no_bias_before_it():
 def test_what_follows_goes_the_rest_of_the_way_that_momentum_leaves(momentum):
     source, target = projection_head(3, 5, 2), projection_head(3, 5, 2).requires_grad_(False)
     before = [p.clone() for p in target.parameters()]
-    wanted = [p.detach().clone() for p in source.parameters()]
+    aims = [p.detach().clone() for p in source.parameters()]
 
     follow(target, source, momentum)
 
-    for old, new, aim, kept in zip(
-        before, target.parameters(), wanted, source.parameters(), strict=True
+    for old, new, aim, share in zip(
+        before, target.parameters(), aims, source.parameters(), strict=True
     ):
         assert torch.allclose(new, momentum * old + (1 - momentum) * aim, atol=1e-6)
-        assert torch.equal(kept, aim)
+        assert torch.equal(share, aim)
         assert new.grad_fn is None
 
 
@@ -108,13 +108,13 @@ def test_more_than_fits_into_a_queue_leaves_its_end_inside():
 
 
 def test_a_queue_goes_on_from_its_state():
-    queue, other = EmbeddingQueue(4, 6), EmbeddingQueue(4, 6)
+    queue, loaded = EmbeddingQueue(4, 6), EmbeddingQueue(4, 6)
     queue.push(unit(3), torch.tensor([5, 6, 7]))
 
-    other.load_state_dict(copy.deepcopy(queue.state_dict()))
+    loaded.load_state_dict(copy.deepcopy(queue.state_dict()))
 
-    assert torch.equal(other.inside(), queue.inside())
-    assert torch.equal(other.of(torch.tensor([6])), queue.of(torch.tensor([6])))
+    assert torch.equal(loaded.inside(), queue.inside())
+    assert torch.equal(loaded.of(torch.tensor([6])), queue.of(torch.tensor([6])))
 
 
 def test_a_queue_keeps_no_gradients():
@@ -127,34 +127,34 @@ def test_a_queue_keeps_no_gradients():
 
 def test_a_memory_moves_by_what_momentum_leaves_and_only_where_images_were_seen():
     bank = Bank(5, 6)
-    before, seen = bank.features.clone(), 3 * unit(2, seed=1)
+    before, features = bank.features.clone(), 3 * unit(2, seed=1)
     assert torch.allclose(before.norm(dim=1), torch.ones(5))
 
-    bank.move(torch.tensor([3, 1]), seen, 0.25)
+    bank.move(torch.tensor([3, 1]), features, 0.25)
 
-    expected = F.normalize(0.25 * before[[3, 1]] + 0.75 * seen / 3, dim=1)
+    expected = F.normalize(0.25 * before[[3, 1]] + 0.75 * features / 3, dim=1)
     assert torch.allclose(bank.features[[3, 1]], expected, atol=1e-6)
     assert torch.equal(bank.features[[0, 2, 4]], before[[0, 2, 4]])
 
 
 def test_a_memory_without_momentum_is_what_was_seen():
-    bank, seen = Bank(5, 6), unit(2, seed=1)
+    bank, features = Bank(5, 6), unit(2, seed=1)
 
-    bank.move(torch.tensor([3, 1]), seen, 0.0)
+    bank.move(torch.tensor([3, 1]), features, 0.0)
 
-    assert torch.allclose(bank.features[[3, 1]], seen, atol=1e-6)
+    assert torch.allclose(bank.features[[3, 1]], features, atol=1e-6)
 
 
 @pytest.mark.parametrize("count", [4, 100])
 def test_negatives_are_of_different_images_and_those_of_the_batch_are_marked(count):
     bank, positions = Bank(10, 6), torch.tensor([7, 2])
 
-    negatives, own = bank.negatives(positions, count)
+    negatives, is_own = bank.negatives(positions, count)
 
-    drawn = (negatives @ bank.features.T).argmax(dim=1)
-    assert len(drawn) == len(set(drawn.tolist())) == min(count, 10)
-    assert torch.equal(own, positions.unsqueeze(1) == drawn)
-    assert count < 10 or own.sum(dim=1).tolist() == [1, 1]
+    rows = (negatives @ bank.features.T).argmax(dim=1)
+    assert len(rows) == len(set(rows.tolist())) == min(count, 10)
+    assert torch.equal(is_own, positions.unsqueeze(1) == rows)
+    assert count < 10 or is_own.sum(dim=1).tolist() == [1, 1]
 
 
 def test_kmeans_finds_clusters_that_are_clear():
@@ -196,14 +196,14 @@ def test_kmeans_splits_a_crowd_when_a_cluster_is_empty():
 
 
 def test_kmeans_of_a_seed_is_the_same_and_of_another_another():
-    points, found = unit(40), []
+    points, solutions = unit(40), []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
-        found.append(kmeans(points, 4))
+        solutions.append(kmeans(points, 4))
 
-    assert torch.equal(found[0][0], found[1][0])
-    assert torch.equal(found[0][1], found[1][1])
-    assert not torch.equal(found[0][1], found[2][1])
+    assert torch.equal(solutions[0][0], solutions[1][0])
+    assert torch.equal(solutions[0][1], solutions[1][1])
+    assert not torch.equal(solutions[0][1], solutions[2][1])
 
 
 def test_sinkhorn_assigns_every_image_once_and_uses_clusters_equally():

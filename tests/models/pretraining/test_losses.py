@@ -16,19 +16,19 @@ def embeddings(count: int, seed: int = 0) -> Tensor:
     return torch.randn(count, 5, generator=Generator().manual_seed(seed))
 
 
-def similarity(contrast: Contrast, one: Tensor, other: Tensor) -> float:
+def similarity(contrast: Contrast, first: Tensor, second: Tensor) -> float:
     if contrast.similarity == "cosine":
-        return float(one @ other) / float(one.norm() * other.norm())
-    return -float((one - other).square().sum())
+        return float(first @ second) / float(first.norm() * second.norm())
+    return -float((first - second).square().sum())
 
 
-def naive(contrast: Contrast, alike: float, others: list[float]) -> float:
+def naive(contrast: Contrast, alike: float, unlike: list[float]) -> float:
     """The loss of one query, as the papers write it."""
     if contrast.loss == "triplet":
-        farther = [other for other in others if other < alike]
-        return max(0.0, max(farther or [min(others)]) - alike + contrast.margin)
+        farther = [score for score in unlike if score < alike]
+        return max(0.0, max(farther or [min(unlike)]) - alike + contrast.margin)
     positive = math.exp(alike / contrast.temperature)
-    negatives = [math.exp(other / contrast.temperature) for other in others]
+    negatives = [math.exp(score / contrast.temperature) for score in unlike]
     if contrast.loss == "info_nce":
         return -math.log(positive / (positive + sum(negatives)))
     constant = sum(negatives) / len(negatives)  # Wu et al., equation 8
@@ -43,9 +43,9 @@ def naive(contrast: Contrast, alike: float, others: list[float]) -> float:
 def test_a_loss_is_that_of_loops_over_queries_and_the_negatives_of_others(loss, similar, count):
     contrast = Contrast(loss=loss, similarity=similar, temperature=0.7, margin=0.4)
     queries, keys, negatives = embeddings(6), embeddings(6, seed=1), embeddings(count, seed=2)
-    own = torch.rand(6, count, generator=Generator().manual_seed(3)) < 0.3
+    is_own = torch.rand(6, count, generator=Generator().manual_seed(3)) < 0.3
 
-    value = float(contrast(queries, keys, negatives, own))
+    value = float(contrast(queries, keys, negatives, is_own))
 
     losses = [
         naive(
@@ -53,11 +53,11 @@ def test_a_loss_is_that_of_loops_over_queries_and_the_negatives_of_others(loss, 
             similarity(contrast, query, key),
             [
                 similarity(contrast, query, negative)
-                for negative, left_out in zip(negatives, mine, strict=True)
+                for negative, left_out in zip(negatives, excluded, strict=True)
                 if not left_out
             ],
         )
-        for query, key, mine in zip(queries, keys, own, strict=True)
+        for query, key, excluded in zip(queries, keys, is_own, strict=True)
     ]
     assert value == pytest.approx(sum(losses) / 6, rel=1e-4)  # float32 against double
 
@@ -67,14 +67,14 @@ def test_a_loss_is_that_of_loops_over_queries_and_the_negatives_of_others(loss, 
 def test_what_negatives_hold_of_the_query_s_own_image_changes_nothing(loss, similar):
     contrast = Contrast(loss=loss, similarity=similar, temperature=0.7)
     queries, keys, negatives = embeddings(4), embeddings(4, seed=1), embeddings(9, seed=2)
-    others = torch.zeros(4, 9, dtype=torch.bool)
+    elsewhere = torch.zeros(4, 9, dtype=torch.bool)
     duplicates = torch.cat([negatives, queries[:1], queries[:1]])
-    own = torch.cat([others, torch.ones(4, 2, dtype=torch.bool)], dim=1)
+    is_own = torch.cat([elsewhere, torch.ones(4, 2, dtype=torch.bool)], dim=1)
 
-    without = float(contrast(queries, keys, negatives, others))
+    without = float(contrast(queries, keys, negatives, elsewhere))
 
-    assert float(contrast(queries, keys, duplicates, own)) == pytest.approx(without, rel=1e-5)
-    assert float(contrast(queries, keys, duplicates, own & False)) > without + 0.01
+    assert float(contrast(queries, keys, duplicates, is_own)) == pytest.approx(without, rel=1e-5)
+    assert float(contrast(queries, keys, duplicates, is_own & False)) > without + 0.01
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -134,30 +134,30 @@ def test_gradients_reach_both_views_and_are_finite_even_where_distances_are_zero
 
     swapped(contrast, first, second).backward()
 
-    for one in (first, second):
-        assert bool(one.grad.isfinite().all())
-        assert bool((one.grad.abs().sum(dim=1) > 0).all())
+    for view in (first, second):
+        assert bool(view.grad.isfinite().all())
+        assert bool((view.grad.abs().sum(dim=1) > 0).all())
 
 
 def test_a_triplet_leaves_out_negatives_nearer_than_the_other_view_unless_all_are():
     contrast = Contrast(loss="triplet", similarity="squared_euclidean", margin=0.5)
     query, key = torch.zeros(1, 5), torch.tensor([[0.5, 0, 0, 0, 0]])  # squared distance 0.25
-    near = torch.tensor([[0.1, 0, 0, 0, 0], [0.2, 0, 0, 0, 0]])  # 0.01 and 0.04
-    far = torch.tensor([[0.6, 0, 0, 0, 0], [0.8, 0, 0, 0, 0]])  # 0.36 and 0.64
+    close = torch.tensor([[0.1, 0, 0, 0, 0], [0.2, 0, 0, 0, 0]])  # 0.01 and 0.04
+    distant = torch.tensor([[0.6, 0, 0, 0, 0], [0.8, 0, 0, 0, 0]])  # 0.36 and 0.64
 
     def loss(negatives):
         return float(contrast(query, key, negatives, torch.zeros(1, len(negatives)).bool()))
 
-    assert loss(torch.cat([near, far])) == pytest.approx(0.25 - 0.36 + 0.5)
-    assert loss(near) == pytest.approx(0.25 - 0.04 + 0.5)
+    assert loss(torch.cat([close, distant])) == pytest.approx(0.25 - 0.36 + 0.5)
+    assert loss(close) == pytest.approx(0.25 - 0.04 + 0.5)
 
 
 def test_a_triplet_farther_apart_than_the_margin_teaches_nothing():
     contrast = Contrast(loss="triplet", similarity="squared_euclidean", margin=0.5)
     query = torch.zeros(1, 5, requires_grad=True)
-    near, far = torch.full((1, 5), 0.1), torch.ones(3, 5)
+    close, distant = torch.full((1, 5), 0.1), torch.ones(3, 5)
 
-    loss = contrast(query, near, far, torch.zeros(1, 3, dtype=torch.bool))
+    loss = contrast(query, close, distant, torch.zeros(1, 3, dtype=torch.bool))
     loss.backward()
 
     assert float(loss.detach()) == 0

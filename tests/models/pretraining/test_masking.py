@@ -55,10 +55,10 @@ def noise(count: int, seed: int = 0) -> Tensor:
 def test_kept_tokens_are_those_of_the_lowest_ranks_in_their_order():
     tokens = torch.arange(60.0).view(2, 10, 3)
 
-    kept, ranks = shuffled(tokens, 0.4)
+    visible, ranks = shuffled(tokens, 0.4)
 
-    assert kept.shape == (2, 4, 3)
-    for image, its, order in zip(tokens, kept, ranks, strict=True):
+    assert visible.shape == (2, 4, 3)
+    for image, its, order in zip(tokens, visible, ranks, strict=True):
         assert sorted(order.tolist()) == list(range(10))
         for rank in range(4):
             assert torch.equal(its[rank], image[order == rank][0])
@@ -67,9 +67,9 @@ def test_kept_tokens_are_those_of_the_lowest_ranks_in_their_order():
 def test_which_tokens_are_kept_is_drawn_for_each_image():
     _, ranks = shuffled(torch.zeros(100, 10, 1), 0.4)
 
-    kept = (ranks < 4).float().mean(dim=0)
-    assert float(kept.min()) > 0.2
-    assert float(kept.max()) < 0.6
+    frequency = (ranks < 4).float().mean(dim=0)
+    assert float(frequency.min()) > 0.2
+    assert float(frequency.max()) < 0.6
 
 
 def test_one_token_at_least_is_kept():
@@ -170,8 +170,8 @@ def test_every_seen_token_is_painted_at_its_own_place(name):
     torch.manual_seed(0)
     pixels = painter(encoder, images).pixels
 
-    own = painter.leave(painter.enter(encoder.stages[-1].net.norm(tokens)))
-    expected = torch.where((ranks < 18).unsqueeze(2), own, hidden)
+    visible = painter.leave(painter.enter(encoder.stages[-1].net.norm(tokens)))
+    expected = torch.where((ranks < 18).unsqueeze(2), visible, hidden)
     assert torch.allclose(pixels, expected, atol=1e-5)
 
 
@@ -206,12 +206,12 @@ def test_views_of_a_side_that_eight_does_not_divide_are_smaller():
 
 
 def test_what_was_painted_is_shown_where_patches_were_hidden_and_nowhere_else():
-    images, other = noise(2), noise(2, seed=1)
+    images, different = noise(2), noise(2, seed=1)
     hidden = torch.zeros(2, 36, dtype=torch.bool)
     hidden[:, 7] = True  # the second patch of the second row
 
     right = reveal(images, patches(images, 36), hidden)
-    wrong = reveal(images, patches(other, 36), hidden)
+    wrong = reveal(images, patches(different, 36), hidden)
 
     assert torch.allclose(right, images, atol=1e-4)
     changed = (wrong - images).abs().amax(dim=(0, 1)) > 1e-4

@@ -104,13 +104,13 @@ def test_a_resumed_run_is_bit_for_bit_the_uninterrupted_one(name, encoder):
     torch.manual_seed(99)  # another process has other chance
     second = training(name, encoder)
     second.load(state)
-    rest = [epoch.loss for epoch in second]
+    remaining = [epoch.loss for epoch in second]
 
-    assert rest == losses[1:]
-    for one, other in zip(
+    assert remaining == losses[1:]
+    for a, b in zip(
         second.objective.state_dict().values(), whole.objective.state_dict().values(), strict=True
     ):
-        assert torch.equal(one, other)
+        assert torch.equal(a, b)
 
 
 @pytest.mark.cuda
@@ -145,10 +145,10 @@ def test_the_encoder_learns_and_nothing_that_only_follows_gets_gradients(name, e
 
     learned = [p for p in objective.encoder.stages.parameters() if p.grad is not None]
     assert sum(float(p.grad.abs().sum()) for p in learned) > 0
-    held = {id(p) for group in objective.groups() for p in group.parameters}
+    learning = {id(p) for group in objective.groups() for p in group.parameters}
     for key, value in objective.named_parameters():
         assert key.startswith("slow") != value.requires_grad
-        assert (id(value) in held) == value.requires_grad
+        assert (id(value) in learning) == value.requires_grad
         assert torch.equal(value, before[key])
         if key.startswith("slow"):
             assert value.grad is None
@@ -166,13 +166,13 @@ def test_another_seed_gives_another_run(name, encoder):
 
 @pytest.mark.parametrize(("name", "encoder"), CASES)
 def test_the_given_encoder_stays_as_it_is(name, encoder):
-    given = ENCODERS[encoder]()
-    before = copy.deepcopy(given.state_dict())
+    network = ENCODERS[encoder]()
+    before = copy.deepcopy(network.state_dict())
     options = {"grid": 2} if name in {"jigsaw", "pirl"} else {}
 
-    next(start(methods[name](**options), given, pictures(), RECIPE, fresh=True))
+    next(start(methods[name](**options), network, pictures(), RECIPE, fresh=True))
 
-    for key, value in given.state_dict().items():
+    for key, value in network.state_dict().items():
         assert torch.equal(value, before[key])
 
 
@@ -203,10 +203,10 @@ def test_the_loss_of_embeddings_that_are_all_alike_is_that_of_a_guess(name):
 
     batch = batch_of(objective)
     loss = float(objective.loss(batch).detach())
-    own = {"simclr": 0, "moco": 1, "npid": 1, "pirl": 1}[name]
+    excluded = {"simclr": 0, "moco": 1, "npid": 1, "pirl": 1}[name]
 
     negatives = {"simclr": 30, "moco": 16, "npid": 40, "pirl": 40}[name]
-    assert loss == pytest.approx(math.log(1 + negatives - own), rel=1e-4)
+    assert loss == pytest.approx(math.log(1 + negatives - excluded), rel=1e-4)
 
 
 @pytest.mark.parametrize("name", methods)
@@ -251,13 +251,13 @@ def test_fewer_images_than_a_batch_are_refused():
 
 
 def test_continued_pretraining_keeps_the_statistics_of_batch_norms():
-    kept, fresh = (
+    continued, fresh = (
         start(SimCLR(), conv().eval(), pictures(), RECIPE, fresh=fresh) for fresh in (False, True)
     )
     before = conv().stages[0][1].running_mean.clone()
-    next(kept), next(fresh)
+    next(continued), next(fresh)
 
-    assert torch.equal(kept.objective.encoder.stages[0][1].running_mean, before)
+    assert torch.equal(continued.objective.encoder.stages[0][1].running_mean, before)
     assert not torch.equal(fresh.objective.encoder.stages[0][1].running_mean, before)
 
 
@@ -284,7 +284,7 @@ def test_epochs_and_rate_are_settled_by_the_images_and_the_encoder():
 class Forgetful(Pretext):
     """Makes the same of all images, from a step on."""
 
-    generator = 1.0
+    chance = 1.0
 
     def __init__(self, collapses: bool, loss: float = 0.5, alike: bool = False) -> None:
         super().__init__(conv())

@@ -136,11 +136,11 @@ def test_every_tile_lies_in_its_cell_of_the_image(grid, gap):
     assert parts.shape == (5, grid * grid, 3, side, side)
     for image, its in zip(images, parts, strict=True):
         for n, part in enumerate(its):
-            top, left = n // grid * cell, n % grid * cell
+            row, column = n // grid * cell, n % grid * cell
             assert any(
                 torch.equal(part, image[:, y : y + side, x : x + side])
-                for y in range(top, top + gap + 1)
-                for x in range(left, left + gap + 1)
+                for y in range(row, row + gap + 1)
+                for x in range(column, column + gap + 1)
             )
 
 
@@ -149,8 +149,8 @@ def test_tiles_are_moved_as_far_as_the_gap_lets_them_and_as_chance_has_it():
 
     parts = tiles(images, 2, gap=3, generator=generator())
 
-    moved = (parts[:, 0, :2, 0, 0] * (SIDE - 1)).round()  # pixels across and down
-    assert {tuple(at) for at in moved.int().tolist()} == {
+    offsets = (parts[:, 0, :2, 0, 0] * (SIDE - 1)).round()  # pixels across and down
+    assert {tuple(at) for at in offsets.int().tolist()} == {
         (x, y) for x in range(4) for y in range(4)
     }
     assert torch.equal(parts, tiles(images, 2, gap=3, generator=generator()))

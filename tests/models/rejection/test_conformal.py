@@ -24,8 +24,8 @@ def digits(shots, seed):
     vectors = F.normalize(vectors - vectors.mean(0), dim=1)
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     support = torch.cat([order[labels[order] == digit][:shots] for digit in range(10)])
-    others = order[~torch.isin(order, support)]
-    return vectors[support], labels[support], vectors[others], labels[others]
+    unseen = order[~torch.isin(order, support)]
+    return vectors[support], labels[support], vectors[unseen], labels[unseen]
 
 
 def test_a_class_enters_the_set_of_the_paper_at_its_score():
@@ -34,8 +34,8 @@ def test_a_class_enters_the_set_of_the_paper_at_its_score():
 
     scores = conformal.set_scores(probabilities)
 
-    for row, found in zip(probabilities.tolist(), scores.tolist(), strict=True):
-        for target, score in enumerate(found):
+    for row, values in zip(probabilities.tolist(), scores.tolist(), strict=True):
+        for target, score in enumerate(values):
             assert target in by_the_paper(row, score + 1e-9)
             assert score == 0 or target not in by_the_paper(row, score - 1e-9)
 
@@ -44,17 +44,17 @@ def test_the_set_is_that_of_scores_ranked_by_hand():
     embeddings, targets, queries, _ = digits(5, seed=0)
     head = heads["cosine"]().fit(embeddings, targets, 10)
 
-    found = conformal.fit(head, embeddings, targets).contains(head.probabilities(queries[:50]), 0.8)
+    sets = conformal.fit(head, embeddings, targets).contains(head.probabilities(queries[:50]), 0.8)
 
-    left = []
-    for i, own in enumerate(targets.tolist()):
-        others = torch.arange(len(targets)) != i
-        again = head.options.fit(embeddings[others], targets[others], 10)
-        said = again.probabilities(embeddings[i : i + 1])[0].tolist()
-        left.append(sum(p for p in said if p > said[own]))
-    level = sorted(left)[41 - 1]  # the ceil(51 * 0.8)-th of 50
-    for said, members in zip(head.probabilities(queries[:50]).tolist(), found, strict=True):
-        by_hand = [sum(p for p in said if p > own) <= level + 1e-12 for own in said]
+    left_out = []
+    for i, target in enumerate(targets.tolist()):
+        remaining = torch.arange(len(targets)) != i
+        refitted = head.options.fit(embeddings[remaining], targets[remaining], 10)
+        row = refitted.probabilities(embeddings[i : i + 1])[0].tolist()
+        left_out.append(sum(p for p in row if p > row[target]))
+    level = sorted(left_out)[41 - 1]  # the ceil(51 * 0.8)-th of 50
+    for row, members in zip(head.probabilities(queries[:50]).tolist(), sets, strict=True):
+        by_hand = [sum(p for p in row if p > target) <= level + 1e-12 for target in row]
         assert members.tolist() == by_hand
 
 

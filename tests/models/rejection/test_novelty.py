@@ -19,11 +19,11 @@ def draw(shots, dim=12, seed=0):
     return F.normalize(centres[targets] + 0.5 * noise, dim=1), targets
 
 
-def inverse_of(apart, freedom):
+def inverse_of(residuals, freedom):
     """Of the shrunk covariance, from deviations, by its definition."""
-    scatter = apart.T @ apart
-    ridge = novelty.STRENGTH * scatter.trace() / (len(apart) - 1)
-    eye = torch.eye(apart.shape[1], dtype=torch.float64)
+    scatter = residuals.T @ residuals
+    ridge = novelty.STRENGTH * scatter.trace() / (len(residuals) - 1)
+    eye = torch.eye(residuals.shape[1], dtype=torch.float64)
     return torch.linalg.inv((scatter + ridge * eye) / freedom)
 
 
@@ -32,12 +32,12 @@ def test_relative_mahalanobis_is_that_of_the_definition(dim):
     embeddings, targets = draw([6, 8, 5], dim)
     queries = draw([3, 3, 3], dim, seed=1)[0]
 
-    found = RelativeMahalanobis.fit(embeddings, targets, 3).scores(queries)
+    scores = RelativeMahalanobis.fit(embeddings, targets, 3).scores(queries)
 
     means = torch.stack([embeddings[targets == c].mean(0) for c in range(3)])
     within = inverse_of(embeddings - means[targets], len(targets) - 3)
     whole = inverse_of(embeddings, len(targets))
-    for query, score in zip(queries, found, strict=True):
+    for query, score in zip(queries, scores, strict=True):
         to_classes = min((query - m) @ within @ (query - m) for m in means)
         assert score == pytest.approx(float(to_classes - query @ whole @ query), abs=1e-8)
 
@@ -47,11 +47,11 @@ def test_neighbour_distance_is_that_of_scikit_learn(monkeypatch):
     embeddings, targets = draw([6, 8, 5])
     queries = draw([3, 3, 3], seed=1)[0]
 
-    found = NeighbourDistance.fit(embeddings, targets, 3).scores(queries)
+    scores = NeighbourDistance.fit(embeddings, targets, 3).scores(queries)
 
     peer = NearestNeighbors(n_neighbors=1).fit(embeddings.numpy())
     expected = torch.from_numpy(peer.kneighbors(queries.numpy())[0][:, 0])
-    assert torch.allclose(found, expected, rtol=0, atol=1e-8)
+    assert torch.allclose(scores, expected, rtol=0, atol=1e-8)
 
 
 @pytest.mark.parametrize("measure", MEASURES)
@@ -60,11 +60,11 @@ def test_leave_one_out_equals_fitting_again(measure, shots):
     embeddings, targets = draw(shots)
     rows = (torch.tensor(shots)[targets] > 1).nonzero().squeeze(1)
 
-    found = measure.fit(embeddings, targets, 3).leave_one_out_scores(
+    scores = measure.fit(embeddings, targets, 3).leave_one_out_scores(
         embeddings[rows], targets[rows]
     )
 
-    for i, score in zip(rows.tolist(), found.tolist(), strict=True):
-        others = torch.arange(len(targets)) != i
-        again = measure.fit(embeddings[others], targets[others], 3)
-        assert score == pytest.approx(float(again.scores(embeddings[i : i + 1])), abs=1e-8)
+    for i, score in zip(rows.tolist(), scores.tolist(), strict=True):
+        remaining = torch.arange(len(targets)) != i
+        refitted = measure.fit(embeddings[remaining], targets[remaining], 3)
+        assert score == pytest.approx(float(refitted.scores(embeddings[i : i + 1])), abs=1e-8)

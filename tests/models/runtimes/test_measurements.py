@@ -32,16 +32,16 @@ def test_what_was_found_is_found_again_under_its_words(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "other"),
+    ("name", "change"),
     [("processor", lambda: "another"), ("LIBRARIES", ("torch", "an other library"))],
 )
 def test_it_does_not_hold_for_another_machine_or_other_libraries(
-    monkeypatch, tmp_path, name, other
+    monkeypatch, tmp_path, name, change
 ):
     measured = Measurements(tmp_path)
     measured.keep(1, "speed")
 
-    monkeypatch.setattr(measurements, name, other)
+    monkeypatch.setattr(measurements, name, change)
 
     assert measured.find("speed") is None
 

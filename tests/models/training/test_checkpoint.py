@@ -33,10 +33,10 @@ def test_an_optimizer_goes_on_from_a_file():
     weight.sum().backward()
     optimizer.step()
 
-    other = torch.optim.AdamW([weight])
-    other.load_state_dict(unpack(pack(optimizer.state_dict())))
+    second = torch.optim.AdamW([weight])
+    second.load_state_dict(unpack(pack(optimizer.state_dict())))
 
-    assert torch.equal(other.state[weight]["exp_avg"], optimizer.state[weight]["exp_avg"])
+    assert torch.equal(second.state[weight]["exp_avg"], optimizer.state[weight]["exp_avg"])
 
 
 def test_what_is_no_data_is_refused():

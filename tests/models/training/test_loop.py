@@ -29,7 +29,7 @@ class Linear(Objective):
             for n, parameter in enumerate(self.parameters()):
                 parameter.copy_(torch.linspace(-0.1, 0.1 + n / 100, parameter.numel()).view_as(
                     parameter))  # fmt: skip
-        self.seen: list[Batch] = []
+        self.batches: list[Batch] = []
 
     def make_views(self, images, shares, generator):
         if images.ndim == 4:
@@ -37,7 +37,7 @@ class Linear(Objective):
         return [images], shares
 
     def loss(self, batch: Batch) -> Tensor:
-        self.seen.append(batch)
+        self.batches.append(batch)
         hidden = F.dropout(self.first(batch.views[0].flatten(1)), 0.2)
         return F.cross_entropy(self.second(hidden), batch.targets)
 
@@ -97,9 +97,9 @@ def test_a_resumed_run_is_bit_for_bit_the_uninterrupted_one(schedule, optimizer)
     second = training(**options)
     file.seek(0)
     second.load(torch.load(file))
-    rest = [epoch.loss for epoch in second]
+    remaining = [epoch.loss for epoch in second]
 
-    assert rest == losses[2:]
+    assert remaining == losses[2:]
     assert same(weights(second), weights(whole))
     assert same(list(second.averaged.parameters()), list(whole.averaged.parameters()))
 
@@ -114,7 +114,7 @@ def test_balanced_batches_hold_every_class_equally_often():
     run = training(epochs=200, rate=1e-6)
     list(run)
 
-    shares = torch.cat([batch.targets for batch in run.objective.seen]).mean(dim=0)
+    shares = torch.cat([batch.targets for batch in run.objective.batches]).mean(dim=0)
 
     # 4,800 draws: a standard deviation of 0.007.
     assert torch.allclose(shares, torch.tensor([0.5, 0.5]), atol=0.03)
@@ -124,7 +124,7 @@ def test_without_balance_every_image_comes_once_an_epoch():
     run = training(balanced=False)
     next(run)
 
-    positions = torch.cat([batch.positions for batch in run.objective.seen])
+    positions = torch.cat([batch.positions for batch in run.objective.batches])
 
     assert sorted(positions.tolist()) == list(range(24))
 
@@ -150,16 +150,16 @@ def test_the_average_lags_behind():
     start = weights(run)
     list(run)
 
-    moved = distance(start, weights(run))
+    travelled = distance(start, weights(run))
     lagging = distance(start, [p.detach() for p in run.averaged.parameters()])
-    assert 0 < lagging < moved
+    assert 0 < lagging < travelled
 
 
 def test_features_are_trained_on_as_they_are():
     run = Training(Linear(), torch.randn(24, 192), TARGETS, Recipe(epochs=1, rate=0.01))
     next(run)
 
-    assert run.objective.seen[0].views[0].min() < 0
+    assert run.objective.batches[0].views[0].min() < 0
 
 
 @pytest.mark.parametrize("options", [{"epochs": 1}, {"rate": 0.01}])
@@ -173,21 +173,21 @@ class Unlabeled(Linear):
 
     def __init__(self) -> None:
         super().__init__()
-        self.told: list[tuple[int, float] | float] = []
+        self.events: list[tuple[int, float] | float] = []
 
     def make_views(self, images, shares, generator):
         return [images, images.flip(3)], shares
 
     def loss(self, batch: Batch) -> Tensor:
-        self.seen.append(batch)
+        self.batches.append(batch)
         first, second = (self.first(view.flatten(1)) for view in batch.views)
         return (first - second + torch.rand(())).square().mean()
 
     def before_epoch(self, images) -> None:
-        self.told.append((len(images), float(torch.rand(()))))
+        self.events.append((len(images), float(torch.rand(()))))
 
     def after_step(self, progress: float) -> None:
-        self.told.append(progress)
+        self.events.append(progress)
 
 
 def test_without_labels_an_objective_sees_its_views_and_no_rest_of_an_epoch():
@@ -196,9 +196,9 @@ def test_without_labels_an_objective_sees_its_views_and_no_rest_of_an_epoch():
     epochs = list(Training(objective, IMAGES, None, Recipe(epochs=2, batch_size=9, rate=1e-3)))
 
     assert [epoch.images for epoch in epochs] == [24, 24]
-    assert [len(batch.positions) for batch in objective.seen] == [9, 9] * 2
-    assert {batch.targets.shape for batch in objective.seen} == {(9, 0)}
-    assert torch.equal(objective.seen[0].views[0], objective.seen[0].views[1].flip(3))
+    assert [len(batch.positions) for batch in objective.batches] == [9, 9] * 2
+    assert {batch.targets.shape for batch in objective.batches} == {(9, 0)}
+    assert torch.equal(objective.batches[0].views[0], objective.batches[0].views[1].flip(3))
 
 
 def test_an_objective_hears_of_every_epoch_and_step():
@@ -206,7 +206,7 @@ def test_an_objective_hears_of_every_epoch_and_step():
 
     list(Training(objective, IMAGES, None, Recipe(epochs=2, batch_size=8, rate=1e-3)))
 
-    steps = [told for told in objective.told if isinstance(told, float)]
-    assert [told[0] for told in objective.told if isinstance(told, tuple)] == [24, 24]
-    assert isinstance(objective.told[0], tuple)
+    steps = [event for event in objective.events if isinstance(event, float)]
+    assert [event[0] for event in objective.events if isinstance(event, tuple)] == [24, 24]
+    assert isinstance(objective.events[0], tuple)
     assert steps == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])

@@ -9,35 +9,35 @@ from torch.nn import functional as F
 
 from models.training.checkpoint import pack, unpack
 from models.transduction import alpha_tim
-from models.transduction.alpha_tim import AlphaTim, Transduction, entropy, loss_of
+from models.transduction.alpha_tim import AlphaTim, PartlyLabeled, Transduction, entropy, loss_of
 
 SHARES = (300, 40, 20)  # of the pool, in classes
 
 
-def clusters(seed=0, dim=32, shots=1, spread=0.08, off=0.15):
+def clusters(seed=0, dim=32, shots=1, deviation=0.08, off=0.15):
     """An unbalanced pool, then labeled images that lie off the middle of their class; float16."""
     generator = torch.Generator().manual_seed(seed)
     centres = F.normalize(torch.randn(len(SHARES), dim, generator=generator), dim=1)
     truth = torch.arange(len(SHARES)).repeat_interleave(torch.tensor(SHARES))
     targets = torch.arange(len(SHARES)).repeat_interleave(shots)
-    pool = centres[truth] + spread * torch.randn(len(truth), dim, generator=generator)
+    pool = centres[truth] + deviation * torch.randn(len(truth), dim, generator=generator)
     shift = off * torch.randn(len(SHARES), dim, generator=generator)
     support = centres[targets] + shift[targets]
-    support += spread * torch.randn(support.shape, generator=generator)
+    support += deviation * torch.randn(support.shape, generator=generator)
     return F.normalize(torch.cat([pool, support]), dim=1).half(), truth, targets
 
 
 def start(embeddings, targets, pool=None, **options):
     count = len(embeddings) - len(targets)
-    return Transduction(
+    images = PartlyLabeled(
         embeddings,
         torch.arange(count) if pool is None else pool,
         torch.arange(count, len(embeddings)),
         targets,
         len(SHARES),
         embeddings.float().mean(dim=0),
-        AlphaTim(**options),
     )
+    return Transduction(images, AlphaTim(**options))
 
 
 def naive_entropy(shares, alpha):
@@ -59,16 +59,18 @@ def test_the_loss_is_what_the_formula_says(alpha, order):
         conditional_weight=3.0,
     )
 
-    found = loss_of(options, pool, support, targets)
+    loss = loss_of(options, pool, support, targets)
 
     rows = pool.exp().tolist()
-    own = [support.exp()[n, c].item() for n, c in enumerate(targets.tolist())]
-    surprises = [-math.log(p) if order == 1 else (1 - p ** (order - 1)) / (order - 1) for p in own]
-    cross = sum(surprises) / len(own)
+    shares = [support.exp()[n, c].item() for n, c in enumerate(targets.tolist())]
+    surprises = [
+        -math.log(p) if order == 1 else (1 - p ** (order - 1)) / (order - 1) for p in shares
+    ]
+    cross = sum(surprises) / len(shares)
     marginal = naive_entropy([sum(column) / len(rows) for column in zip(*rows)], alpha)  # noqa: B905
     conditional = sum(naive_entropy(row, alpha) for row in rows) / len(rows)
     expected = 0.5 * cross - (2 * marginal - 3 * conditional)
-    parts = torch.stack(list(found)).tolist()
+    parts = torch.stack(list(loss)).tolist()
     assert parts == pytest.approx([expected, cross, marginal, conditional], abs=1e-5)
 
 
@@ -92,15 +94,15 @@ def test_from_shots_off_the_middle_it_finds_unbalanced_classes():
 
         epochs = list(learning)
 
-        found = learning.scores(rows).argmax(1)
-        gains.append(float((found == truth).float().mean() - nearest))
+        predicted = learning.scores(rows).argmax(1)
+        gains.append(float((predicted == truth).float().mean() - nearest))
         assert epochs[-1].loss < epochs[0].loss
     assert sum(gains) / len(gains) > 0.05
     assert min(gains) >= 0
 
 
 def test_the_higher_alpha_the_less_equal_shares_are_forced():
-    embeddings, truth, targets = clusters(seed=2, spread=0.2)
+    embeddings, truth, targets = clusters(seed=2, deviation=0.2)
     largest = {}
     for alpha in (1.0, 5.0):
         learning = start(
@@ -113,8 +115,8 @@ def test_the_higher_alpha_the_less_equal_shares_are_forced():
             rate=0.003,
         )
         list(learning)
-        found = learning.scores(torch.arange(len(truth))).argmax(1)
-        largest[alpha] = int(torch.bincount(found).max())
+        predicted = learning.scores(torch.arange(len(truth))).argmax(1)
+        largest[alpha] = int(torch.bincount(predicted).max())
 
     assert largest[1.0] < largest[5.0] <= max(SHARES)
 
@@ -122,7 +124,7 @@ def test_the_higher_alpha_the_less_equal_shares_are_forced():
 @pytest.mark.parametrize("batch_size", [100, 4096])
 def test_the_same_seed_learns_the_same_and_an_interrupted_run_goes_on_bit_for_bit(batch_size):
     embeddings, truth, targets = clusters(shots=40)
-    whole, again, begun, resumed = (
+    whole, repeated, begun, resumed = (
         start(embeddings, targets, batch_size=batch_size, epochs=3) for _ in range(4)
     )
     rows = torch.arange(len(truth))
@@ -131,11 +133,11 @@ def test_the_same_seed_learns_the_same_and_an_interrupted_run_goes_on_bit_for_bi
     list(itertools.islice(begun, 1))
     resumed.load(unpack(pack(begun.state())))
 
-    assert [epoch.loss for epoch in again] == losses
+    assert [epoch.loss for epoch in repeated] == losses
     assert [epoch.loss for epoch in resumed] == losses[1:]
     assert torch.equal(resumed.scores(rows), whole.scores(rows))
-    other = start(embeddings, targets, batch_size=100, epochs=3, seed=1)
-    assert ([epoch.loss for epoch in other] == losses) is False
+    different = start(embeddings, targets, batch_size=100, epochs=3, seed=1)
+    assert ([epoch.loss for epoch in different] == losses) is False
 
 
 def test_a_pool_in_batches_is_never_wider_than_a_batch_and_learns_much_the_same(monkeypatch):
@@ -181,17 +183,17 @@ def test_whitening_makes_directions_count_by_how_much_classes_vary_along_them():
     embeddings = F.normalize(noise + signal, dim=1).half()
     right = {}
     for whitened in (True, False):
-        learning = Transduction(
+        images = PartlyLabeled(
             embeddings,
             torch.arange(60, 200),
             torch.arange(60),
             truth[:60],
             2,
             embeddings.float().mean(dim=0),
-            AlphaTim(whitened=whitened),
         )
-        found = learning.scores(torch.arange(60, 200)).argmax(1)
-        right[whitened] = float((found == truth[60:]).float().mean())
+        learning = Transduction(images, AlphaTim(whitened=whitened))
+        predicted = learning.scores(torch.arange(60, 200)).argmax(1)
+        right[whitened] = float((predicted == truth[60:]).float().mean())
 
     assert right[True] > right[False] + 0.1
 

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from models.heads.kinds.cosine import Cosine
 from models.training.checkpoint import pack, unpack
-from models.transduction.alpha_tim import AlphaTim
+from models.transduction.alpha_tim import AlphaTim, PartlyLabeled
 from models.transduction.cross_validation import FOLDS, REPEATS, CrossValidatedTransduction
 
 SHARES = (200, 60, 40)
@@ -28,15 +28,15 @@ def images(shots, *, noise=0.25, seed=0):
 
 def start(embeddings, targets, **options):
     count = len(embeddings) - len(targets)
-    return CrossValidatedTransduction(
+    images = PartlyLabeled(
         embeddings,
         torch.arange(count),
         torch.arange(count, len(embeddings)),
         targets,
         3,
         embeddings.float().mean(dim=0),
-        AlphaTim(**options),
     )
+    return CrossValidatedTransduction(images, AlphaTim(**options))
 
 
 def test_each_fold_is_judged_without_its_labels_and_the_last_run_has_all():
@@ -46,8 +46,8 @@ def test_each_fold_is_judged_without_its_labels_and_the_last_run_has_all():
     progress = list(rescoring)
 
     runs = FOLDS * REPEATS + 1
-    assert [one.run for one in progress] == [n + 1 for n in range(runs) for _ in range(2)]
-    assert [one.fold for one in progress[::2]] == [*range(1, FOLDS + 1)] * REPEATS + [None]
+    assert [step.run for step in progress] == [n + 1 for n in range(runs) for _ in range(2)]
+    assert [step.fold for step in progress[::2]] == [*range(1, FOLDS + 1)] * REPEATS + [None]
     assert progress[-1].epoch.images == len(truth)
     assert progress[0].epoch.images > len(truth)  # those held out are in the pool
     verdict = rescoring.judge(Cosine())
@@ -78,10 +78,10 @@ def test_where_the_pool_tells_classes_apart_the_verdict_is_that_it_is_better():
 
     plain = head.fit(embeddings[count:], targets, 3, embeddings.float().mean(dim=0))
     before = plain.probabilities(embeddings[:count]).argmax(1)
-    found = rescoring.scores(torch.arange(count)).argmax(1)
+    predicted = rescoring.scores(torch.arange(count)).argmax(1)
     assert verdict.better
     assert verdict.accuracy > verdict.before
-    assert (found == truth).float().mean() > (before == truth).float().mean() + 0.05
+    assert (predicted == truth).float().mean() > (before == truth).float().mean() + 0.05
 
 
 def test_classes_of_one_shot_are_learned_from_and_never_judged():
@@ -101,7 +101,7 @@ def test_without_two_classes_to_judge_on_there_is_no_verdict(shots):
 
     progress = list(rescoring)
 
-    assert [one.fold for one in progress] == [None] * 3
+    assert [step.fold for step in progress] == [None] * 3
     assert rescoring.judge(Cosine()) is None
     assert rescoring.temperature == AlphaTim().temperature
     assert rescoring.scores(torch.arange(len(truth))).shape == (len(truth), 3)
@@ -111,12 +111,12 @@ def test_without_two_classes_to_judge_on_there_is_no_verdict(shots):
 def test_an_interrupted_rescoring_ends_bit_for_bit_as_if_it_had_not_been(after):
     embeddings, truth, targets = images([5, 6, 5])
     whole, begun, resumed = (start(embeddings, targets, epochs=2, batch_size=160) for _ in range(3))
-    expected = [(one.run, one.epoch.loss) for one in whole]
+    expected = [(step.run, step.epoch.loss) for step in whole]
 
     list(itertools.islice(begun, after))
     resumed.load(unpack(pack(begun.state())))
 
-    assert [(one.run, one.epoch.loss) for one in resumed] == expected[after:]
+    assert [(step.run, step.epoch.loss) for step in resumed] == expected[after:]
     rows = torch.arange(len(truth))
     assert torch.equal(resumed.scores(rows), whole.scores(rows))
     assert resumed.judge(Cosine()) == whole.judge(Cosine())

@@ -90,11 +90,11 @@ def test_with_full_skill_it_picks_from_the_smallest_margins():
 
 
 def test_the_better_the_head_the_more_of_a_batch_is_left_to_the_gradients():
-    own = set(ALONE.rank(make_pool(), 20).indices.tolist())
+    alone = set(ALONE.rank(make_pool(), 20).indices.tolist())
 
     def of_uherding(skill: float) -> int:
         pool = replace(make_pool(), skill=lambda: skill)
-        return len(own & set(ALONE.rank(pool, 20).indices.tolist()))
+        return len(alone & set(ALONE.rank(pool, 20).indices.tolist()))
 
     assert of_uherding(0.5) == 20
     assert of_uherding(0.9) > of_uherding(0.98)
@@ -105,10 +105,10 @@ def test_the_uniform_share_is_drawn_alike_from_the_whole_pool_and_says_how_likel
     counts, expected = torch.zeros(10), 0.0
     for seed in range(200):
         indices, _, propensities = strategy.rank(replace(pool, seed=seed, skill=lambda: 0.0), 5)
-        drawn = indices[propensities > 0]
-        counts[drawn] += 1
+        uniform = indices[propensities > 0]
+        counts[uniform] += 1
         expected += float(propensities.max())
-        assert len(drawn) in (0, 1)  # half an image on average
+        assert len(uniform) in (0, 1)  # half an image on average
 
     # 200 draws of 1 / 20: a standard deviation of 3.1.
     assert abs(expected - 10) < 2

@@ -4,14 +4,7 @@ import torch
 
 from models.acquisition import Pool
 from models.acquisition.strategies.badge import Badge
-from tests.models.acquisition.naive import classify, unit
-
-
-def whole_gradients(points: torch.Tensor) -> torch.Tensor:
-    """The N x C x D array that the strategy never builds."""
-    probabilities = classify(points).double()
-    likeliest = torch.nn.functional.one_hot(probabilities.argmax(dim=1), probabilities.shape[1])
-    return ((probabilities - likeliest)[:, :, None] * points.double()[:, None, :]).flatten(1)
+from tests.models.acquisition.naive import classify, unit, whole_gradients
 
 
 def test_the_picks_are_those_of_k_means_plus_plus_on_whole_gradients():
@@ -22,16 +15,16 @@ def test_the_picks_are_those_of_k_means_plus_plus_on_whole_gradients():
 
     whole = whole_gradients(points)
     nearest = (whole**2).sum(dim=1)
-    expected, drawn = [int(nearest.argmax())], [float(nearest.max())]
+    expected, squares = [int(nearest.argmax())], [float(nearest.max())]
     nearest = ((whole - whole[expected[0]]) ** 2).sum(dim=1)
     for _ in range(29):
         sums = nearest.cumsum(dim=0)
         at = torch.rand((), generator=generator, dtype=torch.float64) * sums[-1]
         expected.append(int(torch.searchsorted(sums, at, right=True)))
-        drawn.append(float(nearest[expected[-1]]))
+        squares.append(float(nearest[expected[-1]]))
         nearest = torch.minimum(nearest, ((whole - whole[expected[-1]]) ** 2).sum(dim=1))
     assert picks.tolist() == expected
-    assert torch.allclose(scores, torch.tensor(drawn), atol=1e-5)
+    assert torch.allclose(scores, torch.tensor(squares), atol=1e-5)
 
 
 def test_of_a_larger_pool_the_longest_gradient_may_always_be_picked():

@@ -31,10 +31,12 @@ def test_a_member_s_centroids_are_of_images_of_their_class():
 
     for member in Bald()._committee(pool):
         for label in range(4):
-            own = pool.vectors(pool.labeled[pool.targets == label])
-            weights = torch.linalg.lstsq(own.T.double(), member[label].double()[:, None]).solution
-            assert torch.allclose(own.T.double() @ weights, member[label].double()[:, None])
-            assert len(F.normalize(weights, dim=0)) == len(own)
+            members = pool.vectors(pool.labeled[pool.targets == label])
+            weights = torch.linalg.lstsq(
+                members.T.double(), member[label].double()[:, None]
+            ).solution
+            assert torch.allclose(members.T.double() @ weights, member[label].double()[:, None])
+            assert len(F.normalize(weights, dim=0)) == len(members)
 
 
 def test_one_image_per_class_leaves_nothing_to_disagree_on():

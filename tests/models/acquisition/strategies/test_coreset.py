@@ -14,9 +14,9 @@ def test_the_picks_are_those_of_the_naive_greedy_algorithm():
 
     picks, scores, _ = CoreSet().rank(pool, 60)
 
-    expected, apart = k_center(points[:400], points[400:], 60)
+    expected, distances = k_center(points[:400], points[400:], 60)
     assert picks.tolist() == expected
-    assert torch.allclose(scores.double(), apart, atol=1e-5)
+    assert torch.allclose(scores.double(), distances, atol=1e-5)
 
 
 def test_without_a_label_the_most_central_goes_first():
@@ -25,9 +25,9 @@ def test_without_a_label_the_most_central_goes_first():
 
     picks, scores, _ = CoreSet().rank(Pool(points, torch.arange(50), None), 10)
 
-    expected, apart = k_center(points, points[[central]], 9)
+    expected, distances = k_center(points, points[[central]], 9)
     assert picks.tolist() == [central, *expected]
-    assert torch.allclose(scores.double(), torch.cat([torch.tensor([2.0]), apart]), atol=1e-5)
+    assert torch.allclose(scores.double(), torch.cat([torch.tensor([2.0]), distances]), atol=1e-5)
 
 
 def test_many_labeled_images_are_stood_for_by_each_class_s_share():

@@ -45,6 +45,6 @@ def test_few_landmarks_cover_nearly_as_much():
         return float(kernel.amax(dim=1).mean())
 
     exact = covered(MaxHerding().rank(pool, 20).indices)
-    some = covered(MaxHerding(landmarks=500).rank(pool, 20).indices)
+    sampled = covered(MaxHerding(landmarks=500).rank(pool, 20).indices)
 
-    assert exact - 0.02 < some <= exact
+    assert exact - 0.02 < sampled <= exact

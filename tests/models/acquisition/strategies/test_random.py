@@ -10,10 +10,10 @@ from models.acquisition.strategies.random import Random
 def test_seeds_choose_differently_and_every_image_has_its_turn():
     pool = Pool(torch.rand(20, 2), torch.arange(20), None)
 
-    chosen = [tuple(Random(seed=seed).rank(pool, 5).indices.tolist()) for seed in range(40)]
+    batches = [tuple(Random(seed=seed).rank(pool, 5).indices.tolist()) for seed in range(40)]
 
-    assert len(set(chosen)) == 40
-    assert {image for five in chosen for image in five} == set(range(20))
+    assert len(set(batches)) == 40
+    assert {image for five in batches for image in five} == set(range(20))
 
 
 @pytest.mark.parametrize("seed", [-1, 2**63])

@@ -25,10 +25,10 @@ def test_neighbours_of_the_label_s_images_come_likeliest_first(label, target):
 
     picks, scores, _ = RareSearch(label=label, neighbours=10).rank(pool, 8)
 
-    own = pool.embeddings[pool.labeled[pool.targets == target]]
-    near = distances(own, pool.embeddings[:200]).topk(10, largest=False).indices.unique()
+    anchors = pool.embeddings[pool.labeled[pool.targets == target]]
+    neighbours = distances(anchors, pool.embeddings[:200]).topk(10, largest=False).indices.unique()
     likely = classify(pool.embeddings[:200])[:, target]
-    expected = near[likely[near].argsort(descending=True, stable=True)][:8]
+    expected = neighbours[likely[neighbours].argsort(descending=True, stable=True)][:8]
     assert picks.tolist() == expected.tolist()
     assert torch.allclose(scores, likely[picks])
 

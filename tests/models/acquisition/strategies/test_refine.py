@@ -15,13 +15,13 @@ def test_what_the_members_keep_is_covered_as_maxherding_would():
 
     picks, _, _ = Refine(rounds=1, widest=2).rank(pool, 6)
 
-    kept = sorted({int(i) for m in MEMBERS for i in strategies[m]().rank(pool, 12).indices})
+    candidates = sorted({int(i) for m in MEMBERS for i in strategies[m]().rank(pool, 12).indices})
     kernel = (-(distances(points[:200], points[:200]) ** 2)).exp()
     best = (-(distances(points[:200], points[200:]) ** 2)).exp().amax(dim=1)
     expected = []
     for _ in range(6):
-        gains = (kernel[kept] - best).clamp_min(0).mean(dim=1)
-        expected.append(kept[int(gains.argmax())])
+        gains = (kernel[candidates] - best).clamp_min(0).mean(dim=1)
+        expected.append(candidates[int(gains.argmax())])
         best = torch.maximum(best, kernel[expected[-1]])
     assert picks.tolist() == expected
 

@@ -98,8 +98,8 @@ def test_certain_probabilities_give_finite_scores(strategy):
 
 @pytest.mark.parametrize("name", ["entropy", "least_confidence", "margin"])
 def test_images_that_are_nearly_certain_keep_their_order(name):
-    others = torch.tensor([1e-12, 1e-9, 1e-15])
-    pool = Pool(torch.eye(3), torch.arange(3), lambda e: e @ torch.stack([1 - others, others], 1))
+    rivals = torch.tensor([1e-12, 1e-9, 1e-15])
+    pool = Pool(torch.eye(3), torch.arange(3), lambda e: e @ torch.stack([1 - rivals, rivals], 1))
 
     ranking = strategies[name]().rank(pool, 3)
 
@@ -118,14 +118,14 @@ def test_what_needs_classes_says_so_when_there_are_none(strategy):
 
 def test_one_and_two_threads_choose_alike(strategy):
     pool = make_pool(1500)
-    one = strategy.rank(pool, 30)
+    by_one = strategy.rank(pool, 30)
 
     torch.set_num_threads(2)
-    two = strategy.rank(pool, 30)
+    by_two = strategy.rank(pool, 30)
     torch.set_num_threads(1)
 
-    assert one.indices.tolist() == two.indices.tolist()
-    assert torch.allclose(one.scores, two.scores, rtol=1e-4, atol=1e-6)
+    assert by_one.indices.tolist() == by_two.indices.tolist()
+    assert torch.allclose(by_one.scores, by_two.scores, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("budget", [3, 100])
@@ -150,13 +150,13 @@ def test_a_pool_without_embeddings_gives_nothing(strategy):
 
 
 def test_labels_of_one_class_are_enough_for_what_needs_no_classes(strategy):
-    one = replace(make_pool(), targets=torch.zeros(8, dtype=torch.long), probabilities=None)
+    pool = replace(make_pool(), targets=torch.zeros(8, dtype=torch.long), probabilities=None)
 
     if strategy.needs_classes:
         with pytest.raises(NoClasses):
-            strategy.rank(one, 5)
+            strategy.rank(pool, 5)
     else:
-        assert len(strategy.rank(one, 5).indices) == 5
+        assert len(strategy.rank(pool, 5).indices) == 5
 
 
 def test_more_labeled_images_than_pool(strategy):
@@ -172,18 +172,18 @@ def test_more_labeled_images_than_pool(strategy):
 def test_what_all_images_share_is_subtracted_before_they_are_compared(name):
     strategy, plain = strategies[name](), make_pool(200)
     shift = torch.full((4,), 0.5)
-    moved = replace(
+    shifted = replace(
         plain,
         embeddings=plain.embeddings + shift,
         probabilities=lambda embeddings: classify(embeddings - shift),
         mean=shift,
     )
 
-    found = strategy.rank(moved, 30).indices
+    picks = strategy.rank(shifted, 30).indices
 
-    assert found.tolist() == strategy.rank(plain, 30).indices.tolist()
+    assert picks.tolist() == strategy.rank(plain, 30).indices.tolist()
     if name not in SCORED or name in ("bald", "unknown_first"):
-        assert found.tolist() != strategy.rank(replace(moved, mean=None), 30).indices.tolist()
+        assert picks.tolist() != strategy.rank(replace(shifted, mean=None), 30).indices.tolist()
 
 
 LARGE = ["badge", "bald", "coreset", "dropquery", "maxherding", "probcover", "refine", "uherding"]

@@ -8,9 +8,9 @@ from models.embeddings.clusters import fit
 from tests.models.acquisition.naive import distances, unit
 
 
-def typicality(points: torch.Tensor, near: int) -> torch.Tensor:
-    apart = distances(points, points)
-    return 1 / (apart.sort(dim=1).values[:, 1 : near + 1].mean(dim=1) + 1e-5)
+def typicality(points: torch.Tensor, neighbours: int) -> torch.Tensor:
+    between = distances(points, points)
+    return 1 / (between.sort(dim=1).values[:, 1 : neighbours + 1].mean(dim=1) + 1e-5)
 
 
 def test_the_picks_are_the_most_typical_of_the_clusters_with_fewest_labels():

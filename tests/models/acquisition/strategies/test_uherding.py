@@ -17,9 +17,9 @@ def test_the_picks_are_those_of_the_naive_greedy_algorithm(sigma, temperature):
 
     picks, scores, _ = UHerding(sigma=sigma, temperature=temperature).rank(pool, 40)
 
-    apart = distances(points[labeled], points[labeled]) + 9 * torch.eye(10)
+    between = distances(points[labeled], points[labeled]) + 9 * torch.eye(10)
     weights = margins(classify(points[:300], temperature=0.1 * temperature))
-    width = sigma or float(apart.min())
+    width = sigma or float(between.min())
     expected, gains = herding(points[:300], points[labeled], 40, width, weights)
     assert picks.tolist() == expected
     assert torch.allclose(scores.double(), gains, atol=1e-6)

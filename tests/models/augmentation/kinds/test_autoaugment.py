@@ -114,18 +114,18 @@ def test_what_is_drawn_says_what_happens_and_leaves_out_what_changes_nothing():
         (Step("invert", 0.0, 0), Step("color", 1.0, 0)),
     )
 
-    drawn = AutoAugment(policy=pairs).draw(40, Generator().manual_seed(0))
+    chains = AutoAugment(policy=pairs).draw(40, Generator().manual_seed(0))
 
-    assert set(drawn) == {(("rotate", 30.0),), (("rotate", -30.0),), (("color", 0.1),)}
+    assert set(chains) == {(("rotate", 30.0),), (("rotate", -30.0),), (("color", 0.1),)}
 
 
 def test_two_policies_meet_the_same_luck():
-    both = [
+    policies = [
         AutoAugment(policy=((Step(name, 0.5, 1), Step("invert", 0.5, 0)),))
         for name in ("rotate", "color")
     ]
 
-    first, second = (one.draw(40, Generator().manual_seed(2)) for one in both)
+    first, second = (policy.draw(40, Generator().manual_seed(2)) for policy in policies)
 
     assert [len(chain) for chain in first] == [len(chain) for chain in second]
 

@@ -50,10 +50,10 @@ def test_a_crop_shows_a_part_of_the_picture_enlarged():
         ramp, torch.ones(64, 1), Generator().manual_seed(0)
     )
 
-    spread = cropped[:, 0, 0, -1] - cropped[:, 0, 0, 0]
-    assert spread.min() >= 0.48  # at least half the side
-    assert spread.max() <= 1.0
-    assert spread.std() > 0.05
+    extent = cropped[:, 0, 0, -1] - cropped[:, 0, 0, 0]
+    assert extent.min() >= 0.48  # at least half the side
+    assert extent.max() <= 1.0
+    assert extent.std() > 0.05
 
 
 def test_a_tilt_bends_no_line_but_changes_the_picture():

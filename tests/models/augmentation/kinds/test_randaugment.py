@@ -30,8 +30,8 @@ def test_strength_ten_rotates_by_thirty_degrees_either_way(monkeypatch, m, degre
 
     turned = augmented(n=1, m=m)
 
-    left, right = (tv.rotate(PIXELS, way, fill=GREY).float() / 255 for way in (degrees, -degrees))
-    is_left, is_right = ((turned == one).flatten(1).all(dim=1) for one in (left, right))
+    lefts, rights = (tv.rotate(PIXELS, way, fill=GREY).float() / 255 for way in (degrees, -degrees))
+    is_left, is_right = ((turned == rotation).flatten(1).all(dim=1) for rotation in (lefts, rights))
     assert (is_left ^ is_right).all()
     assert is_left.any()
     assert is_right.any()
@@ -48,7 +48,7 @@ def test_strength_sets_how_far_brightness_is_from_one(monkeypatch, m, factors):
         tv.adjust_brightness(PIXELS, f).float().flatten(1).mean(1) / 255 for f in factors
     )
     # A value may be rounded another way: 1/255.
-    is_darker, is_brighter = ((means - one).abs() < 1 / 255 for one in (darker, brighter))
+    is_darker, is_brighter = ((means - level).abs() < 1 / 255 for level in (darker, brighter))
     assert (is_darker ^ is_brighter).all()
     assert is_darker.any()
     assert is_brighter.any()
@@ -63,16 +63,16 @@ def test_n_operations_follow_one_another(monkeypatch):
 
 
 def test_every_operation_is_drawn(monkeypatch):
-    drawn = []
+    batches = []
     monkeypatch.setattr(
-        randaugment, "operate", lambda images, names, *_: drawn.extend(names) or images
+        randaugment, "operate", lambda images, names, *_: batches.extend(names) or images
     )
 
     for seed in range(7):
         augmented(seed)
 
     # 560 draws, 40 expected of each, 5 standard deviations.
-    counts = [drawn.count(name) for name in randaugment.FOURTEEN]
+    counts = [batches.count(name) for name in randaugment.FOURTEEN]
     assert sum(counts) == 560
     assert min(counts) > 10
     assert max(counts) < 70

@@ -10,17 +10,17 @@ from models.augmentation.kinds.trivialaugment import WIDE, TrivialAugment
 TARGETS = torch.ones(400, 1)
 
 
-def drawn(monkeypatch, side: int = 64) -> dict:
+def draw_arguments(monkeypatch, side: int = 64) -> dict:
     """What is drawn for 400 images: names, strengths and scales."""
-    seen = {}
+    arguments = {}
 
     def look(images, names, strengths, scales, generator):
-        seen.update(names=names, strengths=strengths, scales=scales)
+        arguments.update(names=names, strengths=strengths, scales=scales)
         return images
 
     monkeypatch.setattr(trivialaugment, "operate", look)
     TrivialAugment()(torch.zeros(400, 3, side, side), TARGETS, Generator().manual_seed(0))
-    return seen
+    return arguments
 
 
 @pytest.mark.parametrize(
@@ -39,20 +39,22 @@ def test_the_ranges_are_the_wide_ones(name, least, most):
 
 @pytest.mark.parametrize("side", [64, 224])
 def test_a_translation_is_by_32_pixels_at_most(monkeypatch, side):
-    scales = drawn(monkeypatch, side)["scales"]
+    scales = draw_arguments(monkeypatch, side)["scales"]
 
     assert scales["translate-x"].at(1.0) * side == pytest.approx(32)
     assert scales["translate-y"].at(1.0, mirrored=True) * side == pytest.approx(-32)
 
 
 def test_operations_and_31_strengths_are_drawn_evenly_and_apart(monkeypatch):
-    seen = drawn(monkeypatch)
+    arguments = draw_arguments(monkeypatch)
 
-    counts = [seen["names"].count(name) for name in set(seen["names"])]
+    counts = [arguments["names"].count(name) for name in set(arguments["names"])]
     assert len(counts) == 14
     assert min(counts) >= 13  # 29 expected, 3 standard deviations
-    assert {round(strength * 30, 6) for strength in seen["strengths"]} == set(range(31))
-    rotations = [s for s, n in zip(seen["strengths"], seen["names"], strict=True) if n == "rotate"]
+    assert {round(strength * 30, 6) for strength in arguments["strengths"]} == set(range(31))
+    rotations = [
+        s for s, n in zip(arguments["strengths"], arguments["names"], strict=True) if n == "rotate"
+    ]
     assert len(set(rotations)) > 10
 
 

@@ -10,16 +10,21 @@ def test_every_pair_is_tried_once(grey):
     trials = list(Grid(n=(1, 3), m=(2.0, 5.0)).search(grey()))
 
     tried = [trial.candidate.policy[0] for trial in trials]
-    assert [(one.n, one.m) for one in tried] == [(1, 2.0), (1, 5.0), (3, 2.0), (3, 5.0)]
+    assert [(augmentation.n, augmentation.m) for augmentation in tried] == [
+        (1, 2.0),
+        (1, 5.0),
+        (3, 2.0),
+        (3, 5.0),
+    ]
 
 
 @pytest.mark.parametrize("seed", range(2))
 def test_a_strength_that_leaves_classes_alone_is_preferred_to_one_that_mixes_them(grey, seed):
     search, proxy = Grid(n=(1, 3), m=(0.5, 10.0)), grey(32, seed=seed)
 
-    found = search.choose(proxy, list(search.search(proxy)))
+    result = search.choose(proxy, list(search.search(proxy)))
 
-    assert found.candidate.policy == (RandAugment(n=1, m=0.5),)
+    assert result.candidate.policy == (RandAugment(n=1, m=0.5),)
 
 
 @pytest.mark.parametrize(

@@ -13,29 +13,29 @@ STRONG = Geometric(crop=0.15, flip=0.0, degrees=0.0, ratio=1.0)
 def test_the_class_that_takes_images_of_another_gets_a_weaker_crop(framed):
     search, proxy = PerClass(geometric=STRONG), framed()
 
-    found = search.choose(proxy, list(search.search(proxy)))
+    result = search.choose(proxy, list(search.search(proxy)))
 
     before = proxy.judge(PolicyCandidate((STRONG,)))
     absorbed = (before.predicted == 0) & (proxy.targets == 1)
     assert absorbed.sum() >= 5  # the harm that was planted
-    ((label, (policy,)),) = found.candidate.per_class
+    ((label, (policy,)),) = result.candidate.per_class
     assert label == 0  # not the victim, class 1
     assert policy.crop > STRONG.crop
-    assert found.candidate.policy == (STRONG,)
-    assert found.verdict.better
-    assert found.verdict.accuracy > found.verdict.before
-    recalled = (found.judged.predicted == 1)[proxy.targets == 1].float().mean()
+    assert result.candidate.policy == (STRONG,)
+    assert result.verdict.better
+    assert result.verdict.accuracy > result.verdict.before
+    recalled = (result.judged.predicted == 1)[proxy.targets == 1].float().mean()
     assert recalled > 0.9
 
 
 def test_without_harm_all_classes_keep_the_default(framed):
     search, proxy = PerClass(geometric=Geometric(crop=0.75)), framed(frame=0.0)
 
-    found = search.choose(proxy, list(search.search(proxy)))
+    result = search.choose(proxy, list(search.search(proxy)))
 
-    assert found.candidate == PolicyCandidate((Geometric(crop=0.75),))
-    assert not found.verdict.better
-    assert "the false positives of no class" in found.verdict.reason
+    assert result.candidate == PolicyCandidate((Geometric(crop=0.75),))
+    assert not result.verdict.better
+    assert "the false positives of no class" in result.verdict.reason
 
 
 def test_the_default_crop_is_tried_as_well_and_what_is_proposed_comes_last(framed):

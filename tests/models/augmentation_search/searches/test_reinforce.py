@@ -66,7 +66,7 @@ def test_equal_rewards_teach_nothing_but_to_stay_undecided():
         controller.learn(controller.propose(), -1.5)
 
     after = list(controller.parameters())
-    assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
+    assert all(torch.equal(first, second) for first, second in zip(before, after, strict=True))
 
 
 def test_the_best_proposal_is_found(grey):
@@ -74,9 +74,9 @@ def test_the_best_proposal_is_found(grey):
 
     trials = list(search.search(proxy))
 
-    found = search.choose(proxy, trials)
-    assert found.judged.score == max(trial.judged.score for trial in trials)
-    assert found.candidate in [trial.candidate for trial in trials]
+    result = search.choose(proxy, trials)
+    assert result.judged.score == max(trial.judged.score for trial in trials)
+    assert result.candidate in [trial.candidate for trial in trials]
 
 
 @pytest.mark.parametrize(

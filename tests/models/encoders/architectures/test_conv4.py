@@ -9,9 +9,13 @@ from models.encoders.architectures.conv4 import Conv4
 def test_the_seed_makes_the_weights_and_leaves_torch_s_own_alone():
     before = torch.random.get_rng_state()
 
-    one, two, other = Conv4(width=8).build(), Conv4(width=8).build(), Conv4(width=8, seed=1).build()
+    first, second, third = (
+        Conv4(width=8).build(),
+        Conv4(width=8).build(),
+        Conv4(width=8, seed=1).build(),
+    )
 
-    weights = [encoder.state_dict()["stages.0.0.weight"] for encoder in (one, two, other)]
+    weights = [encoder.state_dict()["stages.0.0.weight"] for encoder in (first, second, third)]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
     assert torch.equal(before, torch.random.get_rng_state())

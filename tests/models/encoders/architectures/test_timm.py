@@ -14,13 +14,13 @@ MODELS = {"resnet18": 6, "vit_tiny_patch16_224": 14, "convnext_atto": 6, "mobile
 @pytest.fixture(scope="module")
 def network():
     """Networks of timm with random weights, made once."""
-    made = {}
+    networks = {}
 
     def make(name: str) -> torch.nn.Module:
-        if name not in made:
+        if name not in networks:
             torch.manual_seed(0)
-            made[name] = timm.create_model(name, pretrained=False, num_classes=0).eval()
-        return made[name]
+            networks[name] = timm.create_model(name, pretrained=False, num_classes=0).eval()
+        return networks[name]
 
     return make
 

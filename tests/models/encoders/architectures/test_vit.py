@@ -27,8 +27,8 @@ def test_the_seed_makes_the_weights_and_leaves_torch_s_own_alone():
     first, second = SMALL.build(), SMALL.build()
 
     assert torch.equal(before, torch.random.get_rng_state())
-    for one, other in zip(first.parameters(), second.parameters(), strict=True):
-        assert torch.equal(one, other)
+    for a, b in zip(first.parameters(), second.parameters(), strict=True):
+        assert torch.equal(a, b)
 
 
 def test_positions_say_from_the_start_what_is_near():

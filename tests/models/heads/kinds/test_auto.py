@@ -58,14 +58,14 @@ def test_a_wrong_label_among_few_clean_ones_is_found():
     """As the nearest neighbours would not: with so few shots they are not trusted."""
     right = torch.arange(12) % 2
     embeddings = F.normalize(normal(2, 64, 0)[right] / 8 + 0.02 * normal(12, 64, 1) / 8, dim=1)
-    given = right.clone()
-    given[-1] = 1 - given[-1]
+    labels = right.clone()
+    labels[-1] = 1 - labels[-1]
 
-    fitted = Auto(centered=True).fit(embeddings, given, 2, embeddings.mean(dim=0))
-    found = label_errors(fitted.leave_one_out(embeddings, given).softmax(dim=1), given)
+    fitted = Auto(centered=True).fit(embeddings, labels, 2, embeddings.mean(dim=0))
+    errors = label_errors(fitted.leave_one_out(embeddings, labels).softmax(dim=1), labels)
 
     assert fitted.name == "blend"
-    assert found.rows.tolist() == [11]
+    assert errors.rows.tolist() == [11]
 
 
 def test_classes_in_one_place_get_a_plane_between_them_and_scattered_ones_neighbours():

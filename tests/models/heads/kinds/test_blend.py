@@ -31,8 +31,8 @@ def test_it_is_the_weighted_sum_of_the_log_odds_of_both(share):
         Ridge(centered=False)
     )
 
-    apart = log_odds(blend) - expected
-    assert apart.std(dim=1).max() < 1e-9, "but for what is the same for all classes"
+    difference = log_odds(blend) - expected
+    assert difference.std(dim=1).max() < 1e-9, "but for what is the same for all classes"
 
 
 def test_with_few_shots_both_count_and_with_many_the_better_one():

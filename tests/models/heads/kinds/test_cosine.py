@@ -34,10 +34,10 @@ def test_a_centroid_of_half_precision_shots_is_exact_whatever_came_and_went():
     targets[0] = 1
     order = torch.randperm(1001, generator=generator)
 
-    one = Cosine().fit(shots, targets, 2)
+    single = Cosine().fit(shots, targets, 2)
     two = Cosine().fit(shots[order], targets[order], 2)
 
-    assert torch.equal(one.centroids, two.centroids)
+    assert torch.equal(single.centroids, two.centroids)
 
 
 def test_centring_removes_what_all_images_share():

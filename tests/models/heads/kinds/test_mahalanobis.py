@@ -31,8 +31,8 @@ def test_scores_are_those_of_the_definition(dim):
     fitted = options.fit(embeddings, targets, 3)
 
     means = torch.stack([embeddings[targets == c].mean(0) for c in range(3)])
-    apart = embeddings - means[targets]
-    scatter = apart.T @ apart
+    residuals = embeddings - means[targets]
+    scatter = residuals.T @ residuals
     ridge = 0.5 * scatter.trace() / 26 * torch.eye(dim, dtype=torch.float64)
     inverse = torch.linalg.inv((scatter + ridge) / 24)
     differences = queries[:, None] - means

@@ -40,10 +40,10 @@ def test_with_one_centroid_it_is_the_cosine_head():
     embeddings, targets, _ = looks([4] * 9)
     queries = F.normalize(normal(20, 12, 7), dim=1)
 
-    one = MultiCentroid(centroids=1, centered=False).fit(embeddings, targets, 3)
+    single = MultiCentroid(centroids=1, centered=False).fit(embeddings, targets, 3)
 
     cosine = Cosine(centered=False).fit(embeddings, targets, 3)
-    assert torch.allclose(one.probabilities(queries), cosine.probabilities(queries), atol=1e-9)
+    assert torch.allclose(single.probabilities(queries), cosine.probabilities(queries), atol=1e-9)
 
 
 def test_scores_are_those_of_a_mixture():
@@ -60,28 +60,30 @@ def test_scores_are_those_of_a_mixture():
 def test_leave_one_out_takes_the_image_out_of_its_cluster(noise):
     embeddings, targets, _ = looks([2, 3, 1] * 3, noise=noise)
     fitted = MultiCentroid(centroids=3, centered=False).fit(embeddings, targets, 3)
-    apart = (embeddings[:, None] - fitted.centres[targets]).square().sum(2).nan_to_num(math.inf)
-    groups = apart.argmin(1)
+    squares = (embeddings[:, None] - fitted.centres[targets]).square().sum(2).nan_to_num(math.inf)
+    groups = squares.argmin(1)
 
-    found = fitted.leave_one_out(embeddings, targets) * fitted.temperature
+    scores = fitted.leave_one_out(embeddings, targets) * fitted.temperature
 
     for i in range(len(targets)):
-        others = torch.arange(len(targets)) != i
-        expected = by_hand(embeddings[i], targets[others], groups[others], embeddings[others])
-        assert torch.allclose(found[i], expected, rtol=0, atol=1e-8)
+        remaining = torch.arange(len(targets)) != i
+        expected = by_hand(
+            embeddings[i], targets[remaining], groups[remaining], embeddings[remaining]
+        )
+        assert torch.allclose(scores[i], expected, rtol=0, atol=1e-8)
 
 
 def test_where_looks_are_far_apart_leave_one_out_equals_fitting_again():
     embeddings, targets, _ = looks([3] * 9)
     fitted = MultiCentroid(centroids=3, centered=False).fit(embeddings, targets, 3)
 
-    found = fitted.leave_one_out(embeddings, targets)
+    log_odds = fitted.leave_one_out(embeddings, targets)
 
     for i in range(len(targets)):
-        others = torch.arange(len(targets)) != i
-        again = fitted.options.fit(embeddings[others], targets[others], 3)
-        said = again.scores(embeddings[i : i + 1])[0] / again.temperature
-        assert torch.allclose(found[i], said, rtol=0, atol=1e-8)
+        remaining = torch.arange(len(targets)) != i
+        refitted = fitted.options.fit(embeddings[remaining], targets[remaining], 3)
+        expected = refitted.scores(embeddings[i : i + 1])[0] / refitted.temperature
+        assert torch.allclose(log_odds[i], expected, rtol=0, atol=1e-8)
 
 
 def test_as_many_centroids_are_chosen_as_classes_have_looks():

@@ -18,12 +18,12 @@ def test_scores_are_those_of_scikit_learn(dim):
     embeddings, targets, queries = draw(30, dim), torch.arange(30) % 3, draw(9, dim, seed=1)
 
     options = Ridge(penalty=0.5, temperature=1.0, centered=False)
-    found = options.fit(embeddings, targets, 3).scores(queries)
+    scores = options.fit(embeddings, targets, 3).scores(queries)
 
     peer = Peer(alpha=0.5, fit_intercept=False)
     peer.fit(F.pad(embeddings, (0, 1), value=CONSTANT).numpy(), F.one_hot(targets).double().numpy())
     expected = torch.from_numpy(peer.predict(F.pad(queries, (0, 1), value=CONSTANT).numpy()))
-    assert torch.allclose(found, expected, rtol=0, atol=1e-9)
+    assert torch.allclose(scores, expected, rtol=0, atol=1e-9)
 
 
 def test_random_features_tell_apart_what_no_line_can():
@@ -42,21 +42,23 @@ def test_leave_one_out_of_random_features_equals_fitting_again():
     embeddings, targets = draw(20, 5), torch.arange(20) % 2
     options = Ridge(penalty=0.5, features=12, temperature=1.0, centered=False)
 
-    found = options.fit(embeddings, targets, 2).leave_one_out(embeddings, targets)
+    log_odds = options.fit(embeddings, targets, 2).leave_one_out(embeddings, targets)
 
     for i in range(20):
-        others = torch.arange(20) != i
-        again = options.fit(embeddings[others], targets[others], 2)
-        assert torch.allclose(found[i], again.scores(embeddings[i : i + 1])[0], rtol=0, atol=1e-8)
+        remaining = torch.arange(20) != i
+        refitted = options.fit(embeddings[remaining], targets[remaining], 2)
+        assert torch.allclose(
+            log_odds[i], refitted.scores(embeddings[i : i + 1])[0], rtol=0, atol=1e-8
+        )
 
 
 def test_the_same_seed_draws_the_same_features():
     embeddings, targets = draw(20, 5), torch.arange(20) % 2
 
-    one, two, other = (
+    first, second, third = (
         Ridge(features=16, seed=seed, centered=False).fit(embeddings, targets, 2).scores(embeddings)
         for seed in (3, 3, 4)
     )
 
-    assert torch.equal(one, two)
-    assert not torch.allclose(one, other)
+    assert torch.equal(first, second)
+    assert not torch.allclose(first, third)

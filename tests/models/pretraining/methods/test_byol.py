@@ -15,11 +15,11 @@ SMALL = BYOL(projection=8, hidden=16)
 
 def objective() -> Pretext:
     torch.manual_seed(0)
-    made = SMALL.build(Conv4(width=8, image_side=48).build(), 40)
+    built = SMALL.build(Conv4(width=8, image_side=48).build(), 40)
     with torch.no_grad():
-        for parameter in made.slow_encoder.parameters():
+        for parameter in built.slow_encoder.parameters():
             parameter.add_(0.1)  # otherwise the copy would still be the encoder itself
-    return made
+    return built
 
 
 def views() -> list[Tensor]:
@@ -27,45 +27,45 @@ def views() -> list[Tensor]:
     return [torch.rand(6, 3, 48, 48, generator=generator) for _ in range(2)]
 
 
-def batch(*seen: Tensor) -> Batch:
-    return Batch(list(seen), torch.arange(6), torch.zeros(6, 0))
+def batch(*images: Tensor) -> Batch:
+    return Batch(list(images), torch.arange(6), torch.zeros(6, 0))
 
 
 def test_each_view_predicts_what_the_copy_makes_of_the_other():
-    method, (one, other) = objective(), views()
+    method, (first, second) = objective(), views()
 
-    loss = float(method.loss(batch(one, other)).detach())
+    loss = float(method.loss(batch(first, second)).detach())
 
     halves = []
-    for seen, aim in ((one, other), (other, one)):
-        predicted = method.predictor(method.head(method.encoder.features(seen)))
-        wanted = method.slow_head(method.slow_encoder.features(aim))
-        squared = (F.normalize(predicted, dim=1) - F.normalize(wanted, dim=1)).square()
+    for view, aim in ((first, second), (second, first)):
+        predicted = method.predictor(method.head(method.encoder.features(view)))
+        target = method.slow_head(method.slow_encoder.features(aim))
+        squared = (F.normalize(predicted, dim=1) - F.normalize(target, dim=1)).square()
         halves.append(float(squared.sum(dim=1).mean().detach()))
     assert loss == pytest.approx(sum(halves) / 2, rel=1e-4)
     assert halves[0] != pytest.approx(halves[1], rel=1e-4)
 
 
 def test_the_loss_is_the_same_with_the_views_swapped():
-    method, (one, other) = objective(), views()
+    method, (first, second) = objective(), views()
 
-    assert float(method.loss(batch(one, other)).detach()) == pytest.approx(
-        float(method.loss(batch(other, one)).detach()), rel=1e-4
+    assert float(method.loss(batch(first, second)).detach()) == pytest.approx(
+        float(method.loss(batch(second, first)).detach()), rel=1e-4
     )
 
 
 def test_gradients_are_those_of_predictions_of_what_stands_still():
-    method, (one, other) = objective(), views()
-    wanted = [method.slow_head(method.slow_encoder.features(v)).detach() for v in (other, one)]
+    method, (first, second) = objective(), views()
+    targets = [method.slow_head(method.slow_encoder.features(v)).detach() for v in (second, first)]
 
-    method.loss(batch(one, other)).backward()
-    found = [p.grad.clone() for p in method.encoder.parameters()]
+    method.loss(batch(first, second)).backward()
+    gradients = [p.grad.clone() for p in method.encoder.parameters()]
     method.zero_grad()
-    predicted = [method.predictor(method.head(method.encoder.features(v))) for v in (one, other)]
-    cosines = [F.cosine_similarity(p, w).mean() for p, w in zip(predicted, wanted, strict=True)]
+    predicted = [method.predictor(method.head(method.encoder.features(v))) for v in (first, second)]
+    cosines = [F.cosine_similarity(p, w).mean() for p, w in zip(predicted, targets, strict=True)]
     (2 - sum(cosines)).backward()
 
-    for gradient, parameter in zip(found, method.encoder.parameters(), strict=True):
+    for gradient, parameter in zip(gradients, method.encoder.parameters(), strict=True):
         assert torch.allclose(gradient, parameter.grad, atol=1e-5)
     for module in (method.slow_encoder, method.slow_head):
         assert all(p.grad is None and not p.requires_grad for p in module.parameters())

@@ -80,22 +80,22 @@ def test_a_step_remembers_the_first_view_of_its_images_only():
     before, positions = objective.bank.features.clone(), torch.tensor([7, 30, 2, 19])
     views = [torch.rand(4, 3, 48, 48, generator=Generator().manual_seed(n)) for n in range(2)]
 
-    seen = objective.pretext_loss(Batch(views, positions, torch.zeros(4, 0)))
+    outcome = objective.pretext_loss(Batch(views, positions, torch.zeros(4, 0)))
 
-    others = torch.ones(40, dtype=torch.bool)
-    others[positions] = False
-    assert torch.allclose(objective.bank.features[positions], seen.features[0], atol=1e-6)
-    assert torch.equal(objective.bank.features[others], before[others])
+    untouched = torch.ones(40, dtype=torch.bool)
+    untouched[positions] = False
+    assert torch.allclose(objective.bank.features[positions], outcome.features[0], atol=1e-6)
+    assert torch.equal(objective.bank.features[untouched], before[untouched])
 
 
 @pytest.mark.parametrize(
-    ("asked", "images", "clusters"),
+    ("setting", "images", "clusters"),
     [(0, 40, 2), (0, 10, 2), (0, 4000, 200), (0, 30_000, 1000), (7, 40, 7), (100, 40, 40)],
 )
-def test_there_is_a_cluster_for_twenty_images_and_never_more_than_images(asked, images, clusters):
+def test_there_is_a_cluster_for_twenty_images_and_never_more_than_images(setting, images, clusters):
     encoder = Conv4(width=8, image_side=48).build()
 
-    objective = DeepCluster(clusters=asked, projection=8).build(encoder, images)
+    objective = DeepCluster(clusters=setting, projection=8).build(encoder, images)
 
     assert objective.centres.shape == (2, clusters, 8)
     assert objective.chance == pytest.approx(math.log(clusters))

@@ -55,8 +55,8 @@ def test_each_order_is_the_farthest_from_those_before_it():
 
     for n in range(1, 6):
         nearest = (everything.unsqueeze(1) != orders[:n]).sum(dim=2).min(dim=1).values
-        own = (orders[n] != orders[:n]).sum(dim=1).min()
-        assert own == nearest.max()
+        distance = (orders[n] != orders[:n]).sum(dim=1).min()
+        assert distance == nearest.max()
 
 
 def test_orders_are_the_same_in_every_process_and_no_more_than_there_are():
@@ -75,8 +75,8 @@ def test_the_order_that_is_to_be_told_is_that_in_which_the_tiles_lie():
     batch = Batch([parts], torch.arange(40), torch.zeros(40, 0))
 
     right, wrong = (
-        knowing(known, Jigsaw(grid=2).build(looking_at_light(), 40)).pretext_loss(batch)
-        for known in (light, light.roll(1))
+        knowing(levels, Jigsaw(grid=2).build(looking_at_light(), 40)).pretext_loss(batch)
+        for levels in (light, light.roll(1))
     )
 
     assert float(right.loss) == pytest.approx(0, abs=1e-3)

@@ -55,36 +55,38 @@ def test_painting_nothing_has_the_loss_of_knowing_nothing(name):
 
 @pytest.mark.parametrize("name", ENCODERS)
 def test_the_loss_is_that_of_normalised_pixels_of_hidden_patches_alone(name):
-    method, seen = objective(name), batch()
+    method, sample = objective(name), batch()
 
     torch.manual_seed(1)
-    loss = float(method.loss(seen).detach())
+    loss = float(method.loss(sample).detach())
 
     torch.manual_seed(1)
-    painted, hidden, _ = method.painter(method.encoder, seen.views[0])
-    missed = (painted - patches(seen.views[0], hidden.shape[1])).square().mean(dim=2)
+    painted, hidden, _ = method.painter(method.encoder, sample.views[0])
+    missed = (painted - patches(sample.views[0], hidden.shape[1])).square().mean(dim=2)
     assert loss == pytest.approx(float(missed[hidden].mean().detach()), rel=1e-5)
     assert loss != pytest.approx(float(missed.mean().detach()), rel=1e-5)
 
 
 @pytest.mark.parametrize("name", ENCODERS)
 def test_what_is_hidden_never_reaches_the_features(name):
-    method, seen = objective(name), batch()
+    method, sample = objective(name), batch()
     torch.manual_seed(1)
-    _, hidden, _ = method.painter(method.encoder, seen.views[0])
+    _, hidden, _ = method.painter(method.encoder, sample.views[0])
     grid = 6 if name == "vit" else 8
     mask = nn.functional.interpolate(hidden.view(4, 1, grid, grid).float(), (48, 48)).bool()
-    other = batch(seed=1)
-    changed = seen._replace(views=[torch.where(mask, other.views[0], seen.views[0])])
+    different = batch(seed=1)
+    changed = sample._replace(views=[torch.where(mask, different.views[0], sample.views[0])])
 
-    found = []
-    for one in (seen, changed, other):
+    outcomes = []
+    for example in (sample, changed, different):
         torch.manual_seed(1)
-        found.append(method.pretext_loss(one))
+        outcomes.append(method.pretext_loss(example))
 
-    assert torch.equal(found[0].features[0], found[1].features[0])
-    assert not torch.allclose(found[0].features[0], found[2].features[0], atol=1e-4)
-    assert float(found[0].loss.detach()) != float(found[1].loss.detach())  # it is to be painted
+    assert torch.equal(outcomes[0].features[0], outcomes[1].features[0])
+    assert not torch.allclose(outcomes[0].features[0], outcomes[2].features[0], atol=1e-4)
+    assert float(outcomes[0].loss.detach()) != float(
+        outcomes[1].loss.detach()
+    )  # it is to be painted
 
 
 @pytest.mark.parametrize("name", ENCODERS)

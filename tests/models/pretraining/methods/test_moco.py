@@ -16,11 +16,11 @@ from models.training.loop import Batch
 def objective(images: int = 40, **options) -> Pretext:
     torch.manual_seed(0)
     encoder = Conv4(width=8, image_side=48).build()
-    made = MoCo(**({"projection": 8} | options)).build(encoder, images)
+    built = MoCo(**({"projection": 8} | options)).build(encoder, images)
     with torch.no_grad():
-        for parameter in made.slow_encoder.parameters():
+        for parameter in built.slow_encoder.parameters():
             parameter.add_(0.1)  # otherwise the copy would still be the encoder itself
-    return made
+    return built
 
 
 def batch(*positions: int, seed: int = 0) -> Batch:
@@ -33,36 +33,36 @@ def keys_of(method: Pretext, view: Tensor) -> Tensor:
     return method.slow_head(method.slow_encoder.features(view))
 
 
-@pytest.mark.parametrize(("asked", "images", "length"), [(4096, 40, 80), (50, 40, 50)])
-def test_the_queue_has_room_for_two_of_each_image_at_most(asked, images, length):
-    assert objective(images, queue=asked).queue.features.shape == (length, 8)
+@pytest.mark.parametrize(("setting", "images", "length"), [(4096, 40, 80), (50, 40, 50)])
+def test_the_queue_has_room_for_two_of_each_image_at_most(setting, images, length):
+    assert objective(images, queue=setting).queue.features.shape == (length, 8)
 
 
 def test_keys_are_what_the_copy_makes_of_the_second_view():
-    method, seen = objective(), batch(5, 9, 3)
+    method, sample = objective(), batch(5, 9, 3)
 
-    found = method.pretext_loss(seen)
+    outcome = method.pretext_loss(sample)
 
-    keys = keys_of(method, seen.views[1])
-    assert torch.allclose(found.features[1], keys, atol=1e-5)
+    keys = keys_of(method, sample.views[1])
+    assert torch.allclose(outcome.features[1], keys, atol=1e-5)
     assert torch.allclose(method.queue.inside()[:3], keys, atol=1e-5)
     assert method.queue.images[:3].tolist() == [5, 9, 3]
-    assert not found.features[1].requires_grad
-    assert found.features[0].requires_grad
+    assert not outcome.features[1].requires_grad
+    assert outcome.features[0].requires_grad
 
 
 def test_keys_of_a_large_batch_are_normed_in_parts_and_keep_their_order():
-    method, seen = objective(), batch(*range(16))
+    method, sample = objective(), batch(*range(16))
     torch.manual_seed(3)
     order = torch.randperm(16)
 
     torch.manual_seed(3)
-    keys = method.pretext_loss(seen).features[1]
+    keys = method.pretext_loss(sample).features[1]
 
-    whole = keys_of(method, seen.views[1])
+    whole = keys_of(method, sample.views[1])
     parts = order.chunk(4)
     for part in parts:
-        assert torch.allclose(keys[part], keys_of(method, seen.views[1][part]), atol=1e-5)
+        assert torch.allclose(keys[part], keys_of(method, sample.views[1][part]), atol=1e-5)
     assert not torch.allclose(keys, whole, atol=1e-3)
 
 
@@ -77,20 +77,20 @@ def test_the_copy_follows_by_what_momentum_leaves():
     method.after_step(0.5)
 
     for (slow, fast), old in zip(modules, before, strict=True):
-        for was, now, aim in zip(old, slow.parameters(), fast.parameters(), strict=True):
-            assert torch.allclose(now, 0.75 * was + 0.25 * aim, atol=1e-6)
+        for previous, current, aim in zip(old, slow.parameters(), fast.parameters(), strict=True):
+            assert torch.allclose(current, 0.75 * previous + 0.25 * aim, atol=1e-6)
 
 
 def test_what_the_queue_holds_of_the_same_image_is_no_negative():
-    method, seen = objective().eval(), batch(5)
+    method, sample = objective().eval(), batch(5)
     features = torch.randn(6, 8, generator=Generator().manual_seed(1))
     method.queue.push(features, torch.tensor([5, 5, 5, 7, 7, 7]))
-    loss = float(method.loss(seen).detach())
+    loss = float(method.loss(sample).detach())
 
-    method.queue.features[:3] = method.encoder.embedding_dim * keys_of(method, seen.views[0])
-    of_itself = float(method.loss(seen).detach())
-    method.queue.features[3:6] = keys_of(method, seen.views[0])
-    of_others = float(method.loss(seen).detach())
+    method.queue.features[:3] = method.encoder.embedding_dim * keys_of(method, sample.views[0])
+    of_itself = float(method.loss(sample).detach())
+    method.queue.features[3:6] = keys_of(method, sample.views[0])
+    of_others = float(method.loss(sample).detach())
 
     assert of_itself == loss
     assert abs(of_others - loss) > 1e-3

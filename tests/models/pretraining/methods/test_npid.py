@@ -32,9 +32,9 @@ def test_the_memory_of_seen_images_moves_by_what_momentum_leaves(momentum):
 
     (queries,) = method.pretext_loss(batch()).features
 
-    seen = F.normalize(queries.detach(), dim=1)
-    moved = F.normalize(momentum * before[POSITIONS] + (1 - momentum) * seen, dim=1)
-    assert torch.allclose(method.bank.features[POSITIONS], moved, atol=1e-6)
+    latest = F.normalize(queries.detach(), dim=1)
+    blended = F.normalize(momentum * before[POSITIONS] + (1 - momentum) * latest, dim=1)
+    assert torch.allclose(method.bank.features[POSITIONS], blended, atol=1e-6)
     assert torch.equal(method.bank.features[OTHERS], before[OTHERS])
 
 
@@ -42,11 +42,11 @@ def test_an_image_is_told_from_all_others_by_the_memory_before_it_moves():
     method = objective()
     before = method.bank.features.clone()
 
-    seen = method.pretext_loss(batch())
+    outcome = method.pretext_loss(batch())
 
-    scores = F.normalize(seen.features[0], dim=1) @ before.T / 0.07
+    scores = F.normalize(outcome.features[0], dim=1) @ before.T / 0.07
     expected = F.cross_entropy(scores, torch.tensor(POSITIONS))
-    assert float(seen.loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-4)
+    assert float(outcome.loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-4)
 
 
 def test_a_loss_that_teaches_nothing_leaves_the_memory():

@@ -38,9 +38,9 @@ def test_the_memory_of_seen_images_moves_towards_the_whole_and_not_its_tiles(mom
 
     image, _ = method.pretext_loss(batch()).features
 
-    seen = F.normalize(image.detach(), dim=1)
-    moved = F.normalize(momentum * before[POSITIONS] + (1 - momentum) * seen, dim=1)
-    assert torch.allclose(method.bank.features[POSITIONS], moved, atol=1e-6)
+    latest = F.normalize(image.detach(), dim=1)
+    blended = F.normalize(momentum * before[POSITIONS] + (1 - momentum) * latest, dim=1)
+    assert torch.allclose(method.bank.features[POSITIONS], blended, atol=1e-6)
     assert torch.equal(method.bank.features[OTHERS], before[OTHERS])
 
 
@@ -49,14 +49,14 @@ def test_the_loss_is_of_the_image_and_of_its_tiles_by_their_share(share):
     method = objective(share=share)
     before = method.bank.features.clone()
 
-    seen = method.pretext_loss(batch())
+    outcome = method.pretext_loss(batch())
 
     of_image, of_parts = (
-        F.cross_entropy(F.normalize(one, dim=1) @ before.T / 0.07, torch.tensor(POSITIONS))
-        for one in seen.features
+        F.cross_entropy(F.normalize(features, dim=1) @ before.T / 0.07, torch.tensor(POSITIONS))
+        for features in outcome.features
     )
     expected = share * of_parts + (1 - share) * of_image
-    assert float(seen.loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-4)
+    assert float(outcome.loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-4)
 
 
 def test_tiles_of_a_view_of_their_own_lie_in_any_order():

@@ -33,14 +33,14 @@ def test_the_second_version_has_a_deeper_head(version, layers):
 
 
 def test_each_view_is_told_from_all_others_of_the_batch():
-    method, seen = objective(contrast=Contrast(temperature=0.5)), batch(5)
+    method, sample = objective(contrast=Contrast(temperature=0.5)), batch(5)
 
-    loss = float(method.loss(seen).detach())
+    loss = float(method.loss(sample).detach())
 
     views = [
-        one / one.norm()
-        for view in seen.views
-        for one in method.head(method.encoder.features(view)).detach()
+        projection / projection.norm()
+        for view in sample.views
+        for projection in method.head(method.encoder.features(view)).detach()
     ]
     losses = []
     for i, query in enumerate(views):

@@ -50,8 +50,8 @@ def test_prototypes_stay_in_the_first_share_of_the_training_and_move_from_then_o
         head.append(run.objective.head[0].weight.detach().clone())
 
     # Of 120 steps: 1/119 is done after the first, and 3/119, above 2 %, after the third.
-    moved = [not torch.equal(a, b) for a, b in pairwise(prototypes)]
-    assert moved == [False, False, True, True]
+    changes = [not torch.equal(a, b) for a, b in pairwise(prototypes)]
+    assert changes == [False, False, True, True]
     assert all(not torch.equal(a, b) for a, b in pairwise(head))
 
 
@@ -90,14 +90,14 @@ def test_a_transformer_has_no_local_views():
 
 def test_every_view_predicts_the_assignments_of_the_other_large_ones():
     method = objective(prototypes=3, local=1, temperature=0.2, epsilon=0.3)
-    seen = batch(method)
+    sample = batch(method)
 
-    loss = float(method.loss(seen).detach())
+    loss = float(method.loss(sample).detach())
 
     prototypes = F.normalize(method.prototypes, dim=1)
     scores = [
         F.normalize(method.head(method.encoder.features(v)), dim=1) @ prototypes.T
-        for v in seen.views
+        for v in sample.views
     ]
     losses = []
     for n in (0, 1):
@@ -110,13 +110,13 @@ def test_every_view_predicts_the_assignments_of_the_other_large_ones():
 
 def test_the_queue_helps_after_a_tenth_of_the_training():
     method = objective(prototypes=3, local=0)
-    seen, losses = batch(method), {}
+    sample, losses = batch(method), {}
     full = F.normalize(torch.randn(2048, 8, generator=Generator().manual_seed(1)), dim=1)
     for progress in (0.05, 0.5):
         method.after_step(progress)
         for filled in (0, 2048):
             method.queue.features, method.queue.filled = full.clone(), torch.tensor(filled)
-            losses[progress, filled] = float(method.loss(seen).detach())
+            losses[progress, filled] = float(method.loss(sample).detach())
 
     assert losses[0.05, 0] == losses[0.05, 2048] == losses[0.5, 0]
     assert abs(losses[0.5, 2048] - losses[0.5, 0]) > 1e-3
@@ -124,19 +124,19 @@ def test_the_queue_helps_after_a_tenth_of_the_training():
 
 def test_the_queue_holds_the_large_views_of_the_batch():
     method = objective(local=1)
-    seen = batch(method)
+    sample = batch(method)
 
-    found = method.pretext_loss(seen)
+    outcome = method.pretext_loss(sample)
 
-    assert torch.allclose(method.queue.inside(), torch.cat(list(found.features)), atol=1e-6)
+    assert torch.allclose(method.queue.inside(), torch.cat(list(outcome.features)), atol=1e-6)
     assert method.queue.images[:12].tolist() == [*range(6), *range(6)]
 
 
 @pytest.mark.parametrize(
-    ("asked", "count", "prototypes"), [(0, 40, 2), (0, 4000, 200), (0, 30_000, 1000), (7, 40, 7)]
+    ("setting", "count", "prototypes"), [(0, 40, 2), (0, 4000, 200), (0, 30_000, 1000), (7, 40, 7)]
 )
-def test_there_is_a_prototype_for_twenty_images(asked, count, prototypes):
-    method = objective(images=count, prototypes=asked)
+def test_there_is_a_prototype_for_twenty_images(setting, count, prototypes):
+    method = objective(images=count, prototypes=setting)
 
     assert method.prototypes.shape == (prototypes, 8)
     assert method.chance == pytest.approx(math.log(prototypes))

@@ -41,21 +41,21 @@ def test_embeddings_that_are_all_alike_have_the_loss_of_the_margin(margin):
 
 
 def test_views_are_to_be_nearer_by_the_margin_than_the_nearest_image_that_is_farther():
-    method, seen = objective(0.3), batch()
+    method, sample = objective(0.3), batch()
 
-    loss = float(method.loss(seen).detach())
+    loss = float(method.loss(sample).detach())
 
     views = [
-        one / one.norm()
-        for view in seen.views
-        for one in method.head(method.encoder.features(view)).detach()
+        projection / projection.norm()
+        for view in sample.views
+        for projection in method.head(method.encoder.features(view)).detach()
     ]
     losses = []
     for i, query in enumerate(views):
         alike = float(query @ views[(i + 5) % 10])
-        others = [float(query @ views[k]) for k in range(10) if k % 5 != i % 5]
-        farther = [other for other in others if other < alike]
-        losses.append(max(0.0, max(farther or [min(others)]) - alike + 0.3))
+        unlike = [float(query @ views[k]) for k in range(10) if k % 5 != i % 5]
+        farther = [cosine for cosine in unlike if cosine < alike]
+        losses.append(max(0.0, max(farther or [min(unlike)]) - alike + 0.3))
     assert loss == pytest.approx(sum(losses) / 10, abs=1e-5)
 
 
