@@ -48,13 +48,13 @@ def show_report(report: Report) -> ReportRead:
     return ReportRead(
         encoder=report.encoder_id,
         head=report.head,
-        chosen=ChosenRead(**analysis.chosen._asdict()) if analysis.chosen else None,
+        chosen=ChosenRead(**analysis.head._asdict()) if analysis.head else None,
         support=report.support,
         pool=report.pool,
         enough=EnoughRead(answer=report.verdict.enough, reason=report.verdict.reason),
         judged=analysis.judged,
         accuracy=show_interval(analysis.accuracy),
-        rests_on=BasisRead(**analysis.rests_on._asdict()) if analysis.rests_on else None,
+        rests_on=_basis(analysis),
         labels=[
             LabelFiguresRead(
                 label=label.label,
@@ -112,7 +112,7 @@ def draw_learning_curve(project: ProjectKey, reports: ReportService) -> Response
         charts.learning_curve(
             [(point.labels, point.accuracy) for point in analysis.curve],
             (ahead.labels, *ahead.accuracy) if ahead else None,
-            now=analysis.support,
+            labels=analysis.support,
         )
     )
 
@@ -155,6 +155,11 @@ def draw_map(project: ProjectKey, maps: MapService) -> Response:
         return _svg(charts.message("The images in two dimensions", text))
     points = [charts.Point(p.x, p.y, p.label, p.doubt) for p in image_map.points]
     return _svg(charts.image_map(points, image_map.explained, image_map.images))
+
+
+def _basis(analysis: Analysis) -> BasisRead | None:
+    basis = analysis.rests_on
+    return BasisRead(images=basis.images, drawn=basis.random) if basis else None
 
 
 def _calibration(analysis: Analysis) -> CalibrationRead | None:
