@@ -142,5 +142,5 @@ def _common(source: Snapshot, target: Snapshot) -> tuple[Tensor, Tensor]:
     for snapshot in (source, target):
         rows.append(np.flatnonzero(snapshot.codes != GONE))
         ids.append(np.ascontiguousarray(snapshot.ids[rows[-1]]).view("V16").ravel())
-    _, first, second = np.intersect1d(*ids, assume_unique=True, return_indices=True)
+    _, first, second = np.intersect1d(ids[0], ids[1], assume_unique=True, return_indices=True)
     return torch.from_numpy(rows[0][first]), torch.from_numpy(rows[1][second])

@@ -136,6 +136,7 @@ class Ranker:
         pool = Pool(
             embeddings=snapshot.vectors,
             rows=snapshot.rows(labeled=False),
+            probabilities=None,
             labeled=labeled,
             targets=target_of[codes],
             mean=mean.vector,

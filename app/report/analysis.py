@@ -137,11 +137,11 @@ def analyse(predictor: Predictor, propensities: dict[UUID, float]) -> Analysis:
     )
     judged = shots[targets] > 1
     if int(judged.sum()) < FEWEST_JUDGED:
-        missing = (
+        reason = (
             f"{int(judged.sum())} images can be judged by the others with their label; "
             f"label at least {FEWEST_JUDGED}, two or more of each label"
         )
-        return replace(analysis, missing=[missing])
+        return replace(analysis, missing=[reason])
     probabilities = predictor.head.leave_one_out(vectors, targets).softmax(dim=1)
     analysis = _judge(analysis, predictor, probabilities, judged, propensities)
     correct = probabilities.argmax(dim=1) == targets
