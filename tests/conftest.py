@@ -3,12 +3,14 @@
 import io
 import itertools
 import logging
+import shutil
 import socket
 import tempfile
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from uuid import UUID
 
 import httpx
@@ -48,6 +50,9 @@ def postgresql() -> Iterator[Callable[[], str]]:
         # It reports its end when the test run has closed its streams.
         logging.getLogger(pgserver.__name__).setLevel(logging.WARNING)
         server = pgserver.get_server(folder)
+        for durable in ("fsync", "full_page_writes", "synchronous_commit"):
+            server.psql(f"ALTER SYSTEM SET {durable} = off")  # what is lost in a crash goes anyway
+        server.psql("SELECT pg_reload_conf()")
         server.psql("CREATE DATABASE template")
         migrate(postgresql_url(server.get_uri("template")))
         numbers = itertools.count()
@@ -81,11 +86,22 @@ def make_version() -> Callable[[Database], UUID]:
     return make
 
 
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory) -> Path:
+    """A SQLite database that is migrated and empty, to copy."""
+    path = tmp_path_factory.mktemp("template") / "handful.sqlite"
+    migrate(f"sqlite:///{path}")
+    return path
+
+
 @pytest.fixture
-def settings(tmp_path, monkeypatch) -> Settings:
+def settings(tmp_path, migrated) -> Settings:
     """Settings of a service that lives in a folder of its own."""
+    data = tmp_path / "data"
+    data.mkdir()
+    shutil.copy(migrated, data)
     return Settings(
-        data_dir=tmp_path / "data",
+        data_dir=data,
         encoder="conv4:8",
         device="cpu",
         runtime="pytorch",

@@ -1,14 +1,21 @@
 """The rules of the house that no tool checks."""
 
+import ast
 import inspect
 import re
+import statistics
 import subprocess
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from functools import cache
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 import models
 from app.exchange.formats import formats
+from app.jobs.kinds import kinds
 from models.acquisition.strategies import strategies
 from models.augmentation.kinds import augmentations
 from models.augmentation_search.searches import searches
@@ -19,23 +26,112 @@ from models.pretraining.methods import methods as pretexts
 from models.runtimes.kinds import runtimes
 
 ROOT = Path(__file__).parent.parent
+REGISTRIES = {
+    "app/exchange/formats": formats,
+    "app/jobs/kinds": kinds,
+    "models/acquisition/strategies": strategies,
+    "models/augmentation/kinds": augmentations,
+    "models/augmentation_search/searches": searches,
+    "models/encoders/architectures": architectures,
+    "models/finetuning/methods": methods,
+    "models/heads/kinds": heads,
+    "models/pretraining/methods": pretexts,
+    "models/runtimes/kinds": runtimes,
+}
 PLUG_INS = [
     pytest.param(kind, name, plugin, id=f"{kind}-{name}")
-    for kind, registry in {
-        "models/acquisition/strategies": strategies,
-        "models/augmentation/kinds": augmentations,
-        "models/augmentation_search/searches": searches,
-        "models/encoders/architectures": architectures,
-        "models/finetuning/methods": methods,
-        "models/heads/kinds": heads,
-        "models/pretraining/methods": pretexts,
-        "models/runtimes/kinds": runtimes,
-        "app/formats": formats,
-    }.items()
+    for kind, registry in REGISTRIES.items()
     for name, plugin in registry.items()
 ]
+PACKAGES = ("app", "handful", "models")
+LISTS = {"app.api", "handful.contract"}  # rooms of a module a resource, as many as there are
+# Tests of what no module does alone.
+WHOLE = {
+    "test_bad_input",
+    "test_concurrency",
+    "test_hard_cases",
+    "test_labeling_flow",
+    "test_schema",
+    "test_tutorial",
+}
+# Participles and pronouns hold nothing: a reader has to look up what they stand for.
+VAGUE = {
+    *("found", "told", "given", "kept", "known", "wanted", "asked", "shown", "made", "one", "some"),
+    *(
+        "left",
+        "done",
+        "said",
+        "seen",
+        "there",
+        "others",
+        "rest",
+        "held",
+        "taken",
+        "chosen",
+        "drawn",
+    ),
+    *("handed", "now", "moved", "mine", "own", "near", "far", "both", "another", "other", "again"),
+    *("here", "apart", "meant"),
+}
 SHAPE = re.compile(r'(?:Bool|Float|Int|UInt8)\[\w+, " ?([^"]+)"\]')
 AXIS = re.compile(r"\b([A-Z]) {2}\w")
+
+
+@cache
+def modules(package: str) -> dict[str, ast.Module]:
+    """Every module of a package, parsed."""
+    return {
+        module_name(path): ast.parse(path.read_text())
+        for path in sorted((ROOT / package).rglob("*.py"))
+    }
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def room_of(module: str) -> str:
+    """The folder just below the package in which a module lies, or the module itself."""
+    return ".".join(module.split(".")[:2])
+
+
+def arrows(package: str) -> set[tuple[str, str]]:
+    """Which module of a package imports which."""
+    names = modules(package).keys()
+    return {
+        (module, target)
+        for module, tree in modules(package).items()
+        for target in imports(tree, names)
+        if target != module
+    }
+
+
+def imports(tree: ast.Module, names) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                if whole in names or node.module in names:
+                    yield whole if whole in names else node.module
+
+
+def room_arrows(package: str) -> set[tuple[str, str]]:
+    pairs = {(room_of(a), room_of(b)) for a, b in arrows(package)}
+    return {(a, b) for a, b in pairs if a != b}
+
+
+def floors(package: str) -> int:
+    """Rooms on the longest way down; raises where there is a circle."""
+    below = defaultdict(set)
+    for room, target in room_arrows(package):
+        below[room].add(target)
+    depth: dict[str, int] = {}
+    for room in TopologicalSorter(below).static_order():  # from the ground up
+        depth[room] = 1 + max((depth[target] for target in below[room]), default=0)
+    return max(depth.values())
 
 
 @pytest.mark.parametrize(("kind", "name", "plugin"), PLUG_INS)
@@ -52,6 +148,90 @@ def test_a_plug_in_says_what_it_does_and_documents_its_options(kind, name, plugi
     assert all(field.kw_only for field in plugin.__dataclass_fields__.values())
 
 
+def test_every_registry_is_known_here():
+    registering = {
+        str(path.relative_to(ROOT).parent)
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("__init__.py")
+        if "= Registry(__name__)" in path.read_text()
+    }
+
+    assert registering == set(REGISTRIES)
+
+
+@pytest.mark.parametrize(
+    ("package", "rooms", "most_arrows", "most_floors"),
+    [("app", 24, 115, 10), ("models", 17, 35, 4)],
+)
+def test_rooms_are_few_and_know_few_others(package, rooms, most_arrows, most_floors):
+    assert len({room_of(module) for module in modules(package) if "." in module}) <= rooms
+    assert len(room_arrows(package)) <= most_arrows
+    assert floors(package) <= most_floors
+
+
+@pytest.mark.parametrize(("package", "least"), [("app", 0.18), ("models", 0.55)])
+def test_most_a_module_needs_lies_in_its_room(package, least):
+    pairs = arrows(package)
+
+    assert sum(room_of(a) == room_of(b) for a, b in pairs) >= least * len(pairs)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_room_has_at_most_ten_modules(package):
+    plug_in_folders = {folder.replace("/", ".") for folder in REGISTRIES}
+    folders = Counter(
+        module.rpartition(".")[0]
+        for module in modules(package)
+        if not (ROOT / module.replace(".", "/")).is_dir() and module.count(".") > 1
+    )
+
+    full = {folder: count for folder, count in folders.items() if count > 10}
+    assert full.keys() <= plug_in_folders | LISTS
+
+
+def test_files_of_the_service_are_short():
+    sizes = [len(path.read_text().splitlines()) for path in (ROOT / "app").rglob("*.py")]
+
+    assert statistics.median(sizes) <= 120
+    assert max(sizes) <= 400
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_names_say_what_they_hold(package):
+    names = [
+        node.arg if isinstance(node, ast.arg) else node.id
+        for tree in modules(package).values()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.arg)
+        or (isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store))
+    ]
+    vague = Counter(name for name in names if name in VAGUE)
+
+    assert vague.total() <= 0.01 * len(names), vague.most_common()
+
+
+def test_no_public_class_has_the_name_of_another():
+    places = defaultdict(set)
+    for package in PACKAGES:
+        for module, tree in modules(package).items():
+            for node in tree.body:
+                if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                    places[node.name].add(module)
+
+    assert not {name: where for name, where in places.items() if len(where) > 1}
+
+
+def test_every_module_says_what_it_holds():
+    silent = [
+        module
+        for package in PACKAGES
+        for module, tree in modules(package).items()
+        if not ast.get_docstring(tree)
+    ]
+
+    assert not silent
+
+
 def test_every_axis_of_a_signature_is_defined():
     defined = set(AXIS.findall(models.__doc__))
     used = {
@@ -66,20 +246,32 @@ def test_every_axis_of_a_signature_is_defined():
     assert used <= defined
 
 
-def test_tests_mirror_the_code():
-    whole = {
-        "test_bad_input",
-        "test_concurrency",
-        "test_hard_cases",
-        "test_labeling_flow",
-        "test_schema",
-        "test_tutorial",
-    }
+def test_every_test_has_its_module():
     for path in ROOT.glob("tests/*/**/test_*.py"):
         module = ROOT / path.relative_to(ROOT / "tests").with_name(path.name[len("test_") :])
         contract = path.stem == f"test_{path.parent.name}" or path.stem == "test_strategies"
 
-        assert module.exists() or contract or path.stem in whole, path
+        assert module.exists() or contract or path.stem in WHOLE, path
+
+
+def test_the_map_of_the_documentation_names_every_room():
+    page = (ROOT / "docs/explanation/architecture.md").read_text()
+    tree = page.partition("```\n")[2].partition("```")[0]
+    named, package = set(), ""
+    for line in tree.splitlines():
+        if line and not line.startswith(" "):
+            package = line.partition("/")[0]
+        elif package in PACKAGES:
+            named.add(f"{package}.{line.split()[0]}")
+
+    rooms = {
+        room_of(module)
+        for package in PACKAGES
+        for module in modules(package)
+        if "." in module
+        and (package == "app" or (ROOT / room_of(module).replace(".", "/")).is_dir())
+    }
+    assert named == rooms
 
 
 def test_nothing_names_the_machine_that_it_was_written_on():
@@ -90,11 +282,11 @@ def test_nothing_names_the_machine_that_it_was_written_on():
         pytest.skip("not a git checkout")
     home = re.compile(r"/(?:work|home|Users)/\w+/")
 
-    found = [
+    places = [
         f"{name}: {match.group()}"
         for name in listed.stdout.splitlines()
         if (ROOT / name).is_file()
         for match in home.finditer((ROOT / name).read_text(errors="ignore"))
     ]
 
-    assert not found
+    assert not places

@@ -2,7 +2,7 @@
 
 import typer
 
-from app.cli import asking, serving
+from app.cli import asking, serving, transfer
 from app.cli.failures import explained
 
 app = typer.Typer(
@@ -11,6 +11,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(serving.commands)
+app.add_typer(transfer.commands)
 app.add_typer(asking.commands)
 app.add_typer(asking.jobs, name="jobs")
 app.add_typer(asking.label_studio, name="label-studio")

@@ -122,8 +122,10 @@ def _move(config: Config, connection: Connection, revision: str) -> None:
     current = MigrationContext.configure(connection).get_current_revision()
     connection.rollback()
     target = script.get_revision(revision)
+    if target is not None and target.revision == current:
+        return
     below = {r.revision for r in script.iterate_revisions(current, "base")} if current else set()
-    if target is not None and target.revision in below and target.revision != current:
+    if target is not None and target.revision in below:
         alembic.command.downgrade(config, revision)
     else:
         alembic.command.upgrade(config, revision)

@@ -24,7 +24,7 @@ from app.vectors.matrices import ROWS_PER_FETCH, Snapshot, Vectors
 from models.heads import Head
 from models.heads.kinds import heads
 from models.training.loop import Diverged
-from models.transduction.alpha_tim import AlphaTim
+from models.transduction.alpha_tim import AlphaTim, PartlyLabeled
 from models.transduction.cross_validation import CrossValidatedTransduction, TransductionProgress
 
 
@@ -70,15 +70,15 @@ class Transduce:
             work.say("labels or images have changed since the checkpoint: starting over")
             checkpoint = None
         try:
-            rescoring = CrossValidatedTransduction(
+            images = PartlyLabeled(
                 data.everything.vectors,
                 data.unlabeled,
                 data.fitted.rows,
                 data.fitted.targets,
                 len(data.fitted.names),
                 data.mean,
-                self.alpha_tim,
             )
+            rescoring = CrossValidatedTransduction(images, self.alpha_tim)
             self._learn(work, rescoring, data, checkpoint)
         except Diverged as error:
             raise JobFailed(f"{error}; try a lower rate than {self.alpha_tim.rate:g}") from error

@@ -9,7 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from app import cli
-from app.cli.asking import FORMATS, local_address
+from app.cli.asking import local_address
+from app.cli.transfer import FORMATS
 from app.exchange.formats import formats
 
 ROOT = Path(__file__).parents[3]
