@@ -4,7 +4,7 @@ import io
 import json
 import zipfile
 
-from tests.app.formats.conftest import LABELS, export, facts, import_, post
+from tests.app.exchange.formats.conftest import LABELS, export, facts, import_, post
 
 from app.exchange.formats.folders import folder_names
 
