@@ -26,7 +26,7 @@ class Sheet(NamedTuple):
     epoch: int
 
 
-class Step(NamedTuple):
+class LearningStep(NamedTuple):
     """What a learner did last."""
 
     progress: Progress  # all but the time left; its share grows from step to step
@@ -40,7 +40,7 @@ class Step(NamedTuple):
 class Learner(Protocol):
     """Learns step by step; what it learned is in its state, to go on from."""
 
-    def steps(self) -> Iterator[Step]: ...
+    def steps(self) -> Iterator[LearningStep]: ...
 
     def state(self) -> dict[str, Any]: ...
 
@@ -170,7 +170,7 @@ class _Announcer:
         self._last = last
         self._seconds: dict[str, list[float]] = defaultdict(list)  # of steps of each pace
 
-    def announce(self, step: Step) -> None:
+    def announce(self, step: LearningStep) -> None:
         progress, last = step.progress, self._last
         if last is not None and last.stage == progress.stage and last.share >= progress.share:
             return

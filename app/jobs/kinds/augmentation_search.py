@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from app.jobs.context import Checked, JobContext, JobFailed
 from app.jobs.decoded_images import Material, decode_labeled
 from app.jobs.kinds import kinds
-from app.jobs.training import Step, learn
+from app.jobs.training import LearningStep, learn
 from app.jobs.training_data import FEWEST, Labeled, check_enough, gather, labels_fingerprint
 from app.jobs.verdicts import combine_verdicts
 from app.plugin_fields import plugin_field, plugins_from
@@ -144,13 +144,13 @@ class Searcher:
         self._search = search
         self._labeled = labeled
 
-    def steps(self) -> Iterator[Step]:
+    def steps(self) -> Iterator[LearningStep]:
         self.proxy.judge(NOTHING)
         started = time.monotonic()
         for trial in self._search.search(self.proxy):
             self.trials.append(trial)
             seconds = time.monotonic() - started
-            yield Step(_progress(trial, self._labeled), seconds, trial.of - trial.number)
+            yield LearningStep(_progress(trial, self._labeled), seconds, trial.of - trial.number)
             started = time.monotonic()
 
     def state(self) -> dict[str, Any]:

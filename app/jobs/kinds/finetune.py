@@ -20,7 +20,7 @@ from app.jobs.planning.policies import (
     combine,
 )
 from app.jobs.promotion import Promote, VersionResult
-from app.jobs.training import Step, Trained, speed, train_version
+from app.jobs.training import LearningStep, Trained, speed, train_version
 from app.jobs.training_data import check_enough, gather, labels_fingerprint
 from app.jobs.verdicts import correctness, judge_beside
 from app.plugin_fields import forbid_extra, plugin_field, plugins_from
@@ -206,14 +206,14 @@ class Finetuner:
     selection: Selection
     recipe: Recipe
 
-    def steps(self) -> Iterator[Step]:
+    def steps(self) -> Iterator[LearningStep]:
         try:
             for progress in self.selection:
                 remaining = (
                     progress.runs - progress.run + 1
                 ) * self.recipe.epochs - progress.epoch.number
                 # One method may take a hundred times as long as another.
-                yield Step(
+                yield LearningStep(
                     _progress(progress), progress.epoch.seconds, remaining, pace=progress.method
                 )
         except Diverged as error:

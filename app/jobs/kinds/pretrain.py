@@ -16,7 +16,7 @@ from app.jobs.context import Checked, JobContext, JobFailed
 from app.jobs.decoded_images import DecodedImages, decode_readable
 from app.jobs.kinds import kinds
 from app.jobs.promotion import Promote, VersionResult
-from app.jobs.training import Sheet, Step, Trained, speed, train_version
+from app.jobs.training import LearningStep, Sheet, Trained, speed, train_version
 from app.jobs.training_data import TrainingData, gather
 from app.jobs.verdicts import correctness, judge_beside, unjudged
 from app.plugin_fields import plugin_field, plugins_from
@@ -108,7 +108,7 @@ class Pretrain:
     def run(self, context: JobContext) -> VersionResult:
         return train_version(context, self, self.batch_size)
 
-    def gather(self, context: JobContext, packed: dict[str, Any] | None) -> "Pool":
+    def gather(self, context: JobContext, packed: dict[str, Any] | None) -> "PretrainingImages":
         data = gather(context, packed, pool=True)
         fresh = packed["fresh"] if packed else self._starts_fresh(len(data.digests))
         encoder = self._encoder_to_start_from(context, data, fresh=fresh)
@@ -117,10 +117,14 @@ class Pretrain:
             raise JobFailed(
                 f"only {len(positions)} images can be read, fewer than a batch of {self.batch_size}"
             )
-        return Pool(_only(data, positions), encoder, images, fresh)
+        return PretrainingImages(_only(data, positions), encoder, images, fresh)
 
     def begin(
-        self, context: JobContext, material: "Pool", batch_size: int, state: dict[str, Any] | None
+        self,
+        context: JobContext,
+        material: "PretrainingImages",
+        batch_size: int,
+        state: dict[str, Any] | None,
     ) -> "Pretrainer":
         recipe = replace(self._recipe(), batch_size=batch_size)
         method, (data, encoder, images, fresh) = self.method, material
@@ -132,7 +136,9 @@ class Pretrain:
             training.load(state)
         return Pretrainer(method.name, training, _Watch(images, data))
 
-    def judge(self, context: JobContext, material: "Pool", learner: "Pretrainer") -> Trained:
+    def judge(
+        self, context: JobContext, material: "PretrainingImages", learner: "Pretrainer"
+    ) -> Trained:
         """Beside the encoder that learned no labels, and the one that serves the project now."""
         encoder, choice = learner.encoder, self.encoder
         return Trained(
@@ -178,7 +184,7 @@ class Pretrain:
         )
 
 
-class Pool(NamedTuple):
+class PretrainingImages(NamedTuple):
     """All images of a project, ready to be learned from."""
 
     data: TrainingData
@@ -273,7 +279,7 @@ class Pretrainer:
         encoder: Encoder = self.training.objective.encoder
         return encoder.eval()
 
-    def steps(self) -> Iterator[Step]:
+    def steps(self) -> Iterator[LearningStep]:
         objective = self.training.objective
         try:
             for epoch in self.training:
@@ -281,7 +287,7 @@ class Pretrainer:
                 progress = _progress(self.method, epoch, objective.chance, features)
                 show = epoch.number in _milestones(epoch.of)
                 sheet = self.watch.sheet(objective, epoch.number) if show else None
-                yield Step(progress, epoch.seconds, epoch.of - epoch.number, sheet=sheet)
+                yield LearningStep(progress, epoch.seconds, epoch.of - epoch.number, sheet=sheet)
         except Diverged as error:
             raise JobFailed(f"{error}; try a lower rate") from error
         except Collapsed as error:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from app.jobs.context import Checked, JobContext, JobFailed
 from app.jobs.kinds import kinds
-from app.jobs.training import Step, learn, speed
+from app.jobs.training import LearningStep, learn, speed
 from app.jobs.verdicts import combine_verdicts, unjudged
 from app.plugin_fields import forbid_extra
 from app.prediction.predictor import Predictor, fit_predictor
@@ -154,13 +154,13 @@ class Transducer:
     transduction: CrossValidatedTransduction
     rate: float
 
-    def steps(self) -> Iterator[Step]:
+    def steps(self) -> Iterator[LearningStep]:
         try:
             for progress in self.transduction:
                 epoch = progress.epoch
                 remaining = (progress.runs - progress.run + 1) * epoch.of - epoch.number
                 quiet = progress.fold is not None and epoch.number < epoch.of
-                yield Step(_progress(progress), epoch.seconds, remaining, quiet=quiet)
+                yield LearningStep(_progress(progress), epoch.seconds, remaining, quiet=quiet)
         except Diverged as error:
             raise JobFailed(f"{error}; try a lower rate than {self.rate:g}") from error
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from app.jobs.context import JobContext, JobFailed
-from app.jobs.training import Step, learn
+from app.jobs.training import LearningStep, learn
 from handful.contract.jobs import Progress
 
 
@@ -35,14 +35,14 @@ class Counter:
     killed_at: int = 0
     memory: int = 1000
 
-    def steps(self) -> Iterator[Step]:
+    def steps(self) -> Iterator[LearningStep]:
         while self.at < self.last:
             self.at += 1
             if self.at == self.killed_at:
                 raise Killed
             if self.batch_size > self.memory:
                 raise torch.OutOfMemoryError("CUDA out of memory")
-            yield Step(
+            yield LearningStep(
                 Progress(stage="counting", share=self.at / self.last, title=str(self.at)),
                 seconds=2.0,
                 remaining=self.last - self.at,
