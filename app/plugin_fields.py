@@ -40,9 +40,9 @@ def _variant(name: str, plugin: Any, tag: str) -> Any:
 
 
 def plugins_from(kind: Any, documents: list[dict[str, Any]]) -> list[Any]:
-    """Choices from their JSON documents."""
-    chosen: list[Any] = TypeAdapter(list[kind]).validate_python(documents)
-    return chosen
+    """Plug-ins from their JSON documents."""
+    plugins: list[Any] = TypeAdapter(list[kind]).validate_python(documents)
+    return plugins
 
 
 def forbid_extra(plugin: Any) -> Any:

@@ -9,10 +9,11 @@
 What methods return is in `handful.contract`. Nothing here needs PyTorch or a database.
 """
 
-from handful.client import AddedImages, AsyncHandful, Handful, JobUnsuccessful
+from handful.client import AsyncHandful, Handful
 from handful.contract.jobs import JobState
 from handful.contract.webhooks import Event
 from handful.retries import RequestRefused, ServiceUnreachable
+from handful.steps import AddedImages, JobUnsuccessful
 
 __all__ = [
     "AddedImages",

@@ -1,6 +1,6 @@
 """Every call of the API that programs need, as data: what to send, and how to read the answer.
 
-`app.client` makes methods of them, for programs that wait and for those that do not.
+`handful.client` makes methods of them, for programs that wait and for those that do not.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -48,16 +48,16 @@ class Call(Generic[Answer]):
 
     def arguments(self) -> dict[str, Any]:
         """Of a request of httpx; files are read now."""
-        given: dict[str, Any] = {"params": _sendable(self.params)}
+        arguments: dict[str, Any] = {"params": _sendable(self.params)}
         if self.body is not None:
-            given["json"] = self.body
+            arguments["json"] = self.body
         if self.files is not None:
-            given["files"] = [("files", _part(n, file)) for n, file in enumerate(self.files)]
+            arguments["files"] = [("files", _part(n, file)) for n, file in enumerate(self.files)]
         if self.content is not None:
-            given["content"] = self.content
+            arguments["content"] = self.content
         if self.media_type is not None:
-            given["headers"] = {"Content-Type": self.media_type}
-        return given
+            arguments["headers"] = {"Content-Type": self.media_type}
+        return arguments
 
 
 def project_path(project: str | UUID, *below: object) -> str:
@@ -91,8 +91,8 @@ def edit_project(
     head: Plugin | None = None,
 ) -> Call[ProjectRead]:
     """Change what is given."""
-    given = {"name": name, "description": description, "head": head and plugin(head)}
-    body = {key: value for key, value in given.items() if value is not None}
+    changes = {"name": name, "description": description, "head": head and plugin(head)}
+    body = {key: value for key, value in changes.items() if value is not None}
     return Call(method="PATCH", path=project_path(project), body=body, read=_as(ProjectRead))
 
 
@@ -171,8 +171,8 @@ def images(
     cursor: str | None = None,
 ) -> Call[Page[ImageRead]]:
     """A page of the images, oldest first."""
-    given = {"state": state, "label": label, "filename": filename, "limit": limit, "cursor": cursor}
-    return _get(Page[ImageRead], project, "images", **given, **_pairs(metadata))
+    query = {"state": state, "label": label, "filename": filename, "limit": limit, "cursor": cursor}
+    return _get(Page[ImageRead], project, "images", **query, **_pairs(metadata))
 
 
 def image(project: str, image: UUID) -> Call[ImageRead]:
@@ -239,8 +239,8 @@ def annotate(
     replace: bool = False,
 ) -> Call[AppliedRead]:
     """Give many images labels at once; None sends one back to the pool."""
-    said = {"annotator": annotator, "source": source, "replace": replace}
-    changes = [{"image": str(image), "label": label, **said} for image, label in labels.items()]
+    origin = {"annotator": annotator, "source": source, "replace": replace}
+    changes = [{"image": str(image), "label": label, **origin} for image, label in labels.items()]
     return _post(AppliedRead, project, "annotations", body={"annotations": changes})
 
 
@@ -254,7 +254,7 @@ def rank(
     balanced: bool = False,
 ) -> Call[RankRead]:
     """The images of the pool that are most worth labeling, best first."""
-    body = _wish(budget, strategy, where, max_cosine, balanced)
+    body = _rank_query(budget, strategy, where, max_cosine, balanced)
     return _post(RankRead, project, "pool", "rank", body=body)
 
 
@@ -270,8 +270,8 @@ def next_images(
     balanced: bool = False,
 ) -> Call[NextRead]:
     """The same, reserved for one annotator until a label, a skip or the end of the lease."""
-    wish = _wish(budget, strategy, where, max_cosine, balanced)
-    body = {**wish, "annotator": annotator, "lease_s": lease_s}
+    query = _rank_query(budget, strategy, where, max_cosine, balanced)
+    body = {**query, "annotator": annotator, "lease_s": lease_s}
     return _post(NextRead, project, "pool", "next", body=body)
 
 
@@ -367,7 +367,7 @@ def weights(project: str, version: UUID) -> Call[bytes]:
 
 
 def upload_version(project: str, weights: bytes, *, like: UUID | None = None) -> Call[VersionRead]:
-    """Upload weights, as safetensors, for the architecture of a version that is known."""
+    """Upload weights, as safetensors, for the architecture of another version."""
     return Call(
         method="POST",
         path=project_path(project, "encoders"),
@@ -414,12 +414,12 @@ def _content(answer: httpx.Response) -> bytes:
     return answer.content
 
 
-def plugin(chosen: Plugin) -> dict[str, Any]:
-    """A choice as the API takes it."""
-    return {"name": chosen} if isinstance(chosen, str) else dict(chosen)
+def plugin(choice: Plugin) -> dict[str, Any]:
+    """A plug-in with its options as the API takes it."""
+    return {"name": choice} if isinstance(choice, str) else dict(choice)
 
 
-def _wish(
+def _rank_query(
     budget: int,
     strategy: Plugin,
     where: Mapping[str, Any] | None,

@@ -5,65 +5,40 @@ import functools
 import inspect
 import time
 import typing
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from types import TracebackType
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, overload
 from urllib.parse import urlsplit
-from uuid import UUID
 
 import httpx
 from pydantic import ValidationError
 
-from handful import calls
-from handful.calls import Call, Existing, File, Metadata, Plugin, plugin, project_path
-from handful.contract.common import FailedRead, Page, StoredRead
-from handful.contract.jobs import FINAL, EventRead, JobRead
+from handful import calls, steps
+from handful.calls import Call, Plugin, plugin, project_path
+from handful.contract.common import Page
 from handful.retries import (
     Attempts,
     RequestRefused,
-    ServiceUnreachable,
-    nobody_answers,
+    connection_errors,
     not_handful,
     refusal,
 )
+from handful.steps import ITEMS_PER_PAGE, AddedImages, Attempt, JobUnsuccessful, Step, Steps
+
+__all__ = ["AddedImages", "AsyncHandful", "Handful", "JobUnsuccessful"]
 
 LOOPBACK = {"localhost", "127.0.0.1", "::1"}
-FILES_PER_REQUEST = 64
-POLL_S = 0.5  # between two looks for new events
 TIMEOUT = httpx.Timeout(600, connect=10)
 Answer = TypeVar("Answer")
 Parameters = ParamSpec("Parameters")
-Progress = Callable[[int, int], None]  # images that are done, and all
-Listener = Callable[[EventRead], None]
 
 
-class JobUnsuccessful(RuntimeError):
-    """A job that was waited for did not succeed."""
+class _Bound(Generic[Parameters, Answer]):
+    """A method of both clients: it waits for the answer or not, as its client does."""
 
-    def __init__(self, job: JobRead) -> None:
-        super().__init__(f"job {job.id} {job.state}" + (f": {job.error}" if job.error else ""))
-        self.job = job
-
-
-class AddedImages:
-    """What became of files that were sent in several requests."""
-
-    def __init__(self) -> None:
-        self.images: list[StoredRead] = []
-        self.failed: list[FailedRead] = []
-
-    def note(self, start: int, images: Iterable[StoredRead], failed: Iterable[FailedRead]) -> None:
-        """Take in the answer to one request, whose files begin at `start` of all."""
-        self.images += [i.model_copy(update={"position": i.position + start}) for i in images]
-        self.failed += [f.model_copy(update={"position": f.position + start}) for f in failed]
-
-
-class _Method(Generic[Parameters, Answer]):
-    """A method that sends a call: it waits for the answer or not, as its client does."""
-
-    def __init__(self, build: Callable[Parameters, Call[Answer]]) -> None:
+    def __init__(self, build: Callable[Parameters, Any], do: Callable[[Any, Any], Any]) -> None:
         def method(client: Any, *args: Parameters.args, **kwargs: Parameters.kwargs) -> Any:
-            return client.send(build(*args, **kwargs))
+            return do(client, build(*args, **kwargs))
 
         wrapped: Any = functools.update_wrapper(method, build)
         wrapped.__signature__ = _signature(build)
@@ -85,14 +60,27 @@ class _Method(Generic[Parameters, Answer]):
         return self._method.__get__(client, owner)
 
 
+class _Method(_Bound[Parameters, Answer]):
+    """A method that sends one call."""
+
+    def __init__(self, build: Callable[Parameters, Call[Answer]]) -> None:
+        super().__init__(build, lambda client, call: client.send(call))
+
+
+class _Procedure(_Bound[Parameters, Answer]):
+    """A method that takes several steps."""
+
+    def __init__(self, build: Callable[Parameters, Steps[Answer]]) -> None:
+        super().__init__(build, lambda client, procedure: client.run(procedure))
+
+
 def _signature(build: Callable[..., Any]) -> inspect.Signature:
-    """That of a method: with the client first, and what the answer to the call is."""
+    """That of a method: with the client first, and what the calls come to."""
     signature = inspect.signature(build)
     client = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
-    answer = typing.get_args(signature.return_annotation)
     return signature.replace(
         parameters=[client, *signature.parameters.values()],
-        return_annotation=answer[0] if answer else signature.return_annotation,
+        return_annotation=typing.get_args(signature.return_annotation)[-1],
     )
 
 
@@ -140,6 +128,8 @@ class _Methods:
     weights = _Method(calls.weights)
     upload_version = _Method(calls.upload_version)
     import_file = _Method(calls.import_file)
+    add_images = _Procedure(steps.add_images)
+    wait = _Procedure(steps.wait)
 
 
 class Handful(_Methods):
@@ -177,54 +167,26 @@ class Handful(_Methods):
         """What any method does: send a call, and read the answer."""
         return _read(call, self._answer(call.method, call.path, **call.arguments()))
 
-    def add_images(
-        self,
-        project: str,
-        files: Sequence[File],
-        *,
-        label: str | None = None,
-        existing: Existing = "relabel",
-        metadata: Metadata | None = None,
-        progress: Progress = lambda done, of: None,
-    ) -> AddedImages:
-        """Send any number of images: support of `label`, or without one to the pool."""
-        added = AddedImages()
-        for start, call in _uploads(project, files, label, existing, metadata):
-            answer = self.send(call)
-            added.note(start, answer.images, answer.failed)
-            progress(min(start + FILES_PER_REQUEST, len(files)), len(files))
-        return added
+    def run(self, procedure: Steps[Answer]) -> Answer:
+        """Take one step after the other; what they come to."""
+        outcome: Any = None
+        while True:
+            try:
+                step = procedure.send(outcome)
+            except StopIteration as end:
+                answer: Answer = end.value
+                return answer
+            outcome = self._take(step)
 
     def all(
         self, method: Callable[..., Page[Answer]], *args: Any, **named: Any
     ) -> Iterator[Answer]:
         """All items of a list, such as `handful.all(handful.images, "birds")`."""
-        cursor: str | None = None
-        while True:
-            page = method(*args, **{"limit": 1000, **named}, cursor=cursor)
+        query: dict[str, Any] | None = {"limit": ITEMS_PER_PAGE, **named}
+        while query is not None:
+            page = method(*args, **query)
             yield from page.items
-            if (cursor := page.next_cursor) is None:
-                return
-
-    def wait(self, project: str, job: UUID, told: Listener = lambda event: None) -> JobRead:
-        """Follow a job until it has succeeded.
-
-        Args:
-            told: hears of each event once.
-
-        Raises:
-            JobEnded: it failed or was cancelled.
-        """
-        last = 0
-        while True:
-            found = self.job_events(project, job, after=last, limit=1000)
-            for event in found.items:
-                told(event)
-                last = event.number
-            if not found.items and found.state in FINAL:
-                return _succeeded(self.job(project, job))
-            if not found.items:
-                time.sleep(POLL_S)
+            query = steps.next_query(query, page)
 
     def export(self, project: str, format: Plugin = "folders", **options: Any) -> Iterator[bytes]:
         """A project as a file of a format, in parts as they come.
@@ -256,16 +218,11 @@ class Handful(_Methods):
         Raises:
             ServiceUnreachable: also when the answer breaks off.
         """
-        try:
-            with self._http.stream("POST", path, json=body) as answer:
-                if answer.is_error:
-                    answer.read()
-                    raise refusal(answer)
-                yield from answer.iter_bytes()
-        except httpx.ConnectError as error:
-            raise nobody_answers(self.url) from error
-        except httpx.HTTPError as error:
-            raise ServiceUnreachable(f"the connection to {self.url} failed: {error!r}") from error
+        with connection_errors(self.url), self._http.stream("POST", path, json=body) as answer:
+            if answer.is_error:
+                answer.read()
+                raise refusal(answer)
+            yield from answer.iter_bytes()
 
     def get_or_create_project(self, name: str) -> Any:
         """The project of that name, made if it is new."""
@@ -276,19 +233,22 @@ class Handful(_Methods):
                 raise
             return self.get(project_path(name))
 
-    def _answer(self, method: str, path: str, **content: Any) -> httpx.Response:
-        attempts = Attempts(self.url, method, self._patience_s)
-        headers = attempts.headers | content.pop("headers", {})
-        while True:
-            outcome: httpx.Response | httpx.HTTPError
-            try:
-                outcome = self._http.request(method, path, headers=headers, **content)
-            except httpx.HTTPError as error:
-                outcome = error
-            pause_s = attempts.pause_after(outcome)
-            if pause_s is None and isinstance(outcome, httpx.Response):
-                return outcome
-            time.sleep(pause_s or 0.0)
+    def _answer(self, method: str, path: str, **arguments: Any) -> httpx.Response:
+        return self.run(
+            steps.request(Attempts(self.url, method, self._patience_s), path, arguments)
+        )
+
+    def _take(self, step: Step) -> Any:
+        match step:
+            case Call():
+                return self.send(step)
+            case Attempt(method, path, arguments):
+                try:
+                    return self._http.request(method, path, **arguments)
+                except httpx.HTTPError as error:
+                    return error
+            case pause_s:
+                return time.sleep(pause_s)
 
 
 class AsyncHandful(_Methods):
@@ -316,58 +276,31 @@ class AsyncHandful(_Methods):
 
     async def send(self, call: Call[Answer]) -> Answer:
         """What any method does: send a call, and read the answer."""
-        content = await asyncio.to_thread(call.arguments)  # which reads files
-        return _read(call, await self._answer(call.method, call.path, **content))
+        arguments = await asyncio.to_thread(call.arguments)  # which reads files
+        attempts = Attempts(self.url, call.method, self._patience_s)
+        return _read(call, await self.run(steps.request(attempts, call.path, arguments)))
 
-    async def add_images(
-        self,
-        project: str,
-        files: Sequence[File],
-        *,
-        label: str | None = None,
-        existing: Existing = "relabel",
-        metadata: Metadata | None = None,
-        progress: Progress = lambda done, of: None,
-    ) -> AddedImages:
-        """Send any number of images: support of `label`, or without one to the pool."""
-        added = AddedImages()
-        for start, call in _uploads(project, files, label, existing, metadata):
-            answer = await self.send(call)
-            added.note(start, answer.images, answer.failed)
-            progress(min(start + FILES_PER_REQUEST, len(files)), len(files))
-        return added
+    async def run(self, procedure: Steps[Answer]) -> Answer:
+        """Take one step after the other; what they come to."""
+        outcome: Any = None
+        while True:
+            try:
+                step = procedure.send(outcome)
+            except StopIteration as end:
+                answer: Answer = end.value
+                return answer
+            outcome = await self._take(step)
 
     async def all(
         self, method: Callable[..., Awaitable[Page[Answer]]], *args: Any, **named: Any
     ) -> AsyncIterator[Answer]:
         """All items of a list, such as `handful.all(handful.images, "birds")`."""
-        cursor: str | None = None
-        while True:
-            page = await method(*args, **{"limit": 1000, **named}, cursor=cursor)
+        query: dict[str, Any] | None = {"limit": ITEMS_PER_PAGE, **named}
+        while query is not None:
+            page = await method(*args, **query)
             for item in page.items:
                 yield item
-            if (cursor := page.next_cursor) is None:
-                return
-
-    async def wait(self, project: str, job: UUID, told: Listener = lambda event: None) -> JobRead:
-        """Follow a job until it has succeeded.
-
-        Args:
-            told: hears of each event once.
-
-        Raises:
-            JobEnded: it failed or was cancelled.
-        """
-        last = 0
-        while True:
-            found = await self.job_events(project, job, after=last, limit=1000)
-            for event in found.items:
-                told(event)
-                last = event.number
-            if not found.items and found.state in FINAL:
-                return _succeeded(await self.job(project, job))
-            if not found.items:
-                await asyncio.sleep(POLL_S)
+            query = steps.next_query(query, page)
 
     async def export(
         self, project: str, format: Plugin = "folders", **options: Any
@@ -381,31 +314,25 @@ class AsyncHandful(_Methods):
             ServiceUnreachable: also when the answer breaks off.
         """
         path, body = project_path(project, "export"), {"format": plugin(format), **options}
-        try:
+        with connection_errors(self.url):
             async with self._http.stream("POST", path, json=body) as answer:
                 if answer.is_error:
                     await answer.aread()
                     raise refusal(answer)
                 async for part in answer.aiter_bytes():
                     yield part
-        except httpx.ConnectError as error:
-            raise nobody_answers(self.url) from error
-        except httpx.HTTPError as error:
-            raise ServiceUnreachable(f"the connection to {self.url} failed: {error!r}") from error
 
-    async def _answer(self, method: str, path: str, **content: Any) -> httpx.Response:
-        attempts = Attempts(self.url, method, self._patience_s)
-        headers = attempts.headers | content.pop("headers", {})
-        while True:
-            outcome: httpx.Response | httpx.HTTPError
-            try:
-                outcome = await self._http.request(method, path, headers=headers, **content)
-            except httpx.HTTPError as error:
-                outcome = error
-            pause_s = attempts.pause_after(outcome)
-            if pause_s is None and isinstance(outcome, httpx.Response):
-                return outcome
-            await asyncio.sleep(pause_s or 0.0)
+    async def _take(self, step: Step) -> Any:
+        match step:
+            case Call():
+                return await self.send(step)
+            case Attempt(method, path, arguments):
+                try:
+                    return await self._http.request(method, path, **arguments)
+                except httpx.HTTPError as error:
+                    return error
+            case pause_s:
+                return await asyncio.sleep(pause_s)
 
 
 def _settings(url: str, api_key: str) -> dict[str, Any]:
@@ -415,30 +342,6 @@ def _settings(url: str, api_key: str) -> dict[str, Any]:
         "timeout": TIMEOUT,
         "trust_env": urlsplit(url).hostname not in LOOPBACK,  # a proxy cannot reach our loopback
     }
-
-
-def _uploads(
-    project: str,
-    files: Sequence[File],
-    label: str | None,
-    existing: Existing,
-    metadata: Metadata | None,
-) -> Iterator[tuple[int, Call[Any]]]:
-    """Calls of some files each, and where these begin."""
-    for start in range(0, len(files), FILES_PER_REQUEST):
-        some = files[start : start + FILES_PER_REQUEST]
-        yield (
-            start,
-            calls.add_to_pool(project, some, metadata=metadata)
-            if label is None
-            else calls.add_support(project, label, some, existing=existing, metadata=metadata),
-        )
-
-
-def _succeeded(job: JobRead) -> JobRead:
-    if job.state != "succeeded":
-        raise JobUnsuccessful(job)
-    return job
 
 
 def _read(call: Call[Answer], answer: httpx.Response) -> Answer:

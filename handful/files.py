@@ -12,14 +12,14 @@ class CannotWrite(RuntimeError):
     """The export cannot be written as asked."""
 
 
-def shares(given: Iterable[str]) -> dict[str, float] | None:
+def shares(words: Iterable[str]) -> dict[str, float] | None:
     """Splits from words such as `train=0.8`; None without any.
 
     Raises:
         CannotWrite: a word is not of that form.
     """
     splits = {}
-    for word in given:
+    for word in words:
         name, _, share = word.partition("=")
         try:
             splits[name] = float(share)

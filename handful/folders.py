@@ -116,7 +116,7 @@ def _send(
             raise
         if not problem.failed:
             return str(problem)
-        failed = [FailedRead.model_validate(one) for one in problem.failed]
+        failed = [FailedRead.model_validate(failure) for failure in problem.failed]
         return PoolAdded(images=[], failed=failed)
 
 

@@ -1,7 +1,8 @@
 """Requests that are repeated while the service is busy, and what is raised when they fail."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 from uuid import uuid4
 
@@ -31,6 +32,7 @@ class Attempts:
     """One request, which is repeated while the service is busy, restarting or out of reach."""
 
     def __init__(self, url: str, method: str, patience_s: float) -> None:
+        self.method = method
         self._url = url
         self._deadline = time.monotonic() + patience_s
         # With it, a repetition changes nothing twice.
@@ -57,6 +59,21 @@ class Attempts:
         if time.monotonic() + pause_s > self._deadline:
             raise ServiceUnreachable(reason)
         return pause_s
+
+
+@contextmanager
+def connection_errors(url: str) -> Iterator[None]:
+    """Tell what goes wrong between here and there in our own words.
+
+    Raises:
+        ServiceUnreachable: nobody listens there, or the connection broke off.
+    """
+    try:
+        yield
+    except httpx.ConnectError as error:
+        raise nobody_answers(url) from error
+    except httpx.HTTPError as error:
+        raise ServiceUnreachable(f"the connection to {url} failed: {error!r}") from error
 
 
 def nobody_answers(url: str) -> ServiceUnreachable:

@@ -11,17 +11,17 @@ COOKIE = "handful_session"
 LIFETIME_S = 30 * 24 * 3600
 
 
-def issue(key: str, now: float) -> str:
-    """The value of a new cookie; `now` in seconds since 1970."""
-    until = str(int(now + LIFETIME_S))
+def issue(key: str, moment: float) -> str:
+    """The value of a new cookie; `moment` in seconds since 1970."""
+    until = str(int(moment + LIFETIME_S))
     return f"{until}.{_signature(key, until)}"
 
 
-def is_valid(key: str, value: str, now: float) -> bool:
+def is_valid(key: str, value: str, moment: float) -> bool:
     """Whether a cookie was issued here, with this key, and still holds."""
     until, _, signature = value.partition(".")
     signed = hmac.compare_digest(signature.encode(), _signature(key, until).encode())
-    return signed and until.isdigit() and now < int(until)
+    return signed and until.isdigit() and moment < int(until)
 
 
 def _signature(key: str, until: str) -> str:

@@ -18,7 +18,7 @@ Item = TypeVar("Item")
 
 
 def show_failed(failed: Failed) -> FailedRead:
-    """Show it as the API does."""
+    """A refused file: which one of the request, and the problem with it."""
     return FailedRead(
         position=failed.position,
         filename=failed.filename,
@@ -27,7 +27,7 @@ def show_failed(failed: Failed) -> FailedRead:
 
 
 def show_stored(stored: Stored) -> StoredRead:
-    """Show it as the API does."""
+    """An uploaded file: which one of the request, and the image that it is now."""
     return StoredRead(
         position=stored.position,
         filename=stored.filename,
@@ -39,7 +39,7 @@ def show_stored(stored: Stored) -> StoredRead:
 
 
 def show_image(view: ImageView) -> ImageRead:
-    """Show it as the API does."""
+    """An image with the name of its label, without its file."""
     image = view.image
     return ImageRead(
         id=image.id,
@@ -57,7 +57,7 @@ def show_image(view: ImageView) -> ImageRead:
 
 
 def show_job(job: Job) -> JobRead:
-    """Show it as the API does."""
+    """A job without its claim, checkpoint and fingerprint."""
     return JobRead.model_validate(job, from_attributes=True)
 
 
@@ -65,10 +65,9 @@ def page(
     rows: Sequence[Row], limit: int, key: Callable[[Row], UUID], show: Callable[[Row], Item]
 ) -> Page[Item]:
     """A page of at most `limit` rows; one row more than that tells whether there is a next."""
-    kept = rows[:limit]
-    more = len(rows) > limit
-    cursor = base64.urlsafe_b64encode(key(kept[-1]).bytes).rstrip(b"=").decode() if more else None
-    return Page(items=[show(row) for row in kept], next_cursor=cursor)
+    items, more = rows[:limit], len(rows) > limit
+    cursor = base64.urlsafe_b64encode(key(items[-1]).bytes).rstrip(b"=").decode() if more else None
+    return Page(items=[show(row) for row in items], next_cursor=cursor)
 
 
 def refuse_if_all_failed(failed: list[Failed], succeeded: int) -> None:

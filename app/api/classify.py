@@ -25,7 +25,7 @@ router = APIRouter(prefix="/v1/projects/{project}", tags=["classify"])
 
 
 def show_prediction(prediction: Prediction) -> PredictionRead:
-    """Show it as the API does."""
+    """A file of the request: its labels, likeliest first, and what else was asked for."""
     answer = prediction.answer
     return PredictionRead(
         position=prediction.position,
@@ -72,8 +72,8 @@ def classify_queries(
     ] = None,
 ) -> ClassifyRead:
     """Classify images by their nearest class centroid."""
-    asked = ClassifyOptions(top_k, nearest, coverage, false_rejection)
-    answer = classification.classify(project, uploads, asked, query_encoder, is_cancelled)
+    options = ClassifyOptions(top_k, nearest, coverage, false_rejection)
+    answer = classification.classify(project, uploads, options, query_encoder, is_cancelled)
     refuse_if_all_failed(answer.failed, len(answer.predictions))
     return ClassifyRead(
         encoder=answer.encoder_id,

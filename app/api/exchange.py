@@ -71,14 +71,13 @@ def export_project(
     An image whose file cannot be read any more is in the file with the reason under `missing`. An
     error on the way ends the answer before it is complete.
     """
-    chosen: Any = body.format
-    made = exports.export(
-        project, chosen.options, ExportQuery(body.state, body.splits, body.predictions)
-    )
+    plugin: Any = body.format
+    query = ExportQuery(body.state, body.splits, body.predictions)
+    file = exports.export(project, plugin.options, query)
     return StreamingResponse(
-        made.parts,
-        media_type=made.media_type,
-        headers={"Content-Disposition": _attachment(made.filename), "Cache-Control": "no-store"},
+        file.parts,
+        media_type=file.media_type,
+        headers={"Content-Disposition": _attachment(file.filename), "Cache-Control": "no-store"},
     )
 
 
@@ -106,15 +105,15 @@ def import_file(
     not fetched. One that cannot be used fails alone.
     """
     limits = intake_of(request).limits
-    made = imports.bring_in(project, file, limits, name=format_, existing=existing)
-    refuse_if_all_failed(made.failed, made.usable)
+    imported = imports.import_file(project, file, limits, name=format_, existing=existing)
+    refuse_if_all_failed(imported.failed, imported.usable)
     return ImportRead(
-        format=made.format,
-        images=made.images,
-        created=made.created,
-        labeled=made.labeled,
-        labels=made.labels,
-        failed=[show_failed(failed) for failed in made.failed],
+        format=imported.format,
+        images=imported.images,
+        created=imported.created,
+        labeled=imported.labeled,
+        labels=imported.labels,
+        failed=[show_failed(failed) for failed in imported.failed],
     )
 
 

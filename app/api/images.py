@@ -30,7 +30,7 @@ Side = Annotated[int, Query(ge=16, le=2048, description="Longest side, in pixels
 
 
 def show_annotation(annotation: Annotation) -> AnnotationRead:
-    """Show it as the API does."""
+    """A change of a label: what it was before, who made it, whether it was undone."""
     return AnnotationRead.model_validate(annotation, from_attributes=True)
 
 
@@ -87,9 +87,8 @@ def set_many_metadata(
     project: ProjectKey, body: ManyMetadataWrite, images: ImageService
 ) -> AppliedRead:
     """Replace the metadata of many images in one transaction; an unknown image fails alone."""
-    failed = replace_metadata(
-        images.db, project, [(one.image, one.metadata) for one in body.images]
-    )
+    metadata = [(row.image, row.metadata) for row in body.images]
+    failed = replace_metadata(images.db, project, metadata)
     return AppliedRead(
         applied=len(body.images) - len(failed), failed=[show_failed(f) for f in failed]
     )
@@ -147,9 +146,9 @@ def list_similar(
     limit: Annotated[int, Query(ge=1, le=1000, description="How many.")] = 20,
 ) -> SimilarRead:
     """The images of the project that look most alike, by exact search; itself left out."""
-    found = similar.find(project, image, limit)
+    neighbours = similar.find(project, image, limit)
     return SimilarRead(
-        images=[SimilarImage(image=s.image_id, label=s.label, cosine=s.cosine) for s in found]
+        images=[SimilarImage(image=n.image_id, label=n.label, cosine=n.cosine) for n in neighbours]
     )
 
 

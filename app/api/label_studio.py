@@ -75,7 +75,7 @@ class PredictedRead(BaseModel):
 
 
 def show_predicted(suggested: SuggestedChoice, control: Control) -> PredictedRead:
-    """Show it as the API does."""
+    """A suggestion in the terms of the labeling interface."""
     return PredictedRead(
         model_version=suggested.version,
         score=suggested.confidence,
@@ -141,7 +141,7 @@ def predict(project: ProjectKey, body: PredictRequest, service: LabelStudioServi
     control, suggested = service.predict(
         project, _number(body.project), body.label_config, body.tasks
     )
-    return PredictRead(results=[show_predicted(one, control) for one in suggested])
+    return PredictRead(results=[show_predicted(choice, control) for choice in suggested])
 
 
 @router.post("/webhook", responses=problem_responses(404, 409, 422))

@@ -19,7 +19,7 @@ router = APIRouter(prefix="/v1/projects/{project}/labels", tags=["labels"])
 
 
 def show_label(view: LabelView) -> LabelRead:
-    """Show it as the API does."""
+    """A label with the number of its support images."""
     label = view.label
     return LabelRead(id=label.id, name=label.name, shots=view.shots, created_at=label.created_at)
 

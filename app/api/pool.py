@@ -47,7 +47,8 @@ class RankRequest(Schema):
         default=False, description="Prefer images that look like labels with few images."
     )
 
-    def wish(self) -> RankQuery:
+    def query(self) -> RankQuery:
+        """The same as the ranker takes it."""
         strategy: Any = self.strategy
         return RankQuery(
             strategy.options,
@@ -68,7 +69,7 @@ class NextRequest(RankRequest):
 
 
 def show_ranked(ranked: RankedImage) -> RankedRead:
-    """Show it as the API does."""
+    """An image with its score and its likeliest labels."""
     return RankedRead(
         image=ranked.image_id,
         label=ranked.label,
@@ -103,7 +104,7 @@ def rank(project: ProjectKey, body: RankRequest, ranker: RankerService) -> RankR
     `relabel` ranks the labeled images instead, by how likely their label is wrong.
     """
     strategy: Any = body.strategy
-    encoder, ranked = ranker.rank(project, body.wish())
+    encoder, ranked = ranker.rank(project, body.query())
     return RankRead(
         encoder=encoder, strategy=strategy.name, images=[show_ranked(r) for r in ranked]
     )
@@ -117,18 +118,18 @@ def hand_out(project: ProjectKey, body: NextRequest, reservations: ReservationSe
     the same label again confirms it, another one needs `replace` where someone else gave the first.
     """
     strategy: Any = body.strategy
-    handed = reservations.next(
+    reserved = reservations.next(
         project,
-        body.wish(),
+        body.query(),
         annotator=body.annotator,
         lease_s=body.lease_s,
         name=strategy.name,
     )
     return NextRead(
-        encoder=handed.encoder_id,
+        encoder=reserved.encoder_id,
         strategy=strategy.name,
-        images=[show_ranked(r) for r in handed.images],
-        lease_until=handed.lease_until,
+        images=[show_ranked(r) for r in reserved.images],
+        lease_until=reserved.lease_until,
     )
 
 

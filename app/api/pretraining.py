@@ -24,18 +24,18 @@ MIB = 1 << 20
 BATCH = 64  # as in the job `pretrain`
 
 
-def show_recipe(found: Suitability) -> RecipeRead:
-    """Show it as the API does."""
-    trial = found.trial
+def show_recipe(suitability: Suitability) -> RecipeRead:
+    """A method with what it needs and, where that was measured, what it costs."""
+    trial = suitability.trial
     return RecipeRead(
-        name=found.name,
-        family=found.method.family,
-        summary=(found.method.__doc__ or "").partition("\n")[0],
-        images=found.method.fewest,
-        enough_images=found.images >= found.method.fewest,
-        possible=found.refused is None,
-        reason=found.refused,
-        unsuited=found.method.unsuited,
+        name=suitability.name,
+        family=suitability.method.family,
+        summary=(suitability.method.__doc__ or "").partition("\n")[0],
+        images=suitability.method.fewest,
+        enough_images=suitability.images >= suitability.method.fewest,
+        possible=suitability.refused is None,
+        reason=suitability.refused,
+        unsuited=suitability.method.unsuited,
         minutes=round(trial.seconds / 60, 2) if trial else None,
         memory_mib=round(trial.memory / MIB, 1) if trial else None,
     )
@@ -64,8 +64,8 @@ def list_recipes(
 ) -> Page[RecipeRead]:
     """List the methods of pretraining: what they need, what they cost, when not to use them."""
     recipe = Recipe(batch_size=BATCH)
-    found = suitabilities(parts.db, parts.embedder, project, recipe, measured=measure)
-    return Page(items=[show_recipe(one) for one in found], next_cursor=None)
+    rows = suitabilities(parts.db, parts.embedder, project, recipe, measured=measure)
+    return Page(items=[show_recipe(row) for row in rows], next_cursor=None)
 
 
 @router.post(

@@ -23,7 +23,7 @@ Head: Any = Annotated[
 
 
 def show_project(view: ProjectView) -> ProjectRead:
-    """Show it as the API does."""
+    """A project with the encoder that serves it, and its counts."""
     project, encoder = view.project, view.encoder
     return ProjectRead(
         id=project.id,

@@ -38,52 +38,54 @@ CHART: dict[int | str, dict[str, Any]] = {
 
 
 def show_interval(interval: Interval | None) -> IntervalRead | None:
-    """Show it as the API does."""
+    """A value between its bounds; None stays None."""
     return None if interval is None else IntervalRead(**interval._asdict())
 
 
 def show_report(report: Report) -> ReportRead:
-    """Show it as the API does."""
-    found = report.analysis
+    """All figures of a project; null where labels are too few for one."""
+    analysis = report.analysis
     return ReportRead(
         encoder=report.encoder_id,
         head=report.head,
-        chosen=ChosenRead(**found.chosen._asdict()) if found.chosen else None,
+        chosen=ChosenRead(**analysis.head._asdict()) if analysis.head else None,
         support=report.support,
         pool=report.pool,
         enough=EnoughRead(answer=report.verdict.enough, reason=report.verdict.reason),
-        judged=found.judged,
-        accuracy=show_interval(found.accuracy),
-        rests_on=BasisRead(**found.rests_on._asdict()) if found.rests_on else None,
+        judged=analysis.judged,
+        accuracy=show_interval(analysis.accuracy),
+        rests_on=_basis(analysis),
         labels=[
             LabelFiguresRead(
-                label=one.label,
-                shots=one.shots,
-                recall=show_interval(one.recall),
-                precision=show_interval(one.precision),
+                label=label.label,
+                shots=label.shots,
+                recall=show_interval(label.recall),
+                precision=show_interval(label.precision),
             )
-            for one in report.labels
+            for label in report.labels
         ],
-        confusions=[ConfusionRead(**one._asdict()) for one in found.confusions],
-        calibration=_calibration(found),
+        confusions=[ConfusionRead(**pair._asdict()) for pair in analysis.confusions],
+        calibration=_calibration(analysis),
         label_errors=[
             LabelErrorRead(
-                image=one.image_id,
-                label=one.label,
-                suggested=one.suggested,
-                probability=one.probability,
+                image=error.image_id,
+                label=error.label,
+                suggested=error.suggested,
+                probability=error.probability,
             )
-            for one in found.errors
+            for error in analysis.errors
         ],
         contradictions=[
-            ContradictionRead(images=list(one.images), labels=list(one.labels), cosine=one.cosine)
-            for one in found.contradictions
+            ContradictionRead(
+                images=list(twins.images), labels=list(twins.labels), cosine=twins.cosine
+            )
+            for twins in analysis.contradictions
         ],
-        compared=found.compared,
+        compared=analysis.compared,
         unseen=show_interval(report.unseen),
-        learning_curve=[CurvePointRead(**one._asdict()) for one in found.curve],
-        forecast=_forecast(found),
-        missing=found.missing,
+        learning_curve=[CurvePointRead(**point._asdict()) for point in analysis.curve],
+        forecast=_forecast(analysis),
+        missing=analysis.missing,
     )
 
 
@@ -102,15 +104,15 @@ def read_report(project: ProjectKey, reports: ReportService, target: Target = No
 @router.get("/report/learning-curve.svg", response_class=Response, responses=CHART)
 def draw_learning_curve(project: ProjectKey, reports: ReportService) -> Response:
     """A picture of accuracy by the number of labels, and of what twice as many would bring."""
-    found = reports.find_analysis(project)
-    if not found.curve:
-        return _missing("Accuracy by the number of labels", found)
-    ahead = found.forecast
+    analysis = reports.find_analysis(project)
+    if not analysis.curve:
+        return _missing("Accuracy by the number of labels", analysis)
+    ahead = analysis.forecast
     return _svg(
         charts.learning_curve(
-            [(one.labels, one.accuracy) for one in found.curve],
+            [(point.labels, point.accuracy) for point in analysis.curve],
             (ahead.labels, *ahead.accuracy) if ahead else None,
-            now=found.support,
+            labels=analysis.support,
         )
     )
 
@@ -118,19 +120,19 @@ def draw_learning_curve(project: ProjectKey, reports: ReportService) -> Response
 @router.get("/report/confusion.svg", response_class=Response, responses=CHART)
 def draw_confusion(project: ProjectKey, reports: ReportService) -> Response:
     """A picture of what is taken for what."""
-    found = reports.find_analysis(project)
-    if found.matrix is None:
-        return _missing("What is taken for what", found)
-    return _svg(charts.confusion(found.matrix.tolist(), found.names))
+    analysis = reports.find_analysis(project)
+    if analysis.matrix is None:
+        return _missing("What is taken for what", analysis)
+    return _svg(charts.confusion(analysis.matrix.tolist(), analysis.names))
 
 
 @router.get("/report/map", responses=problem_responses(404, 422))
 def read_map(project: ProjectKey, maps: MapService) -> MapRead:
     """The images in two dimensions; a random 3,000 where there are more."""
-    found = maps.draw(project)
+    image_map = maps.draw(project)
     return MapRead(
-        images=found.images,
-        explained=list(found.explained),
+        images=image_map.images,
+        explained=list(image_map.explained),
         points=[
             MapPointRead(
                 image=point.image_id,
@@ -139,7 +141,7 @@ def read_map(project: ProjectKey, maps: MapService) -> MapRead:
                 label=point.label,
                 confidence=None if point.doubt is None else 1 - point.doubt,
             )
-            for point in found.points
+            for point in image_map.points
         ],
     )
 
@@ -147,20 +149,25 @@ def read_map(project: ProjectKey, maps: MapService) -> MapRead:
 @router.get("/report/map.svg", response_class=Response, responses=CHART)
 def draw_map(project: ProjectKey, maps: MapService) -> Response:
     """A picture of the images in two dimensions, by label and by how sure it is."""
-    found = maps.draw(project)
-    if not found.points:
-        text = f"{found.images} image(s) have an embedding; a map needs two."
+    image_map = maps.draw(project)
+    if not image_map.points:
+        text = f"{image_map.images} image(s) have an embedding; a map needs two."
         return _svg(charts.message("The images in two dimensions", text))
-    points = [charts.Point(p.x, p.y, p.label, p.doubt) for p in found.points]
-    return _svg(charts.image_map(points, found.explained, found.images))
+    points = [charts.Point(p.x, p.y, p.label, p.doubt) for p in image_map.points]
+    return _svg(charts.image_map(points, image_map.explained, image_map.images))
 
 
-def _calibration(found: Analysis) -> CalibrationRead | None:
-    if found.calibration is None:
+def _basis(analysis: Analysis) -> BasisRead | None:
+    basis = analysis.rests_on
+    return BasisRead(images=basis.images, drawn=basis.random) if basis else None
+
+
+def _calibration(analysis: Analysis) -> CalibrationRead | None:
+    if analysis.calibration is None:
         return None
-    probability, accuracy, counts = (part.tolist() for part in found.calibration)
+    probability, accuracy, counts = (part.tolist() for part in analysis.calibration)
     return CalibrationRead(
-        error=found.calibration.error,
+        error=analysis.calibration.error,
         curve=[
             CalibrationBinRead(probability=p, accuracy=a, images=n)
             for p, a, n in zip(probability, accuracy, counts, strict=True)
@@ -168,18 +175,18 @@ def _calibration(found: Analysis) -> CalibrationRead | None:
     )
 
 
-def _forecast(found: Analysis) -> ForecastRead | None:
-    if found.forecast is None:
+def _forecast(analysis: Analysis) -> ForecastRead | None:
+    if analysis.forecast is None:
         return None
     return ForecastRead(
-        labels=found.forecast.labels,
-        accuracy=IntervalRead(**found.forecast.accuracy._asdict()),
-        gain=IntervalRead(**found.forecast.gain._asdict()),
+        labels=analysis.forecast.labels,
+        accuracy=IntervalRead(**analysis.forecast.accuracy._asdict()),
+        gain=IntervalRead(**analysis.forecast.gain._asdict()),
     )
 
 
-def _missing(title: str, found: Analysis) -> Response:
-    reason = found.missing[0] if found.missing else "there are too few labels"
+def _missing(title: str, analysis: Analysis) -> Response:
+    reason = analysis.missing[0] if analysis.missing else "there are too few labels"
     return _svg(charts.message(title, f"Not yet: {reason}."))
 
 

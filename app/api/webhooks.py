@@ -19,12 +19,12 @@ WebhookKey = Annotated[UUID, Field(description="Id of the webhook.")]
 
 
 def show_webhook(webhook: Webhook) -> WebhookRead:
-    """Show it as the API does."""
+    """A webhook without its secret, which only its making tells."""
     return WebhookRead.model_validate(webhook, from_attributes=True)
 
 
 def show_delivery(delivery: Delivery) -> DeliveryRead:
-    """Show it as the API does."""
+    """A message to a webhook, and what came of it."""
     return DeliveryRead.model_validate(delivery, from_attributes=True)
 
 
@@ -33,9 +33,9 @@ def create_webhook(
     project: ProjectKey, body: WebhookWrite, webhooks: WebhookService, response: Response
 ) -> WebhookCreated:
     """Tell an address what happens from now on, signed as standardwebhooks.com has it."""
-    made = webhooks.create(project, body.url, body.events)
-    response.headers["Location"] = f"/v1/projects/{made.project_id}/webhooks/{made.id}"
-    return WebhookCreated.model_validate(made, from_attributes=True)
+    webhook = webhooks.create(project, body.url, body.events)
+    response.headers["Location"] = f"/v1/projects/{webhook.project_id}/webhooks/{webhook.id}"
+    return WebhookCreated.model_validate(webhook, from_attributes=True)
 
 
 @router.get("", responses=problem_responses(404, 422))

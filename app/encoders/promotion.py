@@ -60,8 +60,8 @@ class Promotions:
             query = usable_versions(project)
             if after is not None:
                 query = query.where(EncoderVersion.id < after)
-            found = session.scalars(query.order_by(EncoderVersion.id.desc()).limit(limit))
-            return [_view(session, project, version) for version in found]
+            versions = session.scalars(query.order_by(EncoderVersion.id.desc()).limit(limit))
+            return [_view(session, project, version) for version in versions]
 
     def version(self, project_key: str, version_id: UUID) -> VersionView:
         """One version.
@@ -100,7 +100,7 @@ class Promotions:
         Yields:
             How many have been embedded, and how many are left.
         """
-        done = 0
+        embedded = 0
         while True:
             with self.db.reading() as session:
                 query = _missing(project_id, version_id, unreadable)
@@ -110,9 +110,9 @@ class Promotions:
             vectors = self._embed(encoder, images, unreadable)
             with self.db.writing() as session:
                 self._write(session, project_id, version_id, vectors)
-            done += len(vectors)
+            embedded += len(vectors)
             with self.db.reading() as session:
-                yield done, _count_missing(session, project_id, version_id, unreadable)
+                yield embedded, _count_missing(session, project_id, version_id, unreadable)
 
     def move(
         self,
@@ -134,8 +134,8 @@ class Promotions:
         if _count_missing(session, project_id, version_id, unreadable):
             return False
         if project.encoder_id != version_id:
-            told = {"version": str(version_id), "previous": str(project.encoder_id)}
-            tell(session, project.id, Event.VERSION_PROMOTED, told)
+            payload = {"version": str(version_id), "previous": str(project.encoder_id)}
+            tell(session, project.id, Event.VERSION_PROMOTED, payload)
             project.encoder_id = version_id
             project.edition += 1
             project.updated_at = now()
@@ -170,14 +170,16 @@ class Promotions:
     ) -> None:
         """Add embeddings; their images count as changed, so that caches look at them again."""
         project = session.get(Project, project_id, with_for_update=True)
-        there = list(session.scalars(select(Image.id).where(Image.id.in_(vectors))))
-        if project is None or not there:
+        present = list(session.scalars(select(Image.id).where(Image.id.in_(vectors))))
+        if project is None or not present:
             return  # deleted meanwhile
         project.revision += 1
-        session.execute(update(Image).where(Image.id.in_(there)).values(revision=project.revision))
+        session.execute(
+            update(Image).where(Image.id.in_(present)).values(revision=project.revision)
+        )
         rows = [
             {"image_id": image_id, "encoder_id": version_id, "vector": vectors[image_id]}
-            for image_id in there
+            for image_id in present
         ]
         insert = sqlite.insert if self.db.is_sqlite else postgresql.insert
         # Another promotion of the same version may have written some of them.

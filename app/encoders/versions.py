@@ -34,14 +34,14 @@ class Versions:
             EncoderUnavailable: its weights cannot be had here.
         """
         options = json_options(architecture)
-        known = self._find(name, options)
+        versions = self._find(name, options)
         file = getattr(architecture, "weights", None)
         may_have_changed = file is not None and Path(file).is_file()
-        if known and not may_have_changed:
-            return known[0].id
+        if versions and not may_have_changed:
+            return versions[0].id
         encoder = architecture.build()
         weights = self.blobs.put(safetensors.torch.save(encoder.state_dict()))
-        for version in known:
+        for version in versions:
             if version.weights == weights:
                 return version.id
         with self.db.writing() as session:

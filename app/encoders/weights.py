@@ -11,7 +11,7 @@ MAX_HEADER_BYTES = 4 << 20  # of a safetensors file; that of a large network has
 DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64"}
 
 
-def check_weights(content: bytes, wanted: dict[str, Tensor]) -> None:
+def check_weights(content: bytes, state: dict[str, Tensor]) -> None:
     """Refuse what is not safetensors with exactly these tensors, all of finite numbers."""
     if content[:2] == b"PK" or content[:1] == b"\x80":
         raise UnsupportedMediaType(
@@ -25,21 +25,21 @@ def check_weights(content: bytes, wanted: dict[str, Tensor]) -> None:
             "bytes; save the state_dict with safetensors.torch.save_file"
         )
     try:
-        found = dict(safetensors.deserialize(content))  # type: ignore[no-untyped-call]
+        tensors = dict(safetensors.deserialize(content))  # type: ignore[no-untyped-call]
     except safetensors.SafetensorError as error:
         raise UnsupportedMediaType(f"this is not a safetensors file: {error}") from error
-    missing = sorted(wanted.keys() - found.keys())
-    unknown = sorted(found.keys() - wanted.keys())
+    missing = sorted(state.keys() - tensors.keys())
+    unknown = sorted(tensors.keys() - state.keys())
     if missing or unknown:
         raise WeightsRefused(
             f"{len(missing)} tensors are missing and {len(unknown)} are not of this "
             f"architecture, such as {(missing + unknown)[0][:100]!r}"
         )
-    for name, tensor in wanted.items():
+    for name, tensor in state.items():
         shape, dtype = list(tensor.shape), DTYPES[tensor.dtype]
-        if (found[name]["shape"], found[name]["dtype"]) != (shape, dtype):
+        if (tensors[name]["shape"], tensors[name]["dtype"]) != (shape, dtype):
             raise WeightsRefused(
-                f"tensor {name!r} is {found[name]['dtype']} {found[name]['shape']}, "
+                f"tensor {name!r} is {tensors[name]['dtype']} {tensors[name]['shape']}, "
                 f"not {dtype} {shape}"
             )
     for name, tensor in safetensors.torch.load(content).items():

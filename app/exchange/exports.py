@@ -21,8 +21,8 @@ from app.exchange.records import Export, Row, SuggestedLabel, Unreadable
 from app.prediction.cache import PredictorCache
 from app.prediction.predictor import ClassifyOptions, Predictor
 from app.sql.database import Database
-from app.sql.lookups import find_project
-from app.sql.tables import Annotation, Embedding, Float16s, Image, Label, Project
+from app.sql.lookups import find_project, label_names
+from app.sql.tables import Annotation, Embedding, Float16s, Image, Project
 from app.storage.blobs import Blobs
 from handful.contract.exchange import State
 from models.evaluation.splits import assign
@@ -64,9 +64,9 @@ class Exports:
 
     db: Database
     blobs: Blobs
-    heads: PredictorCache
+    predictors: PredictorCache
 
-    def export(self, project_key: str, form: Format, wish: ExportQuery) -> Exported:
+    def export(self, project_key: str, form: Format, query: ExportQuery) -> Exported:
         """Start to write a project; what goes wrong from then on ends the parts with an error.
 
         Raises:
@@ -75,15 +75,14 @@ class Exports:
         """
         with self.db.reading() as session:
             project = find_project(session, project_key)
-            query = select(Label.id, Label.name).where(Label.project_id == project.id)
-            labels = {row[0]: row[1] for row in session.execute(query.order_by(Label.id))}
-            plan = _plan(session, project, list(labels), wish)
-        head = self.heads.fitted(project) if wish.predictions else None
-        names, splits = list(labels.values()), list(wish.splits or ())
+            labels = label_names(session, project.id)
+            plan = _plan(session, project, list(labels), query)
+        predictor = self.predictors.fitted(project) if query.predictions else None
+        names, splits = list(labels.values()), list(query.splits or ())
         export = Export(
             project.id,
             names,
-            lambda: self._rows(project, plan, names, splits, head),
+            lambda: self._rows(project, plan, names, splits, predictor),
             self._content,
         )
         filename = f"{project.name}{form.suffix}"
@@ -95,33 +94,35 @@ class Exports:
         plan: _Plan,
         labels: Sequence[str],
         splits: Sequence[str],
-        head: Predictor | None,
+        predictor: Predictor | None,
     ) -> Iterator[Row]:
         """The images of a plan that are still there, in the order in which they came."""
         for start in range(0, len(plan.ids), ROWS_PER_FETCH):
             block = slice(start, start + ROWS_PER_FETCH)
-            ids = [UUID(bytes=one.tobytes()) for one in plan.ids[block]]
+            ids = [UUID(bytes=packed.tobytes()) for packed in plan.ids[block]]
             with self.db.reading() as session:
                 query = select(Image).where(Image.project_id == project.id, Image.id.in_(ids))
                 images = {image.id: image for image in session.scalars(query)}
                 annotators = _annotators(session, ids)
                 pool = [i for i, n in zip(ids, plan.labels[block], strict=True) if n == NONE]
-                vectors = _vectors(session, pool, project.encoder_id) if head else {}
-            suggestions = _suggestions(head, vectors) if head else {}
-            for one, label, split in zip(ids, plan.labels[block], plan.splits[block], strict=True):
-                if (image := images.get(one)) is None:
+                vectors = _vectors(session, pool, project.encoder_id) if predictor else {}
+            suggestions = _suggestions(predictor, vectors) if predictor else {}
+            for image_id, label, split in zip(
+                ids, plan.labels[block], plan.splits[block], strict=True
+            ):
+                if (image := images.get(image_id)) is None:
                     continue  # deleted since the export began
                 yield Row(
-                    id=one,
+                    id=image_id,
                     sha256=image.sha256,
                     filename=image.filename,
                     media_type=image.media_type,
                     width=image.width,
                     height=image.height,
                     label=None if label == NONE else labels[label],
-                    annotator=None if label == NONE else annotators.get(one),
+                    annotator=None if label == NONE else annotators.get(image_id),
                     split=None if split == NONE else splits[split],
-                    suggestions=suggestions.get(one, ()),
+                    suggestions=suggestions.get(image_id, ()),
                 )
 
     def _content(self, row: Row) -> bytes:
@@ -146,16 +147,16 @@ def blocks(parts: Iterable[bytes]) -> Iterator[bytes]:
         yield bytes(block)
 
 
-def _plan(session: Session, project: Project, labels: Sequence[UUID], wish: ExportQuery) -> _Plan:
-    query = select(Image.id, Image.label_id, Image.sha256).where(Image.project_id == project.id)
-    if wish.state == "support":
-        query = query.where(Image.label_id.is_not(None))
-    elif wish.state == "pool":
-        query = query.where(Image.label_id.is_(None))
+def _plan(session: Session, project: Project, labels: Sequence[UUID], query: ExportQuery) -> _Plan:
+    images = select(Image.id, Image.label_id, Image.sha256).where(Image.project_id == project.id)
+    if query.state == "support":
+        images = images.where(Image.label_id.is_not(None))
+    elif query.state == "pool":
+        images = images.where(Image.label_id.is_(None))
     position = {label: n for n, label in enumerate(labels)}
     ids, codes, hashes = bytearray(), [], []
     for image, label, sha256 in session.execute(
-        query.order_by(Image.id).execution_options(yield_per=ROWS_PER_QUERY)
+        images.order_by(Image.id).execution_options(yield_per=ROWS_PER_QUERY)
     ):
         ids += image.bytes
         codes.append(position[label] if label else NONE)
@@ -163,7 +164,7 @@ def _plan(session: Session, project: Project, labels: Sequence[UUID], wish: Expo
     return _Plan(
         np.frombuffer(bytes(ids), np.uint8).reshape(-1, 16),
         np.array(codes, dtype=np.int32),
-        _splits(hashes, codes, wish.splits),
+        _splits(hashes, codes, query.splits),
     )
 
 
@@ -196,11 +197,11 @@ def _vectors(session: Session, ids: Sequence[UUID], encoder_id: UUID) -> dict[UU
 
 
 def _suggestions(
-    head: Predictor, vectors: Mapping[UUID, Float16s]
+    predictor: Predictor, vectors: Mapping[UUID, Float16s]
 ) -> dict[UUID, Sequence[SuggestedLabel]]:
     if not vectors:
         return {}
-    answers = head.predict(
+    answers = predictor.predict(
         torch.from_numpy(np.stack(list(vectors.values()))).float(), ClassifyOptions(SUGGESTIONS, 0)
     )
     return {

@@ -1,10 +1,9 @@
 """Use cases of imports: images and labels from a file that another tool, or an export, wrote."""
 
-import itertools
 from collections import Counter
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import IO, Literal, NamedTuple, TypeVar
+from typing import IO, Literal, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import or_, select
@@ -26,12 +25,9 @@ from app.problems import (
 )
 from app.settings import UploadLimits
 from app.sql.database import Database
-from app.sql.lookups import find_project
+from app.sql.lookups import find_project, label_names, portions
 from app.sql.tables import Image, Label
 from handful.contract.common import NAME_LENGTH
-
-PER_TRANSACTION = 500  # images looked up, or labels set
-Item = TypeVar("Item")
 
 
 class Imported(NamedTuple):
@@ -46,22 +42,22 @@ class Imported(NamedTuple):
     failed: list[Failed]
 
 
-class _Wanted(NamedTuple):
-    """An image of the file."""
+class _Listed(NamedTuple):
+    """An image that the file names."""
 
     position: int
     entry: Entry
 
 
-class _Found(NamedTuple):
+class _Match(NamedTuple):
     """An image of the file that is in the project now, with the label that it has there."""
 
-    wanted: _Wanted
+    listed: _Listed
     image_id: UUID
     label: str | None
 
 
-class _Known(NamedTuple):
+class _ProjectImage(NamedTuple):
     """An image of the project."""
 
     id: UUID
@@ -77,8 +73,8 @@ class _Reading:
     entries: Iterator[Entry]
     most: int
     count: int = 0
-    sent: list[_Wanted] = field(default_factory=list)  # without their contents
-    references: list[_Wanted] = field(default_factory=list)
+    sent: list[_Listed] = field(default_factory=list)  # without their contents
+    references: list[_Listed] = field(default_factory=list)
     failed: list[Failed] = field(default_factory=list)
 
     def uploads(self) -> Iterator[Upload]:
@@ -87,12 +83,12 @@ class _Reading:
             for entry in self.entries:
                 if self.count == self.most:
                     raise ImportRefused(f"the file names more than {self.most} images")
-                yield from self._sorted(entry)
+                yield from self._sort(entry)
                 self.count += 1
         except Problem as problem:
             self.failed.append(Failed(self.count, None, problem))
 
-    def _sorted(self, entry: Entry) -> Iterator[Upload]:
+    def _sort(self, entry: Entry) -> Iterator[Upload]:
         position = self.count
         try:
             entry = _checked(entry)
@@ -100,11 +96,11 @@ class _Reading:
             self.failed.append(Failed(position, entry.name, problem))
             return
         content = entry.content
-        wanted = _Wanted(position, entry._replace(content=None))
+        listed = _Listed(position, entry._replace(content=None))
         if content is None:
-            self.references.append(wanted)
+            self.references.append(listed)
         else:
-            self.sent.append(wanted)
+            self.sent.append(listed)
             yield Upload(entry.name, content)
 
 
@@ -117,7 +113,7 @@ class Imports:
     annotations: Annotations
     labels: Labels
 
-    def bring_in(
+    def import_file(
         self,
         project_key: str,
         file: IO[bytes],
@@ -148,34 +144,34 @@ class Imports:
         added = self.uploads.add(str(project_id), reading.uploads())
         failed = reading.failed
         failed += [f._replace(position=reading.sent[f.position].position) for f in added.failed]
-        found = [_Found(reading.sent[s.position], s.image_id, s.label) for s in added.stored]
-        for references in _batches(reading.references):
-            found += self._look_up(project_id, references, failed)
-        found.sort(key=lambda one: one.wanted.position)
-        wanted = [f.wanted.entry.label for f in found]
-        made = self._make_labels(project_id, contents.labels, wanted, failed, reading.count)
-        labeled = self._label(project_id, found, existing, failed)
-        failed.sort(key=lambda one: one.position)
+        matches = [_Match(reading.sent[s.position], s.image_id, s.label) for s in added.stored]
+        for references in portions(reading.references):
+            matches += self._look_up(project_id, references, failed)
+        matches.sort(key=lambda match: match.listed.position)
+        names = dict.fromkeys([*contents.labels, *(m.listed.entry.label for m in matches)])
+        new_labels = self._make_labels(project_id, names, failed, reading.count)
+        labeled = self._label(project_id, matches, existing, failed)
+        failed.sort(key=lambda failure: failure.position)
         created = sum(stored.created for stored in added.stored)
-        return Imported(name, reading.count, len(found), created, labeled, made, failed)
+        return Imported(name, reading.count, len(matches), created, labeled, new_labels, failed)
 
     def _look_up(
-        self, project_id: UUID, references: Sequence[_Wanted], failed: list[Failed]
-    ) -> Iterator[_Found]:
-        known, shared = self._known(project_id, [wanted.entry for wanted in references])
-        for wanted in references:
-            entry = wanted.entry
+        self, project_id: UUID, references: Sequence[_Listed], failed: list[Failed]
+    ) -> Iterator[_Match]:
+        images, shared = self._candidates(project_id, [listed.entry for listed in references])
+        for listed in references:
+            entry = listed.entry
             keys = (entry.sha256, entry.id, *(("name", n) for n in entry.filenames))
-            row = next((known[key] for key in keys if key in known), None)
-            if row is None:
+            image = next((images[key] for key in keys if key in images), None)
+            if image is None:
                 problem = _not_found(entry, next((n for n in entry.filenames if n in shared), None))
-                failed.append(Failed(wanted.position, entry.name, problem))
+                failed.append(Failed(listed.position, entry.name, problem))
             else:
-                yield _Found(wanted, row.id, row.label)
+                yield _Match(listed, image.id, image.label)
 
-    def _known(
+    def _candidates(
         self, project_id: UUID, entries: Sequence[Entry]
-    ) -> tuple[dict[Hashable, _Known], set[str]]:
+    ) -> tuple[dict[Hashable, _ProjectImage], set[str]]:
         """Images by whatever names them, and the file names that several have."""
         digests = {entry.sha256 for entry in entries if entry.sha256}
         ids = {entry.id for entry in entries if entry.id}
@@ -187,63 +183,61 @@ class Imports:
             .where(or_(Image.sha256.in_(digests), Image.id.in_(ids), Image.filename.in_(names)))
         )
         with self.db.reading() as session:
-            rows = [_Known(*row) for row in session.execute(query)]
+            rows = [_ProjectImage(*row) for row in session.execute(query)]
         counts = Counter(row.filename for row in rows)
-        known: dict[Hashable, _Known] = {("name", row.filename): row for row in rows}
+        images: dict[Hashable, _ProjectImage] = {("name", row.filename): row for row in rows}
         shared = {name for name in names if counts[name] > 1}
         for name in shared:
-            del known["name", name]
-        known |= {row.id: row for row in rows} | {row.sha256: row for row in rows}
-        return known, shared
+            del images["name", name]
+        images |= {row.id: row for row in rows} | {row.sha256: row for row in rows}
+        return images, shared
 
     def _make_labels(
         self,
         project_id: UUID,
-        listed: Sequence[str],
-        used: Sequence[str | None],
+        names: Iterable[str | None],
         failed: list[Failed],
         end: int,
     ) -> int:
         """Make the labels that are new, in the order of the file; how many."""
         with self.db.reading() as session:
-            names = session.scalars(select(Label.name).where(Label.project_id == project_id))
-            known = set(names)
-        made = 0
-        for name in dict.fromkeys(itertools.chain(listed, used)):
-            if name is None or name in known:
+            old = set(label_names(session, project_id).values())
+        created = 0
+        for name in names:
+            if name is None or name in old:
                 continue
             try:
                 self.labels.create(str(project_id), name)
-                made += 1
+                created += 1
             except AlreadyExists:
                 continue
             except InvalidRequest as problem:  # of a label that no image has
                 failed.append(Failed(end, None, problem))
-        return made
+        return created
 
     def _label(
         self,
         project_id: UUID,
-        found: Sequence[_Found],
+        matches: Sequence[_Match],
         existing: Literal["relabel", "keep"],
         failed: list[Failed],
     ) -> int:
         """Set the labels; how many were set or changed."""
         changing = [
-            one
-            for one in found
-            if one.wanted.entry.label not in (None, one.label)
-            and (one.label is None or existing == "relabel")
+            match
+            for match in matches
+            if match.listed.entry.label not in (None, match.label)
+            and (match.label is None or existing == "relabel")
         ]
         labeled = len(changing)
-        for batch in _batches(changing):
+        for portion in portions(changing):
             changes = [
-                Change(one.image_id, one.wanted.entry.label, one.wanted.entry.annotator, "import")
-                for one in batch
+                Change(m.image_id, m.listed.entry.label, m.listed.entry.annotator, "import")
+                for m in portion
             ]
-            for one in self.annotations.annotate(str(project_id), changes):
-                wanted = batch[one.position].wanted
-                failed.append(Failed(wanted.position, wanted.entry.name, one.problem))
+            for failure in self.annotations.annotate(str(project_id), changes):
+                listed = portion[failure.position].listed
+                failed.append(Failed(listed.position, listed.entry.name, failure.problem))
                 labeled -= 1
         return labeled
 
@@ -287,8 +281,3 @@ def _not_found(entry: Entry, shared: str | None) -> Problem:
         f"the project has no image of {named or 'no name at all'}; URLs are not fetched: send the "
         "image files in the same zip, or upload them before"
     )
-
-
-def _batches(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
-    for start in range(0, len(items), PER_TRANSACTION):
-        yield items[start : start + PER_TRANSACTION]

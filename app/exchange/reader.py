@@ -207,8 +207,8 @@ def _uuid(text: str | None) -> UUID | None:
 
 
 def _uuid_in(image: str | None) -> UUID | None:
-    found = OUR_URL.search(image or "")
-    return _uuid(found[1]) if found else None
+    match = OUR_URL.search(image or "")
+    return _uuid(match[1]) if match else None
 
 
 def _basename(image: str | None) -> str | None:

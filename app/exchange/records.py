@@ -37,9 +37,8 @@ class Row(NamedTuple):
     label: str | None
     annotator: str | None
     split: str | None
-    suggestions: Sequence[
-        SuggestedLabel
-    ]  # likeliest first; for images without a label, if asked for
+    # Likeliest first; for images without a label, if asked for.
+    suggestions: Sequence[SuggestedLabel]
 
 
 class Unreadable(Exception):
@@ -56,11 +55,11 @@ class Export:
     content: Callable[[Row], bytes]  # the image file; raises Unreadable
 
 
-class Placed(NamedTuple):
+class ManifestImage(NamedTuple):
     """An image and where its file is."""
 
     row: Row
-    image: str | None  # a URL, or a path in the same archive
+    location: str | None  # a URL, or a path in the same archive
     missing: str | None  # why there is none
 
     def record(self) -> dict[str, Any]:
@@ -68,7 +67,7 @@ class Placed(NamedTuple):
         row = self.row
         likeliest = row.suggestions[0] if row.suggestions else None
         return {
-            "image": self.image,
+            "image": self.location,
             "id": str(row.id),
             "sha256": row.sha256,
             "filename": row.filename,
@@ -114,7 +113,7 @@ class Manifest:
     name: ClassVar[str]  # of the text file in a zip
     text_type: ClassVar[str]
 
-    def render(self, export: Export, images: Iterable[Placed]) -> Iterator[str]:
+    def render(self, export: Export, images: Iterable[ManifestImage]) -> Iterator[str]:
         """The text file, in parts; a part for each image at least."""
         raise NotImplementedError
 
@@ -132,46 +131,51 @@ class Manifest:
             return pack(export, self.name, lambda images: self.render(export, images), image_path)
         base = self.base_url.rstrip("/")
         urls = (
-            Placed(row, f"{base}/v1/projects/{export.project_id}/images/{row.id}/content", None)
+            ManifestImage(
+                row, f"{base}/v1/projects/{export.project_id}/images/{row.id}/content", None
+            )
             for row in export.rows()
         )
         return (part.encode() for part in self.render(export, urls))
 
 
-def json_lines(images: Iterable[Placed]) -> Iterator[str]:
+def json_lines(images: Iterable[ManifestImage]) -> Iterator[str]:
     """A JSON object a line, with every suggestion."""
-    for placed in images:
-        record = placed.record()
-        record["probabilities"] = {s.label: s.probability for s in placed.row.suggestions}
+    for image in images:
+        record = image.record()
+        record["probabilities"] = {s.label: s.probability for s in image.row.suggestions}
         yield json.dumps(record, ensure_ascii=False) + "\n"
 
 
 def pack(
     export: Export,
     name: str,
-    render: Callable[[Iterator[Placed]], Iterator[str]],
+    render: Callable[[Iterator[ManifestImage]], Iterator[str]],
     path: Callable[[Row], str],
 ) -> Iterator[bytes]:
     """A zip of the image files, and of what `render` says of them under `name`, in parts."""
     archive = ZipStream()
     archive.add(LABELS, "".join(f"{label}\n" for label in export.labels).encode())
     with tempfile.SpooledTemporaryFile(SPOOL_BYTES) as spool:
-        for part in render(_packed(export, archive, path)):
+        for part in render(_add_images(export, archive, path)):
             spool.write(part.encode())
             yield archive.drain()
         yield from archive.copy(name, spool)
     yield archive.close()
 
 
-def _packed(export: Export, archive: ZipStream, path: Callable[[Row], str]) -> Iterator[Placed]:
+def _add_images(
+    export: Export, archive: ZipStream, path: Callable[[Row], str]
+) -> Iterator[ManifestImage]:
+    """Put each image into an archive, and then say where it is there."""
     for row in export.rows():
         try:
             content = export.content(row)
         except Unreadable as reason:
-            yield Placed(row, None, str(reason))
+            yield ManifestImage(row, None, str(reason))
             continue
         archive.add(path(row), content)
-        yield Placed(row, path(row), None)
+        yield ManifestImage(row, path(row), None)
 
 
 def image_path(row: Row) -> str:

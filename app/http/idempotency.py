@@ -48,22 +48,22 @@ class StoredResponses:
         claim = hashlib.sha256(f"{address}\n{key}".encode()).hexdigest()
         try:
             with self.db.writing() as session:
-                known = session.get(StoredResponse, claim)
+                row = session.get(StoredResponse, claim)
                 stale = now() - timedelta(seconds=CLAIM_S)
-                if known is not None and known.status is None and known.created_at < stale:
-                    session.delete(known)
+                if row is not None and row.status is None and row.created_at < stale:
+                    session.delete(row)
                     session.flush()
-                    known = None
-                if known is None:
+                    row = None
+                if row is None:
                     session.add(StoredResponse(key=claim))
                     return claim
-                if known.status is None or known.fingerprint is None:
+                if row.status is None or row.fingerprint is None:
                     raise KeyInUse(
                         "the first request with this Idempotency-Key is still running; "
                         "repeat it in a moment",
                         retry_after=1,
                     )
-                return FirstResponse(known.status, known.headers, known.body, known.fingerprint)
+                return FirstResponse(row.status, row.headers, row.body, row.fingerprint)
         except IntegrityError as error:
             raise KeyInUse(
                 "another request with this Idempotency-Key came at the same moment; repeat it",
@@ -114,16 +114,16 @@ class Idempotency:
             raise InvalidRequest("an Idempotency-Key has 1 to 255 characters")
         query = scope.get("query_string", b"").decode("latin-1")
         address = f"{scope['path']}?{query}"
-        found = await anyio.to_thread.run_sync(self._answers.claim, key, address)
-        if isinstance(found, FirstResponse):
-            await self._repeat(found, scope, receive, send)
+        claim = await anyio.to_thread.run_sync(self._answers.claim, key, address)
+        if isinstance(claim, FirstResponse):
+            await self._repeat(claim, scope, receive, send)
         else:
-            await self._first(found, scope, receive, send)
+            await self._first(claim, scope, receive, send)
 
     async def _repeat(
         self, answer: FirstResponse, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        body = _Hashed(receive, scope)
+        body = _HashedBody(receive, scope)
         await body.drain()
         check_fingerprint(answer.fingerprint, body.fingerprint)
         headers = [(k.encode(), v.encode()) for k, v in answer.headers.items()]
@@ -137,7 +137,7 @@ class Idempotency:
         await send({"type": "http.response.body", "body": answer.body})
 
     async def _first(self, claim: str, scope: Scope, receive: Receive, send: Send) -> None:
-        request, answer = _Hashed(receive, scope), _Kept(send)
+        request, answer = _HashedBody(receive, scope), _Recorder(send)
         finished = False
         try:
             await self.app(scope, request, answer)
@@ -159,7 +159,7 @@ class Idempotency:
                     await anyio.to_thread.run_sync(self._answers.release, claim)
 
 
-class _Hashed:
+class _HashedBody:
     """A request body that is hashed as it is read."""
 
     def __init__(self, receive: Receive, scope: Scope) -> None:
@@ -169,18 +169,18 @@ class _Hashed:
         self._boundary = boundary.strip('"').encode("latin-1", "replace")
         self._hash = hashlib.sha256()
         self._tail = b""
-        self.done = False
+        self._complete = False
 
     async def __call__(self) -> Message:
         message = await self._receive()
         if message["type"] == "http.request":
             self._update(message.get("body", b""))
-            self.done = not message.get("more_body", False)
+            self._complete = not message.get("more_body", False)
         return message
 
     async def drain(self) -> None:
         """Read what is left."""
-        while not self.done:
+        while not self._complete:
             message = await self()
             if message["type"] == "http.disconnect":
                 raise ClientDisconnect
@@ -201,7 +201,7 @@ class _Hashed:
         self._tail = text[-keep:]
 
 
-class _Kept:
+class _Recorder:
     """An answer that is passed on and kept, unless it is large."""
 
     def __init__(self, send: Send) -> None:
@@ -217,8 +217,8 @@ class _Kept:
             self.headers = dict(Headers(raw=message["headers"]).items())
         elif len(self.body) <= REMEMBERED_BYTES:
             self.body += message.get("body", b"")
-            done = not message.get("more_body", False)
-            self.complete = done and len(self.body) <= REMEMBERED_BYTES
+            whole = not message.get("more_body", False)
+            self.complete = whole and len(self.body) <= REMEMBERED_BYTES
         await self._send(message)
 
 

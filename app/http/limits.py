@@ -53,13 +53,13 @@ class BodyLimit:
         headers = Headers(scope=scope)
         limit = min(self._max_bytes, JSON_BODY_BYTES) if is_json(headers) else self._max_bytes
         declared = headers.get("content-length", "")
-        seen = 0
+        received = 0
 
         async def receive_limited() -> Message:
-            nonlocal seen
+            nonlocal received
             message = await receive()
-            seen += len(message.get("body", b""))
-            if seen > limit:
+            received += len(message.get("body", b""))
+            if received > limit:
                 raise _body_too_large(limit)
             return message
 

@@ -71,16 +71,16 @@ async def refuse_unknown_parameters(request: Request) -> None:
     dependant = getattr(request.scope.get("route"), "dependant", None)
     if dependant is None:
         return
-    known = sorted(_query_names(dependant))
+    names = sorted(_query_names(dependant))
     for name in request.query_params:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
+        if name not in names:
+            close = difflib.get_close_matches(name, names, n=1)
             hint = (
-                f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known) or 'none'}"
+                f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names) or 'none'}"
             )
             raise InvalidRequest(f"there is no parameter {name[:80]!r}; {hint}")
 
 
 def _query_names(dependant: Any) -> set[str]:
-    own = {field.alias for field in dependant.query_params}
-    return own.union(*(_query_names(d) for d in dependant.dependencies))
+    names = {field.alias for field in dependant.query_params}
+    return names.union(*(_query_names(d) for d in dependant.dependencies))

@@ -227,16 +227,16 @@ def _multipart_problem(message: str, limits: UploadLimits) -> Problem:
 async def _spool(request: Request, max_bytes: int | None, stack: ExitStack) -> IO[bytes]:
     body = tempfile.SpooledTemporaryFile(SPOOL_BYTES)  # noqa: SIM115 - the stack closes it
     stack.callback(body.close)
-    pieces, held, size = [], 0, 0  # written many at a time: each change of threads costs
+    pieces, buffered, size = [], 0, 0  # written many at a time: each change of threads costs
     async for chunk in request.stream():
         pieces.append(chunk)
-        held += len(chunk)
+        buffered += len(chunk)
         size += len(chunk)
         if max_bytes is not None and size > max_bytes:
             raise FileTooLarge(f"the image is larger than {max_bytes} bytes: send a smaller one")
-        if held > SPOOL_BYTES:
+        if buffered > SPOOL_BYTES:
             await anyio.to_thread.run_sync(body.writelines, pieces)
-            pieces, held = [], 0
+            pieces, buffered = [], 0
     if size > SPOOL_BYTES:
         await anyio.to_thread.run_sync(body.writelines, pieces)
     else:

@@ -164,9 +164,14 @@ def set_label(
         )
     )
     session.flush()
-    told = {"image": str(image.id), "label": label.name if label else None, "previous": view.label}
-    told |= {"annotator": annotator, "source": source}
-    tell(session, image.project_id, Event.LABEL_SET, told)
+    payload = {
+        "image": str(image.id),
+        "label": label.name if label else None,
+        "previous": view.label,
+        "annotator": annotator,
+        "source": source,
+    }
+    tell(session, image.project_id, Event.LABEL_SET, payload)
     if label is not None and view.label is None and source != "support":
         tell_if_exhausted(session, image.project_id)
     return True

@@ -73,16 +73,16 @@ class StoredImages:
         """Images in the order in which they came."""
         with self.db.reading() as session:
             project = find_project(session, project_key)
-            wanted: list[Any] = [*matching(metadata or {}, filename)]
+            conditions: list[Any] = [*matching(metadata or {}, filename)]
             if state == "support":
-                wanted.append(Image.label_id.is_not(None))
+                conditions.append(Image.label_id.is_not(None))
             elif state == "pool":
-                wanted.append(Image.label_id.is_(None))
+                conditions.append(Image.label_id.is_(None))
             if label is not None:
-                wanted.append(Image.label_id == find_label(session, project, label).id)
+                conditions.append(Image.label_id == find_label(session, project, label).id)
             if after is not None:
-                wanted.append(Image.id > after)
-            return image_views(session, project.id, *wanted, limit=limit)
+                conditions.append(Image.id > after)
+            return image_views(session, project.id, *conditions, limit=limit)
 
     def read(self, project_key: str, image_id: UUID) -> ImageView:
         """One image."""
@@ -111,7 +111,7 @@ class StoredImages:
         except FileNotFoundError as error:
             raise ImageNotFound(f"the file of image {image.id} is gone") from error
 
-    def decoded(self, image: Image, wanted: Preprocessing) -> torch.Tensor:
+    def decoded(self, image: Image, preprocessing: Preprocessing) -> torch.Tensor:
         """An image as an encoder wants it: uint8, (3, S, S).
 
         Raises:
@@ -119,7 +119,7 @@ class StoredImages:
             ImageNotDecodable: its file cannot be read any more.
         """
         try:
-            return decode(self.content(image), wanted, max_pixels=self.max_pixels).pixels
+            return decode(self.content(image), preprocessing, max_pixels=self.max_pixels).pixels
         except UnreadableImage as error:
             raise ImageNotDecodable(str(error)) from error
 

@@ -66,8 +66,8 @@ class Labels:
             project = find_project(session, key, lock=True)
             label = find_label(session, project, label_key)
             check_edition(label.edition, edition)
-            taken = session.scalar(label_by_name(project.id, name))
-            if taken is not None and taken.id != label.id:
+            namesake = session.scalar(label_by_name(project.id, name))
+            if namesake is not None and namesake.id != label.id:
                 raise AlreadyExists(f"project {project.name!r} already has a label {name!r}")
             label.name = name
             label.edition += 1

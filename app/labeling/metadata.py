@@ -21,34 +21,34 @@ def parse(pairs: Sequence[str]) -> dict[str, str]:
     Raises:
         InvalidRequest: a pair is not of that form, or not allowed.
     """
-    given: dict[str, str] = {}
+    metadata: dict[str, str] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals:
             raise InvalidRequest(f"metadata {pair[:80]!r} has no '=': write metadata=key=value")
-        given[key] = value
+        metadata[key] = value
     try:
-        return _metadata.validate_python(given)
+        return _metadata.validate_python(metadata)
     except ValidationError as error:
         first = error.errors()[0]
         raise InvalidRequest(f"metadata {str(first['input'])[:80]!r}: {first['msg']}") from error
 
 
 def matching(
-    wanted: Mapping[str, str | Sequence[str]], filename: str | None = None
+    metadata: Mapping[str, str | Sequence[str]], filename: str | None = None
 ) -> list[ColumnElement[bool]]:
     """Conditions on images; all must hold.
 
     Args:
         filename: a part of it, in upper or lower case.
     """
-    found = [
+    conditions = [
         Image.metadata_[key].as_string().in_([values] if isinstance(values, str) else values)
-        for key, values in wanted.items()
+        for key, values in metadata.items()
     ]
     if filename:
-        found.append(Image.filename.icontains(filename, autoescape=True))
-    return found
+        conditions.append(Image.filename.icontains(filename, autoescape=True))
+    return conditions
 
 
 def replace_metadata(
@@ -57,16 +57,16 @@ def replace_metadata(
     """Replace the metadata of images in one transaction; an unknown image fails alone."""
     with db.writing() as session:
         project = find_project(session, project_key, lock=True)
-        known = set[UUID]()
-        for some in portions([image for image, _ in metadata]):
-            query = select(Image.id).where(Image.project_id == project.id, Image.id.in_(some))
-            known.update(session.scalars(query))
-        rows = [{"id": image, "metadata_": new} for image, new in metadata if image in known]
+        present = set[UUID]()
+        for portion in portions([image for image, _ in metadata]):
+            query = select(Image.id).where(Image.project_id == project.id, Image.id.in_(portion))
+            present.update(session.scalars(query))
+        rows = [{"id": image, "metadata_": new} for image, new in metadata if image in present]
         if rows:
             session.execute(update(Image), rows)
         name = project.name
     return [
         Failed(n, None, ImageNotFound(f"project {name!r} has no image {image}"))
         for n, (image, _) in enumerate(metadata)
-        if image not in known
+        if image not in present
     ]

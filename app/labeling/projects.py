@@ -36,8 +36,8 @@ def clean_name(name: str) -> str:
     cleaned = unicodedata.normalize("NFC", name).strip()
     complaint = _complaint(cleaned)
     if complaint:
-        shown = cleaned if len(cleaned) <= 40 else f"{cleaned[:37]}..."
-        raise InvalidRequest(f"name {shown!r} {complaint}")
+        quoted = cleaned if len(cleaned) <= 40 else f"{cleaned[:37]}..."
+        raise InvalidRequest(f"name {quoted!r} {complaint}")
     return cleaned
 
 

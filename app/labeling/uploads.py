@@ -22,7 +22,7 @@ from app.labeling.images import ImageView, image_views
 from app.labeling.projects import clean_name
 from app.problems import Failed, Problem
 from app.sql.database import Database
-from app.sql.lookups import find_project
+from app.sql.lookups import find_project, label_by_name
 from app.sql.tables import Embedding, Image, Label, Project
 from app.storage.blobs import Blobs
 
@@ -111,47 +111,37 @@ class Uploads:
         failed: list[Failed] = []
         for number, (files, refused) in enumerate(chunks(uploads)):
             failed += refused
-            done, undone = self._add_chunk(project_id, files, marks, wait=number > 0)
-            stored += done
-            failed += undone
+            added = self._add_chunk(project_id, files, marks, wait=number > 0)
+            stored += added.stored
+            failed += added.failed
         return Added(stored, sorted(failed, key=lambda f: f.position))
 
     def _add_chunk(
-        self,
-        project_id: UUID,
-        files: list[ImageFile],
-        marks: _Marks,
-        *,
-        wait: bool,
+        self, project_id: UUID, files: list[ImageFile], marks: _Marks, *, wait: bool
     ) -> Added:
         digests = {file.sha256 for file in files}
         while True:
             with self.db.reading() as session:
                 encoder_id = find_project(session, str(project_id)).encoder_id
-                known = embedded_digests(session, project_id, encoder_id, digests)
-            new = list({f.sha256: f for f in files if f.sha256 not in known}.values())
-            contents, bulk = [f.content for f in new], wait or marks.label is None
-            outcomes = self.embedder.embed(encoder_id, contents, wait=wait, bulk=bulk)
-            embedded = {
-                f.sha256: o for f, o in zip(new, outcomes, strict=True) if isinstance(o, Embedded)
-            }
-            refused = {
-                f.sha256: o for f, o in zip(new, outcomes, strict=True) if isinstance(o, Problem)
-            }
-            kept = [f for f in files if f.sha256 not in refused]
-            for file in kept:
+                present = embedded_digests(session, project_id, encoder_id, digests)
+            new = {f.sha256: f for f in files if f.sha256 not in present}
+            contents, bulk = [f.content for f in new.values()], wait or marks.label is None
+            results = self.embedder.embed(encoder_id, contents, wait=wait, bulk=bulk)
+            outcomes = dict(zip(new, results, strict=True))
+            embedded = {d: o for d, o in outcomes.items() if isinstance(o, Embedded)}
+            refused = {d: o for d, o in outcomes.items() if isinstance(o, Problem)}
+            usable = [f for f in files if f.sha256 not in refused]
+            for file in usable:
                 # Also what the project has: an image being deleted meanwhile keeps its file.
                 self.blobs.put(file.content)
-            stored = self._write_chunk(project_id, encoder_id, kept, embedded, marks)
+            stored = self._write_chunk(project_id, encoder_id, usable, embedded, marks)
             if stored is not None:
-                return Added(
-                    stored,
-                    [
-                        Failed(f.position, f.filename, refused[f.sha256])
-                        for f in files
-                        if f.sha256 in refused
-                    ],
-                )
+                failed = [
+                    Failed(f.position, f.filename, refused[f.sha256])
+                    for f in files
+                    if f.sha256 in refused
+                ]
+                return Added(stored, failed)
 
     def _write_chunk(
         self,
@@ -167,52 +157,27 @@ class Uploads:
             if project.encoder_id != encoder_id:
                 return None
             digests = {file.sha256 for file in files}
-            images = {
-                view.image.sha256: view
-                for view in image_views(session, project_id, Image.sha256.in_(digests))
-            }
-            embeddable = digests - embedded.keys()
-            if not embeddable <= embedded_digests(session, project_id, encoder_id, embeddable):
+            unchanged = digests - embedded.keys()
+            if not unchanged <= embedded_digests(session, project_id, encoder_id, unchanged):
                 return None
-            label = _get_or_make_label(session, project, marks.label) if marks.label else None
+            images = image_views(session, project_id, Image.sha256.in_(digests))
+            views = {view.image.sha256: view for view in images}
+            label = _get_or_create_label(session, project, marks.label) if marks.label else None
             revision = project.revision + 1
-            new = {
-                file.sha256: _new_image(project_id, file, embedded[file.sha256], revision)
-                for file in files
-                if file.sha256 not in images
-            }
-            if new:
-                project.revision = revision
-                session.add_all(new.values())
-                session.flush()  # many rows at once
-                session.add_all(
-                    Embedding(
-                        image_id=image.id,
-                        encoder_id=encoder_id,
-                        vector=embedded[digest].vector.cpu().numpy(),
-                    )
-                    for digest, image in new.items()
-                )
+            new = [f for f in {f.sha256: f for f in files}.values() if f.sha256 not in views]
+            created = _create_images(session, project, new, embedded, revision)
+            views |= {digest: ImageView(image, None) for digest, image in created.items()}
             stored = []
             for file in files:
-                view = images.get(file.sha256)
-                created = view is None
-                if view is None:
-                    view = ImageView(new[file.sha256], None)
-                if marks.metadata.items() - view.image.metadata_.items():
-                    view.image.metadata_ = {**view.image.metadata_, **marks.metadata}
-                if label is not None and (view.label is None or marks.existing == "relabel"):
-                    if set_label(session, view, label, None, "support", revision):
-                        project.revision = revision
-                    view = ImageView(view.image, label.name)
-                images[file.sha256] = view
+                view = _mark(session, project, views[file.sha256], label, marks, revision)
+                views[file.sha256] = view
                 stored.append(
                     Stored(
                         file.position,
                         file.filename,
                         view.image.id,
                         file.sha256,
-                        created,
+                        created.pop(file.sha256, None) is not None,
                         view.label,
                     )
                 )
@@ -253,6 +218,50 @@ def embedded_digests(
     return set(session.scalars(query)) if digests else set()
 
 
+def _create_images(
+    session: Session,
+    project: Project,
+    files: list[ImageFile],
+    embedded: Mapping[str, Embedded],
+    revision: int,
+) -> dict[str, Image]:
+    """Add new images and their embeddings; the images by the SHA-256 of their files."""
+    images = {
+        file.sha256: _new_image(project.id, file, embedded[file.sha256], revision) for file in files
+    }
+    if images:
+        project.revision = revision
+        session.add_all(images.values())
+        session.flush()  # many rows at once
+        session.add_all(
+            Embedding(
+                image_id=image.id,
+                encoder_id=project.encoder_id,
+                vector=embedded[digest].vector.cpu().numpy(),
+            )
+            for digest, image in images.items()
+        )
+    return images
+
+
+def _mark(
+    session: Session,
+    project: Project,
+    view: ImageView,
+    label: Label | None,
+    marks: _Marks,
+    revision: int,
+) -> ImageView:
+    """Give an image the metadata of an upload, and its label where that is allowed."""
+    if marks.metadata.items() - view.image.metadata_.items():
+        view.image.metadata_ = {**view.image.metadata_, **marks.metadata}
+    if label is None or (view.label is not None and marks.existing == "keep"):
+        return view
+    if set_label(session, view, label, None, "support", revision):
+        project.revision = revision
+    return ImageView(view.image, label.name)
+
+
 def _new_image(project_id: UUID, file: ImageFile, embedded: Embedded, revision: int) -> Image:
     return Image(
         id=uuid7(),
@@ -269,9 +278,8 @@ def _new_image(project_id: UUID, file: ImageFile, embedded: Embedded, revision: 
     )
 
 
-def _get_or_make_label(session: Session, project: Project, name: str) -> Label:
-    query = select(Label).where(Label.project_id == project.id, Label.name == name)
-    label = session.scalar(query)
+def _get_or_create_label(session: Session, project: Project, name: str) -> Label:
+    label = session.scalar(label_by_name(project.id, name))
     if label is None:
         label = Label(project_id=project.id, name=name)
         session.add(label)

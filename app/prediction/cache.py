@@ -1,4 +1,4 @@
-"""The predictors of projects, fitted again when what they rest on has changed."""
+"""Predictors of projects, and bridges between versions, fitted again when they are outdated."""
 
 import threading
 from collections import OrderedDict
@@ -8,34 +8,34 @@ from uuid import UUID
 
 import numpy as np
 import torch
-from sqlalchemy import select
 from torch import Tensor
 
 from app.prediction.predictor import Predictor, fit_predictor
 from app.problems import NoBridge
 from app.sql.database import Database
-from app.sql.tables import Label, Project
+from app.sql.lookups import label_names
+from app.sql.tables import Project
 from app.vectors.matrices import GONE, Snapshot, Vectors
 from models.embeddings import alignment
 from models.embeddings.alignment import Alignment
 from models.heads import Head
 from models.heads.kinds import heads
 
-FITTED_HEADS_KEPT = 16
-BRIDGES_KEPT = 4
+MOST_PREDICTORS = 16
+MOST_BRIDGES = 4
 BRIDGE_IMAGES = 4096  # that one is fitted to, at most
 
 
-class _Built(NamedTuple):
+class _FittedBridge(NamedTuple):
     """A bridge, and what it rests on."""
 
     editions: tuple[int, int]  # of the matrices of both versions
     power: int  # of two, above the number of common images
-    bridge: Alignment
+    alignment: Alignment
 
 
 class PredictorCache:
-    """The heads of projects, fitted again when what they rest on has changed."""
+    """The predictors of projects, fitted again when what they rest on has changed."""
 
     def __init__(self, db: Database, vectors: Vectors) -> None:
         self._db = db
@@ -43,8 +43,8 @@ class PredictorCache:
         self._fitted: OrderedDict[Hashable, Predictor] = OrderedDict()
         # By project the latest, and the state of the project that it was looked up for.
         self._latest: OrderedDict[UUID, tuple[Hashable, Predictor]] = OrderedDict()
-        self._turns: dict[UUID, threading.Lock] = {}  # by project, to fit its head
-        self._bridges: OrderedDict[Hashable, _Built] = OrderedDict()
+        self._turns: dict[UUID, threading.Lock] = {}  # by project, to fit its predictor
+        self._bridges: OrderedDict[Hashable, _FittedBridge] = OrderedDict()
         self._lock = threading.Lock()
 
     def fitted(self, project: Project) -> Predictor:
@@ -56,19 +56,19 @@ class PredictorCache:
         """
         state = project.revision, project.encoder_id, repr(project.head)
         with self._lock:
-            known = self._latest.get(project.id)
+            latest = self._latest.get(project.id)
             turn = self._turns.setdefault(project.id, threading.Lock())
-        if known is not None and known[0] == state:
-            return known[1]
+        if latest is not None and latest[0] == state:
+            return latest[1]
         with turn:  # who waited finds what the one before fitted, if that is still new enough
-            head = self._as_of_now(project)
+            predictor = self._as_of_now(project)
         with self._lock:
-            self._latest[project.id] = state, head
+            self._latest[project.id] = state, predictor
             self._latest.move_to_end(project.id)
-            while len(self._latest) > FITTED_HEADS_KEPT:
-                gone, _ = self._latest.popitem(last=False)
-                self._turns.pop(gone, None)
-        return head
+            while len(self._latest) > MOST_PREDICTORS:
+                oldest, _ = self._latest.popitem(last=False)
+                self._turns.pop(oldest, None)
+        return predictor
 
     def _as_of_now(self, project: Project) -> Predictor:
         """Fitted to what is at least as new as the project's revision."""
@@ -77,8 +77,7 @@ class PredictorCache:
         support = self._vectors.support(*of)
         mean = self._vectors.everything(*of).mean if options.uses_mean else None
         with self._db.reading() as session:
-            query = select(Label.id, Label.name).where(Label.project_id == project.id)
-            names = {row[0]: row[1] for row in session.execute(query)}
+            names = label_names(session, project.id)
         key = (
             of,
             options,
@@ -90,12 +89,12 @@ class PredictorCache:
             if key in self._fitted:
                 self._fitted.move_to_end(key)
                 return self._fitted[key]
-        head = fit_predictor(options, support, mean.vector if mean else None, names)
+        predictor = fit_predictor(options, support, mean.vector if mean else None, names)
         with self._lock:
-            self._fitted[key] = head
-            while len(self._fitted) > FITTED_HEADS_KEPT:
+            self._fitted[key] = predictor
+            while len(self._fitted) > MOST_PREDICTORS:
                 self._fitted.popitem(last=False)
-        return head
+        return predictor
 
     def bridge(self, project: Project, version: UUID) -> Alignment:
         """From the embeddings of another encoder version to those of the project's.
@@ -109,18 +108,20 @@ class PredictorCache:
         target = self._vectors.everything(project.id, project.encoder_id)
         key, editions = (project.id, version, project.encoder_id), (source.edition, target.edition)
         with self._lock:
-            known = self._bridges.get(key)
-        if known is not None and known.editions == editions:
-            return known.bridge
-        rows, same = _common(source, target)
-        power = len(rows).bit_length()
-        if known is not None and known.power == power:
-            found = known.bridge
+            old = self._bridges.get(key)
+        if old is not None and old.editions == editions:
+            return old.alignment
+        source_rows, target_rows = _common(source, target)
+        count = len(source_rows)
+        power = count.bit_length()
+        if old is not None and old.power == power:
+            bridge = old.alignment
         else:
-            evenly = torch.linspace(0, len(rows) - 1, min(len(rows), BRIDGE_IMAGES)).long()
+            evenly = torch.linspace(0, count - 1, min(count, BRIDGE_IMAGES)).long()
             try:
-                found = alignment.fit(
-                    source.vectors[rows[evenly]].float(), target.vectors[same[evenly]].float()
+                bridge = alignment.fit(
+                    source.vectors[source_rows[evenly]].float(),
+                    target.vectors[target_rows[evenly]].float(),
                 )
             except ValueError as error:
                 raise NoBridge(
@@ -128,19 +129,18 @@ class PredictorCache:
                     "promoting a version embeds all images with it"
                 ) from error
         with self._lock:
-            self._bridges[key] = _Built(editions, power, found)
+            self._bridges[key] = _FittedBridge(editions, power, bridge)
             self._bridges.move_to_end(key)
-            while len(self._bridges) > BRIDGES_KEPT:
+            while len(self._bridges) > MOST_BRIDGES:
                 self._bridges.popitem(last=False)
-        return found
+        return bridge
 
 
-def _common(one: Snapshot, other: Snapshot) -> tuple[Tensor, Tensor]:
+def _common(source: Snapshot, target: Snapshot) -> tuple[Tensor, Tensor]:
     """Rows of the images that are in both, in the same order."""
-    of = []
-    for snapshot in (one, other):
-        there = np.flatnonzero(snapshot.codes != GONE)
-        of.append((there, np.ascontiguousarray(snapshot.ids[there]).view("V16").ravel()))
-    (rows, ids), (other_rows, other_ids) = of
-    _, mine, theirs = np.intersect1d(ids, other_ids, assume_unique=True, return_indices=True)
-    return torch.from_numpy(rows[mine]), torch.from_numpy(other_rows[theirs])
+    rows, ids = [], []
+    for snapshot in (source, target):
+        rows.append(np.flatnonzero(snapshot.codes != GONE))
+        ids.append(np.ascontiguousarray(snapshot.ids[rows[-1]]).view("V16").ravel())
+    _, first, second = np.intersect1d(ids[0], ids[1], assume_unique=True, return_indices=True)
+    return torch.from_numpy(rows[0][first]), torch.from_numpy(rows[1][second])

@@ -1,6 +1,6 @@
 """Use case: classify query images."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 from uuid import UUID
@@ -8,9 +8,10 @@ from uuid import UUID
 import torch
 
 from app.inference.embedder import Embedder
-from app.labeling.uploads import Upload, chunks
+from app.inference.images import Embedded, Outcome
+from app.labeling.uploads import ImageFile, Upload, chunks
 from app.prediction.cache import PredictorCache
-from app.prediction.predictor import ClassifyOptions, QueryPrediction
+from app.prediction.predictor import ClassifyOptions, Predictor, QueryPrediction
 from app.problems import Failed, Problem
 from app.sql.database import Database
 from app.sql.lookups import find_project, find_version
@@ -48,7 +49,7 @@ class Classification:
         self,
         project_key: str,
         uploads: Iterable[Upload],
-        asked: ClassifyOptions,
+        options: ClassifyOptions,
         query_encoder: UUID | None = None,
         is_cancelled: Callable[[], bool] = lambda: False,
     ) -> Classified:
@@ -71,33 +72,53 @@ class Classification:
             if query_encoder is not None:
                 version = find_version(session, project, query_encoder).id
         # Say that labels are missing before the work, not after.
-        fitted = self.predictors.fitted(project)
+        predictor = self.predictors.fitted(project)
         bridge = None if version == project.encoder_id else self.predictors.bridge(project, version)
-        rate = asked.false_rejection
-        rejection = None if rate is None else fitted.rejection(rate)
+        rate = options.false_rejection
+        rejection = None if rate is None else predictor.rejection(rate)
         predictions: list[Prediction] = []
         failed: list[Failed] = []
         for number, (files, refused) in enumerate(chunks(uploads)):
-            failed += refused
             contents, later = [f.content for f in files], number > 0
             outcomes = self.embedder.embed(
                 version, contents, wait=later, bulk=later, is_cancelled=is_cancelled
             )
-            good = []
-            for file, outcome in zip(files, outcomes, strict=True):
-                if isinstance(outcome, Problem):
-                    failed.append(Failed(file.position, file.filename, outcome))
-                else:
-                    good.append((file, outcome.vector))
-            if good:
-                queries = torch.stack([vector for _, vector in good]).float()
-                if bridge is not None:
-                    queries = bridge.map(queries)
-                with self.embedder.stage("post"):
-                    answers = fitted.predict(queries, asked)
-                    predictions += [
-                        Prediction(file.position, file.filename, answer)
-                        for (file, _), answer in zip(good, answers, strict=True)
-                    ]
+            failed += refused + _failures(files, outcomes)
+            predictions += self._predict(predictor, bridge, files, outcomes, options)
         failed.sort(key=lambda f: f.position)
         return Classified(version, predictions, failed, rejection, bridge)
+
+    def _predict(
+        self,
+        predictor: Predictor,
+        bridge: Alignment | None,
+        files: Sequence[ImageFile],
+        outcomes: Sequence[Outcome],
+        options: ClassifyOptions,
+    ) -> list[Prediction]:
+        """What the project makes of the files that could be embedded."""
+        embedded = [
+            (file, outcome.vector)
+            for file, outcome in zip(files, outcomes, strict=True)
+            if isinstance(outcome, Embedded)
+        ]
+        if not embedded:
+            return []
+        queries = torch.stack([vector for _, vector in embedded]).float()
+        if bridge is not None:
+            queries = bridge.map(queries)
+        with self.embedder.stage("post"):
+            answers = predictor.predict(queries, options)
+            return [
+                Prediction(file.position, file.filename, answer)
+                for (file, _), answer in zip(embedded, answers, strict=True)
+            ]
+
+
+def _failures(files: Sequence[ImageFile], outcomes: Sequence[Outcome]) -> list[Failed]:
+    """The files that could not be embedded, and why."""
+    return [
+        Failed(file.position, file.filename, outcome)
+        for file, outcome in zip(files, outcomes, strict=True)
+        if isinstance(outcome, Problem)
+    ]

@@ -16,7 +16,7 @@ from models.evaluation.intervals import skill
 from models.heads import FittedHead, Head, evenly_spread
 from models.rejection import conformal, open_set
 
-MOST_KEPT = 1 << 22  # numbers of support vectors that a fitted head keeps in float32
+MOST_NUMBERS = 1 << 22  # of support vectors that a predictor keeps in float32
 
 
 class Neighbour(NamedTuple):
@@ -75,8 +75,8 @@ class Predictor:
         if not len(rows):
             return None
         targets = self.targets[rows]
-        left = self.head.leave_one_out(self.support.vectors[self.rows[rows]], targets)
-        return skill(left.argmax(dim=1) == targets, targets)
+        logits = self.head.leave_one_out(self.support.vectors[self.rows[rows]], targets)
+        return skill(logits.argmax(dim=1) == targets, targets)
 
     def left_out(self) -> Float[Tensor, "M C"]:
         """Probabilities of each support image by a head that was fitted without it."""
@@ -113,21 +113,21 @@ class Predictor:
             raise TooFewShots(str(error)) from error
 
     def predict(
-        self, queries: Float[Tensor, "Q D"], asked: ClassifyOptions
+        self, queries: Float[Tensor, "Q D"], options: ClassifyOptions
     ) -> Iterator[QueryPrediction]:
-        """For each query its likeliest labels, and what else was asked for."""
+        """For each query its likeliest labels, and what else the options ask for."""
         probabilities = self.head.probabilities(queries)  # (Q, C)
         cosines = self.head.similarities(queries)  # (Q, C)
-        best = probabilities.topk(min(asked.top_k, len(self.names)), dim=1)
-        sets = self._sets(probabilities, asked.coverage)
-        judged = self._unknown(queries, asked.false_rejection)
-        near = self._nearest(queries, asked.nearest)
-        told = best.indices, best.values, cosines.gather(1, best.indices)
-        for q, row in enumerate(zip(*(numbers.tolist() for numbers in told), strict=True)):
+        best = probabilities.topk(min(options.top_k, len(self.names)), dim=1)
+        sets = self._sets(probabilities, options.coverage)
+        novelty = self._unknown(queries, options.false_rejection)
+        neighbours = self._nearest(queries, options.nearest)
+        columns = best.indices, best.values, cosines.gather(1, best.indices)
+        for q, row in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
             candidates = [
                 LabelCandidate(self.names[c], p, cos) for c, p, cos in zip(*row, strict=True)
             ]
-            yield QueryPrediction(candidates, near[q], sets[q], *judged[q])
+            yield QueryPrediction(candidates, neighbours[q], sets[q], *novelty[q])
 
     def _sets(
         self, probabilities: Float[Tensor, "Q C"], coverage: float | None
@@ -171,7 +171,7 @@ class Predictor:
     @property
     def _vectors(self) -> Float[Tensor, "M D"]:
         """Those of the support images, in float32; kept while they are small."""
-        if len(self.rows) * self.support.vectors.shape[1] > MOST_KEPT:
+        if len(self.rows) * self.support.vectors.shape[1] > MOST_NUMBERS:
             return self.support.vectors[self.rows].float()
         return self._small_vectors
 
@@ -183,7 +183,7 @@ class Predictor:
 def fit_predictor(
     options: Head, support: Snapshot, mean: Tensor | None, names: dict[UUID, str]
 ) -> Predictor:
-    """A head fitted to the labeled images of a snapshot.
+    """A predictor whose head is fitted to the labeled images of a snapshot.
 
     Args:
         mean: (D,), of the project's embeddings; None where the head needs none.

@@ -19,7 +19,7 @@ from models.acquisition import Ranking
 from models.acquisition.bounds import RememberedCosines, has_bounds, remember
 from models.heads import FittedHead
 
-KEPT = 1 << 26  # cosines of all projects together: 256 MB
+MOST_COSINES = 1 << 26  # of all projects together: 256 MB
 Shortcut = Callable[[Tensor, Callable[[Tensor], Tensor], float, int], Ranking]
 
 
@@ -31,48 +31,49 @@ class _Memory(NamedTuple):
 class Cosines:
     """What is remembered of each project and encoder version, within a limit."""
 
-    def __init__(self, kept: int = KEPT) -> None:
-        self._kept = kept
+    def __init__(self, most: int = MOST_COSINES) -> None:
+        self._most = most
         self._memories: OrderedDict[tuple[UUID, UUID], _Memory] = OrderedDict()
         self._lock = threading.Lock()
 
     def shortcut(
-        self, key: tuple[UUID, UUID], everything: Snapshot, head: FittedHead
+        self, key: tuple[UUID, UUID], snapshot: Snapshot, head: FittedHead
     ) -> Shortcut | None:
         """A way to the best images that looks at few of them; None where there is none.
 
-        Only of the cosine head is it known how far a label can move a score. More cosines than are
-        kept are not remembered either.
+        Only of the cosine head is it known how far a label can move a score. More cosines than the
+        limit are not remembered either.
         """
-        if not has_bounds(head) or len(everything.vectors) * len(head.centroids) > self._kept:
+        if not has_bounds(head) or len(snapshot.vectors) * len(head.centroids) > self._most:
             return None
-        return partial(self._best, key, everything, head)
+        return partial(self._best, key, snapshot, head)
 
     def _best(
         self,
         key: tuple[UUID, UUID],
-        everything: Snapshot,
+        snapshot: Snapshot,
         head: FittedHead,
         rows: Tensor,
         uncertainty: Callable[[Tensor], Tensor],
         slope: float,
         budget: int,
     ) -> Ranking:
-        remembered = self._remember(key, everything, head)
-        return remembered.best(head, everything.vectors, rows, uncertainty, slope, budget)
+        remembered = self._remember(key, snapshot, head)
+        return remembered.best(head, snapshot.vectors, rows, uncertainty, slope, budget)
 
     def _remember(
-        self, key: tuple[UUID, UUID], everything: Snapshot, head: FittedHead
+        self, key: tuple[UUID, UUID], snapshot: Snapshot, head: FittedHead
     ) -> RememberedCosines:
         with self._lock:
-            known = self._memories.get(key)
+            memory = self._memories.get(key)
         # Rows are numbered anew when the matrix was read again.
-        same = known and np.array_equal(known.ids, everything.ids[: len(known.ids)])
-        now = remember(head, everything.vectors, known.cosines if known and same else None)
+        if memory and not np.array_equal(memory.ids, snapshot.ids[: len(memory.ids)]):
+            memory = None
+        cosines = remember(head, snapshot.vectors, memory.cosines if memory else None)
         with self._lock:
-            self._memories[key] = _Memory(everything.ids, now)
+            self._memories[key] = _Memory(snapshot.ids, cosines)
             self._memories.move_to_end(key)
             used = sum(memory.cosines.cosines.numel() for memory in self._memories.values())
-            while used > self._kept and len(self._memories) > 1:
+            while used > self._most and len(self._memories) > 1:
                 used -= self._memories.popitem(last=False)[1].cosines.cosines.numel()
-        return now
+        return cosines

@@ -36,8 +36,12 @@ class RankQuery(NamedTuple):
     @property
     def by_prediction(self) -> bool:
         """Whether it asks what the head makes of an image."""
-        asks = self.label is not None or self.min_confidence > 0 or self.max_confidence < 1
-        return asks or self.balanced
+        return self.by_likeliest or self.balanced
+
+    @property
+    def by_likeliest(self) -> bool:
+        """Whether it asks for a likeliest label, or how sure the head is of it."""
+        return self.label is not None or self.min_confidence > 0 or self.max_confidence < 1
 
     @property
     def whole(self) -> bool:
@@ -45,58 +49,70 @@ class RankQuery(NamedTuple):
         return self == RankQuery(self.strategy, self.budget)
 
 
-def row_of(everything: Snapshot, image_id: UUID) -> int | None:
+def row_of(snapshot: Snapshot, image_id: UUID) -> int | None:
     """The row of an image; ids are in order."""
-    low, high, wanted = 0, len(everything.ids), image_id.bytes
+    low, high, packed = 0, len(snapshot.ids), image_id.bytes
     while low < high:
         middle = (low + high) // 2
-        if everything.ids[middle].tobytes() < wanted:
+        if snapshot.ids[middle].tobytes() < packed:
             low = middle + 1
         else:
             high = middle
-    found = low < len(everything.ids) and everything.ids[low].tobytes() == wanted
-    return low if found and everything.codes[low] != GONE else None
+    present = low < len(snapshot.ids) and snapshot.ids[low].tobytes() == packed
+    return low if present and snapshot.codes[low] != GONE else None
 
 
-def without(everything: Snapshot, rows: Tensor, images: set[UUID]) -> Tensor:
+def rows_of(snapshot: Snapshot, images: Collection[UUID]) -> list[int]:
+    """The rows of images, as far as they have one."""
+    return [row for i in images if (row := row_of(snapshot, i)) is not None]
+
+
+def without(snapshot: Snapshot, rows: Tensor, images: set[UUID]) -> Tensor:
     """Rows of a snapshot but those of some images."""
-    places = [row for i in images if (row := row_of(everything, i)) is not None]
-    free = torch.ones(len(everything.ids), dtype=torch.bool)
-    free[places] = False
+    free = torch.ones(len(snapshot.ids), dtype=torch.bool)
+    free[rows_of(snapshot, images)] = False
     return rows[free[rows]]
 
 
 def matching_pool(
     pool: Pool,
-    everything: Snapshot,
-    fitted: Predictor | None,
-    wish: RankQuery,
-    found: NDArray[np.void] | None,
+    snapshot: Snapshot,
+    predictor: Predictor | None,
+    query: RankQuery,
+    candidates: NDArray[np.void] | None,
 ) -> Pool:
-    """What is left of a pool; `found` are the ids of images that may be chosen, if not all."""
-    kept = torch.ones(len(pool), dtype=torch.bool)
-    if found is not None:
-        ids = everything.ids[pool.rows.numpy()].view(ID).squeeze(1)
-        kept &= torch.from_numpy(np.isin(ids, found))
-    if wish.uploaded_after or wish.uploaded_before:
-        uploaded = _milliseconds(everything)[pool.rows.numpy()]
-        if wish.uploaded_after:
-            kept &= torch.from_numpy(uploaded >= wish.uploaded_after.timestamp() * 1000)
-        if wish.uploaded_before:
-            kept &= torch.from_numpy(uploaded < wish.uploaded_before.timestamp() * 1000)
-    pool = pool.part(kept.nonzero().squeeze(1))
-    asks = wish.label is not None or wish.min_confidence > 0 or wish.max_confidence < 1
-    if fitted is None or not asks or not len(pool):
+    """What is left of a pool by a query.
+
+    Args:
+        candidates: ids of the images that may be chosen; None: all.
+    """
+    mask = torch.ones(len(pool), dtype=torch.bool)
+    if candidates is not None:
+        ids = snapshot.ids[pool.rows.numpy()].view(ID).squeeze(1)
+        mask &= torch.from_numpy(np.isin(ids, candidates))
+    if query.uploaded_after or query.uploaded_before:
+        uploaded = _milliseconds(snapshot)[pool.rows.numpy()]
+        if query.uploaded_after:
+            mask &= torch.from_numpy(uploaded >= query.uploaded_after.timestamp() * 1000)
+        if query.uploaded_before:
+            mask &= torch.from_numpy(uploaded < query.uploaded_before.timestamp() * 1000)
+    pool = pool.part(mask.nonzero().squeeze(1))
+    if predictor is None or not query.by_likeliest or not len(pool):
         return pool
+    return _predicted(pool, predictor, query)
+
+
+def _predicted(pool: Pool, predictor: Predictor, query: RankQuery) -> Pool:
+    """The images whose likeliest label, and its probability, are what a query asks for."""
     confidence = pool.score(lambda p: p.amax(dim=1))
-    kept = (confidence >= wish.min_confidence) & (confidence <= wish.max_confidence)
-    if wish.label is not None:
-        wanted = fitted.names.index(wish.label) if wish.label in fitted.names else -1
-        kept &= pool.score(lambda p: p.argmax(dim=1).float()) == wanted
-    return pool.part(kept.nonzero().squeeze(1))
+    mask = (confidence >= query.min_confidence) & (confidence <= query.max_confidence)
+    if query.label is not None:
+        target = predictor.names.index(query.label) if query.label in predictor.names else -1
+        mask &= pool.score(lambda p: p.argmax(dim=1).float()) == target
+    return pool.part(mask.nonzero().squeeze(1))
 
 
-def _milliseconds(everything: Snapshot) -> np.ndarray:
+def _milliseconds(snapshot: Snapshot) -> np.ndarray:
     """When each image came: the first 48 bits of its UUIDv7."""
     powers = 256 ** np.arange(5, -1, -1, dtype=np.int64)
-    return everything.ids[:, :6].astype(np.int64) @ powers
+    return snapshot.ids[:, :6].astype(np.int64) @ powers

@@ -6,6 +6,7 @@ It gathers, then computes: no transaction is open while a pool is ranked.
 import hashlib
 import os
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 from uuid import UUID
@@ -22,10 +23,10 @@ from app.prediction.cache import PredictorCache
 from app.prediction.predictor import Predictor
 from app.problems import StrategyRefused, TooFewLabels
 from app.ranking.cosine_cache import Cosines
-from app.ranking.filters import ID, RankQuery, matching_pool, row_of, without
+from app.ranking.filters import ID, RankQuery, matching_pool, rows_of, without
 from app.sql.database import Database
-from app.sql.lookups import find_project
-from app.sql.tables import Image, Label, Project
+from app.sql.lookups import find_project, label_names
+from app.sql.tables import Image, Project
 from app.vectors.matrices import Snapshot, Vectors
 from models.acquisition import NoClasses, Pool, Ranking, of_labeled
 from models.acquisition.batch import choose
@@ -63,7 +64,7 @@ class Ranker:
         default_factory=lambda: threading.Semaphore(RANKINGS_AT_ONCE)
     )  # each needs memory for a block of the matrix, and a core
 
-    def rank(self, project_key: str, wish: RankQuery) -> tuple[UUID, list[RankedImage]]:
+    def rank(self, project_key: str, query: RankQuery) -> tuple[UUID, list[RankedImage]]:
         """The encoder version, and the pool images most worth labeling, best first.
 
         Raises:
@@ -72,45 +73,48 @@ class Ranker:
         """
         with self.db.reading() as session:
             project = find_project(session, project_key)
-        return project.encoder_id, self.rank_project(project, wish, taken=set(), avoided=set())
+        return project.encoder_id, self.rank_project(project, query, reserved=set(), avoided=set())
 
     def rank_project(
-        self, project: Project, wish: RankQuery, *, taken: set[UUID], avoided: set[UUID]
+        self, project: Project, query: RankQuery, *, reserved: set[UUID], avoided: set[UUID]
     ) -> list[RankedImage]:
+        """The images of a project most worth labeling, best first.
+
+        Args:
+            reserved: images that somebody holds; the strategy counts them as labeled soon.
+            avoided: images to leave out.
+        """
         with self.turns:
-            return self._ranked(project, wish, taken, avoided)
+            needed = query.strategy.needs_classes or query.by_prediction
+            predictor = self._predictor(project, needed=needed)
+            candidates = self._candidates(project, query)
+            if predictor and of_labeled(query.strategy):
+                return _rank_labeled(predictor, query, reserved | avoided, candidates)
+            snapshot = self.vectors.everything(project.id, project.encoder_id)
+            pool = self._pool(project, snapshot, predictor)
+            pool = replace(
+                pool,
+                rows=without(snapshot, pool.rows, reserved | avoided),
+                pending=torch.tensor(rows_of(snapshot, reserved), dtype=torch.long),
+            )
+            pool = matching_pool(pool, snapshot, predictor, query, candidates)
+            if not len(pool):
+                return []
+            ranking = _choose(pool, query)
+            return _describe(pool, snapshot, predictor, ranking, whole=query.whole)
 
-    def _ranked(
-        self, project: Project, wish: RankQuery, taken: set[UUID], avoided: set[UUID]
-    ) -> list[RankedImage]:
-        fitted = self._fitted(project, needed=wish.strategy.needs_classes or wish.by_prediction)
-        if fitted and of_labeled(wish.strategy):
-            found = self._named(project, wish)
-            return _rank_labeled(fitted, wish, taken | avoided, found)
-        everything = self.vectors.everything(project.id, project.encoder_id)
-        pool = self._pool(project, everything, fitted)
-        rows = without(everything, pool.rows, taken | avoided)
-        reserved = [row for i in taken if (row := row_of(everything, i)) is not None]
-        pool = replace(pool, rows=rows, pending=torch.tensor(reserved, dtype=torch.long))
-        pool = matching_pool(pool, everything, fitted, wish, self._named(project, wish))
-        if not len(pool):
-            return []
-        return _described(pool, everything, fitted, _choose(pool, wish), whole=wish.whole)
-
-    def _named(self, project: Project, wish: RankQuery) -> NDArray[np.void] | None:
-        """The ids of the images that are wished for by what they are; None if all will do."""
-        chosen = None
-        if wish.images is not None:
-            chosen = np.frombuffer(b"".join(image.bytes for image in wish.images), ID)
-        conditions = matching(wish.metadata or {}, wish.filename)
+    def _candidates(self, project: Project, query: RankQuery) -> NDArray[np.void] | None:
+        """The ids of the images that are asked for by what they are; None if all will do."""
+        named = None if query.images is None else _packed(query.images)
+        conditions = matching(query.metadata or {}, query.filename)
         if not conditions:
-            return chosen
-        query = select(Image.id).where(Image.project_id == project.id, *conditions)
+            return named
+        images = select(Image.id).where(Image.project_id == project.id, *conditions)
         with self.db.reading() as session:
-            found = np.frombuffer(b"".join(image.bytes for image in session.scalars(query)), ID)
-        return found if chosen is None else np.intersect1d(found, chosen)
+            candidates = _packed(session.scalars(images))
+        return candidates if named is None else np.intersect1d(candidates, named)
 
-    def _fitted(self, project: Project, *, needed: bool) -> Predictor | None:
+    def _predictor(self, project: Project, *, needed: bool) -> Predictor | None:
         try:
             return self.predictors.fitted(project)
         except TooFewLabels:
@@ -118,91 +122,104 @@ class Ranker:
                 raise
             return None
 
-    def _pool(self, project: Project, everything: Snapshot, fitted: Predictor | None) -> Pool:
+    def _pool(self, project: Project, snapshot: Snapshot, predictor: Predictor | None) -> Pool:
         with self.db.reading() as session:
-            query = select(Label.id, Label.name).where(Label.project_id == project.id)
-            names = {row[0]: row[1] for row in session.execute(query)}
-        labeled = everything.rows(labeled=True)
-        codes = torch.from_numpy(everything.codes)[labeled].long()
-        used = sorted(set(codes.tolist()), key=lambda c: names.get(everything.label_ids[c], ""))
-        target_of = torch.zeros(len(everything.label_ids), dtype=torch.long)
+            names = label_names(session, project.id)
+        labeled = snapshot.rows(labeled=True)
+        codes = torch.from_numpy(snapshot.codes)[labeled].long()
+        used = sorted(set(codes.tolist()), key=lambda c: names.get(snapshot.label_ids[c], ""))
+        target_of = torch.zeros(len(snapshot.label_ids), dtype=torch.long)
         for target, code in enumerate(used):
             target_of[code] = target
-        mean = everything.mean
+        mean = snapshot.mean
         assert mean is not None
-        return Pool(
-            embeddings=everything.vectors,
-            rows=everything.rows(labeled=False),
-            probabilities=fitted.head.probabilities if fitted else None,
+        pool = Pool(
+            embeddings=snapshot.vectors,
+            rows=snapshot.rows(labeled=False),
+            probabilities=None,
             labeled=labeled,
             targets=target_of[codes],
-            mean=fitted.head.mean if fitted else mean.vector,
-            names=tuple(names.get(everything.label_ids[code], "") for code in used),
+            mean=mean.vector,
+            names=tuple(names.get(snapshot.label_ids[code], "") for code in used),
             unseen=max(0, len(names) - len(used)),
-            skill=(lambda: fitted.skill) if fitted else None,
-            shortcut=self.cosines.shortcut(
-                (project.id, project.encoder_id), everything, fitted.head
-            )
-            if fitted
-            else None,
             seed=_seed(project),
+        )
+        if predictor is None:
+            return pool
+        head, key = predictor.head, (project.id, project.encoder_id)
+        return replace(
+            pool,
+            probabilities=head.probabilities,
+            mean=head.mean,
+            skill=lambda: predictor.skill,
+            shortcut=self.cosines.shortcut(key, snapshot, head),
         )
 
 
+def _packed(images: Iterable[UUID]) -> NDArray[np.void]:
+    """Ids as numpy compares them."""
+    return np.frombuffer(b"".join(image.bytes for image in images), ID)
+
+
 def _rank_labeled(
-    fitted: Predictor, wish: RankQuery, excluded: set[UUID], found: NDArray[np.void] | None
+    predictor: Predictor,
+    query: RankQuery,
+    excluded: set[UUID],
+    candidates: NDArray[np.void] | None,
 ) -> list[RankedImage]:
     """Labeled images, each with what the head says without it.
 
     Raises:
-        StrategyRefused: what is wished for is said of images without a label.
+        StrategyRefused: what is asked for is said of images without a label.
     """
-    if wish.by_prediction or wish.max_cosine is not None:
+    if query.by_prediction or query.max_cosine is not None:
         raise StrategyRefused(
             "this strategy ranks labeled images; label, confidence, max_cosine and balanced are "
             "for those without a label: leave them out"
         )
-    support = fitted.support
-    asked = [support.image_id(row) not in excluded for row in fitted.rows.tolist()]
+    support = predictor.support
+    included = [support.image_id(row) not in excluded for row in predictor.rows.tolist()]
     pool = Pool(
         embeddings=support.vectors,
-        rows=fitted.rows[torch.tensor(asked)],
-        probabilities=fitted.head.probabilities,
-        labeled=fitted.rows,
-        targets=fitted.targets,
-        names=tuple(fitted.names),
-        left_out=fitted.left_out,
+        rows=predictor.rows[torch.tensor(included)],
+        probabilities=predictor.head.probabilities,
+        labeled=predictor.rows,
+        targets=predictor.targets,
+        names=tuple(predictor.names),
+        left_out=predictor.left_out,
     )
-    pool = matching_pool(pool, support, fitted, wish, found)
-    ranking = _choose(pool, wish)
-    place = {row: m for m, row in enumerate(fitted.rows.tolist())}
-    chosen = [place[row] for row in pool.rows[ranking.indices].tolist()]
-    if not chosen:
-        return []
-    left_out = fitted.head.leave_one_out(
-        support.vectors[fitted.rows[chosen]], fitted.targets[chosen]
-    )
+    pool = matching_pool(pool, support, predictor, query, candidates)
+    ranking = _choose(pool, query)
+    place = {row: m for m, row in enumerate(predictor.rows.tolist())}
+    members = [place[row] for row in pool.rows[ranking.indices].tolist()]
+    return _describe_labeled(predictor, members, ranking.scores.tolist()) if members else []
+
+
+def _describe_labeled(
+    predictor: Predictor, members: list[int], scores: list[float]
+) -> list[RankedImage]:
+    """Support images by their numbers, each with what the head suggests without it."""
+    rows, targets = predictor.rows[members], predictor.targets[members]
+    logits = predictor.head.leave_one_out(predictor.support.vectors[rows], targets)
+    suggestions = _suggestions(predictor, logits.softmax(dim=1))
     return [
         RankedImage(
-            support.image_id(int(fitted.rows[m])),
-            fitted.names[int(fitted.targets[m])],
-            score,
-            None,
-            suggested,
+            predictor.support.image_id(row), predictor.names[target], score, None, suggested
         )
-        for m, score, suggested in zip(
-            chosen,
-            ranking.scores.tolist(),
-            _suggestions(fitted, left_out.softmax(dim=1)),
-            strict=True,
+        for row, target, score, suggested in zip(
+            rows.tolist(), targets.tolist(), scores, suggestions, strict=True
         )
     ]
 
 
-def _choose(pool: Pool, wish: RankQuery) -> Ranking:
+def _choose(pool: Pool, query: RankQuery) -> Ranking:
     try:
         return choose(
-            wish.strategy, pool, wish.budget, max_cosine=wish.max_cosine, balanced=wish.balanced
+            query.strategy,
+            pool,
+            query.budget,
+            max_cosine=query.max_cosine,
+            balanced=query.balanced,
         )
     except NoClasses as error:
         raise TooFewLabels(f"{error}; register some for at least two") from error
@@ -216,35 +233,38 @@ def _seed(project: Project) -> int:
     return int.from_bytes(digest[:4])
 
 
-def _described(
+def _describe(
     pool: Pool,
-    everything: Snapshot,
-    fitted: Predictor | None,
+    snapshot: Snapshot,
+    predictor: Predictor | None,
     ranking: Ranking,
     *,
     whole: bool,
 ) -> list[RankedImage]:
+    """Pool images as ranked, each with what the head suggests."""
     rows = pool.rows[ranking.indices]
-    drawn = ranking.propensities
-    if drawn is None:
-        drawn = torch.zeros(len(rows))
+    propensities = ranking.propensities
+    if propensities is None:
+        propensities = torch.zeros(len(rows))
     suggestions: list[list[Suggestion]] = [[] for _ in rows]
-    if fitted is not None and len(rows):
-        probabilities = fitted.head.probabilities(everything.vectors[rows].float())
-        suggestions = _suggestions(fitted, probabilities)
+    if predictor is not None and len(rows):
+        probabilities = predictor.head.probabilities(snapshot.vectors[rows].float())
+        suggestions = _suggestions(predictor, probabilities)
     # Drawn from a part of the pool, it says nothing of the whole.
     return [
-        RankedImage(everything.image_id(row), None, score, p if p and whole else None, suggested)
+        RankedImage(snapshot.image_id(row), None, score, p if p and whole else None, suggested)
         for row, score, p, suggested in zip(
-            rows.tolist(), ranking.scores.tolist(), drawn.tolist(), suggestions, strict=True
+            rows.tolist(), ranking.scores.tolist(), propensities.tolist(), suggestions, strict=True
         )
     ]
 
 
-def _suggestions(fitted: Predictor, probabilities: Float[Tensor, "K C"]) -> list[list[Suggestion]]:
+def _suggestions(
+    predictor: Predictor, probabilities: Float[Tensor, "K C"]
+) -> list[list[Suggestion]]:
     """The likeliest labels of each image."""
-    best = probabilities.topk(min(SUGGESTIONS, len(fitted.names)), dim=1)
+    best = probabilities.topk(min(SUGGESTIONS, len(predictor.names)), dim=1)
     return [
-        [Suggestion(fitted.names[c], p) for c, p in zip(labels, values, strict=True)]
+        [Suggestion(predictor.names[c], p) for c, p in zip(labels, values, strict=True)]
         for labels, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
     ]

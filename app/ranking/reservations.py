@@ -27,7 +27,7 @@ class Reserved(NamedTuple):
     images: list[RankedImage]
 
 
-def held(project_id: UUID, clock: datetime) -> Select[UUID]:
+def reserved_images(project_id: UUID, clock: datetime) -> Select[UUID]:
     """Images that somebody holds at a moment."""
     return select(Reservation.image_id).where(
         Reservation.project_id == project_id,
@@ -36,7 +36,7 @@ def held(project_id: UUID, clock: datetime) -> Select[UUID]:
     )
 
 
-def skipped(project_id: UUID, annotator: str) -> Select[UUID]:
+def skipped_images(project_id: UUID, annotator: str) -> Select[UUID]:
     """Images that an annotator does not want."""
     return select(Reservation.image_id).where(
         Reservation.project_id == project_id,
@@ -45,7 +45,7 @@ def skipped(project_id: UUID, annotator: str) -> Select[UUID]:
     )
 
 
-def answered(project_id: UUID, strategy: str) -> Select[UUID]:
+def answered_images(project_id: UUID, strategy: str) -> Select[UUID]:
     """Images that were handed out by a strategy and got an answer."""
     return select(Reservation.image_id).where(
         Reservation.project_id == project_id,
@@ -69,14 +69,14 @@ def end_lapsed(session: Session, project_id: UUID, clock: datetime) -> None:
 
 def free_images(session: Session, project_id: UUID, ranked: Sequence[RankedImage]) -> set[UUID]:
     """Which images are still with or without a label, as ranked, and in nobody's hands."""
-    held = select(Reservation.image_id).where(
+    reserved = select(Reservation.image_id).where(
         Reservation.project_id == project_id, Reservation.outcome.is_(None)
     )
     labeled = {r.image_id for r in ranked if r.label is not None}
     free: set[UUID] = set()
-    for some in portions([r.image_id for r in ranked]):
+    for portion in portions([r.image_id for r in ranked]):
         query = select(Image.id, Image.label_id).where(
-            Image.project_id == project_id, Image.id.in_(some), Image.id.not_in(held)
+            Image.project_id == project_id, Image.id.in_(portion), Image.id.not_in(reserved)
         )
         free.update(
             image
@@ -94,7 +94,7 @@ class Reservations:
     ranker: Ranker
 
     def next(
-        self, project_key: str, wish: RankQuery, *, annotator: str, lease_s: float, name: str
+        self, project_key: str, query: RankQuery, *, annotator: str, lease_s: float, name: str
     ) -> Reserved:
         """Hand images to an annotator that nobody else holds, nor this one has skipped.
 
@@ -105,16 +105,18 @@ class Reservations:
             TooFewLabels: as for `rank`.
             StrategyRefused: as for `rank`.
         """
-        handed: list[RankedImage] = []
+        images: list[RankedImage] = []
         for _ in range(ATTEMPTS):
             with self.db.reading() as session:
                 project = find_project(session, project_key)
-                taken = set(session.scalars(held(project.id, self.db.clock(session))))
-                avoided = set(session.scalars(skipped(project.id, annotator)))
-                if of_labeled(wish.strategy):
-                    avoided |= set(session.scalars(answered(project.id, name)))
-            left = wish._replace(budget=wish.budget - len(handed))
-            ranked = self.ranker.rank_project(project, left, taken=taken, avoided=avoided)
+                reserved = set(session.scalars(reserved_images(project.id, self.db.clock(session))))
+                avoided = set(session.scalars(skipped_images(project.id, annotator)))
+                if of_labeled(query.strategy):
+                    avoided |= set(session.scalars(answered_images(project.id, name)))
+            remaining = query._replace(budget=query.budget - len(images))
+            ranked = self.ranker.rank_project(
+                project, remaining, reserved=reserved, avoided=avoided
+            )
             with self.db.writing() as session:
                 project = find_project(session, str(project.id), lock=True)
                 clock = self.db.clock(session)
@@ -133,10 +135,10 @@ class Reservations:
                     )
                     for r in got
                 )
-            handed += got
-            if len(handed) >= wish.budget or len(got) == len(ranked):
+            images += got
+            if len(images) >= query.budget or len(got) == len(ranked):
                 break
-        return Reserved(project.encoder_id, until, handed)
+        return Reserved(project.encoder_id, until, images)
 
     def skip(self, project_key: str, images: Sequence[UUID], annotator: str) -> int:
         """Give images back that an annotator holds, who will not get them again; how many."""

@@ -5,14 +5,12 @@ from typing import NamedTuple
 from uuid import UUID
 
 import torch
-from sqlalchemy import select
 from torch import Tensor
 
 from app.problems import ImageNotFound
 from app.ranking.filters import row_of
 from app.sql.database import Database
-from app.sql.lookups import find_project
-from app.sql.tables import Label
+from app.sql.lookups import find_project, label_names
 from app.vectors.matrices import GONE, Snapshot, Vectors
 
 ROWS_PER_BLOCK = 4096
@@ -32,10 +30,10 @@ def cosines_to(vectors: Tensor, row: int) -> Tensor:
     return torch.cat([block.float() @ query for block in torch.split(vectors, ROWS_PER_BLOCK)])
 
 
-def label_name(everything: Snapshot, row: int, names: dict[UUID, str]) -> str | None:
+def label_name(snapshot: Snapshot, row: int, names: dict[UUID, str]) -> str | None:
     """The label of a row; None in the pool."""
-    code = int(everything.codes[row])
-    return names.get(everything.label_ids[code]) if code >= 0 else None
+    code = int(snapshot.codes[row])
+    return names.get(snapshot.label_ids[code]) if code >= 0 else None
 
 
 @dataclass(frozen=True)
@@ -53,22 +51,21 @@ class SimilarImages:
         """
         with self.db.reading() as session:
             project = find_project(session, project_key)
-            query = select(Label.id, Label.name).where(Label.project_id == project.id)
-            names = {row[0]: row[1] for row in session.execute(query)}
-        everything = self.vectors.everything(project.id, project.encoder_id)
-        row = row_of(everything, image_id)
+            names = label_names(session, project.id)
+        snapshot = self.vectors.everything(project.id, project.encoder_id)
+        row = row_of(snapshot, image_id)
         if row is None:
             raise ImageNotFound(f"project {project.name!r} has no image {image_id}")
-        cosines = cosines_to(everything.vectors, row)
-        cosines[torch.from_numpy(everything.codes == GONE)] = -torch.inf
+        cosines = cosines_to(snapshot.vectors, row)
+        cosines[torch.from_numpy(snapshot.codes == GONE)] = -torch.inf
         cosines[row] = -torch.inf
         best = cosines.topk(min(limit, len(cosines)))
         return [
             Similar(
-                everything.image_id(other),
-                label_name(everything, other, names),
+                snapshot.image_id(neighbour),
+                label_name(snapshot, neighbour, names),
                 max(-1, min(1, cosine)),
             )
-            for other, cosine in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+            for neighbour, cosine in zip(best.indices.tolist(), best.values.tolist(), strict=True)
             if cosine > -torch.inf
         ]

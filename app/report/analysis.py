@@ -1,7 +1,7 @@
 """What leave-one-out and parts of the support say of a project's labels."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -28,9 +28,10 @@ from models.evaluation.intervals import Interval, weighted_accuracy, wilson
 from models.evaluation.label_errors import label_errors
 from models.heads import FittedHead
 from models.heads.kinds import heads
+from models.registry import plugin_name
 
 FEWEST_JUDGED = 10  # images, for figures that a word can rest on
-FEWEST_DRAWN = 20  # images drawn at random, before accuracy rests on them alone
+FEWEST_RANDOM = 20  # images drawn at random, before accuracy rests on them alone
 MOST_PAIRS, EXAMPLES = 20, 4  # confusions, and images of each
 MOST_ERRORS, MOST_TWINS = 100, 100
 MOST_COMPARED = 10_000  # support images, the latest: comparing all pairs grows with the square
@@ -75,10 +76,10 @@ class Basis(NamedTuple):
     """The images that accuracy rests on."""
 
     images: int
-    drawn: bool  # from the pool at random; otherwise all that can be judged, however chosen
+    random: bool  # drawn so from the pool; otherwise all that can be judged, however chosen
 
 
-class Chosen(NamedTuple):
+class HeadDescription(NamedTuple):
     """The head that answers, with all that it chose by leave-one-out."""
 
     name: str
@@ -90,7 +91,7 @@ class Chosen(NamedTuple):
 class Analysis:
     """What leave-one-out and parts of the support say; empty while there are too few labels."""
 
-    chosen: Chosen | None = None
+    head: HeadDescription | None = None
     support: int = 0
     judged: int = 0
     accuracy: Interval | None = None
@@ -118,90 +119,102 @@ def read_propensities(session: Session, project_id: UUID) -> dict[UUID, float]:
     return {image: propensity for image, propensity in session.execute(query) if propensity}
 
 
-def analyse(fitted: Predictor, propensities: dict[UUID, float]) -> Analysis:
+def analyse(predictor: Predictor, propensities: dict[UUID, float]) -> Analysis:
     """Judge each labeled image by all others, and parts of the support by the rest.
 
     Args:
         propensities: of the images that were drawn from the pool at random.
     """
-    targets, names = fitted.targets, fitted.names
-    vectors = fitted.support.vectors[fitted.rows].float()
-    shots = torch.bincount(targets, minlength=len(names))
-    contradictions, compared = _contradictions(fitted, vectors)
+    targets = predictor.targets
+    vectors = predictor.support.vectors[predictor.rows].float()
+    shots = torch.bincount(targets, minlength=len(predictor.names))
+    contradictions, compared = _contradictions(predictor, vectors)
+    analysis = Analysis(
+        head=describe_head(predictor.head),
+        support=len(targets),
+        contradictions=contradictions,
+        compared=compared,
+    )
     judged = shots[targets] > 1
     if int(judged.sum()) < FEWEST_JUDGED:
-        return Analysis(
-            chosen=describe_head(fitted.head),
-            support=len(targets),
-            contradictions=contradictions,
-            compared=compared,
-            missing=[
-                f"{int(judged.sum())} images can be judged by the others with their label; "
-                f"label at least {FEWEST_JUDGED}, two or more of each label"
-            ],
+        reason = (
+            f"{int(judged.sum())} images can be judged by the others with their label; "
+            f"label at least {FEWEST_JUDGED}, two or more of each label"
         )
-    probabilities = fitted.head.leave_one_out(vectors, targets).softmax(dim=1)
-    confidence, predicted = probabilities.max(dim=1)
-    right = predicted == targets
-    accuracy, rests_on = _accuracy(fitted, right, judged, propensities)
-    matrix = confusion.confusion_matrix(targets[judged], predicted[judged], len(names))
-    curve = learning_curve(
-        heads[CURVE_HEAD](**{"temperature": 1.0, "centered": fitted.head.mean is not None}),
-        vectors,
-        targets,
-        mean=fitted.head.mean,
-        leave_one_out=right,
-    )
-    missing = [
+        return replace(analysis, missing=[reason])
+    probabilities = predictor.head.leave_one_out(vectors, targets).softmax(dim=1)
+    analysis = _judge(analysis, predictor, probabilities, judged, propensities)
+    correct = probabilities.argmax(dim=1) == targets
+    curve, expected, missing = _look_ahead(predictor, vectors, correct)
+    lone = [
         f"label {name!r} has one image, which no other can judge"
-        for name, count in zip(names, shots.tolist(), strict=True)
+        for name, count in zip(predictor.names, shots.tolist(), strict=True)
         if count == 1
     ]
-    try:
-        ahead = forecast(curve, 2 * len(targets))
-    except TooFewToForecast as error:
-        ahead, missing = None, [*missing, str(error)]
-    return Analysis(
-        chosen=describe_head(fitted.head),
-        support=len(targets),
+    return replace(analysis, curve=curve, forecast=expected, missing=lone + missing)
+
+
+def _judge(
+    analysis: Analysis,
+    predictor: Predictor,
+    probabilities: Float[Tensor, "M C"],
+    judged: Tensor,
+    propensities: dict[UUID, float],
+) -> Analysis:
+    """Add the figures that rest on what the others say of each image."""
+    targets, names = predictor.targets, predictor.names
+    confidence, predicted = probabilities.max(dim=1)
+    correct = predicted == targets
+    accuracy, rests_on = _accuracy(predictor, correct, judged, propensities)
+    matrix = confusion.confusion_matrix(targets[judged], predicted[judged], len(names))
+    return replace(
+        analysis,
         judged=int(judged.sum()),
         accuracy=accuracy,
         rests_on=rests_on,
         figures=_figures(matrix, names),
         matrix=matrix,
         names=names,
-        confusions=_confusions(fitted, matrix, judged, predicted, confidence),
-        calibration=reliability_curve(confidence[judged], right[judged]),
-        errors=_errors(fitted, probabilities, judged),
-        contradictions=contradictions,
-        compared=compared,
-        curve=_points(curve),
-        forecast=ahead,
-        missing=missing,
+        confusions=_confusions(predictor, matrix, judged, predicted, confidence),
+        calibration=reliability_curve(confidence[judged], correct[judged]),
+        errors=_errors(predictor, probabilities, judged),
     )
 
 
+def _look_ahead(
+    predictor: Predictor, vectors: Float[Tensor, "M D"], correct: Tensor
+) -> tuple[list[CurvePoint], Forecast | None, list[str]]:
+    """Accuracy by the number of labels, what twice as many would bring, and why that is missing."""
+    mean = predictor.head.mean
+    head = heads[CURVE_HEAD](**{"temperature": 1.0, "centered": mean is not None})
+    curve = learning_curve(head, vectors, predictor.targets, mean=mean, leave_one_out=correct)
+    try:
+        return _points(curve), forecast(curve, 2 * len(vectors)), []
+    except TooFewToForecast as error:
+        return _points(curve), None, [str(error)]
+
+
 def _accuracy(
-    fitted: Predictor, right: Tensor, judged: Tensor, propensities: dict[UUID, float]
+    predictor: Predictor, correct: Tensor, judged: Tensor, propensities: dict[UUID, float]
 ) -> tuple[Interval, Basis]:
     """On images as they come: by those drawn at random, where there are enough of them.
 
     Each stands for as many images as it was unlikely to be drawn (Horvitz & Thompson, 1952).
     """
     rows = judged.nonzero().squeeze(1)
-    drawn = [m for m in rows.tolist() if _image(fitted, m) in propensities]
-    if len(drawn) >= FEWEST_DRAWN:
-        each = [propensities[_image(fitted, m)] for m in drawn]
-        weights = 1 / torch.tensor(each, dtype=torch.float64)
-        return weighted_accuracy(right[drawn], weights), Basis(len(drawn), drawn=True)
-    share = float(right[rows].double().mean())
-    return wilson(share, float(len(rows))), Basis(len(rows), drawn=False)
+    members = [m for m in rows.tolist() if _image(predictor, m) in propensities]
+    if len(members) >= FEWEST_RANDOM:
+        shares = [propensities[_image(predictor, m)] for m in members]
+        weights = 1 / torch.tensor(shares, dtype=torch.float64)
+        return weighted_accuracy(correct[members], weights), Basis(len(members), random=True)
+    share = float(correct[rows].double().mean())
+    return wilson(share, float(len(rows))), Basis(len(rows), random=False)
 
 
-def describe_head(head: FittedHead) -> Chosen:
+def describe_head(head: FittedHead) -> HeadDescription:
     """What a fitted head is, and what it was chosen from."""
-    return Chosen(
-        type(head.options).__module__.rpartition(".")[2],
+    return HeadDescription(
+        plugin_name(head.options),
         dict(vars(head.options)),
         {name: None if math.isnan(loss) else loss for name, loss in head.losses.items()},
     )
@@ -211,80 +224,82 @@ def _figures(
     matrix: Int[Tensor, "C C"], names: list[str]
 ) -> dict[str, tuple[Interval | None, Interval | None]]:
     """Recall and precision of each label."""
-    given, said = matrix.sum(dim=1).tolist(), matrix.sum(dim=0).tolist()
+    actual, predicted = matrix.sum(dim=1).tolist(), matrix.sum(dim=0).tolist()
     hits = matrix.diagonal().tolist()
     return {
         name: (
-            wilson(hits[c] / given[c], float(given[c])) if given[c] else None,
-            wilson(hits[c] / said[c], float(said[c])) if said[c] else None,
+            wilson(hits[c] / actual[c], float(actual[c])) if actual[c] else None,
+            wilson(hits[c] / predicted[c], float(predicted[c])) if predicted[c] else None,
         )
         for c, name in enumerate(names)
     }
 
 
 def _confusions(
-    fitted: Predictor,
+    predictor: Predictor,
     matrix: Int[Tensor, "C C"],
     judged: Tensor,
     predicted: Int[Tensor, " M"],
     confidence: Float[Tensor, " M"],
 ) -> list[Confusion]:
     """The most frequent confusions, each with the images that are taken for it most surely."""
-    found = []
+    confusions = []
     for pair in confusion.confused_pairs(matrix, MOST_PAIRS):
-        meant = judged & (fitted.targets == pair.actual) & (predicted == pair.predicted)
-        members = meant.nonzero().squeeze(1)
+        mask = judged & (predictor.targets == pair.actual) & (predicted == pair.predicted)
+        members = mask.nonzero().squeeze(1)
         surest = members[confidence[members].argsort(descending=True, stable=True)[:EXAMPLES]]
-        found.append(
+        confusions.append(
             Confusion(
-                fitted.names[pair.actual],
-                fitted.names[pair.predicted],
+                predictor.names[pair.actual],
+                predictor.names[pair.predicted],
                 pair.images,
                 pair.share,
-                [_image(fitted, m) for m in surest.tolist()],
+                [_image(predictor, m) for m in surest.tolist()],
             )
         )
-    return found
+    return confusions
 
 
 def _errors(
-    fitted: Predictor, probabilities: Float[Tensor, "M C"], judged: Tensor
+    predictor: Predictor, probabilities: Float[Tensor, "M C"], judged: Tensor
 ) -> list[LabelError]:
     """Likely label errors; an image alone with its label cannot be doubted by the others."""
     rows = judged.nonzero().squeeze(1)
-    found = label_errors(probabilities[rows], fitted.targets[rows])
+    errors = label_errors(probabilities[rows], predictor.targets[rows])
     return [
         LabelError(
-            _image(fitted, m), fitted.names[int(fitted.targets[m])], fitted.names[suggested], p
+            _image(predictor, m),
+            predictor.names[int(predictor.targets[m])],
+            predictor.names[suggested],
+            p,
         )
         for m, suggested, p in zip(
-            rows[found.rows[:MOST_ERRORS]].tolist(),
-            found.suggested[:MOST_ERRORS].tolist(),
-            found.probability[:MOST_ERRORS].tolist(),
+            rows[errors.rows[:MOST_ERRORS]].tolist(),
+            errors.suggested[:MOST_ERRORS].tolist(),
+            errors.probability[:MOST_ERRORS].tolist(),
             strict=True,
         )
     ]
 
 
 def _contradictions(
-    fitted: Predictor, vectors: Float[Tensor, "M D"]
+    predictor: Predictor, vectors: Float[Tensor, "M D"]
 ) -> tuple[list[Contradiction], int]:
-    kept = slice(-MOST_COMPARED, None)
     start = max(len(vectors) - MOST_COMPARED, 0)
-    targets = fitted.targets[kept]
-    twins = contradicting_twins(vectors[kept], targets, above=ALIKE, most=MOST_TWINS)
+    targets = predictor.targets[start:]
+    twins = contradicting_twins(vectors[start:], targets, above=ALIKE, most=MOST_TWINS)
     return [
         Contradiction(
-            (_image(fitted, start + i), _image(fitted, start + j)),
-            (fitted.names[int(targets[i])], fitted.names[int(targets[j])]),
+            (_image(predictor, start + i), _image(predictor, start + j)),
+            (predictor.names[int(targets[i])], predictor.names[int(targets[j])]),
             min(cosine, 1.0),
         )
         for i, j, cosine in zip(*(part.tolist() for part in twins), strict=True)
     ], len(targets)
 
 
-def _image(fitted: Predictor, position: int) -> UUID:
-    return fitted.support.image_id(int(fitted.rows[position]))
+def _image(predictor: Predictor, position: int) -> UUID:
+    return predictor.support.image_id(int(predictor.rows[position]))
 
 
 def _points(curve: LearningCurve) -> list[CurvePoint]:

@@ -35,7 +35,7 @@ class Point(NamedTuple):
 class _Frame(NamedTuple):
     """Where the values of two axes lie in a picture."""
 
-    left: float
+    x0: float
     top: float
     width: float
     height: float
@@ -45,7 +45,7 @@ class _Frame(NamedTuple):
     def place(self, x: float, y: float) -> tuple[float, float]:
         across = (x - self.x[0]) / ((self.x[1] - self.x[0]) or 1)
         up = (y - self.y[0]) / ((self.y[1] - self.y[0]) or 1)
-        return self.left + across * self.width, self.top + (1 - up) * self.height
+        return self.x0 + across * self.width, self.top + (1 - up) * self.height
 
 
 def message(title: str, text: str) -> str:
@@ -60,22 +60,22 @@ def learning_curve(
     points: Sequence[tuple[int, float]],
     ahead: tuple[int, float, float, float] | None,
     *,
-    now: int,
+    labels: int,
 ) -> str:
     """Accuracy by the number of labels, and what is expected of more.
 
     Args:
         ahead: labels, accuracy, and the low and high end of its interval.
-        now: labels that there are.
+        labels: that there are.
     """
-    most = max([now, *(n for n, _ in points), *([ahead[0]] if ahead else [])])
+    most = max([labels, *(n for n, _ in points), *([ahead[0]] if ahead else [])])
     values = [a for _, a in points] + (list(ahead[1:]) if ahead else [])
     floor = max(math.floor((min(values) - 0.02) * 10) / 10, 0.0)
     frame = _Frame(80, 52, 536, 260, (0, most * 1.04), (floor, 1.0))
     body = [*_grid_y(frame), *_grid_x(frame)]
-    x, top = frame.place(now, 1.0)
-    body.append(_line("axis dash", [(x, top), frame.place(now, floor)]))
-    body.append(_text(x - 4, top + 14, f"now: {now}", "note end"))
+    x, top = frame.place(labels, 1.0)
+    body.append(_line("axis dash", [(x, top), frame.place(labels, floor)]))
+    body.append(_text(x - 4, top + 14, f"now: {labels}", "note end"))
     places = [frame.place(n, a) for n, a in points]
     body.append(_line("line", places))
     body += [
@@ -88,8 +88,9 @@ def learning_curve(
         ends = frame.place(n, low), frame.place(n, high)
         body.append(_line("ahead", ends))
         body += [_line("ahead", [(x - 6, y), (x + 6, y)]) for x, y in ends]
-        told = f"{n} labels: {_percent(value)}, with 80 % between {_percent(low)} and "
-        body.append(_dot(frame.place(n, value), "ahead-dot", told + _percent(high)))
+        interval = f"with 80 % between {_percent(low)} and {_percent(high)}"
+        tip = f"{n} labels: {_percent(value)}, {interval}"
+        body.append(_dot(frame.place(n, value), "ahead-dot", tip))
     body.append(_text(348, 352, "labeled images", "middle"))
     body.append(_upright(22, 182, "accuracy"))
     says = ["Blue: measured on images that parts of the labels left out."]
@@ -103,28 +104,28 @@ def learning_curve(
 
 def confusion(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> str:
     """Judged images by their label and by what the head takes them for."""
-    kept = _most_confused(matrix)
-    cell = 34 if len(kept) <= 15 else 24
-    left, top = 52 + 6.6 * max(len(_short(names[i])) for i in kept), 76.0
-    side = cell * len(kept)
+    labels = _most_confused(matrix)
+    cell = 34 if len(labels) <= 15 else 24
+    x0, top = 52 + 6.6 * max(len(_short(names[i])) for i in labels), 76.0
+    side = cell * len(labels)
     body = []
-    for row, i in enumerate(kept):
+    for row, i in enumerate(labels):
         y = top + row * cell
-        body.append(_text(left - 8, y + cell / 2 + 4, _short(names[i]), "end", names[i]))
+        body.append(_text(x0 - 8, y + cell / 2 + 4, _short(names[i]), "end", names[i]))
         total = sum(matrix[i])
-        for column, j in enumerate(kept):
+        for column, j in enumerate(labels):
             share = matrix[i][j] / total if total else 0.0
-            body.append(_cell(left + column * cell, y, cell, matrix[i][j], share, names, (i, j)))
-    for column, j in enumerate(kept):
-        x = left + (column + 0.5) * cell
+            body.append(_cell(x0 + column * cell, y, cell, matrix[i][j], share, names, (i, j)))
+    for column, j in enumerate(labels):
+        x = x0 + (column + 0.5) * cell
         body.append(_slanted(x, top + side + 14, _short(names[j]), names[j]))
-    body.append(_text(left + side / 2, 64, "taken for", "middle note"))
+    body.append(_text(x0 + side / 2, 64, "taken for", "middle note"))
     body.append(_upright(20, top + side / 2, "label"))
     says = ["Images by their label (rows) and by what is said of them unseen (columns)."]
-    if len(kept) < len(names):
-        says.append(f"The {len(kept)} most confused of {len(names)} labels.")
-    foot = top + side + 30 + 0.65 * left
-    return _picture(max(left + side + 40, 480), foot, "What is taken for what", says, body)
+    if len(labels) < len(names):
+        says.append(f"The {len(labels)} most confused of {len(names)} labels.")
+    foot = top + side + 30 + 0.65 * x0
+    return _picture(max(x0 + side + 40, 480), foot, "What is taken for what", says, body)
 
 
 def image_map(points: Sequence[Point], explained: tuple[float, float], images: int) -> str:
@@ -134,7 +135,7 @@ def image_map(points: Sequence[Point], explained: tuple[float, float], images: i
     xs, ys = [p.x for p in points], [p.y for p in points]
     frame = _Frame(56, 52, 520, 440, _padded(xs), _padded(ys))
     body = [
-        f'<rect class="axis" x="{frame.left}" y="{frame.top}" width="{frame.width}" '
+        f'<rect class="axis" x="{frame.x0}" y="{frame.top}" width="{frame.width}" '
         f'height="{frame.height}"/>'
     ]
     ordered = sorted(points, key=lambda p: p.doubt is None)  # what has a label lies on top
@@ -165,8 +166,8 @@ def _picture(
 
 
 def _text(x: float, y: float, text: str, style: str = "", tip: str = "") -> str:
-    told = f"<title>{escape(tip)}</title>" if tip and tip != text else ""
-    return f'<text x="{x:.1f}" y="{y:.1f}" class="{style}">{told}{escape(text)}</text>'
+    title = f"<title>{escape(tip)}</title>" if tip and tip != text else ""
+    return f'<text x="{x:.1f}" y="{y:.1f}" class="{style}">{title}{escape(text)}</text>'
 
 
 def _upright(x: float, y: float, text: str) -> str:
@@ -177,10 +178,10 @@ def _upright(x: float, y: float, text: str) -> str:
 
 
 def _slanted(x: float, y: float, text: str, tip: str) -> str:
-    told = f"<title>{escape(tip)}</title>" if tip != text else ""
+    title = f"<title>{escape(tip)}</title>" if tip != text else ""
     return (
         f'<text class="end" transform="translate({x:.1f} {y:.1f}) rotate(-40)">'
-        f"{told}{escape(text)}</text>"
+        f"{title}{escape(text)}</text>"
     )
 
 
@@ -200,13 +201,13 @@ def _dot(place: tuple[float, float], style: str, tip: str) -> str:
 def _grid_y(frame: _Frame) -> Iterable[str]:
     for value in _ticks(*frame.y):
         x, y = frame.place(frame.x[0], value)
-        yield _line("grid", [(x, y), (frame.left + frame.width, y)])
+        yield _line("grid", [(x, y), (frame.x0 + frame.width, y)])
         yield _text(x - 8, y + 4, f"{100 * value:.0f} %", "end")
 
 
 def _grid_x(frame: _Frame) -> Iterable[str]:
     x, y = frame.place(frame.x[0], frame.y[0])
-    yield _line("axis", [(x, y), (frame.left + frame.width, y)])
+    yield _line("axis", [(x, y), (frame.x0 + frame.width, y)])
     for value in _ticks(*frame.x):
         x, _ = frame.place(value, frame.y[0])
         yield _line("axis", [(x, y), (x, y + 5)])
@@ -225,7 +226,8 @@ def _ticks(low: float, high: float) -> list[float]:
 def _most_confused(matrix: Sequence[Sequence[int]]) -> list[int]:
     """The labels to show, in their order."""
     wrong = [
-        sum(row) + sum(other[i] for other in matrix) - 2 * row[i] for i, row in enumerate(matrix)
+        sum(row) + sum(column) - 2 * row[i]
+        for i, (row, column) in enumerate(zip(matrix, zip(*matrix, strict=True), strict=True))
     ]
     return sorted(sorted(range(len(matrix)), key=lambda i: -wrong[i])[:MOST_ROWS])
 
@@ -252,14 +254,17 @@ def _cell(
 def _mark(place: tuple[float, float], style: int | None, point: Point) -> str:
     colour = "#8b949e" if style is None else COLOURS[style % len(COLOURS)]
     shape = MARKS[(style or 0) // len(COLOURS)]
-    known = point.doubt is None and point.label is not None
-    told = point.label or "no label yet"
+    labeled = point.doubt is None and point.label is not None
+    tip = point.label or "no label yet"
     if point.doubt is not None:
-        told += f"? {_percent(1 - point.doubt)}"
-    opacity = 1.0 if known else 0.1 + 0.7 * (1 - (point.doubt if point.doubt is not None else 0.5))
+        tip += f"? {_percent(1 - point.doubt)}"
+    opacity = (
+        1.0 if labeled else 0.1 + 0.7 * (1 - (point.doubt if point.doubt is not None else 0.5))
+    )
     return (
-        f'<path class="{"support" if known else ""}" fill="{colour}" fill-opacity="{opacity:.2f}" '
-        f'd="{_shape(shape, *place, 5 if known else 3.5)}"><title>{escape(told)}</title></path>'
+        f'<path class="{"support" if labeled else ""}" fill="{colour}" '
+        f'fill-opacity="{opacity:.2f}" d="{_shape(shape, *place, 5 if labeled else 3.5)}">'
+        f"<title>{escape(tip)}</title></path>"
     )
 
 

@@ -20,7 +20,7 @@ from models.evaluation.forecast import Sufficiency, enough
 from models.evaluation.intervals import Interval
 from models.evaluation.missing_mass import unseen_mass
 
-ANALYSES_KEPT = 16
+MOST_ANALYSES = 16  # that are remembered
 
 
 class LabelFigures(NamedTuple):
@@ -51,7 +51,7 @@ class Reports:
 
     db: Database
     predictors: PredictorCache
-    _kept: list[tuple[Predictor, Analysis]] = field(default_factory=list)
+    _analyses: list[tuple[Predictor, Analysis]] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def report(self, project_key: str, target: float | None = None) -> Report:
@@ -76,11 +76,11 @@ class Reports:
         return Report(
             project.encoder_id,
             project.head,
-            sum(one.total for one in shots),
+            sum(label.total for label in shots),
             pool or 0,
             [
-                LabelFigures(one.name, one.total, *analysis.figures.get(one.name, (None, None)))
-                for one in shots
+                LabelFigures(name, total, *analysis.figures.get(name, (None, None)))
+                for name, total, _ in shots
             ],
             unseen,
             analysis,
@@ -96,19 +96,19 @@ class Reports:
     def analysis(self, project: Project) -> Analysis:
         """What the labels say of themselves; computed again when they or the head have changed."""
         try:
-            fitted = self.predictors.fitted(project)
+            predictor = self.predictors.fitted(project)
         except TooFewLabels as problem:
             return Analysis(missing=[problem.detail])
         with self._lock:
-            for known, analysis in self._kept:
-                if known is fitted:
+            for basis, analysis in self._analyses:
+                if basis is predictor:
                     return analysis
         with self.db.reading() as session:
             propensities = read_propensities(session, project.id)
-        analysis = analyse(fitted, propensities)
+        analysis = analyse(predictor, propensities)
         with self._lock:
-            self._kept.append((fitted, analysis))
-            del self._kept[:-ANALYSES_KEPT]
+            self._analyses.append((predictor, analysis))
+            del self._analyses[:-MOST_ANALYSES]
         return analysis
 
 
@@ -131,11 +131,11 @@ def _shots(session: Session, project_id: UUID) -> list[_Shots]:
         .group_by(Label.id, Label.name)
         .order_by(Label.name)
     )
-    return [_Shots(name, total, int(drawn)) for name, total, drawn in rows]
+    return [_Shots(name, total, int(from_pool)) for name, total, from_pool in rows]
 
 
 def _unseen(shots: list[_Shots]) -> Interval | None:
     """The share of images of labels that do not exist yet, from images labeled out of the pool."""
-    drawn = torch.tensor([one.from_pool for one in shots], dtype=torch.int64)
-    known = torch.tensor([one.total > one.from_pool for one in shots], dtype=torch.bool)
-    return unseen_mass(drawn, known) if int(drawn.sum()) >= FEWEST_JUDGED else None
+    counts = torch.tensor([label.from_pool for label in shots], dtype=torch.int64)
+    uploaded = torch.tensor([label.total > label.from_pool for label in shots], dtype=torch.bool)
+    return unseen_mass(counts, uploaded) if int(counts.sum()) >= FEWEST_JUDGED else None

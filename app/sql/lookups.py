@@ -15,38 +15,6 @@ IDS_PER_QUERY = 500
 Item = TypeVar("Item")
 
 
-def portions(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
-    """A list, as many items at a time as a query may name."""
-    for start in range(0, len(items), IDS_PER_QUERY):
-        yield items[start : start + IDS_PER_QUERY]
-
-
-def find_version(session: Session, project: Project, version_id: UUID) -> EncoderVersion:
-    """A version that a project can use.
-
-    Raises:
-        VersionNotFound: there is none, or it belongs to another project.
-    """
-    version = session.scalar(usable_versions(project).where(EncoderVersion.id == version_id))
-    if version is None:
-        raise VersionNotFound(
-            f"project {project.name!r} has no encoder version {version_id}; "
-            f"GET /v1/projects/{project.name}/encoders lists them"
-        )
-    return version
-
-
-def usable_versions(project: Project) -> Select[EncoderVersion]:
-    """The versions that a project can use."""
-    owned = ProjectVersion.encoder_id == EncoderVersion.id
-    return select(EncoderVersion).where(
-        or_(
-            exists().where(owned, ProjectVersion.project_id == project.id),
-            ~exists().where(owned),
-        )
-    )
-
-
 def find_project(session: Session, key: str, *, lock: bool = False) -> Project:
     """A project by id or name.
 
@@ -89,6 +57,44 @@ def find_label(session: Session, project: Project, key: str) -> Label:
 def label_by_name(project_id: UUID, name: str) -> Select[Label]:
     """The label of a project that has a name."""
     return select(Label).where(Label.project_id == project_id, Label.name == name)
+
+
+def label_names(session: Session, project_id: UUID) -> dict[UUID, str]:
+    """The names of a project's labels by their ids, in order of creation."""
+    query = select(Label.id, Label.name).where(Label.project_id == project_id)
+    return {row[0]: row[1] for row in session.execute(query.order_by(Label.id))}
+
+
+def find_version(session: Session, project: Project, version_id: UUID) -> EncoderVersion:
+    """A version that a project can use.
+
+    Raises:
+        VersionNotFound: there is none, or it belongs to another project.
+    """
+    version = session.scalar(usable_versions(project).where(EncoderVersion.id == version_id))
+    if version is None:
+        raise VersionNotFound(
+            f"project {project.name!r} has no encoder version {version_id}; "
+            f"GET /v1/projects/{project.name}/encoders lists them"
+        )
+    return version
+
+
+def usable_versions(project: Project) -> Select[EncoderVersion]:
+    """The versions that a project can use."""
+    owned = ProjectVersion.encoder_id == EncoderVersion.id
+    return select(EncoderVersion).where(
+        or_(
+            exists().where(owned, ProjectVersion.project_id == project.id),
+            ~exists().where(owned),
+        )
+    )
+
+
+def portions(items: Sequence[Item], size: int = IDS_PER_QUERY) -> Iterator[Sequence[Item]]:
+    """A list, some items at a time: as many as a query may name, or `size`."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
 
 
 def parse_id(text: str) -> UUID | None:

@@ -124,10 +124,10 @@ def _pinned(
 
 def _address(host: str, port: int, private: bool) -> str:
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        rows = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         raise AddressUnreachable(f"there is no host {host[:80]!r}") from error
-    addresses = [str(row[4][0]) for row in found]
+    addresses = [str(row[4][0]) for row in rows]
     hidden = [address for address in addresses if not _is_public(address)]
     if hidden and not private:
         raise AddressRefused(f"{host[:80]!r} is at {hidden[0]}, which is no public address")

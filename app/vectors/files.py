@@ -23,12 +23,12 @@ import torch
 from numpy.typing import NDArray
 
 from app.logs import logger
+from models.files import replace_file
 
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
-
 
 MAGIC = b"handful vectors\x01"  # the last byte counts versions of the format
 HEADER = struct.Struct("<16sIQqII")
@@ -101,15 +101,15 @@ class MappedRows(VectorRows):
             OSError: they cannot be read.
         """
         rows = cls(header, dim, min_free_bytes)
-        found = _read(header)
-        if found.dim != dim:
-            raise Doubt(f"vectors have {found.dim} components, those of the encoder {dim}")
-        if found.revision > revision:
+        content = _read(header)
+        if content.dim != dim:
+            raise Doubt(f"vectors have {content.dim} components, those of the encoder {dim}")
+        if content.revision > revision:
             raise Doubt("they are ahead of the database, which was restored from a backup")
         rows._files = _File.pair(header, dim)
-        for file, crc in zip(rows._files, (found.vectors_crc, found.ids_crc), strict=True):
-            file.open(found.rows, crc)
-        rows._show(found.rows)
+        for file, crc in zip(rows._files, (content.vectors_crc, content.ids_crc), strict=True):
+            file.open(content.rows, crc)
+        rows._show(content.rows)
         return rows
 
     def append(
@@ -153,7 +153,7 @@ class VectorFiles:
         self._lock = threading.Lock()
         self._owned: int | None = None  # descriptor of the file that is locked
         self._release: weakref.finalize[[int], VectorFiles] | None = None
-        self._told: set[str] = set()
+        self._events: set[str] = set()  # that were logged
 
     def open(self, project_id: UUID, encoder_id: UUID, dim: int, revision: int) -> VectorRows:
         """The rows of a project and encoder version that are in files, if any can be trusted.
@@ -183,11 +183,11 @@ class VectorFiles:
 
     def stored(self) -> set[tuple[UUID, UUID]]:
         """Which projects and encoder versions have files that this process may remove."""
-        found = set()
+        keys = set()
         for path in self._folder.glob("*/*.*") if self._own() else ():
             with suppress(ValueError):  # not ours
-                found.add((UUID(path.parent.name), UUID(path.stem)))
-        return found
+                keys.add((UUID(path.parent.name), UUID(path.stem)))
+        return keys
 
     def remove(self, project_id: UUID, encoder_id: UUID | None = None) -> None:
         """Remove the files of a project, or of one encoder version; maps of them stay valid."""
@@ -238,8 +238,8 @@ class VectorFiles:
             return True
 
     def _tell(self, level: str, event: str) -> None:
-        if event not in self._told:
-            self._told.add(event)
+        if event not in self._events:
+            self._events.add(event)
             getattr(log, level)(event, folder=str(self._folder), instead="kept in memory")
 
 
@@ -268,9 +268,7 @@ def _read(path: Path) -> _Header:
 def _write(path: Path, header: _Header) -> None:
     """Replace a header as a whole; not flushed to disk, for checksums tell what a crash left."""
     packed = HEADER.pack(*header)
-    partial = path.with_suffix(".part")
-    partial.write_bytes(packed + zlib.crc32(packed).to_bytes(4, "little"))
-    partial.replace(path)
+    replace_file(path, packed + zlib.crc32(packed).to_bytes(4, "little"))
 
 
 class _File:
@@ -300,18 +298,18 @@ class _File:
 
         They are read, not looked at through the map: where a disk fails, that is an exception.
         """
-        left = count * self._row_bytes
+        remaining = count * self._row_bytes
         try:
             with self._path.open("rb") as file:
                 self._inode = _inode(file.fileno())
                 room = os.fstat(file.fileno()).st_size // self._row_bytes
-                while left and (block := file.read(min(left, BYTES_PER_READ))):
+                while remaining and (block := file.read(min(remaining, BYTES_PER_READ))):
                     self.crc = zlib.crc32(block, self.crc)
-                    left -= len(block)
+                    remaining -= len(block)
         except FileNotFoundError as error:
             raise Doubt(f"there is no file {self._path.name}") from error
-        if left:
-            raise Doubt(f"{self._path.name} is {left} bytes too short")
+        if remaining:
+            raise Doubt(f"{self._path.name} is {remaining} bytes too short")
         if self.crc != crc:
             raise Doubt(f"{self._path.name} has another checksum")
         self._map(room)

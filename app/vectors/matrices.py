@@ -42,8 +42,8 @@ class Snapshot(NamedTuple):
 
     def rows(self, *, labeled: bool) -> Tensor:
         """Row numbers of the support images, or of the pool."""
-        chosen = self.codes >= 0 if labeled else self.codes == POOL
-        return torch.from_numpy(np.flatnonzero(chosen))
+        mask = self.codes >= 0 if labeled else self.codes == POOL
+        return torch.from_numpy(np.flatnonzero(mask))
 
 
 class _Key(NamedTuple):
@@ -209,12 +209,12 @@ class _Matrix:
         """Apply what is newer than our revision; or say why all must be read again."""
         raise NotImplementedError
 
-    def _append(self, found: Sequence[Row[UUID, UUID | None, bytes]], revision: int) -> None:
-        vectors = np.frombuffer(b"".join(row[2] for row in found), "<f2").astype(np.float16)
-        ids = _packed(row[0] for row in found).view(np.uint8).reshape(-1, ID_BYTES)
-        codes = np.array([self._code(row[1]) for row in found], np.int32)
+    def _append(self, rows: Sequence[Row[UUID, UUID | None, bytes]], revision: int) -> None:
+        vectors = np.frombuffer(b"".join(row[2] for row in rows), "<f2").astype(np.float16)
+        ids = _packed(row[0] for row in rows).view(np.uint8).reshape(-1, ID_BYTES)
+        codes = np.array([self._code(row[1]) for row in rows], np.int32)
         self._codes = fill(self._codes, self._rows.count, codes)
-        self._store(vectors.reshape(len(found), -1), ids, revision)
+        self._store(vectors.reshape(len(rows), -1), ids, revision)
 
     def _store(self, vectors: NDArray[np.float16], ids: NDArray[np.uint8], revision: int) -> None:
         self._rows.append(vectors, ids)
@@ -260,9 +260,9 @@ class _Support(_Matrix):
             self._drop(session.scalars(self._removed()))
             self._drop(session.scalars(changed.where(Image.label_id.is_(None))))
         labeled = _with_vectors(changed.where(Image.label_id.is_not(None)))
-        for found in session.execute(labeled).partitions(ROWS_PER_FETCH):
+        for rows in session.execute(labeled).partitions(ROWS_PER_FETCH):
             new = []
-            for row in found:
+            for row in rows:
                 place = self._row_of.get(row[0])
                 if place is None:
                     new.append(row)
@@ -301,8 +301,8 @@ class _Everything(_Matrix):
                 return "images came out of the order of their ids"
             if not len(rowless):
                 return None
-        for found in session.execute(self._newer()).partitions(ROWS_PER_FETCH):
-            self._append(found, revision)
+        for rows in session.execute(self._newer()).partitions(ROWS_PER_FETCH):
+            self._append(rows, revision)
         return None
 
     def _open(self, session: Session, revision: int) -> NDArray[np.bytes_]:
@@ -315,27 +315,27 @@ class _Everything(_Matrix):
         if not self._rows.count:
             return NONE
         ids = _all_ids(session, self._embedded())
-        places, there = self._find(ids)
-        self._codes[places[there]] = POOL
+        places, present = self._find(ids)
+        self._codes[places[present]] = POOL
         self._relabel(session, self._embedded().where(Image.label_id.is_not(None)))
-        return ids[~there]
+        return ids[~present]
 
     def _update(self, session: Session) -> NDArray[np.bytes_]:
         """Follow removals and labels; which images have no row."""
         if not self._rows.count:
             return NONE
-        places, there = self._find(_packed(session.scalars(self._removed())))
-        self._codes[places[there]] = GONE
+        places, present = self._find(_packed(session.scalars(self._removed())))
+        self._codes[places[present]] = GONE
         return self._relabel(session, self._embedded().where(Image.revision > self._revision))
 
     def _relabel(self, session: Session, images: Select[UUID, UUID | None]) -> NDArray[np.bytes_]:
         rowless = [NONE]
-        for found in session.execute(images).partitions(ROWS_PER_FETCH):
-            ids = _packed(row[0] for row in found)
-            places, there = self._find(ids)
-            codes = np.array([self._code(row[1]) for row in found], np.int32)
-            self._codes[places[there]] = codes[there]
-            rowless.append(ids[~there])
+        for rows in session.execute(images).partitions(ROWS_PER_FETCH):
+            ids = _packed(row[0] for row in rows)
+            places, present = self._find(ids)
+            codes = np.array([self._code(row[1]) for row in rows], np.int32)
+            self._codes[places[present]] = codes[present]
+            rowless.append(ids[~present])
         return np.concatenate(rowless)
 
     @property
@@ -351,9 +351,9 @@ class _Everything(_Matrix):
 
     def _find(self, ids: NDArray[np.bytes_]) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
         """Rows of images, and whether they have one."""
-        mine = self._keys
-        places = np.searchsorted(mine, ids).clip(max=len(mine) - 1)
-        return places, mine[places] == ids
+        keys = self._keys
+        places = np.searchsorted(keys, ids).clip(max=len(keys) - 1)
+        return places, keys[places] == ids
 
     def _no_rows(self, dim: int, why: str) -> VectorRows:
         of = self.key.project_id, self.key.encoder_id

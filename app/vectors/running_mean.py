@@ -30,7 +30,7 @@ class RunningMean:
     def __init__(self, dim: int, editions: Iterator[int]) -> None:
         self._editions = editions
         self._edition = next(editions)
-        self._meant = np.zeros(0, np.bool_)
+        self._members = np.zeros(0, np.bool_)
         self._total = torch.zeros(dim, dtype=torch.float64)
 
     def follow(self, vectors: Float16[Tensor, "N D"], present: NDArray[np.bool_]) -> Mean:
@@ -40,14 +40,14 @@ class RunningMean:
             vectors: in the order in which images came; rows stay what they are.
             present: (N,), which still belong to an image.
         """
-        before, self._meant = self._meant, oldest(present)
+        before, self._members = self._members, oldest(present)
         before = np.pad(before, (0, len(present) - len(before)))
-        for rows, sign in ((self._meant & ~before, 1), (before & ~self._meant, -1)):
+        for rows, sign in ((self._members & ~before, 1), (before & ~self._members, -1)):
             for block in torch.split(torch.from_numpy(np.flatnonzero(rows)), ROWS_PER_BLOCK):
                 self._total += sign * vectors[block].double().sum(dim=0)
-        if not np.array_equal(before, self._meant):
+        if not np.array_equal(before, self._members):
             self._edition = next(self._editions)
-        return Mean(self._edition, (self._total / max(1, self._meant.sum())).float())
+        return Mean(self._edition, (self._total / max(1, self._members.sum())).float())
 
 
 def oldest(present: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -56,10 +56,10 @@ def oldest(present: NDArray[np.bool_]) -> NDArray[np.bool_]:
     So a mean moves, and heads are fitted anew, only when the images have grown by a tenth; and it
     is told by the images alone.
     """
-    there = np.flatnonzero(present)
-    meant = present.copy()
-    meant[there[_landmark(len(there)) :]] = False
-    return meant
+    rows = np.flatnonzero(present)
+    mask = present.copy()
+    mask[rows[_landmark(len(rows)) :]] = False
+    return mask
 
 
 def _landmark(count: int) -> int:

@@ -31,7 +31,7 @@ LEASE_S = 60.0  # after which a delivery whose process ended is taken up again
 KEEP_DAYS = 30  # what was delivered, or given up
 # Seconds between one attempt and the next, up to a tenth more by chance.
 RETRIES_S = (5, 5 * 60, 30 * 60, 2 * 3600, 5 * 3600, 10 * 3600, 14 * 3600, 20 * 3600, 24 * 3600)
-_chance = random.Random()
+_generator = random.Random()
 
 
 class _Message(NamedTuple):
@@ -157,4 +157,4 @@ def signed(delivery_id: UUID, secret: str, body: bytes) -> dict[str, str]:
 def _next_attempt(attempts: int) -> datetime | None:
     if attempts > len(RETRIES_S):
         return None
-    return now() + timedelta(seconds=RETRIES_S[attempts - 1] * _chance.uniform(1, 1.1))
+    return now() + timedelta(seconds=RETRIES_S[attempts - 1] * _generator.uniform(1, 1.1))

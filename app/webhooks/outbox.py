@@ -26,8 +26,8 @@ def tell_if_exhausted(session: Session, project_id: UUID) -> None:
     """Tell that every image of a project has a label, if that is so."""
     if not _listening(session, project_id, Event.POOL_EXHAUSTED):
         return
-    left = exists().where(Image.project_id == project_id, Image.label_id.is_(None))
-    if not session.scalar(select(left)):
+    unlabeled = exists().where(Image.project_id == project_id, Image.label_id.is_(None))
+    if not session.scalar(select(unlabeled)):
         tell(session, project_id, Event.POOL_EXHAUSTED, {})
 
 
@@ -43,8 +43,10 @@ def message(webhook: Webhook, event: str, data: dict[str, Any]) -> Delivery:
 
 
 def _listening(session: Session, project_id: UUID, event: Event) -> list[Webhook]:
-    known: dict[UUID, list[Webhook]] = session.info.setdefault("webhooks", {})  # of a transaction
-    if project_id not in known:
+    webhooks: dict[UUID, list[Webhook]] = session.info.setdefault(
+        "webhooks", {}
+    )  # of a transaction
+    if project_id not in webhooks:
         query = select(Webhook).where(Webhook.project_id == project_id, Webhook.gone.is_(False))
-        known[project_id] = list(session.scalars(query))
-    return [webhook for webhook in known[project_id] if event in webhook.events]
+        webhooks[project_id] = list(session.scalars(query))
+    return [webhook for webhook in webhooks[project_id] if event in webhook.events]

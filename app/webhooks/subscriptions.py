@@ -42,8 +42,8 @@ class Webhooks:
         secret = PREFIX + base64.b64encode(secrets.token_bytes(32)).decode()
         with self.db.writing() as session:
             project = find_project(session, project_key)
-            wanted = [str(event) for event in Event if event in events]
-            webhook = Webhook(project_id=project.id, url=url, events=wanted, secret=secret)
+            kinds = [str(event) for event in Event if event in events]
+            webhook = Webhook(project_id=project.id, url=url, events=kinds, secret=secret)
             session.add(webhook)
             session.flush()
             return webhook

@@ -13,8 +13,9 @@ import pytest
 
 from handful import calls
 from handful.calls import project_path
-from handful.client import FILES_PER_REQUEST, AsyncHandful, Handful, JobUnsuccessful
+from handful.client import AsyncHandful, Handful
 from handful.retries import RequestRefused, ServiceUnreachable
+from handful.steps import FILES_PER_REQUEST, JobUnsuccessful
 
 PAGE = Path(__file__).parents[2] / "docs/how-to/use-the-python-client.md"
 
@@ -196,7 +197,7 @@ def test_both_clients_have_a_method_for_each_call():
         name
         for name, function in inspect.getmembers(calls, inspect.isfunction)
         if function.__module__ == calls.__name__
-        and str(function.__annotations__.get("return", "")).startswith("app.calls.Call[")
+        and str(function.__annotations__.get("return", "")).startswith("handful.calls.Call[")
         and not name.startswith("_")
     }
 

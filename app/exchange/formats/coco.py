@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from app.exchange.formats import formats
 from app.exchange.reader import ImportSource
-from app.exchange.records import SPOOL_BYTES, Contents, Entry, Export, Manifest, Placed
+from app.exchange.records import SPOOL_BYTES, Contents, Entry, Export, Manifest, ManifestImage
 from app.problems import ImportRefused, InvalidRequest
 
 PARTS = ("images", "annotations", "categories")
@@ -26,16 +26,16 @@ class Coco(Manifest):
     name: ClassVar[str] = "coco.json"
     text_type: ClassVar[str] = "application/json"
 
-    def render(self, export: Export, images: Iterable[Placed]) -> Iterator[str]:
+    def render(self, export: Export, images: Iterable[ManifestImage]) -> Iterator[str]:
         numbers = {label: n for n, label in enumerate(export.labels, 1)}
         categories = [{"id": n, "name": label, "supercategory": ""} for label, n in numbers.items()]
         yield f'{{"categories": {_json(categories)},\n"images": ['
         with tempfile.SpooledTemporaryFile(SPOOL_BYTES) as annotations:
             comma = "\n"
-            for n, placed in enumerate(images, 1):
-                yield f"{',' if n > 1 else ''}\n{_json(_image(n, placed))}"
-                if placed.row.label is not None:
-                    annotation = _annotation(n, placed, numbers[placed.row.label])
+            for n, image in enumerate(images, 1):
+                yield f"{',' if n > 1 else ''}\n{_json(_image(n, image))}"
+                if image.row.label is not None:
+                    annotation = _annotation(n, image, numbers[image.row.label])
                     annotations.write(f"{comma}{_json(annotation)}".encode())
                     comma = ",\n"
             yield '\n],\n"annotations": ['
@@ -60,22 +60,22 @@ class Coco(Manifest):
         names = {_key(c): c.get("name") for c in document["categories"]}
         if not all(isinstance(name, str) for name in names.values()):
             raise ImportRefused("a category has no name")
-        given: dict[Any, dict[str | None, None]] = defaultdict(dict)
+        labels: dict[Any, dict[str | None, None]] = defaultdict(dict)  # of each image, in order
         for annotation in document["annotations"]:
             category = names.get(_key(annotation, "category_id"))
-            given[_key(annotation, "image_id")][category] = None
-        entries = (_entry(i, list(given.get(_key(i), ())), source) for i in document["images"])
+            labels[_key(annotation, "image_id")][category] = None
+        entries = (_entry(i, list(labels.get(_key(i), ())), source) for i in document["images"])
         return Contents(list(names.values()), entries)
 
 
-def _image(number: int, placed: Placed) -> dict[str, Any]:
-    record = placed.record()
+def _image(number: int, image: ManifestImage) -> dict[str, Any]:
+    record = image.record()
     ours = {key: value for key, value in record.items() if key not in ("image", "label")}
     return ours | {"id": number, "image_id": record["id"], "file_name": record["image"]}
 
 
-def _annotation(number: int, placed: Placed, category: int) -> dict[str, Any]:
-    width, height = placed.row.width, placed.row.height
+def _annotation(number: int, image: ManifestImage, category: int) -> dict[str, Any]:
+    width, height = image.row.width, image.row.height
     return {
         "id": number,
         "image_id": number,
@@ -103,7 +103,7 @@ def _key(record: Mapping[str, Any], name: str = "id") -> str:
 
 
 def _objects(part: Any) -> bool:
-    return isinstance(part, list) and all(isinstance(one, dict) for one in part)
+    return isinstance(part, list) and all(isinstance(record, dict) for record in part)
 
 
 def _json(value: Any) -> str:

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from app.exchange.formats import formats
 from app.exchange.reader import IMAGE_KEYS, ImportSource
-from app.exchange.records import Contents, Entry, Export, Manifest, Placed
+from app.exchange.records import Contents, Entry, Export, Manifest, ManifestImage
 from app.problems import ImportRefused
 
 COLUMNS = (
@@ -29,14 +29,14 @@ class CsvManifest(Manifest):
     name: ClassVar[str] = "manifest.csv"
     text_type: ClassVar[str] = "text/csv; charset=utf-8"
 
-    def render(self, export: Export, images: Iterable[Placed]) -> Iterator[str]:
+    def render(self, export: Export, images: Iterable[ManifestImage]) -> Iterator[str]:
         line = io.StringIO(newline="")
         writer = csv.DictWriter(line, COLUMNS)
         writer.writeheader()
-        yield _taken(line)
-        for placed in images:
-            writer.writerow(placed.record())
-            yield _taken(line)
+        yield _drain(line)
+        for image in images:
+            writer.writerow(image.record())
+            yield _drain(line)
 
     def recognises(self, source: ImportSource) -> bool:
         start = source.text_start(".csv") or b""
@@ -47,7 +47,7 @@ class CsvManifest(Manifest):
         return Contents(source.labels(), _entries(source))
 
 
-def _taken(line: io.StringIO) -> str:
+def _drain(line: io.StringIO) -> str:
     text = line.getvalue()
     line.seek(0)
     line.truncate()

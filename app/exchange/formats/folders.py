@@ -21,7 +21,7 @@ from app.problems import ImportRefused
 
 UNLABELED = "unlabeled"  # the folder of images without a label
 MANIFEST = "handful.jsonl"
-TAKEN = {UNLABELED, MANIFEST, LABELS, "__macosx"}
+RESERVED = {UNLABELED, MANIFEST, LABELS, "__macosx"}
 
 
 @formats.register
@@ -53,30 +53,30 @@ class Folders:
         if source.members is None:
             raise ImportRefused("the file is not a zip")
         if MANIFEST in source.members:
-            return Contents(source.labels(), _listed(source))
-        return Contents((), _found(source))
+            return Contents(source.labels(), _from_manifest(source))
+        return Contents((), _from_folders(source))
 
 
 def folder_names(labels: Sequence[str]) -> dict[str, str]:
     """A folder for each label, which differ also where upper and lower case do not."""
-    taken, names = set(TAKEN), {}
+    used, names = set(RESERVED), {}
     for label in labels:
         plain = safe_name(label) or "label"
         name, number = plain, 2
-        while name.casefold() in taken:
+        while name.casefold() in used:
             name, number = f"{plain}-{number}", number + 1
-        taken.add(name.casefold())
+        used.add(name.casefold())
         names[label] = name
     return names
 
 
-def _listed(source: ImportSource) -> Iterator[Entry]:
+def _from_manifest(source: ImportSource) -> Iterator[Entry]:
     """The images that a manifest of ours names."""
     with source.members.open(MANIFEST) as file:  # type: ignore[union-attr]
         yield from source.lines(file)
 
 
-def _found(source: ImportSource) -> Iterator[Entry]:
+def _from_folders(source: ImportSource) -> Iterator[Entry]:
     """Every file; the folder that it lies in is its label."""
     for name in source.members or ():
         path = PurePosixPath(name.replace("\\", "/"))

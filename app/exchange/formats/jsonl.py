@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from app.exchange.formats import formats
 from app.exchange.reader import ImportSource
-from app.exchange.records import Contents, Entry, Export, Manifest, Placed, json_lines
+from app.exchange.records import Contents, Entry, Export, Manifest, ManifestImage, json_lines
 
 
 @formats.register
@@ -21,7 +21,7 @@ class Jsonl(Manifest):
     name: ClassVar[str] = "manifest.jsonl"
     text_type: ClassVar[str] = "application/jsonl"
 
-    def render(self, export: Export, images: Iterable[Placed]) -> Iterator[str]:
+    def render(self, export: Export, images: Iterable[ManifestImage]) -> Iterator[str]:
         return json_lines(images)
 
     def recognises(self, source: ImportSource) -> bool:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from app.exchange.formats import formats
 from app.exchange.reader import ImportSource
-from app.exchange.records import Contents, Entry, Export, Manifest, Placed
+from app.exchange.records import Contents, Entry, Export, Manifest, ManifestImage
 from app.problems import ImportRefused, InvalidRequest
 
 
@@ -25,15 +25,15 @@ class LabelStudio(Manifest):
     name: ClassVar[str] = "label_studio.json"
     text_type: ClassVar[str] = "application/json"
 
-    def render(self, export: Export, images: Iterable[Placed]) -> Iterator[str]:
+    def render(self, export: Export, images: Iterable[ManifestImage]) -> Iterator[str]:
         yield "["
-        for n, placed in enumerate(images):
-            task = json.dumps(self._task(placed), ensure_ascii=False)
+        for n, image in enumerate(images):
+            task = json.dumps(self._task(image), ensure_ascii=False)
             yield f"{',' if n else ''}\n{task}"
         yield "\n]\n"
 
-    def _task(self, placed: Placed) -> dict[str, Any]:
-        row, record = placed.row, placed.record()
+    def _task(self, image: ManifestImage) -> dict[str, Any]:
+        row, record = image.row, image.record()
         meta = {key: value for key, value in record.items() if key != "image"}
         label = [] if row.label is None else [{"result": [self._choice(row.label)]}]
         likeliest = [

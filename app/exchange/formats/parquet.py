@@ -8,7 +8,7 @@ from typing import Any
 
 from app.exchange.formats import formats
 from app.exchange.reader import ImportSource
-from app.exchange.records import Contents, Entry, Export, Placed, Unreadable
+from app.exchange.records import Contents, Entry, Export, ManifestImage, Unreadable
 from app.problems import FormatUnavailable, ImportRefused, InvalidRequest
 from app.storage.archives import Sink
 
@@ -51,8 +51,8 @@ class Parquet:
         if "image" not in schema.names:
             raise ImportRefused(f"there is no column 'image' among {', '.join(schema.names)}")
         names = _label_names(schema.metadata or {})
-        wanted = [name for name in schema.names if name in {*COLUMNS, "file_name"}]
-        return Contents(names, _entries(arrow, file, wanted, names, source))
+        columns = [name for name in schema.names if name in {*COLUMNS, "file_name"}]
+        return Contents(names, _entries(arrow, file, columns, names, source))
 
 
 def _arrow() -> Any:
@@ -75,28 +75,28 @@ def _parts(arrow: Any, export: Export) -> Iterator[bytes]:
     )
     numbers = {label: n for n, label in enumerate(export.labels)}
     with writer:
-        for group in _groups(_placed(export)):
-            rows = [_record(placed, content, numbers) for placed, content in group]
+        for group in _groups(_images(export)):
+            rows = [_record(image, content, numbers) for image, content in group]
             writer.write_table(arrow.Table.from_pylist(rows, schema), row_group_size=len(rows))
             yield sink.drain()
     yield sink.drain()
 
 
-def _placed(export: Export) -> Iterator[tuple[Placed, bytes | None]]:
+def _images(export: Export) -> Iterator[tuple[ManifestImage, bytes | None]]:
     for row in export.rows():
         try:
-            yield Placed(row, row.filename, None), export.content(row)
+            yield ManifestImage(row, row.filename, None), export.content(row)
         except Unreadable as reason:
-            yield Placed(row, None, str(reason)), None
+            yield ManifestImage(row, None, str(reason)), None
 
 
 def _groups(
-    images: Iterator[tuple[Placed, bytes | None]],
-) -> Iterator[list[tuple[Placed, bytes | None]]]:
-    group: list[tuple[Placed, bytes | None]] = []
+    images: Iterator[tuple[ManifestImage, bytes | None]],
+) -> Iterator[list[tuple[ManifestImage, bytes | None]]]:
+    group: list[tuple[ManifestImage, bytes | None]] = []
     size = 0
-    for placed, content in images:
-        group.append((placed, content))
+    for image, content in images:
+        group.append((image, content))
         size += len(content or b"")
         if len(group) == GROUP_IMAGES or size >= GROUP_BYTES:
             yield group
@@ -105,8 +105,10 @@ def _groups(
         yield group
 
 
-def _record(placed: Placed, content: bytes | None, numbers: Mapping[str, int]) -> dict[str, Any]:
-    record = placed.record()
+def _record(
+    image: ManifestImage, content: bytes | None, numbers: Mapping[str, int]
+) -> dict[str, Any]:
+    record = image.record()
     label = record["label"]
     record["image"] = None if content is None else {"bytes": content, "path": record["image"]}
     record["label"] = None if label is None else numbers[label]
@@ -141,10 +143,10 @@ def _label_names(metadata: Mapping[bytes, bytes]) -> list[str]:
 
 
 def _entries(
-    arrow: Any, file: Any, wanted: list[str], names: list[str], source: ImportSource
+    arrow: Any, file: Any, columns: list[str], names: list[str], source: ImportSource
 ) -> Iterator[Entry]:
     try:
-        for batch in file.iter_batches(READ_ROWS, columns=wanted, use_threads=False):
+        for batch in file.iter_batches(READ_ROWS, columns=columns, use_threads=False):
             for record in batch.to_pylist():
                 yield _entry(record, names, source)
     except (arrow.ArrowException, OSError) as error:

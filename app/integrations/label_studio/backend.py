@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from sqlalchemy import select
 
-from app.integrations.label_studio.book import Book, Said
+from app.integrations.label_studio.book import Book, StudioLabel
 from app.integrations.label_studio.host import Host
 from app.integrations.label_studio.messages import (
     Control,
@@ -38,8 +38,8 @@ from app.problems import AlreadyExists, InvalidRequest, Problem, TooFewLabels
 from app.ranking.filters import RankQuery
 from app.ranking.ranking import Ranker
 from app.sql.database import Database
-from app.sql.lookups import find_project, portions
-from app.sql.tables import Embedding, Float16s, Label, Project, now
+from app.sql.lookups import find_project, label_names, portions
+from app.sql.tables import Embedding, Float16s, Project, now
 from models.acquisition import AcquisitionStrategy
 
 SOURCE = "label_studio"  # of annotations
@@ -77,7 +77,7 @@ class SuggestedChoice(NamedTuple):
 
 @dataclass(frozen=True)
 class LabelStudioBackend:
-    """A project as a machine learning backend, wired once in `app.main`."""
+    """A project as a machine learning backend."""
 
     db: Database
     uploads: Uploads
@@ -88,7 +88,7 @@ class LabelStudioBackend:
     ranker: Ranker
     host: Host
     strategy: AcquisitionStrategy  # of what is handed out first
-    _settling: threading.Lock = field(default_factory=threading.Lock)
+    _relabeling: threading.Lock = field(default_factory=threading.Lock)
     _pushing: threading.Lock = field(default_factory=threading.Lock)
 
     def set_up(
@@ -102,13 +102,13 @@ class LabelStudioBackend:
         Raises:
             InvalidRequest: the interface has no such `Choices` over an image.
         """
-        wanted = extra.get("choices")
-        control = read_config(config, str(wanted) if wanted else None)
+        choices = extra.get("choices")
+        control = read_config(config, str(choices) if choices else None)
         if token := extra.get("token"):
             self.host.offer(str(token))
         project, book = self._open(project_key, studio_project)
-        known = book.project()
-        if known is None or known.choices != control.from_name:
+        studio = book.project()
+        if studio is None or studio.choices != control.from_name:
             book.remember(choices=control.from_name)
         self._make_labels(project, control.choices)
         return self.version(project_key)
@@ -129,10 +129,11 @@ class LabelStudioBackend:
         project, book = self._open(project_key, studio_project)
         control = _control(book, config)
         images = self._images(project, book, control, tasks)
-        found = self._suggested(project, control, set(images.values()))
+        choices = self._suggest(project, control, set(images.values()))
         nothing = SuggestedChoice(self.version(project_key), None, None)
         return control, [
-            found.get(images[task.id], nothing) if task.id in images else nothing for task in tasks
+            choices.get(images[task.id], nothing) if task.id in images else nothing
+            for task in tasks
         ]
 
     def push(self, project_key: str, studio_project: int) -> Pushed:
@@ -153,15 +154,15 @@ class LabelStudioBackend:
         with self._pushing:
             version = self.version(project_key)
             tasks = book.unlabeled()
-            found = self._suggested(project, control, set(tasks.values()))
+            choices = self._suggest(project, control, set(tasks.values()))
             ranked = self.ranker.rank(project_key, RankQuery(self.strategy, FIRST))[1]
-            scores = _scores(found, [one.image_id for one in ranked])
+            scores = _scores(choices, [image.image_id for image in ranked])
             rows = [
                 {
                     "task": task,
                     "model_version": version,
                     "score": scores.get(image),
-                    "result": control.result(found[image].label if image in found else None),
+                    "result": control.result(choices[image].label if image in choices else None),
                 }
                 for task, image in tasks.items()
             ]
@@ -179,18 +180,18 @@ class LabelStudioBackend:
         project, book = self._open(project_key, studio_project)
         studio = StudioProject(**self.host.call("GET", f"/api/projects/{studio_project}"))
         control = _control(book, studio.label_config)
-        there, said = set[int](), set[int]()
+        task_ids, annotation_ids = set[int](), set[int]()
         for task in self.host.pages("/api/tasks", project=studio_project, fields="all"):
-            annotations = [StudioAnnotation(**one) for one in task.get("annotations", ())]
-            there.add(task["id"])
-            said.update(annotation.id for annotation in annotations)
-            about = [(annotation, task["id"]) for annotation in annotations]
-            self._take(project, book, control, [StudioTask(**task)], about)
-        gone, unsaid = book.vanished(there, said)
-        self._take_back(project, book, unsaid)
-        book.forget(gone)
+            annotations = [StudioAnnotation(**row) for row in task.get("annotations", ())]
+            task_ids.add(task["id"])
+            annotation_ids.update(annotation.id for annotation in annotations)
+            by_task = [(annotation, task["id"]) for annotation in annotations]
+            self._take(project, book, control, [StudioTask(**task)], by_task)
+        lost_tasks, lost_annotations = book.vanished(task_ids, annotation_ids)
+        self._take_back(project, book, lost_annotations)
+        book.forget(lost_tasks)
         pushed = self.push(project_key, studio_project)
-        return Synced(pushed.version, len(there), len(said))
+        return Synced(pushed.version, len(task_ids), len(annotation_ids))
 
     def handle(self, project_key: str, event: StudioEvent) -> None:
         """Do what an event asks for; push when that has made the suggestions old."""
@@ -200,19 +201,19 @@ class LabelStudioBackend:
         match event.action:
             case "ANNOTATION_CREATED" | "ANNOTATION_UPDATED" | "ANNOTATIONS_CREATED":
                 control = _control(book, studio.label_config)
-                self._take(project, book, control, event.task, event.said())
+                self._take(project, book, control, event.task, event.by_task())
             case "ANNOTATIONS_DELETED":
-                self._take_back(project, book, [one.id for one in event.annotations])
+                self._take_back(project, book, [annotation.id for annotation in event.annotations])
             case "TASKS_CREATED":
                 control = _control(book, studio.label_config)
                 self._images(project, book, control, event.tasks)
             case "TASKS_DELETED":
-                book.forget([one.id for one in event.tasks])
+                book.forget([task.id for task in event.tasks])
             case "PROJECT_UPDATED":
                 control = _control(book, studio.label_config)
                 self._make_labels(project, control.choices)
-        known = book.project()
-        if known and known.pushed and known.pushed != self.version(project_key):
+        state = book.project()
+        if state and state.pushed and state.pushed != self.version(project_key):
             self.push(project_key, studio.id)
 
     def _open(self, project_key: str, studio_project: int) -> tuple[Project, Book]:
@@ -222,9 +223,9 @@ class LabelStudioBackend:
 
     def _make_labels(self, project: Project, names: Iterable[str]) -> None:
         with self.db.reading() as session:
-            known = set(session.scalars(select(Label.name).where(Label.project_id == project.id)))
+            old = set(label_names(session, project.id).values())
         for name in names:
-            if name not in known:
+            if name not in old:
                 with suppress(AlreadyExists):  # in the meantime
                     self.labels.create(str(project.id), name)
 
@@ -232,24 +233,30 @@ class LabelStudioBackend:
         self, project: Project, book: Book, control: Control, tasks: Sequence[StudioTask]
     ) -> dict[int, UUID]:
         """The image of each task; of those that are new, if they can be fetched."""
-        known = book.images({task.id for task in tasks})
-        new = {task.id: task for task in tasks if task.id not in known}
+        images = book.images({task.id for task in tasks})
+        new = {task.id: task for task in tasks if task.id not in images}
         if not new:
-            return known
+            return images
         named = {number: id_ for number, task in new.items() if (id_ := _named(task, control))}
         ours = book.present(named.values())
-        found = {number: image for number, image in named.items() if image in ours}
-        strange = [task for number, task in new.items() if number not in found]
-        if strange:
-            with ThreadPoolExecutor(FETCHING_THREADS) as threads:
-                fetched = threads.map(lambda task: self._fetch(task, control), strange)
-                added = self.uploads.add(str(project.id), fetched)
-            for failed in added.failed:
-                number, reason = strange[failed.position].id, failed.problem.detail
-                log.warning("image of a task not read", task=number, reason=reason)
-            found |= {strange[one.position].id: one.image_id for one in added.stored}
-        book.add(found)
-        return known | found
+        added = {number: image for number, image in named.items() if image in ours}
+        added |= self._upload(project, control, [new[n] for n in new if n not in added])
+        book.add(added)
+        return images | added
+
+    def _upload(
+        self, project: Project, control: Control, tasks: Sequence[StudioTask]
+    ) -> dict[int, UUID]:
+        """Put the images of tasks into the pool, as far as they can be fetched."""
+        if not tasks:
+            return {}
+        with ThreadPoolExecutor(FETCHING_THREADS) as threads:
+            files = threads.map(lambda task: self._fetch(task, control), tasks)
+            added = self.uploads.add(str(project.id), files)
+        for failed in added.failed:
+            number, reason = tasks[failed.position].id, failed.problem.detail
+            log.warning("image of a task not read", task=number, reason=reason)
+        return {tasks[stored.position].id: stored.image_id for stored in added.stored}
 
     def _fetch(self, task: StudioTask, control: Control) -> Upload:
         address = task.data.get(control.field)
@@ -264,41 +271,39 @@ class LabelStudioBackend:
         except Problem as problem:
             return Upload(name, problem)
 
-    def _suggested(
+    def _suggest(
         self, project: Project, control: Control, images: set[UUID]
     ) -> dict[UUID, SuggestedChoice]:
         """The likeliest of the labels that Label Studio offers, for images of the project."""
         try:
-            fitted = self.predictors.fitted(project)
+            predictor = self.predictors.fitted(project)
         except TooFewLabels:
             return {}
-        allowed = [n for n, name in enumerate(fitted.names) if name in control.choices]
+        allowed = [n for n, name in enumerate(predictor.names) if name in control.choices]
         if not allowed:
             return {}
-        version, found = self.version(str(project.id)), {}
-        for part in self._vectors(project, images):
-            chances = fitted.head.probabilities(
-                torch.from_numpy(np.stack(list(part.values()))).float()
-            )
-            best = chances[:, allowed].max(dim=1)
+        version, choices = self.version(str(project.id)), {}
+        for vectors in self._vectors(project, images):
+            queries = torch.from_numpy(np.stack(list(vectors.values()))).float()
+            best = predictor.head.probabilities(queries)[:, allowed].max(dim=1)
             for image, n, confidence in zip(
-                part, best.indices.tolist(), best.values.tolist(), strict=True
+                vectors, best.indices.tolist(), best.values.tolist(), strict=True
             ):
-                label = control.choices[fitted.names[allowed[n]]]
-                found[image] = SuggestedChoice(version, label, confidence)
-        return found
+                label = control.choices[predictor.names[allowed[n]]]
+                choices[image] = SuggestedChoice(version, label, confidence)
+        return choices
 
     def _vectors(self, project: Project, images: set[UUID]) -> Iterator[dict[UUID, Float16s]]:
         """Embeddings of images, some at a time."""
-        for some in portions(sorted(images)):
+        for portion in portions(sorted(images)):
             query = select(Embedding.image_id, Embedding.vector).where(
                 Embedding.encoder_id == project.encoder_id,
-                Embedding.image_id.in_(some),
+                Embedding.image_id.in_(portion),
             )
             with self.db.reading() as session:
-                found = {row[0]: row[1] for row in session.execute(query)}
-            if found:
-                yield found
+                vectors = {row[0]: row[1] for row in session.execute(query)}
+            if vectors:
+                yield vectors
 
     def _replace_predictions(
         self, studio_project: int, rows: Sequence[dict[str, Any]], version: str
@@ -313,14 +318,13 @@ class LabelStudioBackend:
         old = set(self.host.call("GET", versions))  # the number of predictions by version
         if version in old:  # pushed before, or asked for by Label Studio already
             self.host.call("DELETE", versions, json={"model_version": version})
-        for start in range(0, len(rows), ROWS_PER_CALL):
-            some = rows[start : start + ROWS_PER_CALL]
-            self.host.call("POST", f"{path}/import/predictions", json=some)
+        for portion in portions(rows, ROWS_PER_CALL):
+            self.host.call("POST", f"{path}/import/predictions", json=portion)
         if rows:
             # It takes no version of which it has no prediction, and samples at random without.
             self.host.call("PATCH", path, json={"model_version": version})
-        for one in sorted(old - {version, ""}):
-            self.host.call("DELETE", versions, json={"model_version": one})
+        for outdated in sorted(old - {version, ""}):
+            self.host.call("DELETE", versions, json={"model_version": outdated})
 
     def _take(
         self,
@@ -332,20 +336,20 @@ class LabelStudioBackend:
     ) -> None:
         """Take in what is said of tasks."""
         self._images(project, book, control, tasks)
-        said = [
-            Said(one.id, task, one.label(control), one.annotator, one.updated_at or now())
-            for one, task in annotations
+        labels = [
+            StudioLabel(a.id, task, a.label(control), a.annotator, a.updated_at or now())
+            for a, task in annotations
         ]
-        self._make_labels(project, sorted({one.label for one in said if one.label}))
-        with self._settling:
-            book.keep(said)
-            self._settle(project, book, {one.task for one in said})
+        self._make_labels(project, sorted({label.label for label in labels if label.label}))
+        with self._relabeling:
+            book.record(labels)
+            self._relabel(project, book, {label.task for label in labels})
 
     def _take_back(self, project: Project, book: Book, annotations: Sequence[int]) -> None:
-        with self._settling:
-            self._settle(project, book, book.drop(annotations))
+        with self._relabeling:
+            self._relabel(project, book, book.drop(annotations))
 
-    def _settle(self, project: Project, book: Book, tasks: set[int]) -> None:
+    def _relabel(self, project: Project, book: Book, tasks: set[int]) -> None:
         """Give the images of tasks the label that was said of them last, or none any more."""
         changes = []
         for task, image in book.images(tasks).items():
@@ -357,9 +361,9 @@ class LabelStudioBackend:
 
 
 def _control(book: Book, config: str) -> Control:
-    known = book.project()
+    studio = book.project()
     try:
-        return read_config(config, known.choices if known else None)
+        return read_config(config, studio.choices if studio else None)
     except InvalidRequest:
         return read_config(config)  # the control was renamed since
 
@@ -373,8 +377,9 @@ def _named(task: StudioTask, control: Control) -> UUID | None:
 def _scores(suggested: Mapping[UUID, SuggestedChoice], first: Sequence[UUID]) -> dict[UUID, float]:
     """The first images have the lowest scores, in order; the others their confidence."""
     scores = {
-        image: one.confidence for image, one in suggested.items() if one.confidence is not None
+        image: choice.confidence
+        for image, choice in suggested.items()
+        if choice.confidence is not None
     }
-    others = scores.keys() - set(first)
-    lowest = min((scores[image] for image in others), default=1.0)
+    lowest = min((scores[image] for image in scores.keys() - set(first)), default=1.0)
     return scores | {image: lowest * n / len(first) for n, image in enumerate(first)}

@@ -14,11 +14,11 @@ from app.sql.database import Database
 from app.sql.lookups import find_project, portions
 from app.sql.tables import Image, LabelStudioAnnotation, LabelStudioProject, LabelStudioTask
 
-Kept = type[LabelStudioTask] | type[LabelStudioAnnotation]
+BookTable = type[LabelStudioTask] | type[LabelStudioAnnotation]
 
 
-class Said(NamedTuple):
-    """What an annotation says."""
+class StudioLabel(NamedTuple):
+    """The label that an annotation gives a task."""
 
     annotation: int
     task: int
@@ -47,13 +47,13 @@ class Book:
 
     def images(self, tasks: Iterable[int]) -> dict[int, UUID]:
         """The image of each task that is known."""
-        found: dict[int, UUID] = {}
+        images: dict[int, UUID] = {}
         with self.db.reading() as session:
-            for some in portions(list(tasks)):
+            for portion in portions(list(tasks)):
                 query = select(LabelStudioTask.task, LabelStudioTask.image_id)
-                query = query.where(*self._of(LabelStudioTask), LabelStudioTask.task.in_(some))
-                found.update((row[0], row[1]) for row in session.execute(query))
-        return found
+                query = query.where(*self._of(LabelStudioTask), LabelStudioTask.task.in_(portion))
+                images.update((row[0], row[1]) for row in session.execute(query))
+        return images
 
     def present(self, images: Iterable[UUID]) -> set[UUID]:
         """Which images the project has."""
@@ -63,9 +63,9 @@ class Book:
     def add(self, images: Mapping[int, UUID]) -> None:
         """Which image each task shows; an image that was deleted meanwhile is left out."""
         with self._writing() as session:
-            there = self._present(session, images.values())
+            present = self._present(session, images.values())
             for task, image in images.items():
-                if image in there:
+                if image in present:
                     session.merge(LabelStudioTask(**self._key, task=task, image_id=image))
 
     def unlabeled(self) -> dict[int, UUID]:
@@ -79,24 +79,24 @@ class Book:
         with self.db.reading() as session:
             return {row[0]: row[1] for row in session.execute(query)}
 
-    def keep(self, said: Iterable[Said]) -> None:
+    def record(self, labels: Iterable[StudioLabel]) -> None:
         """What annotations say, unless something newer is known of them."""
         with self._writing() as session:
-            for one in said:
-                key = (self.project_id, self.studio_project, one.annotation)
-                known = session.get(LabelStudioAnnotation, key)
-                if known is None or known.updated_at <= one.updated_at:
-                    session.merge(LabelStudioAnnotation(**self._key, **one._asdict()))
+            for label in labels:
+                key = (self.project_id, self.studio_project, label.annotation)
+                row = session.get(LabelStudioAnnotation, key)
+                if row is None or row.updated_at <= label.updated_at:
+                    session.merge(LabelStudioAnnotation(**self._key, **label._asdict()))
 
     def drop(self, annotations: Sequence[int]) -> set[int]:
         """Forget annotations that were deleted; their tasks."""
         tasks: set[int] = set()
         with self._writing() as session:
-            for some in portions(annotations):
-                gone = delete(LabelStudioAnnotation).where(
-                    *self._of(LabelStudioAnnotation), LabelStudioAnnotation.annotation.in_(some)
+            for portion in portions(annotations):
+                query = delete(LabelStudioAnnotation).where(
+                    *self._of(LabelStudioAnnotation), LabelStudioAnnotation.annotation.in_(portion)
                 )
-                tasks.update(session.scalars(gone.returning(LabelStudioAnnotation.task)))
+                tasks.update(session.scalars(query.returning(LabelStudioAnnotation.task)))
         return tasks
 
     def last(self, task: int) -> LabelStudioAnnotation | None:
@@ -120,29 +120,29 @@ class Book:
         """Tasks that were deleted, with what was said of them."""
         with self._writing() as session:
             for table in (LabelStudioTask, LabelStudioAnnotation):
-                for some in portions(tasks):
-                    session.execute(delete(table).where(*self._of(table), table.task.in_(some)))
+                for portion in portions(tasks):
+                    session.execute(delete(table).where(*self._of(table), table.task.in_(portion)))
 
     def vanished(self, tasks: set[int], annotations: set[int]) -> tuple[list[int], list[int]]:
         """The tasks, and the annotations of other tasks, that are known and not among these."""
-        known_tasks = select(LabelStudioTask.task).where(*self._of(LabelStudioTask))
-        known = select(LabelStudioAnnotation.annotation, LabelStudioAnnotation.task).where(
-            *self._of(LabelStudioAnnotation)
-        )
+        all_tasks = select(LabelStudioTask.task).where(*self._of(LabelStudioTask))
+        all_annotations = select(
+            LabelStudioAnnotation.annotation, LabelStudioAnnotation.task
+        ).where(*self._of(LabelStudioAnnotation))
         with self.db.reading() as session:
-            gone = [task for task in session.scalars(known_tasks) if task not in tasks]
-            unsaid = [
-                row[0]
-                for row in session.execute(known)
-                if row[1] in tasks and row[0] not in annotations
+            lost_tasks = [task for task in session.scalars(all_tasks) if task not in tasks]
+            lost_annotations = [
+                annotation
+                for annotation, task in session.execute(all_annotations)
+                if task in tasks and annotation not in annotations
             ]
-        return gone, unsaid
+        return lost_tasks, lost_annotations
 
     @property
     def _key(self) -> dict[str, Any]:
         return {"project_id": self.project_id, "studio_project": self.studio_project}
 
-    def _of(self, table: Kept) -> tuple[ColumnElement[bool], ...]:
+    def _of(self, table: BookTable) -> tuple[ColumnElement[bool], ...]:
         return table.project_id == self.project_id, table.studio_project == self.studio_project
 
     @contextmanager
@@ -153,8 +153,10 @@ class Book:
             yield session
 
     def _present(self, session: Session, images: Iterable[UUID]) -> set[UUID]:
-        found: set[UUID] = set()
-        for some in portions(list(images)):
-            query = select(Image.id).where(Image.project_id == self.project_id, Image.id.in_(some))
-            found.update(session.scalars(query))
-        return found
+        present: set[UUID] = set()
+        for portion in portions(list(images)):
+            query = select(Image.id).where(
+                Image.project_id == self.project_id, Image.id.in_(portion)
+            )
+            present.update(session.scalars(query))
+        return present

@@ -81,14 +81,14 @@ class Host:
 
     def pages(self, path: str, **params: Any) -> Iterator[Any]:
         """The items of a list, in parts as they are asked for."""
-        number, seen, total = 1, 0, 1
-        while seen < total:
-            asked = {**params, "page": number, "page_size": PAGE}
-            answer = self.call("GET", path, params=asked)
+        number, count, total = 1, 0, 1
+        while count < total:
+            query = {**params, "page": number, "page_size": PAGE}
+            answer = self.call("GET", path, params=query)
             # Tasks come with their number in all, projects with the address of the next page.
             items = answer.get("tasks") or answer.get("results") or []
             yield from items
-            number, seen = number + 1, seen + len(items)
+            number, count = number + 1, count + len(items)
             total = answer.get("total", answer.get("count", 0)) if items else 0
 
     def _read(self, path: str) -> bytes:
@@ -99,8 +99,8 @@ class Host:
             with closing(client.send(request, stream=True)) as answer:
                 if not answer.has_redirect_location:
                     return content(answer, self.max_bytes, deadline)
-                there = str(httpx.URL(url).join(answer.headers["location"]))
-        return fetch(there, self.max_bytes)  # a signed address in the cloud, which needs no token
+                signed = str(httpx.URL(url).join(answer.headers["location"]))
+        return fetch(signed, self.max_bytes)  # an address in the cloud, which needs no token
 
     def _below(self, path: str) -> str:
         if not self.url:

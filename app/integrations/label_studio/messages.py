@@ -66,13 +66,13 @@ class StudioAnnotation(BaseModel):
         """The one label that was chosen; None when there is none, or several."""
         if self.was_cancelled:
             return None
-        chosen = [
+        choices = [
             choice
             for part in self.result
             if isinstance(part, Mapping) and part.get("from_name") == control.from_name
             for choice in _choices(part.get("value"))
         ]
-        return clean_name(chosen[0]) if len(chosen) == 1 else None
+        return clean_name(choices[0]) if len(choices) == 1 else None
 
 
 class Deleted(BaseModel):
@@ -91,20 +91,22 @@ class StudioEvent(BaseModel):
     annotations: list[Deleted] = []
     tasks: list[StudioTask] = []
 
-    def said(self) -> list[tuple[StudioAnnotation, int]]:
+    def by_task(self) -> list[tuple[StudioAnnotation, int]]:
         """The annotations, each with the number of its task."""
         tasks = [task.id for task in self.task] + [None] * len(self.annotation)
-        pairs = zip(self.annotation, tasks, strict=False)
-        found = ((one, one.task if one.task is not None else task) for one, task in pairs)
-        return [(one, task) for one, task in found if task is not None]
+        pairs = (
+            (annotation, task if annotation.task is None else annotation.task)
+            for annotation, task in zip(self.annotation, tasks, strict=False)
+        )
+        return [(annotation, task) for annotation, task in pairs if task is not None]
 
     @field_validator("annotation", "task", mode="before")
     @classmethod
-    def _listed(cls, given: Any) -> Any:
-        return [given] if isinstance(given, Mapping) else given
+    def _listed(cls, value: Any) -> Any:
+        return [value] if isinstance(value, Mapping) else value
 
 
-def read_config(config: str, wanted: str | None = None) -> Control:
+def read_config(config: str, name: str | None = None) -> Control:
     """The `Choices` over an image of a labeling interface, the first if none is named.
 
     Raises:
@@ -120,22 +122,24 @@ def read_config(config: str, wanted: str | None = None) -> Control:
         image.get("name", ""): image.get("value", "").removeprefix("$")
         for image in root.iter("Image")
     }
-    over_images = [one for one in root.iter("Choices") if one.get("toName") in images]
-    found = [one for one in over_images if wanted in (None, one.get("name"))]
-    if not found:
-        names = ", ".join(one.get("name", "") for one in over_images) or "none"
-        asked = f"named {wanted!r} " if wanted else ""
+    over_images = [tag for tag in root.iter("Choices") if tag.get("toName") in images]
+    control = next((tag for tag in over_images if name in (None, tag.get("name"))), None)
+    if control is None:
+        names = ", ".join(tag.get("name", "") for tag in over_images) or "none"
+        named = f"named {name!r} " if name else ""
         raise InvalidRequest(
-            f"the labeling interface has no Choices {asked}over an Image; it has: {names}"
+            f"the labeling interface has no Choices {named}over an Image; it has: {names}"
         )
-    chosen = found[0]
-    to_name = chosen.get("toName", "")
-    spelt = [one.get("alias") or one.get("value") or "" for one in chosen.iter("Choice")]
+    to_name = control.get("toName", "")
+    spellings = [tag.get("alias") or tag.get("value") or "" for tag in control.iter("Choice")]
     return Control(
-        chosen.get("name", ""), to_name, images[to_name], {clean_name(one): one for one in spelt}
+        control.get("name", ""),
+        to_name,
+        images[to_name],
+        {clean_name(spelling): spelling for spelling in spellings},
     )
 
 
 def _choices(value: Any) -> Iterable[str]:
     choices = value.get("choices") if isinstance(value, Mapping) else None
-    return [one for one in choices if isinstance(one, str)] if isinstance(choices, list) else []
+    return [c for c in choices if isinstance(c, str)] if isinstance(choices, list) else []

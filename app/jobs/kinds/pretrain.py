@@ -108,7 +108,7 @@ class Pretrain:
     def run(self, context: JobContext) -> VersionResult:
         return train_version(context, self, self.batch_size)
 
-    def gather(self, context: JobContext, packed: dict[str, Any] | None) -> "ProjectImages":
+    def gather(self, context: JobContext, packed: dict[str, Any] | None) -> "PretrainingImages":
         data = gather(context, packed, pool=True)
         fresh = packed["fresh"] if packed else self._starts_fresh(len(data.digests))
         encoder = self._encoder_to_start_from(context, data, fresh=fresh)
@@ -117,12 +117,12 @@ class Pretrain:
             raise JobFailed(
                 f"only {len(positions)} images can be read, fewer than a batch of {self.batch_size}"
             )
-        return ProjectImages(_only(data, positions), encoder, images, fresh)
+        return PretrainingImages(_only(data, positions), encoder, images, fresh)
 
     def begin(
         self,
         context: JobContext,
-        material: "ProjectImages",
+        material: "PretrainingImages",
         batch_size: int,
         state: dict[str, Any] | None,
     ) -> "Pretrainer":
@@ -137,7 +137,7 @@ class Pretrain:
         return Pretrainer(method.name, training, _Watch(images, data))
 
     def judge(
-        self, context: JobContext, material: "ProjectImages", learner: "Pretrainer"
+        self, context: JobContext, material: "PretrainingImages", learner: "Pretrainer"
     ) -> Trained:
         """Beside the encoder that learned no labels, and the one that serves the project now."""
         encoder, choice = learner.encoder, self.encoder
@@ -184,7 +184,7 @@ class Pretrain:
         )
 
 
-class ProjectImages(NamedTuple):
+class PretrainingImages(NamedTuple):
     """All images of a project, ready to be learned from."""
 
     data: TrainingData

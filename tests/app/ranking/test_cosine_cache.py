@@ -92,12 +92,12 @@ def test_other_heads_and_more_than_is_kept_have_no_shortcut():
     shared = Mahalanobis(centered=False).fit(POINTS[:30], TARGETS[:30], 3)
 
     assert Cosines().shortcut(KEY, snapshot(90), shared) is None
-    assert Cosines(kept=269).shortcut(KEY, snapshot(90), fit(9)) is None
-    assert Cosines(kept=270).shortcut(KEY, snapshot(90), fit(9)) is not None
+    assert Cosines(most=269).shortcut(KEY, snapshot(90), fit(9)) is None
+    assert Cosines(most=270).shortcut(KEY, snapshot(90), fit(9)) is not None
 
 
 def test_projects_used_longest_ago_are_forgotten(computed):
-    cosines = Cosines(kept=270)
+    cosines = Cosines(most=270)
     other = UUID(int=3), UUID(int=4)
     ask(cosines, snapshot(90), fit(9))
     cosines.shortcut(other, snapshot(90), fit(9))(torch.arange(90), closeness, CLOSENESS_SLOPE, 5)

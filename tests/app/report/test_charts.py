@@ -9,8 +9,8 @@ from app.report import charts
 
 NASTY = "<script>alert(1)</script> & \"'"
 PICTURES = {
-    "learning_curve": charts.learning_curve([(4, 0.5), (8, 0.75)], (20, 0.8, 0.7, 0.9), now=10),
-    "learning_curve, no forecast": charts.learning_curve([(4, 0.0)], None, now=5),
+    "learning_curve": charts.learning_curve([(4, 0.5), (8, 0.75)], (20, 0.8, 0.7, 0.9), labels=10),
+    "learning_curve, no forecast": charts.learning_curve([(4, 0.0)], None, labels=5),
     "confusion": charts.confusion([[3, 1], [0, 5]], [NASTY, "b" * 200]),
     "image_map": charts.image_map(
         [charts.Point(0.0, 1.0, NASTY, None), charts.Point(1.0, 0.0, "b" * 200, 0.25)],

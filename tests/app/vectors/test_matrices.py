@@ -408,7 +408,7 @@ def test_images_that_files_lack_are_found(world, folder):
         session.delete(late)
     everything(world, folder)
     with world.db.writing() as session:
-        session.add(Embedding(image_id=images[1], encoder_id=world.version, vector=vector.numpy()))
+        session.add(Embedding(image_id=images[1], encoder_id=world.version, vector=vector))
 
     assert content(everything(world, folder)) == world.truth(support_only=False)
 

@@ -17,7 +17,7 @@ from sqlalchemy import select, update
 from app.jobs.job_queue import JobQueue
 from app.main import create_app
 from app.sql.tables import Delivery, Project, now
-from app.webhooks import subscriptions as webhooks
+from app.webhooks import delivery
 from handful.contract.jobs import JobState
 from models.encoders.specs import parse
 
@@ -64,8 +64,8 @@ def settings(settings):
 
 @pytest.fixture(autouse=True)
 def fast(monkeypatch):
-    monkeypatch.setattr(webhooks, "POLL_S", 0.02)
-    monkeypatch.setattr(webhooks, "RETRIES_S", (0.01, 0.01))
+    monkeypatch.setattr(delivery, "POLL_S", 0.02)
+    monkeypatch.setattr(delivery, "RETRIES_S", (0.01, 0.01))
 
 
 def hook(client, receiver, *events):

@@ -3,8 +3,9 @@
 import json
 
 import pytest
-from tests.app.formats.conftest import export, facts, import_
-from tests.app.formats.test_folders import packed
+
+from tests.app.exchange.formats.conftest import export, facts, import_
+from tests.app.exchange.formats.test_folders import packed
 
 
 def document(images, annotations, categories=("hat", "dress")) -> bytes:

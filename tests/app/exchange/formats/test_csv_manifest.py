@@ -5,8 +5,9 @@ import csv
 import io
 
 import pytest
-from tests.app.formats.conftest import export, facts, images, import_, post, upload
-from tests.app.formats.test_folders import packed
+
+from tests.app.exchange.formats.conftest import export, facts, images, import_, post, upload
+from tests.app.exchange.formats.test_folders import packed
 
 
 def test_it_is_a_table_with_a_line_for_each_image(awkward):

@@ -2,7 +2,7 @@
 
 import json
 
-from tests.app.formats.conftest import export, facts, images, import_
+from tests.app.exchange.formats.conftest import export, facts, images, import_
 
 
 def lines(*records) -> bytes:

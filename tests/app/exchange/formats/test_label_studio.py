@@ -3,7 +3,8 @@
 import json
 
 import pytest
-from tests.app.formats.conftest import export, facts, images, import_
+
+from tests.app.exchange.formats.conftest import export, facts, images, import_
 
 
 def choices(*labels) -> dict:

@@ -5,7 +5,8 @@ import json
 import sys
 
 import pytest
-from tests.app.formats.conftest import export, facts, images, import_
+
+from tests.app.exchange.formats.conftest import export, facts, images, import_
 
 arrow = pytest.importorskip("pyarrow", reason="is not installed")
 parquet = pytest.importorskip("pyarrow.parquet")
