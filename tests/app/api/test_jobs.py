@@ -31,7 +31,7 @@ def test_a_job_that_waits_can_be_read_listed_and_cancelled(striped, job):
 
     assert read["state"] == "queued"
     assert read["options"]["promote"] == "auto"
-    assert [one["id"] for one in listed] == [read["id"]]
+    assert [listed_job["id"] for listed_job in listed] == [read["id"]]
     assert cancelled.json()["state"] == "cancelled"
     assert striped.post(f"{job}/cancel").status_code == 409
 
@@ -39,9 +39,9 @@ def test_a_job_that_waits_can_be_read_listed_and_cancelled(striped, job):
 def test_a_cancelled_job_can_be_tried_again_and_one_that_waits_cannot(striped, job):
     striped.post(f"{job}/cancel")
 
-    again = striped.post(f"{job}/retry")
+    retried = striped.post(f"{job}/retry")
 
-    assert again.json()["state"] == "queued"
+    assert retried.json()["state"] == "queued"
     assert striped.post(f"{job}/retry").status_code == 409
 
 
@@ -64,11 +64,11 @@ def test_events_are_asked_for_after_a_number(striped, job):
     striped.post(f"{job}/cancel")
 
     everything = striped.get(f"{job}/events").json()
-    rest = striped.get(f"{job}/events", params={"after": 1}).json()
+    later = striped.get(f"{job}/events", params={"after": 1}).json()
 
     assert everything["state"] == "cancelled"
     assert [event["number"] for event in everything["items"]] == [1, 2]
-    assert rest["items"] == everything["items"][1:]
+    assert later["items"] == everything["items"][1:]
 
 
 OLD_VERDICT = {
@@ -150,11 +150,11 @@ def test_a_version_that_was_never_judged_has_no_accuracy(striped):
 
 def read_stream(url: str, last: int, most: int) -> list[dict]:
     """Events of a stream after the last one, until it ends or we hang up."""
-    found = []
+    events: list[dict] = []
     headers = {"Accept": "text/event-stream", "Last-Event-ID": str(last)}
     with httpx.stream("GET", url, headers=headers, timeout=20) as answer:
         if answer.status_code == 204:
-            return found
+            return events
         assert answer.headers["content-type"].startswith("text/event-stream")
         event = {}
         for line in answer.iter_lines():
@@ -162,11 +162,11 @@ def read_stream(url: str, last: int, most: int) -> list[dict]:
             if name == "data":
                 event = json.loads(value)
             if not line and event:
-                found.append(event)
+                events.append(event)
                 event = {}
-                if len(found) == most:
+                if len(events) == most:
                     break
-    return found
+    return events
 
 
 @pytest.mark.slow
@@ -181,21 +181,22 @@ def test_a_stream_tells_each_event_once_across_reconnects(live_service, stripes)
 
     def tell():
         claim = queue.claim()
+        assert claim is not None
         for n in range(300):
             queue.record(claim, "metrics", {"n": n})
         queue.finish(claim, JobState.SUCCEEDED)
 
     teller = threading.Thread(target=tell)
     teller.start()
-    seen: list[dict] = []
+    received: list[dict] = []
     for most in itertools.cycle((1, 7, 40)):  # hang up after so many, and connect again
-        last = seen[-1]["number"] if seen else 0
+        last = received[-1]["number"] if received else 0
         events = read_stream(f"{url}{location}/events", last, most)
-        seen += events
+        received += events
         if not events:
             break
     teller.join()
 
-    assert [event["number"] for event in seen] == list(range(1, 304))
-    assert [e["data"]["n"] for e in seen if e["kind"] == "metrics"] == list(range(300))
-    assert seen[-1]["data"]["state"] == "succeeded"
+    assert [event["number"] for event in received] == list(range(1, 304))
+    assert [e["data"]["n"] for e in received if e["kind"] == "metrics"] == list(range(300))
+    assert received[-1]["data"]["state"] == "succeeded"

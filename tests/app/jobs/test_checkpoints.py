@@ -19,8 +19,8 @@ def reopened(context: JobContext) -> JobContext:
 
 
 def messages(context: JobContext) -> list[str]:
-    found = context.queue.events(context.claim.job_id, 0)
-    return [event.data["text"] for event in found if event.kind == "message"]
+    events = context.queue.events(context.claim.job_id, 0)
+    return [event.data["text"] for event in events if event.kind == "message"]
 
 
 def test_a_state_is_as_it_was(context):

@@ -7,11 +7,10 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import update
 
-from app.jobs import job_queue as module
 from app.jobs.job_queue import JobQueue, LeaseLost
 from app.problems import JobEnded, JobNotFound, SameJobUnfinished
 from app.sql.database import Database, migrate
-from app.sql.tables import Job, Project
+from app.sql.tables import Job, Project, now
 from handful.contract.jobs import JobState
 
 
@@ -33,11 +32,11 @@ def queue(request, tmp_path, make_version):
 def lose(queue: JobQueue, job: Job) -> None:
     """Let the lease of a job run out."""
     with queue.db.writing() as session:
-        past = module.now() - timedelta(seconds=1)
+        past = now() - timedelta(seconds=1)
         session.execute(update(Job).where(Job.id == job.id).values(lease_until=past))
 
 
-def told(queue: JobQueue, job: Job) -> list[str]:
+def states(queue: JobQueue, job: Job) -> list[str]:
     """The states that the events tell."""
     return [e.data["state"] for e in queue.events(job.id, 0) if e.kind == "state"]
 
@@ -51,7 +50,7 @@ def test_jobs_are_claimed_in_order_and_end_once(queue):
 
     assert claim.job_id == first.id
     assert queue.read("a", first.id).result == {"encoder": "x"}
-    assert told(queue, first) == ["queued", "preparing", "running", "succeeded"]
+    assert states(queue, first) == ["queued", "preparing", "running", "succeeded"]
     assert queue.claim().job_id == second.id
     assert queue.claim() is None
     with pytest.raises(LeaseLost):
@@ -105,9 +104,9 @@ def test_a_lost_worker_can_write_nothing_and_another_goes_on(queue):
     assert queue.keep_checkpoint(lost, "c" * 64) is None
     lose(queue, job)
 
-    found = queue.claim()
+    claim = queue.claim()
 
-    assert (found.job_id, found.attempt, found.checkpoint) == (job.id, 2, "c" * 64)
+    assert (claim.job_id, claim.attempt, claim.checkpoint) == (job.id, 2, "c" * 64)
     for write in (
         lambda: queue.renew(lost),
         lambda: queue.record(lost, "message", {}),
@@ -117,7 +116,7 @@ def test_a_lost_worker_can_write_nothing_and_another_goes_on(queue):
         with pytest.raises(LeaseLost):
             write()
     assert queue.read("a", job.id).checkpoint == "c" * 64
-    assert told(queue, job)[-2:] == ["interrupted", "preparing"]
+    assert states(queue, job)[-2:] == ["interrupted", "preparing"]
 
 
 def test_a_lease_that_is_renewed_holds(queue):
@@ -161,7 +160,7 @@ def test_a_job_whose_process_was_lost_is_given_back_at_once(queue):
 
     queue.interrupt(claim, "its process was killed")
 
-    assert told(queue, job)[-1] == "interrupted"
+    assert states(queue, job)[-1] == "interrupted"
     with pytest.raises(LeaseLost):
         queue.renew(claim)
     assert queue.claim().attempt == 2
@@ -226,19 +225,19 @@ def test_what_failed_can_be_tried_again_from_its_checkpoint(queue):
 
     queue.retry("a", job.id)
 
-    again = queue.claim()
-    assert (again.attempt, again.checkpoint) == (1, "c" * 64)
+    claim = queue.claim()
+    assert (claim.attempt, claim.checkpoint) == (1, "c" * 64)
     assert queue.read("a", job.id).error is None
 
 
 def test_jobs_are_listed_newest_first_by_project(queue):
     jobs = [queue.enqueue("a", "finetune", {"n": n}, "").id for n in range(3)]
-    other = queue.enqueue("b", "finetune", {}, "").id
+    of_another = queue.enqueue("b", "finetune", {}, "").id
 
     assert [job.id for job in queue.page("a", None, 10)] == jobs[::-1]
     assert [job.id for job in queue.page("a", jobs[2], 1)] == [jobs[1]]
     with pytest.raises(JobNotFound):
-        queue.read("a", other)
+        queue.read("a", of_another)
     with pytest.raises(JobNotFound):
         queue.cancel("a", uuid4())
 

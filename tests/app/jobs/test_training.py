@@ -70,15 +70,15 @@ class Counting:
 
 
 def events(context: JobContext, kind: str) -> list[dict]:
-    found = context.queue.events(context.claim.job_id, 0)
-    return [event.data for event in found if event.kind == kind]
+    recorded = context.queue.events(context.claim.job_id, 0)
+    return [event.data for event in recorded if event.kind == kind]
 
 
 def titles(context: JobContext) -> list[str]:
     return [data["title"] for data in events(context, "metrics")]
 
 
-def again(context: JobContext) -> JobContext:
+def taken_up_again(context: JobContext) -> JobContext:
     """Another process goes on with the job."""
     context.queue.interrupt(context.claim, "its worker was lost")
     claim = context.queue.claim()
@@ -98,7 +98,7 @@ def test_every_step_that_is_worth_it_is_told_with_the_time_left(context):
 def test_an_interrupted_job_goes_on_from_its_checkpoint_and_tells_each_step_once(context):
     with pytest.raises(Killed):
         learn(context, Counting(killed_at=4))
-    context = again(context)
+    context = taken_up_again(context)
 
     _, counter = learn(context, Counting())
 
@@ -110,7 +110,7 @@ def test_steps_told_before_the_first_checkpoint_are_told_once(context):
     patient = replace(context, checkpoint_s=1000.0)
     with pytest.raises(Killed):
         learn(replace(patient, blobs=_NoBlobs()), Counting(killed_at=4))
-    context = again(context)
+    context = taken_up_again(context)
 
     learn(context, Counting())
 
@@ -127,7 +127,7 @@ class _NoBlobs:
 def test_a_checkpoint_of_other_material_is_of_no_use(context):
     with pytest.raises(Killed):
         learn(context, Counting(killed_at=4))
-    context = again(context)
+    context = taken_up_again(context)
 
     learn(context, Counting(last=3))
 
@@ -147,7 +147,7 @@ def test_half_the_batch_is_tried_once(context):
 def test_a_job_that_was_halved_goes_on_with_half(context):
     with pytest.raises(Killed):
         learn(context, Counting(memory=8, killed_at=3), batch_size=16)
-    context = again(context)
+    context = taken_up_again(context)
 
     _, counter = learn(context, Counting(memory=8), batch_size=16)
 

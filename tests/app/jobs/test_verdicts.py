@@ -49,7 +49,7 @@ def test_images_that_a_version_has_learned_are_judged_by_its_own_folds(context, 
                 image_id=example.image_id,
                 label_id=label,
                 label="owl",
-                predicted=[str(one) for one in labels],
+                predicted=[str(name) for name in labels],
             )
             for example, labels in zip(examples, predicted, strict=True)
             if labels is not None

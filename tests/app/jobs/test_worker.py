@@ -22,14 +22,15 @@ from app.sql.database import Database
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
+RECIPE = {"epochs": 4, "rate": 3e-3, "batch_size": 8}
 OPTIONS = {
     "methods": [{"name": "full"}],
-    "recipe": {"epochs": 4, "rate": 3e-3, "batch_size": 8},
+    "recipe": RECIPE,
     "augmentation": [],
     "folds": 2,
     "promote": "never",
 }
-LONG = OPTIONS | {"recipe": OPTIONS["recipe"] | {"epochs": 100_000}}
+LONG = OPTIONS | {"recipe": RECIPE | {"epochs": 100_000}}
 LEASE_S = 4.0  # long enough for a busy machine
 PATIENCE_S = 240.0
 
@@ -48,11 +49,11 @@ def settings(settings, request):
 @pytest.fixture
 def worker(striped, settings):
     """A worker in a thread of this process; its jobs run in processes of their own."""
-    made = Worker(settings, striped.app.state.parts.queue.db)
-    thread = threading.Thread(target=made.run)
+    worker = Worker(settings, striped.app.state.parts.queue.db)
+    thread = threading.Thread(target=worker.run)
     thread.start()
-    yield made
-    made.stop.set()
+    yield worker
+    worker.stop.set()
     thread.join(PATIENCE_S)
     assert not thread.is_alive()
 
@@ -65,10 +66,10 @@ def submit(service, options):
 
 def wait_for(what):
     deadline = time.monotonic() + PATIENCE_S
-    while not (found := what()):
+    while not (outcome := what()):
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.05)
-    return found
+    return outcome
 
 
 def wait_until(service, location, *states):
@@ -80,7 +81,7 @@ def epochs(service, location):
     return [e["data"]["epoch"] for e in items if e["kind"] == "metrics"]
 
 
-def told(service, location):
+def state_events(service, location):
     items = service.get(f"{location}/events?limit=1000").json()["items"]
     return [e["data"] for e in items if e["kind"] == "state"]
 
@@ -102,13 +103,13 @@ def child_of(parent: int) -> int | None:
     return int(lines[0].split()[0]) if lines else None
 
 
-def start_slowly(*given):
+def start_slowly(*arguments):
     """As the process of a job that needs longer than a lease to import what it needs."""
     time.sleep(LEASE_S + 1)
-    run_job(*given)
+    run_job(*arguments)
 
 
-def end_early(how, *given):
+def end_early(how, *arguments):
     """As a process that a signal comes for in its third epoch, in the middle of a transaction."""
     record = JobQueue.record
 
@@ -118,8 +119,8 @@ def end_early(how, *given):
             with queue.holding(claim):
                 os.kill(os.getpid(), how)
 
-    JobQueue.record = recording
-    run_job(*given)
+    JobQueue.record = recording  # type: ignore[method-assign]
+    run_job(*arguments)
 
 
 def exists(pid: int) -> bool:
@@ -137,7 +138,7 @@ def test_a_job_runs_to_its_end_in_a_process_of_its_own(striped, worker):
 
     assert job["state"] == "succeeded", job["error"]
     assert job["attempt"] == 1
-    assert [t["state"] for t in told(striped, location)] == [
+    assert [t["state"] for t in state_events(striped, location)] == [
         "queued",
         "preparing",
         "running",
@@ -180,7 +181,9 @@ def test_a_job_whose_process_dies_or_stands_still_goes_on_from_its_checkpoint(
     job = wait_until(striped, location, "succeeded", "failed")
     assert job["state"] == "succeeded", job["error"]
     assert job["attempt"] == 2
-    (reason,) = [t["reason"] for t in told(striped, location) if t["state"] == "interrupted"]
+    (reason,) = [
+        t["reason"] for t in state_events(striped, location) if t["state"] == "interrupted"
+    ]
     assert ("SIGKILL" if how == signal.SIGKILL else "stood still") in reason
     told_epochs = epochs(striped, location)
     assert told_epochs[:4] == [1, 2, 3, 4]  # each epoch of the first fold once
@@ -214,9 +217,9 @@ def test_a_pretraining_that_was_killed_ends_as_if_it_had_not_been(
     assert len(curve) == 5
 
     monkeypatch.setattr(module, "run_job", partial(end_early, signal.SIGKILL))
-    again, same, attempts = run()
+    curve_again, same, attempts = run()
     assert attempts == 2
-    assert again == curve
+    assert curve_again == curve
     assert same == weights
 
 
@@ -232,7 +235,7 @@ def test_a_stopped_worker_gives_its_job_back_and_the_attempt_does_not_count(stri
 
     job = striped.get(location).json()
     assert (job["state"], job["attempt"]) == ("interrupted", 0)
-    assert told(striped, location)[-1]["reason"] == "its worker was stopped"
+    assert state_events(striped, location)[-1]["reason"] == "its worker was stopped"
 
 
 def test_the_process_of_a_job_dies_with_its_worker(striped, settings):
@@ -268,12 +271,12 @@ def test_a_promotion_waits_while_the_database_is_locked(striped, settings, do, m
     impatient = Database(settings.database)
     write, locks = Promotions._write, iter(range(2))  # for the first try, and for the second
 
-    def lock_and_write(self, *given):
+    def lock_and_write(self, *arguments):
         if next(locks, None) is not None:
             locked = threading.Event()
             threading.Thread(target=hold_lock, args=(settings.database, locked)).start()
             locked.wait(PATIENCE_S)
-        write(self, *given)
+        write(self, *arguments)
 
     monkeypatch.setattr(Promotions, "_write", lock_and_write)
     queue = JobQueue(impatient)
@@ -289,12 +292,12 @@ def test_a_promotion_waits_while_the_database_is_locked(striped, settings, do, m
 
 def hold_lock(url: str, locked: threading.Event) -> None:
     """Keep others from writing for longer than they wait."""
-    other = Database(url)
-    with other.writing() as session:
+    holder = Database(url)
+    with holder.writing() as session:
         session.execute(text("SELECT 1"))  # only now does the transaction begin
         locked.set()
         time.sleep(2)
-    other.close()
+    holder.close()
 
 
 def test_the_worker_command_ends_when_no_job_waits(striped, settings):
@@ -335,6 +338,6 @@ assert stop.wait(10)
 
 def test_signals_that_interrupt_each_other_stop_a_worker():
     # With an event set in the handler itself, this never ended.
-    done = subprocess.run([sys.executable, "-c", SIGNALS], timeout=PATIENCE_S, check=False)
+    process = subprocess.run([sys.executable, "-c", SIGNALS], timeout=PATIENCE_S, check=False)
 
-    assert done.returncode == 0
+    assert process.returncode == 0

@@ -24,8 +24,8 @@ SEARCHES = {
 
 
 def submit(service, search="grid", **options):
-    given = {"search": SEARCHES[search], "images": 16, "views": 1} | options
-    answer = service.post(JOBS, json={"kind": "augmentation_search", "options": given})
+    body = {"search": SEARCHES[search], "images": 16, "views": 1} | options
+    answer = service.post(JOBS, json={"kind": "augmentation_search", "options": body})
     assert answer.status_code == 202, answer.text
     return answer.headers["Location"]
 
@@ -61,16 +61,16 @@ def test_every_trial_tells_its_policy_score_accuracy_and_time_left(striped, do):
 
     do(striped)
 
-    told = events(striped, location)
-    assert [(one["stage"], one["trial"], one["trials"]) for one in told] == [
+    trials = events(striped, location)
+    assert [(data["stage"], data["trial"], data["trials"]) for data in trials] == [
         ("search", 1, 3),
         ("search", 2, 3),
         ("search", 3, 3),
     ]
-    assert [one["policy"]["augmentation"][0]["options"]["m"] for one in told] == [3, 6, 9]
-    assert all(one["score"] < 0 and 0 <= one["accuracy"] <= 1 for one in told)
-    assert told[-1]["seconds_left"] == 0
-    best = max(told, key=lambda one: one["score"])
+    assert [data["policy"]["augmentation"][0]["options"]["m"] for data in trials] == [3, 6, 9]
+    assert all(data["score"] < 0 and 0 <= data["accuracy"] <= 1 for data in trials)
+    assert trials[-1]["seconds_left"] == 0
+    best = max(trials, key=lambda data: data["score"])
     result = striped.get(location).json()["result"]
     assert {key: result[key] for key in best["policy"]} == best["policy"]
     assert result["score"] == best["score"]
@@ -95,17 +95,17 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize(
-    ("search", "after", "kept"), [("grid", 1, 0), ("grid", 3, 3), ("reinforce", 3, 3)]
+    ("search", "after", "remembered"), [("grid", 1, 0), ("grid", 3, 3), ("reinforce", 3, 3)]
 )
 def test_an_interrupted_search_ends_as_if_it_had_not_been(
-    striped, do, monkeypatch, search, after, kept
+    striped, do, monkeypatch, search, after, remembered
 ):
     judge, judgements = Proxy._judge, iter(range(after))
     judged: list[object] = []
 
-    def count(*given):
-        judged.append(given)
-        return judge(*given)
+    def count(*arguments):
+        judged.append(arguments)
+        return judge(*arguments)
 
     monkeypatch.setattr(Proxy, "_judge", count)
     whole = submit(striped, search)
@@ -133,9 +133,9 @@ def test_an_interrupted_search_ends_as_if_it_had_not_been(
     job = striped.get(location).json()
     assert job["state"] == "succeeded", job["error"]
     assert job["result"] == expected
-    numbers = [one["trial"] for one in events(striped, location)]
+    numbers = [data["trial"] for data in events(striped, location)]
     assert numbers == list(range(1, expected["trials"] + 1))
-    assert len(judged) == needed - kept  # a checkpoint is written after each trial
+    assert len(judged) == needed - remembered  # a checkpoint is written after each trial
 
 
 def test_images_that_cannot_be_read_any_more_are_left_out(striped, do):
@@ -220,11 +220,11 @@ def test_the_same_search_is_refused_until_the_labels_change(striped, stripes):
     submit(striped)
     options = {"search": GRID, "images": 16, "views": 1}
 
-    again = striped.post(JOBS, json={"kind": "augmentation_search", "options": options})
+    refused = striped.post(JOBS, json={"kind": "augmentation_search", "options": options})
     files = [("files", stripes("level", 70))]
     striped.post("/v1/projects/birds/labels/level/support", files=files)
 
-    assert again.status_code == 409
+    assert refused.status_code == 409
     submit(striped)
 
 

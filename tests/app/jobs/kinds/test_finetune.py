@@ -15,9 +15,10 @@ from app.problems import StorageFull
 from app.sql.tables import Image, Label, Project, ProjectVersion
 from models.training.loop import Training
 
+RECIPE = {"epochs": 8, "rate": 3e-3, "batch_size": 8}
 OPTIONS = {
     "methods": [{"name": "full"}],
-    "recipe": {"epochs": 8, "rate": 3e-3, "batch_size": 8},
+    "recipe": RECIPE,
     "augmentation": [],
     "folds": 2,
 }
@@ -41,7 +42,7 @@ def versions(service):
 
 def test_a_better_encoder_is_promoted_and_classifies_from_then_on(striped, do, stripes):
     before = striped.get("/v1/projects/birds").json()["encoder"]["id"]
-    location = submit(striped, recipe=OPTIONS["recipe"] | {"epochs": 20})
+    location = submit(striped, recipe=RECIPE | {"epochs": 20})
 
     do(striped)
 
@@ -73,26 +74,26 @@ def test_every_epoch_tells_its_loss_rates_speed_and_time_left(striped, do):
 
     do(striped)
 
-    told = [data for data in events(striped, location) if data["stage"] == "training"]
-    assert [data["epoch"] for data in told[:8]] == list(range(1, 9))
-    assert {data["fold"] for data in told} >= {1, 2}
-    first = told[0]
+    epochs = [data for data in events(striped, location) if data["stage"] == "training"]
+    assert [data["epoch"] for data in epochs[:8]] == list(range(1, 9))
+    assert {data["fold"] for data in epochs} >= {1, 2}
+    first = epochs[0]
     assert first["loss"] > 0
     assert 0 <= first["accuracy"] <= 1
     assert first["images_per_s"] > 0
-    assert told[-1]["seconds_left"] < first["seconds_left"]
-    assert len(set(told[7]["rates"].values())) >= 4
+    assert epochs[-1]["seconds_left"] < first["seconds_left"]
+    assert len(set(epochs[7]["rates"].values())) >= 4
 
 
 @pytest.mark.parametrize(("few", "folds"), [(32, 5), (31, 3)])
 def test_few_images_are_judged_on_more_folds(striped, do, monkeypatch, few, folds):
     monkeypatch.setattr(finetune, "FEW", few)
-    location = submit(striped, recipe=OPTIONS["recipe"] | {"epochs": 1}, folds=None)
+    location = submit(striped, recipe=RECIPE | {"epochs": 1}, folds=None)
 
     do(striped)
 
-    told = [data["fold"] for data in events(striped, location) if data["stage"] == "training"]
-    assert max(fold for fold in told if fold) == folds
+    epochs = [data["fold"] for data in events(striped, location) if data["stage"] == "training"]
+    assert max(fold for fold in epochs if fold) == folds
 
 
 def test_training_on_labels_without_a_pattern_is_not_promoted(birds, do, stripes):
@@ -113,7 +114,7 @@ def test_training_on_labels_without_a_pattern_is_not_promoted(birds, do, stripes
 
 @pytest.mark.parametrize(("promote", "promoted"), [("never", False), ("always", True)])
 def test_a_client_may_decide_about_promotion(striped, do, promote, promoted):
-    location = submit(striped, recipe=OPTIONS["recipe"] | {"epochs": 1}, promote=promote)
+    location = submit(striped, recipe=RECIPE | {"epochs": 1}, promote=promote)
 
     do(striped)
 
@@ -125,7 +126,7 @@ def test_a_second_training_starts_where_no_label_was_seen_and_meets_the_champion
     submit(striped, promote="always")
     do(striped)
     champion = versions(striped)[0]["id"]
-    location = submit(striped, recipe=OPTIONS["recipe"] | {"epochs": 2})
+    location = submit(striped, recipe=RECIPE | {"epochs": 2})
 
     do(striped)
 
@@ -154,16 +155,16 @@ def test_feature_extraction_makes_a_projection_that_can_be_loaded(striped, do):
 def test_what_is_missing_is_counted_and_refused(birds, stripes):
     birds.post("/v1/projects/birds/labels/level/support", files=[("files", stripes("level", 0))])
 
-    one = birds.post(JOBS, json={"kind": "finetune"})
+    one_label = birds.post(JOBS, json={"kind": "finetune"})
     birds.post("/v1/projects/birds/labels", json={"name": "upright"})
-    two = birds.post(JOBS, json={"kind": "finetune"})
+    two_labels = birds.post(JOBS, json={"kind": "finetune"})
 
-    assert (one.status_code, two.status_code) == (409, 409)
-    assert one.json()["missing_labels"] == 1
-    assert one.json()["missing_images"] == {"level": 1}
-    assert two.json()["missing_labels"] == 0
-    assert two.json()["missing_images"] == {"level": 1, "upright": 2}
-    assert "2 more image(s) of 'upright'" in two.json()["detail"]
+    assert (one_label.status_code, two_labels.status_code) == (409, 409)
+    assert one_label.json()["missing_labels"] == 1
+    assert one_label.json()["missing_images"] == {"level": 1}
+    assert two_labels.json()["missing_labels"] == 0
+    assert two_labels.json()["missing_images"] == {"level": 1, "upright": 2}
+    assert "2 more image(s) of 'upright'" in two_labels.json()["detail"]
 
 
 @pytest.mark.parametrize(
@@ -194,12 +195,12 @@ def test_options_that_do_not_exist_or_fit_are_refused(striped, options):
 def test_the_same_job_is_refused_until_the_labels_change(striped, do, stripes):
     first = submit(striped)
 
-    again = striped.post(JOBS, json={"kind": "finetune", "options": OPTIONS})
+    refused = striped.post(JOBS, json={"kind": "finetune", "options": OPTIONS})
     files = [("files", stripes("level", 70))]
     striped.post("/v1/projects/birds/labels/level/support", files=files)
 
-    assert again.status_code == 409
-    assert first.rpartition("/")[2] in again.json()["detail"]
+    assert refused.status_code == 409
+    assert first.rpartition("/")[2] in refused.json()["detail"]
     submit(striped)
 
 
@@ -289,9 +290,9 @@ def test_an_interrupted_job_goes_on_and_ends_as_if_it_had_not_been(striped, do, 
 
     assert striped.get(location).json()["state"] == "succeeded"
     assert [data["loss"] for data in events(striped, location)] == expected
-    one, other = versions(striped)[:2]
     weights = [
-        striped.get(f"/v1/projects/birds/encoders/{v['id']}/weights").content for v in (one, other)
+        striped.get(f"/v1/projects/birds/encoders/{v['id']}/weights").content
+        for v in versions(striped)[:2]
     ]
     assert weights[0] == weights[1]
 
@@ -309,9 +310,9 @@ def test_an_epoch_told_before_the_first_checkpoint_is_told_once(striped, do, mon
 
     do(striped)
 
-    told = [(data["run"], data["epoch"]) for data in events(striped, location)]
-    assert told[:3] == [(1, 1), (1, 2), (1, 3)]
-    assert len(told) == len(set(told))
+    epochs = [(data["run"], data["epoch"]) for data in events(striped, location)]
+    assert epochs[:3] == [(1, 1), (1, 2), (1, 3)]
+    assert len(epochs) == len(set(epochs))
 
 
 def test_a_job_interrupted_after_its_version_was_made_makes_no_second_one(striped, do, monkeypatch):
@@ -393,9 +394,9 @@ def test_a_full_disk_fails_the_job_which_can_then_go_on(striped, do, monkeypatch
     assert failed["state"] == "failed"
     assert "free some space and retry" in failed["error"]
     assert striped.get(location).json()["state"] == "succeeded"
-    told = [(d["run"], d["epoch"]) for d in events(striped, location) if d["stage"] == "training"]
+    epochs = [(d["run"], d["epoch"]) for d in events(striped, location) if d["stage"] == "training"]
     # The epoch whose checkpoint did not fit is done again, and told once.
-    assert len(told) == len(set(told))
+    assert len(epochs) == len(set(epochs))
 
 
 def test_a_project_deleted_meanwhile_ends_the_job_quietly(striped, do, monkeypatch):
@@ -420,8 +421,8 @@ def test_a_learning_rate_can_be_found(striped, do):
 
     do(striped)
 
-    (found,) = events(striped, location, "message")
-    assert 1e-7 < found["rate"] < 0.1
+    (message,) = events(striped, location, "message")
+    assert 1e-7 < message["rate"] < 0.1
     assert striped.get(location).json()["state"] == "succeeded"
 
 
@@ -430,7 +431,7 @@ NOISY = [{"name": "noise", "options": {"deviation": 0.5}}]
 
 def losses(service, do, *, meanwhile=lambda: None, **options):
     """Of all epochs of a job; `meanwhile` is what happens before it starts."""
-    recipe = OPTIONS["recipe"] | {"epochs": 1}
+    recipe = RECIPE | {"epochs": 1}
     location = submit(service, recipe=recipe, promote="never", **options)
     meanwhile()
     do(service)
@@ -444,11 +445,11 @@ def test_labels_with_policies_of_their_own_are_not_augmented_by_that_of_the_othe
     noisy = losses(striped, do, augmentation=NOISY)
 
     exempt = losses(striped, do, augmentation=NOISY, per_class={"level": [], "upright": []})
-    own = losses(striped, do, augmentation=[], per_class={"level": NOISY, "upright": NOISY})
+    per_label = losses(striped, do, augmentation=[], per_class={"level": NOISY, "upright": NOISY})
     half = losses(striped, do, augmentation=NOISY, per_class={"level": []})
 
     assert exempt == plain
-    assert own == noisy
+    assert per_label == noisy
     assert len({half[0], plain[0], noisy[0]}) == 3
 
 
@@ -482,12 +483,12 @@ def test_policies_are_stored_by_the_ids_of_their_labels_so_the_same_job_is_known
     label_id = striped.get("/v1/projects/birds/labels/level").json()["id"]
     location = submit(striped, per_class={"level": NOISY})
 
-    again = striped.post(
+    refused = striped.post(
         JOBS, json={"kind": "finetune", "options": OPTIONS | {"per_class": {label_id: NOISY}}}
     )
 
     assert striped.get(location).json()["options"]["per_class"] == {label_id: NOISY}
-    assert again.status_code == 409
+    assert refused.status_code == 409
 
 
 def test_labels_that_do_not_exist_are_named_when_the_job_is_submitted(striped):
@@ -524,8 +525,8 @@ def test_a_job_waits_while_the_database_is_away(striped, do, monkeypatch):
 
     assert next(losses, None) is None
     assert striped.get(location).json()["state"] == "succeeded"
-    told = [(data["run"], data["epoch"]) for data in events(striped, location)[:8]]
-    assert told == [(1, epoch) for epoch in range(1, 9)]
+    epochs = [(data["run"], data["epoch"]) for data in events(striped, location)[:8]]
+    assert epochs == [(1, epoch) for epoch in range(1, 9)]
 
 
 @pytest.mark.cuda

@@ -67,16 +67,16 @@ def test_every_epoch_tells_how_it_goes(striped, do):
 
     do(striped)
 
-    told = [one for one in events(striped, location) if one["stage"] == "pretraining"]
-    assert [(one["epoch"], one["epochs"], one["method"]) for one in told] == [
+    epochs = [data for data in events(striped, location) if data["stage"] == "pretraining"]
+    assert [(data["epoch"], data["epochs"], data["method"]) for data in epochs] == [
         (1, 3, "simclr"),
         (2, 3, "simclr"),
         (3, 3, "simclr"),
     ]
-    assert all(0 <= one["accuracy"] <= 1 and one["rank"] >= 1 for one in told)
-    assert all(one["spread"] > 0 and one["images_per_s"] > 0 for one in told)
-    assert told[0]["chance"] == pytest.approx(math.log(23), rel=1e-4)
-    assert told[-1]["seconds_left"] == 0
+    assert all(0 <= data["accuracy"] <= 1 and data["rank"] >= 1 for data in epochs)
+    assert all(data["spread"] > 0 and data["images_per_s"] > 0 for data in epochs)
+    assert epochs[0]["chance"] == pytest.approx(math.log(23), rel=1e-4)
+    assert epochs[-1]["seconds_left"] == 0
 
 
 @pytest.mark.parametrize("encoder", [TINY, SMALL])
@@ -85,13 +85,13 @@ def test_a_masked_autoencoder_shows_what_it_paints(striped, do, encoder):
 
     do(striped)
 
-    told = events(striped, location, "picture")
-    assert [one["epoch"] for one in told] == [1, 2, 4, 6, 7]
-    head, _, content = told[-1]["url"].partition(",")
+    pictures = events(striped, location, "picture")
+    assert [data["epoch"] for data in pictures] == [1, 2, 4, 6, 7]
+    head, _, content = pictures[-1]["url"].partition(",")
     assert head == "data:image/png;base64"
     sheet = PIL.Image.open(io.BytesIO(base64.b64decode(content)))
     assert sheet.size == (208, 208)  # three images: whole, in part, and painted
-    assert len({one["url"] for one in told}) == 5  # it paints otherwise as it learns
+    assert len({data["url"] for data in pictures}) == 5  # it paints otherwise as it learns
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_an_interrupted_job_goes_on_and_ends_as_if_it_had_not_been(
 ):
     whole = submit(striped, method={"name": method}, promote="never")
     do(striped)
-    expected = [one["loss"] for one in events(striped, whole)]
+    expected = [data["loss"] for data in events(striped, whole)]
     location = submit(striped, method={"name": method}, promote="never")
     train, epochs = Training.__next__, iter(range(after))
 
@@ -173,12 +173,12 @@ def test_an_interrupted_job_goes_on_and_ends_as_if_it_had_not_been(
     do(striped)
 
     assert striped.get(location).json()["state"] == "succeeded"
-    assert [one["loss"] for one in events(striped, location)] == expected
-    one, other = (
+    assert [data["loss"] for data in events(striped, location)] == expected
+    weights, expected_weights = (
         striped.get(f"/v1/projects/birds/encoders/{v['id']}/weights").content
         for v in versions(striped)[:2]
     )
-    assert one == other
+    assert weights == expected_weights
 
 
 def test_images_deleted_meanwhile_are_left_out_and_the_training_starts_over(
@@ -205,7 +205,7 @@ def test_images_deleted_meanwhile_are_left_out_and_the_training_starts_over(
     do(striped)
 
     assert striped.get(location).json()["state"] == "succeeded"
-    says = [one["text"] for one in events(striped, location, "message")]
+    says = [data["text"] for data in events(striped, location, "message")]
     assert says[0] == "1 images cannot be read any more and are left out"
 
 

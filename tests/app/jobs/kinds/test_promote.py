@@ -20,7 +20,7 @@ def settings(settings, request):
 
 
 @pytest.fixture
-def other(striped):
+def version(striped):
     """Id of a version with the weights of the current one."""
     current = striped.get("/v1/projects/birds").json()["encoder"]["id"]
     weights = striped.get(f"{ENCODERS}/{current}/weights").content
@@ -36,17 +36,17 @@ def serving(service):
     return service.get("/v1/projects/birds").json()["encoder"]["id"]
 
 
-def test_a_version_that_has_embedded_nothing_is_promoted_by_a_job(striped, other, do):
+def test_a_version_that_has_embedded_nothing_is_promoted_by_a_job(striped, version, do):
     before = serving(striped)
 
-    answer = striped.post(f"{ENCODERS}/{other}/promote")
+    answer = striped.post(f"{ENCODERS}/{version}/promote")
     waiting = serving(striped)
     do(striped)
 
     assert answer.status_code == 202
     assert answer.json()["promoted"] is False
     assert waiting == before
-    assert serving(striped) == other
+    assert serving(striped) == version
     events = striped.get(f"{answer.headers['Location']}/events").json()["items"]
     progress = [event["data"] for event in events if event["kind"] == "metrics"]
     assert [p["done"] for p in progress] == sorted(p["done"] for p in progress)
@@ -57,19 +57,19 @@ def test_a_version_that_has_embedded_nothing_is_promoted_by_a_job(striped, other
     )
     assert (progress[-1]["share"], progress[-1]["title"]) == (1, "embedding")
     job = striped.get(answer.headers["Location"]).json()
-    assert job["result"]["summary"] == f"version {other} promoted"
+    assert job["result"]["summary"] == f"version {version} promoted"
 
 
 def test_what_was_asked_of_a_version_before_it_had_embedded_the_images_is_not_kept(
-    striped, stripes, other, do
+    striped, stripes, version, do
 ):
     def classify(**params):
         files = [("files", stripes("level", 99))]
         return striped.post("/v1/projects/birds/classify", files=files, params=params)
 
-    assert classify(query_encoder=other).status_code == 409  # no bridge from no images
+    assert classify(query_encoder=version).status_code == 409  # no bridge from no images
 
-    striped.post(f"{ENCODERS}/{other}/promote")
+    striped.post(f"{ENCODERS}/{version}/promote")
     do(striped)
 
     assert classify().status_code == 200
@@ -77,9 +77,9 @@ def test_what_was_asked_of_a_version_before_it_had_embedded_the_images_is_not_ke
     assert len(ranked) == 4
 
 
-def test_promoting_the_version_before_rolls_back_at_once(striped, other, do):
+def test_promoting_the_version_before_rolls_back_at_once(striped, version, do):
     before = serving(striped)
-    striped.post(f"{ENCODERS}/{other}/promote")
+    striped.post(f"{ENCODERS}/{version}/promote")
     do(striped)
 
     answer = striped.post(f"{ENCODERS}/{before}/promote")
@@ -90,9 +90,9 @@ def test_promoting_the_version_before_rolls_back_at_once(striped, other, do):
 
 
 def test_images_that_come_during_a_promotion_are_neither_lost_nor_mixed(
-    striped, other, do, stripes, monkeypatch
+    striped, version, do, stripes, monkeypatch
 ):
-    striped.post(f"{ENCODERS}/{other}/promote")
+    striped.post(f"{ENCODERS}/{version}/promote")
     arrivals = iter(range(3))
     embed = Promotions.embed_missing
 
@@ -108,28 +108,28 @@ def test_images_that_come_during_a_promotion_are_neither_lost_nor_mixed(
 
     do(striped)
 
-    assert serving(striped) == other
+    assert serving(striped) == version
     with striped.app.state.parts.queue.db.reading() as session:
         images = session.scalars(select(func.count(Image.id))).one()
         embedded = session.scalars(
-            select(func.count(Embedding.image_id)).where(Embedding.encoder_id == UUID(other))
+            select(func.count(Embedding.image_id)).where(Embedding.encoder_id == UUID(version))
         ).one()
     assert images == embedded == 39
 
 
-def test_a_version_of_another_project_is_not_found(striped, other):
+def test_a_version_of_another_project_is_not_found(striped, version):
     striped.post("/v1/projects", json={"name": "fish"})
 
-    answer = striped.post(f"/v1/projects/fish/encoders/{other}/promote")
+    answer = striped.post(f"/v1/projects/fish/encoders/{version}/promote")
 
     assert answer.status_code == 404
     assert "GET /v1/projects/fish/encoders lists them" in answer.json()["detail"]
     listed = striped.get("/v1/projects/fish/encoders").json()["items"]
-    assert other not in [version["id"] for version in listed]
+    assert version not in [item["id"] for item in listed]
 
 
-def test_a_deleted_project_takes_its_versions_along(striped, other, do):
-    striped.post(f"{ENCODERS}/{other}/promote")
+def test_a_deleted_project_takes_its_versions_along(striped, version, do):
+    striped.post(f"{ENCODERS}/{version}/promote")
     do(striped)
 
     assert striped.delete("/v1/projects/birds").status_code == 204

@@ -20,8 +20,8 @@ RUNS = 16  # five folds, three times, and all labels
 
 
 def submit(service, **options):
-    given = {"alpha_tim": QUICK | options}
-    answer = service.post(JOBS, json={"kind": "transduce", "options": given})
+    body = {"alpha_tim": QUICK | options}
+    answer = service.post(JOBS, json={"kind": "transduce", "options": body})
     assert answer.status_code == 202, answer.text
     return answer.headers["Location"]
 
@@ -57,15 +57,15 @@ def test_every_image_of_the_pool_is_predicted_beside_what_the_head_says(striped,
 
     job = striped.get(location).json()
     assert job["state"] == "succeeded", job["error"]
-    result, found = job["result"], lines(striped, location)
-    assert [line["image"] for line in found] == waiting
-    assert result["images"] == len(found) == 4
-    assert result["changed"] == sum(line["label"] != line["head_label"] for line in found)
-    assert [one["label"] for one in result["labels"]] == ["level", "upright"]
-    for one in result["labels"]:
-        assert one["images"] == sum(line["label"] == one["label"] for line in found)
-    assert sum(one["share"] for one in result["labels"]) == pytest.approx(1, abs=1e-3)
-    assert all(0.5 <= line["probability"] <= 1 for line in found)
+    result, predicted = job["result"], lines(striped, location)
+    assert [line["image"] for line in predicted] == waiting
+    assert result["images"] == len(predicted) == 4
+    assert result["changed"] == sum(line["label"] != line["head_label"] for line in predicted)
+    assert [share["label"] for share in result["labels"]] == ["level", "upright"]
+    for share in result["labels"]:
+        assert share["images"] == sum(line["label"] == share["label"] for line in predicted)
+    assert sum(share["share"] for share in result["labels"]) == pytest.approx(1, abs=1e-3)
+    assert all(0.5 <= line["probability"] <= 1 for line in predicted)
     verdict = result["verdict"]
     assert verdict["images"] == 32
     assert verdict["better"] == verdict["against"]["head"]["better"]
@@ -90,16 +90,16 @@ def test_each_fold_and_each_epoch_with_all_labels_tells_its_loss(striped, do):
 
     do(striped)
 
-    told = events(striped, location)
+    epochs = events(striped, location)
     folds = [n % 5 + 1 for n in range(RUNS - 1)]
-    assert [(one["run"], one["fold"], one["epoch"]) for one in told] == [
+    assert [(data["run"], data["fold"], data["epoch"]) for data in epochs] == [
         *((n + 1, fold, 3) for n, fold in enumerate(folds)),
         *((RUNS, None, epoch) for epoch in (1, 2, 3)),
     ]
-    for one in told:
-        information = one["marginal_entropy"] - one["conditional_entropy"]
-        assert one["loss"] == pytest.approx(one["cross_entropy"] - information, abs=1e-4)
-    assert told[-1]["seconds_left"] == 0
+    for data in epochs:
+        information = data["marginal_entropy"] - data["conditional_entropy"]
+        assert data["loss"] == pytest.approx(data["cross_entropy"] - information, abs=1e-4)
+    assert epochs[-1]["seconds_left"] == 0
 
 
 class Killed(BaseException):
@@ -108,10 +108,10 @@ class Killed(BaseException):
 
 def interrupt(service, do, monkeypatch, after):
     """Do the oldest job until so many epochs are done, and let its lease run out."""
-    epoch, left = Transduction.__next__, iter(range(after))
+    epoch, remaining = Transduction.__next__, iter(range(after))
 
     def until_killed(self):
-        if self.epoch < self.epochs and next(left, None) is None:
+        if self.epoch < self.epochs and next(remaining, None) is None:
             raise Killed
         return epoch(self)
 
@@ -130,9 +130,15 @@ def test_an_interrupted_job_ends_bit_for_bit_as_if_it_had_not_been(striped, do, 
     do(striped)
     location = submit(striped)
     interrupt(striped, do, monkeypatch, after)
-    done = []
+    calls = 0
     epoch = Transduction.__next__
-    monkeypatch.setattr(Transduction, "__next__", lambda self: done.append(1) or epoch(self))
+
+    def count(self):
+        nonlocal calls
+        calls += 1
+        return epoch(self)
+
+    monkeypatch.setattr(Transduction, "__next__", count)
 
     do(striped)
 
@@ -140,10 +146,10 @@ def test_an_interrupted_job_ends_bit_for_bit_as_if_it_had_not_been(striped, do, 
     assert job["state"] == "succeeded", job["error"]
     assert job["result"] == expected["result"]
     assert digest(striped, location) == digest(striped, whole)
-    assert len(done) == 2 * RUNS - after + RUNS - after // 2  # each run ends by one look more
-    told = [[(e["run"], e["epoch"], e["loss"]) for e in events(striped, at)] for at in
+    assert calls == 2 * RUNS - after + RUNS - after // 2  # each run ends by one look more
+    curves = [[(e["run"], e["epoch"], e["loss"]) for e in events(striped, at)] for at in
             (location, whole)]  # fmt: skip
-    assert told[0] == told[1]
+    assert curves[0] == curves[1]
 
 
 def test_labels_that_changed_since_the_checkpoint_start_it_over(striped, do, monkeypatch, stripes):
@@ -161,7 +167,7 @@ def test_labels_that_changed_since_the_checkpoint_start_it_over(striped, do, mon
 def test_predictions_are_kept_while_their_project_is_there(striped, do):
     location = submit(striped)
     do(striped)
-    parts, kept = striped.app.state.parts, digest(striped, location)
+    parts, stored = striped.app.state.parts, digest(striped, location)
     blobs, in_use = parts.promotions.blobs, parts.versions.blob_in_use
 
     blobs.sweep(in_use, grace_s=-1)
@@ -170,7 +176,7 @@ def test_predictions_are_kept_while_their_project_is_there(striped, do):
     striped.delete("/v1/projects/birds")
     blobs.sweep(in_use, grace_s=-1)
     with pytest.raises(FileNotFoundError):
-        blobs.get(kept)
+        blobs.get(stored)
 
 
 def test_predictions_that_are_known_are_not_sent_again(striped, do):
@@ -178,10 +184,10 @@ def test_predictions_that_are_known_are_not_sent_again(striped, do):
     do(striped)
     tag = striped.get(f"{location}/predictions").headers["etag"]
 
-    again = striped.get(f"{location}/predictions", headers={"If-None-Match": tag})
+    answer = striped.get(f"{location}/predictions", headers={"If-None-Match": tag})
 
-    assert again.status_code == 304
-    assert not again.content
+    assert answer.status_code == 304
+    assert not answer.content
 
 
 def test_without_predictions_the_answer_says_why(striped, do):
@@ -191,9 +197,9 @@ def test_without_predictions_the_answer_says_why(striped, do):
     striped.app.state.parts.promotions.blobs.remove(digest(striped, location))
     lost = striped.get(f"{location}/predictions")
     current = striped.get("/v1/projects/birds").json()["encoder"]["id"]
-    other = striped.post(JOBS, json={"kind": "promote", "options": {"version": current}})
+    promotion = striped.post(JOBS, json={"kind": "promote", "options": {"version": current}})
     do(striped)
-    none = striped.get(f"{other.headers['Location']}/predictions")
+    none = striped.get(f"{promotion.headers['Location']}/predictions")
     unknown = striped.get(f"{JOBS}/{current}/predictions")
 
     assert (waiting.status_code, waiting.json()["type"]) == (409, "/problems/job-ended")
@@ -242,7 +248,7 @@ def test_a_project_that_is_not_ready_is_refused_with_what_is_missing(birds, stri
 
 
 def test_images_without_embedding_are_left_out_and_counted(striped, do):
-    lost, *kept = pool(striped)
+    lost, *embedded = pool(striped)
     with striped.app.state.parts.queue.db.writing() as session:
         session.execute(delete(Embedding).where(Embedding.image_id == UUID(lost)))
     location = submit(striped)
@@ -250,7 +256,7 @@ def test_images_without_embedding_are_left_out_and_counted(striped, do):
     do(striped)
 
     assert striped.get(location).json()["result"]["skipped"] == 1
-    assert [line["image"] for line in lines(striped, location)] == kept
+    assert [line["image"] for line in lines(striped, location)] == embedded
 
 
 def test_a_pool_that_was_emptied_meanwhile_fails_the_job_with_advice(striped, do):
@@ -293,12 +299,12 @@ def test_options_that_do_not_exist_or_fit_are_refused(birds, options):
 
 def test_the_same_job_is_refused_until_something_changes(striped, stripes):
     submit(striped)
-    given = {"kind": "transduce", "options": {"alpha_tim": QUICK}}
+    body = {"kind": "transduce", "options": {"alpha_tim": QUICK}}
 
-    again = striped.post(JOBS, json=given)
+    refused = striped.post(JOBS, json=body)
     striped.post("/v1/projects/birds/pool", files=[("files", stripes("level", 70))])
 
-    assert again.status_code == 409
+    assert refused.status_code == 409
     submit(striped)
 
 
@@ -308,13 +314,13 @@ def test_a_terminal_shows_the_runs_and_what_came_out(striped, do):
     job = JobRead.model_validate(striped.get(location).json())
     bar = Progress(TextColumn("{task.description}"), console=Console(file=io.StringIO()))
     task = bar.add_task("queued", total=1.0, note="")
-    shown = []
+    titles = []
 
     for event in EventsRead.model_validate(striped.get(f"{location}/events").json()).items:
         if event.kind == "metrics":
             terminal._show(bar, task, event)
-            shown.append(bar.tasks[0].description)
+            titles.append(bar.tasks[0].description)
 
-    assert (shown[0], shown[-1]) == ("fold 1", "the whole pool")
+    assert (titles[0], titles[-1]) == ("fold 1", "the whole pool")
     assert bar.tasks[0].completed == 1
     assert terminal._short(job).startswith(f"{job.result.changed} of 4 images get another")
