@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from tests.app.exchange.formats.conftest import export, facts, import_
 from tests.app.exchange.formats.test_folders import packed
 

@@ -5,6 +5,7 @@ import csv
 import io
 
 import pytest
+
 from tests.app.exchange.formats.conftest import export, facts, images, import_, post, upload
 from tests.app.exchange.formats.test_folders import packed
 

@@ -4,9 +4,8 @@ import io
 import json
 import zipfile
 
-from tests.app.exchange.formats.conftest import LABELS, export, facts, import_, post
-
 from app.exchange.formats.folders import folder_names
+from tests.app.exchange.formats.conftest import LABELS, export, facts, import_, post
 
 
 def packed(**members: bytes) -> bytes:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import event
-from tests.app.exchange.formats.conftest import export, facts, images, import_, labels, post, upload
 
 from app.exchange import exports
 from app.exchange.formats import Format, formats
+from tests.app.exchange.formats.conftest import export, facts, images, import_, labels, post, upload
 
 WITH_IMAGES = {
     "folders": {},

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from tests.app.exchange.formats.conftest import export, facts, images, import_
 
 

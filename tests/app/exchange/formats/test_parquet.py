@@ -5,6 +5,7 @@ import json
 import sys
 
 import pytest
+
 from tests.app.exchange.formats.conftest import export, facts, images, import_
 
 arrow = pytest.importorskip("pyarrow", reason="is not installed")
