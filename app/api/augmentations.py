@@ -9,8 +9,8 @@ from pydantic import Field
 from app.api.parts import AllParts
 from app.http.openapi import problem_responses
 from app.http.parameters import ProjectKey
-from app.jobs.policies import DEFAULT, PerLabel, Policy
-from app.jobs.previews import augmentation_sheet
+from app.jobs.planning.policies import DEFAULT, PerLabel, Policy
+from app.jobs.planning.previews import augmentation_sheet
 from handful.contract.common import Schema
 
 router = APIRouter(prefix="/v1/projects/{project}/augmentations", tags=["augmentations"])

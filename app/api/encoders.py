@@ -15,7 +15,13 @@ from app.jobs import build, submit
 from app.problems import UnsupportedMediaType
 from app.sql.tables import TrainingImage
 from handful.contract.common import Page
-from handful.contract.encoders import WEIGHTS_TYPE, PromotionRead, TrainingImageRead, VersionRead
+from handful.contract.encoders import (
+    WEIGHTS_TYPE,
+    PromotionRead,
+    TrainingImageRead,
+    VersionMetrics,
+    VersionRead,
+)
 
 router = APIRouter(prefix="/v1/projects/{project}/encoders", tags=["encoders"])
 VersionKey = Annotated[UUID, Field(description="Id of the encoder version.")]
@@ -34,7 +40,7 @@ def show_version(view: VersionView) -> VersionRead:
         job=owned.job_id if owned else None,
         current=view.current,
         images=view.images,
-        metrics=owned.metrics if owned else {},
+        metrics=VersionMetrics.model_validate(owned.metrics if owned else {}),
         created_at=version.created_at,
     )
 

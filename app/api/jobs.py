@@ -10,7 +10,7 @@ import anyio.to_thread
 from fastapi import APIRouter, Body, Header, Query, Request, Response
 from fastapi.encoders import jsonable_encoder
 from fastapi.responses import StreamingResponse
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 
 from app.api.answers import page, show_job
 from app.api.parts import JobService, PromotionService, parts_of
@@ -39,9 +39,12 @@ PREDICTIONS = {
 }
 
 
+_events: TypeAdapter[EventRead] = TypeAdapter(EventRead)
+
+
 def show_event(event: JobEvent) -> EventRead:
     """Show it as the API does."""
-    return EventRead.model_validate(event, from_attributes=True)
+    return _events.validate_python(event, from_attributes=True)
 
 
 @router.post("", status_code=202, responses=problem_responses(404, 409, 422))
@@ -165,14 +168,14 @@ async def _stream(
     """Events as they come, until the job has ended or the service stops."""
     quiet = 0.0
     while not parts_of(request).stopping():
-        found = await anyio.to_thread.run_sync(_read, queue, project, job, last, 1000)
-        for event in found.items:
+        news = await anyio.to_thread.run_sync(_read, queue, project, job, last, 1000)
+        for event in news.items:
             last, quiet = event.number, 0.0
             data = json.dumps(jsonable_encoder(event))
             yield f"id: {event.number}\nevent: {event.kind}\ndata: {data}\n\n"
-        if found.state in FINAL and not found.items:
+        if news.state in FINAL and not news.items:
             return
-        if not found.items:
+        if not news.items:
             await anyio.sleep(POLL_S)
             quiet += POLL_S
         if quiet >= KEEP_ALIVE_S:

@@ -9,8 +9,8 @@ from pydantic import Field
 from app.api.parts import AllParts
 from app.http.openapi import problem_responses
 from app.http.parameters import ProjectKey
-from app.jobs.previews import pretraining_sheet
-from app.jobs.suitability import Suitability, suitabilities
+from app.jobs.planning.previews import pretraining_sheet
+from app.jobs.planning.suitability import Suitability, suitabilities
 from app.plugin_fields import plugin_field
 from handful.contract.common import Page, Schema
 from handful.contract.pretraining import RecipeRead

@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any
 from uuid import UUID
 
 from rich.console import Console
@@ -11,7 +10,14 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from handful.client import Handful, JobUnsuccessful
-from handful.contract.jobs import EventRead, JobRead
+from handful.contract.jobs import (
+    EventRead,
+    Figure,
+    JobRead,
+    MessageEvent,
+    MetricsEvent,
+    StateEvent,
+)
 from handful.contract.report import IntervalRead, ReportRead
 
 ENOUGH = {True: "yes", False: "no", None: "cannot be told yet"}
@@ -101,86 +107,39 @@ def _interval(interval: IntervalRead) -> str:
 
 
 def _show(bar: Progress, task: TaskID, event: EventRead) -> None:
-    data = event.data
-    if event.kind == "state":
-        reason = data.get("reason") or data.get("error")
-        bar.update(task, description=data["state"])
+    """Whatever the kind of the job: all of them tell the same."""
+    if isinstance(event, StateEvent):
+        change = event.data
+        reason = change.reason or change.error
+        bar.update(task, description=str(change.state))
         if reason:
-            bar.console.print(f"{data['state']}: {reason}", highlight=False)
-    elif event.kind == "message":
-        bar.console.print(data["text"], highlight=False)
-    elif data.get("stage") == "training":
-        share = (data["run"] - 1 + data["epoch"] / data["epochs"]) / data["runs"]
-        where = f"fold {data['fold']}" if data["fold"] else "all images"
-        accuracy = "" if data["accuracy"] is None else f", held-out {100 * data['accuracy']:.1f} %"
+            bar.console.print(f"{change.state}: {reason}", highlight=False)
+    elif isinstance(event, MessageEvent):
+        bar.console.print(event.data.text, highlight=False)
+    elif isinstance(event, MetricsEvent):
+        progress = event.data
+        notes = [_figure(figure) for figure in progress.figures]
+        if progress.seconds_left is not None:
+            notes.append(f"about {progress.seconds_left:.0f} s left")
         bar.update(
             task,
-            completed=share,
-            description=f"{data['method']}, {where}",
-            note=f"loss {data['loss']:.3f}{accuracy}, about {data['seconds_left']:.0f} s left",
+            completed=progress.share,
+            description=progress.title or progress.stage,
+            note=", ".join(notes),
         )
-    elif data.get("stage") == "pretraining":
-        known = data["accuracy"]
-        accuracy = "" if known is None else f", neighbours tell {100 * known:.1f} %"
-        bar.update(
-            task,
-            completed=data["epoch"] / data["epochs"],
-            description=data["method"],
-            note=f"loss {data['loss']:.3f} of {data['chance']:.3f} by chance{accuracy}, "
-            f"rank {data['rank']:.0f}, about {data['seconds_left']:.0f} s left",
-        )
-    elif data.get("stage") == "search":
-        bar.update(
-            task,
-            completed=data["trial"] / data["trials"],
-            description=f"trial {data['trial']} of {data['trials']}",
-            note=f"score {data['score']:.3f}, held-out {100 * data['accuracy']:.1f} %, "
-            f"about {data['seconds_left']:.0f} s left",
-        )
-    elif data.get("stage") == "transduction":
-        share = (data["run"] - 1 + data["epoch"] / data["epochs"]) / data["runs"]
-        bar.update(
-            task,
-            completed=share,
-            description="the whole pool" if data["fold"] is None else f"fold {data['fold']}",
-            note=f"loss {data['loss']:.3f}, about {data['seconds_left']:.0f} s left",
-        )
-    elif data.get("stage") == "embedding":
-        total = data["done"] + data["left"]
-        bar.update(
-            task,
-            completed=data["done"] / max(1, total),
-            description="embedding",
-            note=f"{data['done']} of {total} images",
-        )
+
+
+def _figure(figure: Figure) -> str:
+    if figure.unit == "share":
+        return f"{figure.name} {100 * figure.value:.1f} %"
+    return f"{figure.name} {figure.value:.4g} {figure.unit}".rstrip()
 
 
 def _outcome(job: JobRead) -> str:
-    if job.state != "succeeded":
-        return f"{job.state}: {job.error}" if job.error else str(job.state)
-    return f"succeeded: {_short(job)}"
+    outcome = _short(job)
+    return f"{job.state}: {outcome}" if outcome else str(job.state)
 
 
 def _short(job: JobRead) -> str:
     """What came out, in a line."""
-    result = job.result or {}
-    if job.error:
-        return job.error
-    if "augmentation" in result:
-        return _augmentation(result)
-    if "changed" in result:
-        return (
-            f"{result['changed']} of {result['images']} images get another label than by the head; "
-            f"{result['verdict']['reason']}"
-        )
-    if "promoted" not in result:
-        return ""
-    done = "promoted" if result["promoted"] else "not promoted"
-    verdict = result.get("verdict")
-    return f"version {result['version']} {done}" + (f"; {verdict['reason']}" if verdict else "")
-
-
-def _augmentation(result: dict[str, Any]) -> str:
-    names = " and ".join(one["name"] for one in result["augmentation"])
-    own = f", of their own for {', '.join(result['per_class'])}" if result["per_class"] else ""
-    return f"{names}{own}; {result['verdict']['reason']}"
+    return job.error or (job.result.summary if job.result else "")

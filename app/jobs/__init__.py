@@ -9,12 +9,13 @@ from app.jobs.job_queue import JobQueue
 from app.jobs.kinds import kinds
 from app.sql.lookups import find_project
 from app.sql.tables import Job
+from models.registry import plugin_name
 
 
 def build(kind: str, options: dict[str, Any]) -> JobKind:
     """The options of a job as they were stored."""
-    made: JobKind = TypeAdapter(kinds[kind]).validate_python(options)
-    return made
+    job: JobKind = TypeAdapter(kinds[kind]).validate_python(options)
+    return job
 
 
 def submit(queue: JobQueue, project_key: str, options: JobKind) -> Job:
@@ -23,8 +24,8 @@ def submit(queue: JobQueue, project_key: str, options: JobKind) -> Job:
     Raises:
         Problem: the project is not ready for it, or has the same job in work.
     """
-    kind = type(options).__module__.rpartition(".")[2]
+    kind = plugin_name(options)
     with queue.db.reading() as session:
         checked = options.check(session, find_project(session, project_key))
     stored = TypeAdapter(type(options)).dump_python(checked.options, mode="json")
-    return queue.enqueue(project_key, kind, stored, checked.given)
+    return queue.enqueue(project_key, kind, stored, checked.input_fingerprint)

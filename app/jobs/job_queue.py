@@ -64,16 +64,18 @@ class JobQueue:
     lease_s: float = 30.0
     max_attempts: int = 5
 
-    def enqueue(self, project_key: str, kind: str, options: dict[str, Any], given: str) -> Job:
+    def enqueue(
+        self, project_key: str, kind: str, options: dict[str, Any], input_fingerprint: str
+    ) -> Job:
         """Add a job.
 
         Args:
-            given: what else the job depends on, such as the labels it learns from.
+            input_fingerprint: of what else the job depends on, such as the labels it learns from.
 
         Raises:
             SameJobUnfinished: the project has a job of the same kind, options and input in work.
         """
-        described = json.dumps([kind, options, given], sort_keys=True)
+        described = json.dumps([kind, options, input_fingerprint], sort_keys=True)
         fingerprint = hashlib.sha256(described.encode()).hexdigest()
         with self.db.writing() as session:
             project = find_project(session, project_key, lock=True)
@@ -134,10 +136,10 @@ class JobQueue:
         """
         with self.db.reading() as session:
             query = select(Job.cancel_requested).where(Job.id == claim.job_id, _ours(claim))
-            asked = session.scalar(query)
-        if asked is None:
+            requested = session.scalar(query)
+        if requested is None:
             raise LeaseLost(f"job {claim.job_id} is no longer ours")
-        return asked
+        return requested
 
     def run(self, claim: Claim) -> None:
         """Say that the job is prepared and computes from now on."""
@@ -340,8 +342,8 @@ def _end(
     if state == JobState.SUCCEEDED:
         job.checkpoint = None  # there is nothing to go on with
     _enter(session, job, state, **({"error": error} if error else {}))
-    told = {"job": str(job.id), "kind": job.kind, "state": state, "error": error}
-    tell(session, job.project_id, Event.JOB_FINISHED, told)
+    document = {"job": str(job.id), "kind": job.kind, "state": state, "error": error}
+    tell(session, job.project_id, Event.JOB_FINISHED, document)
 
 
 def _append(session: Session, job: Job, kind: str, data: dict[str, Any]) -> None:

@@ -44,7 +44,7 @@ def run_job(settings: Settings, claim: Claim, beat: Any, parent: int) -> None:
     db = Database(settings.database)
     blobs = Blobs(settings.blobs)
     queue = JobQueue(db, settings.lease_seconds, settings.job_attempts)
-    job = JobContext(
+    context = JobContext(
         claim=claim,
         queue=queue,
         db=db,
@@ -57,32 +57,32 @@ def run_job(settings: Settings, claim: Claim, beat: Any, parent: int) -> None:
         checkpoint_s=settings.checkpoint_seconds,
     )
     try:
-        perform(job)
+        perform(context)
     except LeaseLost:
         log.warning("job no longer ours", job=str(claim.job_id))
     db.close()
 
 
-def perform(job: JobContext) -> None:
+def perform(context: JobContext) -> None:
     """Do a job, and write how it ended.
 
     Raises:
         LeaseLost: it is no longer ours.
     """
-    claim, finish = job.claim, job.queue.finish
+    claim, finish = context.claim, context.queue.finish
     try:
-        result = build(claim.kind, claim.options).run(job)
+        result = build(claim.kind, claim.options).run(context).model_dump(mode="json")
     except LeaseLost:
         raise
     except (JobFailed, Problem) as error:
         reason = error.detail if isinstance(error, Problem) else str(error)
-        job.patiently(lambda: finish(claim, JobState.FAILED, error=reason))
+        context.through_outages(lambda: finish(claim, JobState.FAILED, error=reason))
     except Exception as error:
         log.exception("job failed", job=str(claim.job_id))
         reason = f"unexpected error, see the log: {type(error).__name__}: {error}"
-        job.patiently(lambda: finish(claim, JobState.FAILED, error=reason))
+        context.through_outages(lambda: finish(claim, JobState.FAILED, error=reason))
     else:
-        job.patiently(lambda: finish(claim, JobState.SUCCEEDED, result=result))
+        context.through_outages(lambda: finish(claim, JobState.SUCCEEDED, result=result))
 
 
 def _beat(beat: Any) -> None:

@@ -1,11 +1,10 @@
-"""The labeled images of a project, decoded for training."""
+"""What jobs learn from: the images and labels of a project as they were when a job started."""
 
-import os
 from collections import Counter
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from hashlib import sha256
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import torch
@@ -13,10 +12,11 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 from torch import Tensor
 
+from app.jobs.context import JobContext
 from app.problems import TooFewImages
 from app.sql.tables import Image, Label, Project
-from app.storage.blobs import Blobs
-from models.images import Preprocessing, UnreadableImage, decode
+from models.heads import Head
+from models.heads.kinds import heads
 
 FEWEST = 2  # labels, and images of each: one to learn from and one to judge with
 
@@ -43,8 +43,8 @@ class Labeled(NamedTuple):
     @property
     def names(self) -> list[str]:
         """Of the labels."""
-        known = {example.label_id: example.label for example in self.examples}
-        return [known[label] for label in self.labels]
+        names = {example.label_id: example.label for example in self.examples}
+        return [names[label] for label in self.labels]
 
     @property
     def targets(self) -> Tensor:
@@ -77,6 +77,67 @@ class Labeled(NamedTuple):
         )
 
 
+@dataclass(frozen=True)
+class TrainingData:
+    """What a job learns from and is judged with, fixed when it first started."""
+
+    labeled: Labeled
+    champion: UUID  # the version that served the project
+    base: UUID  # the nearest version to it that has not seen the labels
+    head_choice: dict[str, Any]
+    digests: Sequence[str] = ()  # of all images, for a kind that needs no labels
+
+    @property
+    def head(self) -> Head:
+        """Not fitted yet."""
+        head: Head = heads[self.head_choice["name"]](**self.head_choice["options"])
+        return head
+
+    def pack(self) -> dict[str, Any]:
+        """Plain values, for a checkpoint."""
+        return {
+            "labeled": self.labeled.pack(),
+            "champion": str(self.champion),
+            "base": str(self.base),
+            "head": self.head_choice,
+            "digests": list(self.digests),
+        }
+
+    @classmethod
+    def unpack(cls, packed: dict[str, Any]) -> "TrainingData":
+        """What was packed."""
+        return cls(
+            Labeled.unpack(packed["labeled"]),
+            UUID(packed["champion"]),
+            UUID(packed["base"]),
+            packed["head"],
+            packed["digests"],
+        )
+
+
+def gather(
+    context: JobContext, packed: dict[str, Any] | None, *, pool: bool = False
+) -> TrainingData:
+    """What a job learns from: as it was packed, or as the project is now.
+
+    Args:
+        pool: with the images that have no label.
+    """
+    if packed is not None:
+        return TrainingData.unpack(packed)
+
+    def read() -> TrainingData:
+        with context.db.reading() as session:
+            project = session.get_one(Project, context.project_id)
+            labeled = labeled_images(session, project.id)
+            champion, head = project.encoder_id, project.head
+            query = select(Image.sha256).where(Image.project_id == project.id).order_by(Image.id)
+            digests = list(session.scalars(query)) if pool else []
+        return TrainingData(labeled, champion, context.versions.base(champion), head, digests)
+
+    return context.through_outages(read)
+
+
 def labeled_images(session: Session, project_id: UUID) -> Labeled:
     """The labeled images of a project, in the order in which they came."""
     rows = session.execute(
@@ -88,12 +149,12 @@ def labeled_images(session: Session, project_id: UUID) -> Labeled:
     return Labeled([Example(*row) for row in rows])
 
 
-def snapshot(session: Session, project: Project) -> str:
+def labels_fingerprint(session: Session, project: Project) -> str:
     """What a training on the project's labels depends on; the same while none of it changes."""
-    known = sha256(str(project.encoder_id).encode())
+    fingerprint = sha256(str(project.encoder_id).encode())
     for example in labeled_images(session, project.id).examples:
-        known.update(example.image_id.bytes + example.label_id.bytes)
-    return known.hexdigest()
+        fingerprint.update(example.image_id.bytes + example.label_id.bytes)
+    return fingerprint.hexdigest()
 
 
 def check_enough(session: Session, project: Project) -> None:
@@ -123,70 +184,3 @@ def check_enough(session: Session, project: Project) -> None:
         missing_labels=missing_labels,
         missing_images=short,
     )
-
-
-class DecodedImages:
-    """Images by position, decoded by threads; as many stay decoded as fit into memory.
-
-    Pillow lets other threads run while it decodes, so threads do what processes would, without
-    copying pixels between them.
-    """
-
-    def __init__(
-        self,
-        blobs: Blobs,
-        digests: Iterable[str],
-        preprocessing: Preprocessing,
-        *,
-        max_pixels: int,
-        cache_bytes: int,
-        threads: int = 0,
-    ) -> None:
-        self._blobs = blobs
-        self._digests = list(digests)
-        self._preprocessing = preprocessing
-        self._max_pixels = max_pixels
-        self._room = cache_bytes // (3 * preprocessing.crop**2)  # images
-        self._kept: dict[int, Tensor] = {}
-        self._pool = ThreadPoolExecutor(threads or os.cpu_count() or 1, "training-decode")
-
-    def __len__(self) -> int:
-        return len(self._digests)
-
-    def __getitem__(self, positions: Tensor, /) -> Tensor:
-        return torch.stack(list(self._pool.map(self._one, positions.tolist())))
-
-    def unreadable(self) -> list[int]:
-        """The positions of images that cannot be decoded any more."""
-        return [
-            n for n, fine in enumerate(self._pool.map(self._reads, range(len(self)))) if not fine
-        ]
-
-    def only(self, positions: list[int]) -> "DecodedImages":
-        """These images alone, with what is decoded already."""
-        digests = [self._digests[n] for n in positions]
-        part = DecodedImages(
-            self._blobs,
-            digests,
-            self._preprocessing,
-            max_pixels=self._max_pixels,
-            cache_bytes=self._room * 3 * self._preprocessing.crop**2,
-        )
-        part._kept = {new: self._kept[n] for new, n in enumerate(positions) if n in self._kept}
-        return part
-
-    def _reads(self, position: int) -> bool:
-        try:
-            self._one(position)
-        except (UnreadableImage, FileNotFoundError):
-            return False
-        return True
-
-    def _one(self, position: int) -> Tensor:
-        if position in self._kept:
-            return self._kept[position]
-        content = self._blobs.get(self._digests[position])
-        pixels = decode(content, self._preprocessing, max_pixels=self._max_pixels).pixels
-        if len(self._kept) < self._room:
-            self._kept[position] = pixels
-        return pixels

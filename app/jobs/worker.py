@@ -162,9 +162,9 @@ def stop_on_signals(stop: threading.Event) -> None:
 @contextmanager
 def beside(settings: Settings) -> Iterator[None]:
     """Keep workers running beside this process, and stop them with it."""
-    done = threading.Event()
+    ending = threading.Event()
     keepers = [
-        threading.Thread(target=_keep_running, args=(settings, done), name=f"worker-{n}")
+        threading.Thread(target=_keep_running, args=(settings, ending), name=f"worker-{n}")
         for n in range(settings.workers)
     ]
     for keeper in keepers:
@@ -172,23 +172,23 @@ def beside(settings: Settings) -> Iterator[None]:
     try:
         yield
     finally:
-        done.set()
+        ending.set()
         for keeper in keepers:
             keeper.join()
 
 
-def _keep_running(settings: Settings, done: threading.Event) -> None:
+def _keep_running(settings: Settings, ending: threading.Event) -> None:
     """Start a worker, and again whenever it ends."""
     starts = 0
-    while not done.is_set():
+    while not ending.is_set():
         process = _processes.Process(
             target=_work_beside, args=(settings, os.getpid()), name="handful-worker"
         )
         process.start()
         started = time.monotonic()
-        while process.is_alive() and not done.wait(BEAT_S):
+        while process.is_alive() and not ending.wait(BEAT_S):
             pass
-        if done.is_set():
+        if ending.is_set():
             process.terminate()
             process.join(10)
             _kill(process)
@@ -196,7 +196,7 @@ def _keep_running(settings: Settings, done: threading.Event) -> None:
         starts = 0 if time.monotonic() - started > 60 else starts + 1
         pause = RESTART_S[min(starts, len(RESTART_S) - 1)]
         log.error("worker ended", code=process.exitcode, restart_in_s=pause)
-        done.wait(pause)
+        ending.wait(pause)
 
 
 def _work_beside(settings: Settings, parent: int) -> None:

@@ -6,9 +6,15 @@ from uuid import UUID
 
 from pydantic import BaseModel, Field
 
-from handful.contract.jobs import JobRead
+from handful.contract.jobs import JobRead, VerdictRead
 
 WEIGHTS_TYPE = "application/octet-stream"
+
+
+class VersionMetrics(VerdictRead):
+    """How a version was judged when it was made; empty for one that was uploaded."""
+
+    champion: UUID | None = Field(None, description="The version that served the project then.")
 
 
 class VersionRead(BaseModel):
@@ -22,7 +28,7 @@ class VersionRead(BaseModel):
     job: UUID | None = Field(description="The job that made it.")
     current: bool = Field(description="Whether it serves the project.")
     images: int = Field(description="Labeled images that it learned from.")
-    metrics: dict[str, Any] = Field(description="How it was judged, beside what it was to replace.")
+    metrics: VersionMetrics = Field(description="How it was judged, beside what it was to replace.")
     created_at: datetime
 
 

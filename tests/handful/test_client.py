@@ -178,7 +178,7 @@ def test_a_job_is_followed_to_its_end(filled, live_service, do):
     with pytest.raises(JobUnsuccessful, match="cancelled") as ended:
         filled.wait("birds", job.id, heard.append)
     assert ended.value.job.id == job.id
-    assert [event.data["state"] for event in heard] == ["queued", "cancelled"]
+    assert [event.data.state for event in heard] == ["queued", "cancelled"]
     assert filled.retry_job("birds", job.id).state == "queued"
 
 

@@ -1,33 +1,28 @@
 """Search for an augmentation: on embeddings of the labeled images, without training an encoder."""
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
-from uuid import UUID
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
+from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
 from app.jobs.context import Checked, JobContext, JobFailed
+from app.jobs.decoded_images import Material, decode_labeled
 from app.jobs.kinds import kinds
-from app.jobs.training_data import (
-    FEWEST,
-    DecodedImages,
-    Labeled,
-    check_enough,
-    labeled_images,
-    snapshot,
-)
-from app.jobs.verdicts import verdict_document
+from app.jobs.training import LearningStep, learn
+from app.jobs.training_data import FEWEST, Labeled, check_enough, gather, labels_fingerprint
+from app.jobs.verdicts import combine_verdicts
 from app.plugin_fields import plugin_field, plugins_from
 from app.sql.tables import Project
+from handful.contract.jobs import Figure, JobResult, Progress, VerdictRead
 from models.augmentation.kinds import augmentations
-from models.augmentation_search import PolicyTrial, SearchResult
+from models.augmentation_search import PolicyTrial, Search, SearchResult
 from models.augmentation_search.candidates import NOTHING, PolicyCandidate, PolicyScore, documents
 from models.augmentation_search.proxy import Proxy, balanced
 from models.augmentation_search.searches import searches
-from models.encoders import Encoder
 from models.evaluation.comparison import compare
 
 SearchChoice: Any = plugin_field(searches)
@@ -61,21 +56,13 @@ class AugmentationSearch:
 
     def check(self, session: Session, project: Project) -> Checked:
         check_enough(session, project)
-        return Checked(self, snapshot(session, project))
+        return Checked(self, labels_fingerprint(session, project))
 
-    def run(self, work: JobContext) -> dict[str, Any]:
-        checkpoint = work.checkpoint()
-        data = work.patiently(lambda: self._gather(work, checkpoint))
-        encoder = work.patiently(lambda: work.versions.load(data.base))
-        readable, images = work.decode(data.labeled, encoder)
-        if readable != data.labeled:
-            data, checkpoint = data._replace(labeled=readable), None
+    def run(self, context: JobContext) -> "SearchedAugmentation":
         try:
-            proxy = self._proxy(encoder, images, data)
-            proxy.load(checkpoint["judged"] if checkpoint else {})
-            work.running()
-            trials = self._try(work, proxy, data)
-            return _result(self.search.options.choose(proxy, trials), proxy, data, len(trials))
+            material, searcher = learn(context, self)
+            outcome = self.search.options.choose(searcher.proxy, searcher.trials)
+            return _result(outcome, searcher, material.data.labeled)
         except ValueError as error:
             raise JobFailed(str(error)) from error
         except (torch.OutOfMemoryError, MemoryError) as error:
@@ -84,101 +71,140 @@ class AugmentationSearch:
                 "encoder"
             ) from error
 
-    def _gather(self, work: JobContext, checkpoint: dict[str, Any] | None) -> "_Data":
-        """The images to judge with, fixed when the job first started."""
-        if checkpoint is not None:
-            return _Data.unpack(checkpoint["data"])
-        with work.db.reading() as session:
-            found = labeled_images(session, work.project_id)
-            champion = session.get_one(Project, work.project_id).encoder_id
-        chosen = balanced(found.targets, self.images, self.seed).tolist()
-        return _Data(found.only(chosen), work.versions.base(champion))
+    def gather(self, context: JobContext, packed: dict[str, Any] | None) -> Material:
+        data = gather(context, packed)
+        if packed is None:
+            sample = balanced(data.labeled.targets, self.images, self.seed).tolist()
+            data = replace(data, labeled=data.labeled.only(sample))
+        return decode_labeled(context, data)
 
-    def _proxy(self, encoder: Encoder, images: DecodedImages, data: "_Data") -> Proxy:
-        return Proxy(
-            encoder,
-            images,
-            data.labeled.targets,
+    def begin(
+        self,
+        context: JobContext,
+        material: Material,
+        batch_size: int,
+        state: dict[str, Any] | None,
+    ) -> "Searcher":
+        proxy = Proxy(
+            material.encoder,
+            material.images,
+            material.data.labeled.targets,
             limit=self.images,
             views=self.views,
             folds=self.folds,
             seed=self.seed,
         )
-
-    def _try(self, work: JobContext, proxy: Proxy, data: "_Data") -> list[PolicyTrial]:
-        """All trials; those that an earlier attempt judged are gone through at once."""
-        told = work.patiently(lambda: work.queue.last_metrics(work.claim)) or {}
-        proxy.judge(NOTHING)
-        trials: list[PolicyTrial] = []
-        seconds: list[float] = []
-        started = time.monotonic()
-        for trial in self.search.options.search(proxy):
-            trials.append(trial)
-            if trial.number > told.get("trial", 0):
-                seconds.append(time.monotonic() - started)
-                work.tell(_metrics(trial, data, seconds))
-                work.keep(lambda: {"judged": proxy.state(), "data": data.pack()})
-            started = time.monotonic()
-        return trials
+        proxy.load(state or {})
+        return Searcher(self.search.options, proxy, material.data.labeled)
 
 
-class _Data(NamedTuple):
-    """What a job judges with."""
+class PolicyRead(BaseModel):
+    """An augmentation as a `finetune` job takes it."""
 
-    labeled: Labeled
-    base: UUID  # the version that has not seen the labels
-
-    def pack(self) -> dict[str, Any]:
-        return {"examples": self.labeled.pack(), "base": str(self.base)}
-
-    @classmethod
-    def unpack(cls, packed: dict[str, Any]) -> "_Data":
-        return cls(Labeled.unpack(packed["examples"]), UUID(packed["base"]))
+    augmentation: list[dict[str, Any]]
+    per_class: dict[str, list[dict[str, Any]]]
 
 
-def _metrics(trial: PolicyTrial, data: _Data, seconds: Sequence[float]) -> dict[str, Any]:
-    left = (trial.of - trial.number) * sum(seconds) / len(seconds)
-    return {
-        "stage": "search",
-        "trial": trial.number,
-        "trials": trial.of,
-        "policy": _policy(trial.candidate, data),
-        **_rated(trial.judged),
-        "seconds_left": round(left, 1),
-    }
+class PolicyRating(BaseModel):
+    """How an augmentation did on held-out images."""
+
+    score: float
+    accuracy: float
 
 
-def _result(found: SearchResult, proxy: Proxy, data: _Data, trials: int) -> dict[str, Any]:
+class SearchProgress(Progress):
+    """An augmentation that was tried."""
+
+    trial: int
+    trials: int
+    policy: PolicyRead
+    score: float
+    accuracy: float
+
+
+class SearchedAugmentation(JobResult):
     """What to fine-tune with, and how it did against what there is without a search."""
+
+    augmentation: list[dict[str, Any]]
+    per_class: dict[str, list[dict[str, Any]]]
+    score: float
+    accuracy: float
+    baseline: PolicyRating
+    accepted: bool
+    verdict: VerdictRead
+    trials: int
+
+
+class Searcher:
+    """Tells the trials of a search; those that an earlier attempt judged take no time."""
+
+    def __init__(self, search: Search, proxy: Proxy, labeled: Labeled) -> None:
+        self.proxy = proxy
+        self.trials: list[PolicyTrial] = []
+        self._search = search
+        self._labeled = labeled
+
+    def steps(self) -> Iterator[LearningStep]:
+        self.proxy.judge(NOTHING)
+        started = time.monotonic()
+        for trial in self._search.search(self.proxy):
+            self.trials.append(trial)
+            seconds = time.monotonic() - started
+            yield LearningStep(_progress(trial, self._labeled), seconds, trial.of - trial.number)
+            started = time.monotonic()
+
+    def state(self) -> dict[str, Any]:
+        return self.proxy.state()
+
+
+def _progress(trial: PolicyTrial, labeled: Labeled) -> SearchProgress:
+    rating = _rating(trial.judged)
+    return SearchProgress(
+        stage="search",
+        share=trial.number / trial.of,
+        title=f"trial {trial.number} of {trial.of}",
+        figures=[
+            Figure(name="score", value=rating.score),
+            Figure(name="held-out accuracy", value=rating.accuracy, unit="share"),
+        ],
+        trial=trial.number,
+        trials=trial.of,
+        policy=_policy(trial.candidate, labeled),
+        score=rating.score,
+        accuracy=rating.accuracy,
+    )
+
+
+def _result(outcome: SearchResult, searcher: Searcher, labeled: Labeled) -> SearchedAugmentation:
+    proxy, policy = searcher.proxy, _policy(outcome.candidate, labeled)
     trivial = proxy.judge(PolicyCandidate((augmentations["trivialaugment"](),)))
-    against = {
-        found.against: found.verdict,
-        "trivialaugment": compare(found.right, trivial.right, proxy.targets),
-    }
-    return {
-        **_policy(found.candidate, data),
-        **_rated(found.judged),
-        "baseline": _rated(proxy.judge(NOTHING)),
-        "accepted": found.verdict.better,
-        "verdict": {
-            "better": found.verdict.better,
-            "reason": found.verdict.reason,
-            "images": len(proxy.targets),
-            "against": {name: verdict_document(verdict) for name, verdict in against.items()},
-        },
-        "trials": trials,
-    }
+    rating = _rating(outcome.judged)
+    verdict = combine_verdicts(
+        {outcome.against: outcome.verdict},
+        len(proxy.targets),
+        beside={"trivialaugment": compare(outcome.right, trivial.right, proxy.targets)},
+    )
+    names = " and ".join(operation["name"] for operation in policy.augmentation)
+    exceptions = f", of their own for {', '.join(policy.per_class)}" if policy.per_class else ""
+    return SearchedAugmentation(
+        summary=f"{names}{exceptions}; {verdict.reason}",
+        verdict=verdict,
+        augmentation=policy.augmentation,
+        per_class=policy.per_class,
+        score=rating.score,
+        accuracy=rating.accuracy,
+        baseline=_rating(proxy.judge(NOTHING)),
+        accepted=verdict.better,
+        trials=len(searcher.trials),
+    )
 
 
-def _policy(candidate: PolicyCandidate, data: _Data) -> dict[str, Any]:
-    """As a `finetune` job takes it."""
-    return {
-        "augmentation": documents(candidate.policy),
-        "per_class": {
-            data.labeled.names[n]: documents(policy) for n, policy in candidate.per_class
-        },
-    }
+def _policy(candidate: PolicyCandidate, labeled: Labeled) -> PolicyRead:
+    return PolicyRead(
+        augmentation=documents(candidate.policy),
+        per_class={labeled.names[n]: documents(policy) for n, policy in candidate.per_class},
+    )
 
 
-def _rated(judged: PolicyScore) -> dict[str, float]:
-    return {"score": round(judged.score, 4), "accuracy": round(judged.accuracy, 4)}
+def _rating(judged: PolicyScore) -> PolicyRating:
+    return PolicyRating(score=round(judged.score, 4), accuracy=round(judged.accuracy, 4))

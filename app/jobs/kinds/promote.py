@@ -1,13 +1,13 @@
 """Promotion: let an encoder version serve the project, after embedding what it has not seen."""
 
 from dataclasses import dataclass
-from typing import Any
 from uuid import UUID
 
 from sqlalchemy.orm import Session
 
 from app.jobs.context import Checked, JobContext
 from app.jobs.kinds import kinds
+from app.jobs.promotion import VersionResult, promote_version
 from app.sql.lookups import find_version
 from app.sql.tables import Project
 
@@ -23,7 +23,8 @@ class Promote:
         find_version(session, project, self.version)
         return Checked(self, "")
 
-    def run(self, work: JobContext) -> dict[str, Any]:
-        work.running()
-        work.promote(self.version)
-        return {"version": str(self.version), "promoted": True}
+    def run(self, context: JobContext) -> VersionResult:
+        context.mark_running()
+        promote_version(context, self.version)
+        summary = f"version {self.version} promoted"
+        return VersionResult(summary=summary, version=self.version, promoted=True)

@@ -3,24 +3,26 @@
 import hashlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Any, NamedTuple
 
 import torch
-from pydantic import Field
+from pydantic import BaseModel, Field
 from sqlalchemy import exists, func, select
 from sqlalchemy.orm import Session
 from torch import Tensor
 
 from app.jobs.context import Checked, JobContext, JobFailed
 from app.jobs.kinds import kinds
-from app.jobs.verdicts import verdict_document
+from app.jobs.training import LearningStep, learn, speed
+from app.jobs.verdicts import combine_verdicts, unjudged
 from app.plugin_fields import forbid_extra
 from app.prediction.predictor import Predictor, fit_predictor
 from app.problems import EmptyPool, TooFewLabels
 from app.sql.tables import Embedding, Image, Label, Project
 from app.vectors.matrices import ROWS_PER_FETCH, Snapshot, Vectors
+from handful.contract.jobs import Figure, JobResult, Progress, VerdictRead
 from models.heads import Head
 from models.heads.kinds import heads
 from models.training.loop import Diverged
@@ -63,57 +65,40 @@ class Transduce:
             )
         return Checked(self, f"{project.encoder_id} {project.revision} {project.head}")
 
-    def run(self, work: JobContext) -> dict[str, Any]:
-        checkpoint = work.checkpoint()
-        data = work.patiently(lambda: _gather(work))
-        if checkpoint is not None and checkpoint["digest"] != data.digest:
-            work.say("labels or images have changed since the checkpoint: starting over")
-            checkpoint = None
-        try:
-            images = PartlyLabeled(
-                data.everything.vectors,
-                data.unlabeled,
-                data.fitted.rows,
-                data.fitted.targets,
-                len(data.fitted.names),
-                data.mean,
-            )
-            rescoring = CrossValidatedTransduction(images, self.alpha_tim)
-            self._learn(work, rescoring, data, checkpoint)
-        except Diverged as error:
-            raise JobFailed(f"{error}; try a lower rate than {self.alpha_tim.rate:g}") from error
-        verdict = _judge(rescoring, data.head)
-        content, found = _predict(rescoring, data)
-        digest = work.blobs.put(content)
-        work.patiently(lambda: work.queue.keep_predictions(work.claim, digest))
-        return found | {"skipped": data.skipped, "verdict": verdict}
+    def run(self, context: JobContext) -> "PoolLabels":
+        material, transducer = learn(context, self)
+        verdict = _judge(transducer.transduction, material.head)
+        content, result = _predict(transducer.transduction, material, verdict)
+        digest = context.blobs.put(content)
+        context.through_outages(lambda: context.queue.keep_predictions(context.claim, digest))
+        return result
 
-    def _learn(
+    def gather(self, context: JobContext, packed: dict[str, Any] | None) -> "Transducible":
+        """The labels and the pool as they are: predictions are for those of now."""
+        return context.through_outages(lambda: _gather(context))
+
+    def begin(
         self,
-        work: JobContext,
-        rescoring: CrossValidatedTransduction,
-        data: "_Data",
-        checkpoint: dict[str, Any] | None,
-    ) -> None:
-        """Go through all epochs; tell of the last one of each fold, and of each of the whole."""
-        told = None
-        if checkpoint is not None:
-            rescoring.load(checkpoint["rescoring"])
-        if checkpoint is not None or work.claim.checkpoint is None:
-            told = work.patiently(lambda: work.queue.last_metrics(work.claim))
-        work.running()
-        seconds: list[float] = []
-        for progress in rescoring:
-            epoch = progress.epoch
-            seconds.append(epoch.seconds)
-            position = [progress.run, epoch.number]
-            news = told is None or position > [told.get("run", 0), told.get("epoch", 0)]
-            if news and (progress.fold is None or epoch.number == epoch.of):
-                work.tell(_metrics(progress, seconds))
-            work.keep(lambda: {"rescoring": rescoring.state(), "digest": data.digest})
+        context: JobContext,
+        material: "Transducible",
+        batch_size: int,
+        state: dict[str, Any] | None,
+    ) -> "Transducer":
+        images = PartlyLabeled(
+            material.everything.vectors,
+            material.unlabeled,
+            material.fitted.rows,
+            material.fitted.targets,
+            len(material.fitted.names),
+            material.mean,
+        )
+        transduction = CrossValidatedTransduction(images, self.alpha_tim)
+        if state is not None:
+            transduction.load(state)
+        return Transducer(transduction, self.alpha_tim.rate)
 
 
-class _Data(NamedTuple):
+class Transducible(NamedTuple):
     """What a job learns from."""
 
     everything: Snapshot
@@ -124,14 +109,72 @@ class _Data(NamedTuple):
     skipped: int  # images of the pool that have no embedding
     digest: str  # the same while nothing of it changes
 
+    def pack(self) -> dict[str, Any]:
+        """Plain values, for a checkpoint."""
+        return {"digest": self.digest}
 
-def _gather(work: JobContext) -> _Data:
-    with work.db.reading() as session:
-        project = session.get_one(Project, work.project_id)
+
+class TransduceProgress(Progress):
+    """An epoch without the labels of a fold, or with all labels."""
+
+    run: int
+    runs: int
+    fold: int | None
+    epoch: int
+    epochs: int
+    loss: float
+    cross_entropy: float
+    marginal_entropy: float
+    conditional_entropy: float
+    images_per_s: float
+
+
+class LabelShare(BaseModel):
+    """How much of the pool gets a label."""
+
+    label: str
+    images: int
+    share: float
+
+
+class PoolLabels(JobResult):
+    """What the pool's labels come to."""
+
+    images: int
+    changed: int
+    labels: list[LabelShare]
+    skipped: int
+    verdict: VerdictRead
+
+
+@dataclass(frozen=True)
+class Transducer:
+    """Tells the last epoch of each fold, and each epoch with all labels."""
+
+    transduction: CrossValidatedTransduction
+    rate: float
+
+    def steps(self) -> Iterator[LearningStep]:
+        try:
+            for progress in self.transduction:
+                epoch = progress.epoch
+                remaining = (progress.runs - progress.run + 1) * epoch.of - epoch.number
+                quiet = progress.fold is not None and epoch.number < epoch.of
+                yield LearningStep(_progress(progress), epoch.seconds, remaining, quiet=quiet)
+        except Diverged as error:
+            raise JobFailed(f"{error}; try a lower rate than {self.rate:g}") from error
+
+    def state(self) -> dict[str, Any]:
+        return self.transduction.state()
+
+
+def _gather(context: JobContext) -> Transducible:
+    with context.db.reading() as session:
+        project = session.get_one(Project, context.project_id)
         query = select(Label.id, Label.name).where(Label.project_id == project.id)
         names = {row[0]: row[1] for row in session.execute(query)}
         pool = _count_pool(session, project)
-    everything = Vectors(work.db, 0).everything(project.id, project.encoder_id)
+    everything = Vectors(context.db, 0).everything(project.id, project.encoder_id)
     head: Head = heads[project.head["name"]](**project.head["options"])
     assert everything.mean is not None
     mean = everything.mean.vector
@@ -139,18 +182,18 @@ def _gather(work: JobContext) -> _Data:
     unlabeled = everything.rows(labeled=False)
     if not len(unlabeled):
         raise JobFailed("the pool has become empty: upload images without a label")
-    known = hashlib.sha256(f"{project.encoder_id} {project.head}".encode())
+    fingerprint = hashlib.sha256(f"{project.encoder_id} {project.head}".encode())
     for part in (everything.ids, everything.codes):
-        known.update(part.tobytes())
-    known.update(str([(i, names.get(i)) for i in everything.label_ids]).encode())
-    return _Data(
+        fingerprint.update(part.tobytes())
+    fingerprint.update(str([(i, names.get(i)) for i in everything.label_ids]).encode())
+    return Transducible(
         everything,
         unlabeled,
         fitted,
         head,
         mean,
         max(0, pool - len(unlabeled)),
-        known.hexdigest(),
+        fingerprint.hexdigest(),
     )
 
 
@@ -171,64 +214,66 @@ def _count_pool(session: Session, project: Project) -> int:
     ).one()
 
 
-def _metrics(progress: TransductionProgress, seconds: Sequence[float]) -> dict[str, Any]:
+def _progress(progress: TransductionProgress) -> TransduceProgress:
     epoch = progress.epoch
-    left = (progress.runs - progress.run + 1) * epoch.of - epoch.number
-    return {
-        "stage": "transduction",
-        "run": progress.run,
-        "runs": progress.runs,
-        "fold": progress.fold,
-        "epoch": epoch.number,
-        "epochs": epoch.of,
-        "loss": epoch.loss,
-        "cross_entropy": epoch.cross_entropy,
-        "marginal_entropy": epoch.marginal,
-        "conditional_entropy": epoch.conditional,
-        "images_per_s": round(epoch.images / max(epoch.seconds, 1e-9), 1),
-        "seconds_left": round(left * sum(seconds) / len(seconds), 1),
-    }
+    return TransduceProgress(
+        stage="transduction",
+        share=(progress.run - 1 + epoch.number / epoch.of) / progress.runs,
+        title="the whole pool" if progress.fold is None else f"fold {progress.fold}",
+        figures=[Figure(name="loss", value=epoch.loss)],
+        run=progress.run,
+        runs=progress.runs,
+        fold=progress.fold,
+        epoch=epoch.number,
+        epochs=epoch.of,
+        loss=epoch.loss,
+        cross_entropy=epoch.cross_entropy,
+        marginal_entropy=epoch.marginal,
+        conditional_entropy=epoch.conditional,
+        images_per_s=speed(epoch.images, epoch.seconds),
+    )
 
 
-def _judge(rescoring: CrossValidatedTransduction, head: Head) -> dict[str, Any]:
-    verdict = rescoring.judge(head)
+def _judge(transduction: CrossValidatedTransduction, head: Head) -> VerdictRead:
+    verdict = transduction.judge(head)
     if verdict is None:
-        reason = "there are too few labels to judge it: two with two images each are needed"
-        return {"better": False, "reason": reason, "images": 0, "against": {}}
-    return {
-        "better": verdict.better,
-        "reason": verdict.reason,
-        "images": len(rescoring.judged),
-        "against": {"head": verdict_document(verdict)},
-    }
+        return unjudged(0)
+    return combine_verdicts({"head": verdict}, len(transduction.judged))
 
 
-def _predict(rescoring: CrossValidatedTransduction, data: _Data) -> tuple[bytes, dict[str, Any]]:
+def _predict(
+    transduction: CrossValidatedTransduction, material: Transducible, verdict: VerdictRead
+) -> tuple[bytes, PoolLabels]:
     """The pool's labels as JSON lines, and what they come to; a block of images at a time."""
-    names, temperature = data.fitted.names, rescoring.temperature
+    names, temperature = material.fitted.names, transduction.temperature
     images = torch.zeros(len(names), dtype=torch.long)
     shares = torch.zeros(len(names), dtype=torch.float64)
     changed, lines = 0, io.BytesIO()
-    for rows in torch.split(data.unlabeled, ROWS_PER_FETCH):
-        probabilities = (rescoring.scores(rows) / temperature).softmax(dim=1)
+    for rows in torch.split(material.unlabeled, ROWS_PER_FETCH):
+        probabilities = (transduction.scores(rows) / temperature).softmax(dim=1)
         best = probabilities.max(dim=1)
-        plain = data.fitted.head.probabilities(data.everything.vectors[rows].float()).argmax(dim=1)
+        plain = material.fitted.head.probabilities(
+            material.everything.vectors[rows].float()
+        ).argmax(dim=1)
         images += torch.bincount(best.indices, minlength=len(names))
         shares += probabilities.double().sum(dim=0)
         changed += int((best.indices != plain).sum())
         columns = (rows, best.indices, best.values, plain)
         for row, label, p, head in zip(*(c.tolist() for c in columns), strict=True):
             line = {
-                "image": str(data.everything.image_id(row)),
+                "image": str(material.everything.image_id(row)),
                 "label": names[label],
                 "probability": round(p, 4),
                 "head_label": names[head],
             }
             lines.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
-    count = len(data.unlabeled)
-    told = zip(names, images.tolist(), (shares / count).tolist(), strict=True)
-    return lines.getvalue(), {
-        "images": count,
-        "changed": changed,
-        "labels": [{"label": n, "images": i, "share": round(s, 4)} for n, i, s in told],
-    }
+    count = len(material.unlabeled)
+    totals = zip(names, images.tolist(), (shares / count).tolist(), strict=True)
+    return lines.getvalue(), PoolLabels(
+        summary=f"{changed} of {count} images get another label than by the head; {verdict.reason}",
+        verdict=verdict,
+        images=count,
+        changed=changed,
+        labels=[LabelShare(label=n, images=i, share=round(s, 4)) for n, i, s in totals],
+        skipped=material.skipped,
+    )

@@ -1,4 +1,4 @@
-// Fine-tuning jobs: start one, watch it, read the verdict; and the versions that came of them.
+// Jobs: start a fine-tuning, watch any kind, read what came out; and the versions that came of them.
 
 import { all, get, path, post } from "./api.js";
 import { attempt, fill, h, percent } from "./dom.js";
@@ -7,6 +7,7 @@ import { t } from "./strings.js";
 const RECIPES = ["discriminative", "full", "feature_extraction"];
 const FINAL = ["succeeded", "failed", "cancelled"];
 const SHOWN = 10;
+const COLUMNS = ["version_name", "version_made", "version_accuracy", "version_serves"];
 
 export async function train(view, project) {
   const recipe = h("select", {}, RECIPES.map((name) => h("option", { value: name }, t(`recipe_${name}`))));
@@ -18,20 +19,26 @@ export async function train(view, project) {
     sources.splice(0).forEach((source) => source.close());
     const { items } = await get(`${path("projects", project, "jobs")}?limit=${SHOWN}`);
     fill(jobs, items.length ? items.map((job) => watch(job)) : h("p", { class: "faint" }, t("no_jobs")));
-    const known = await all(path("projects", project, "encoders"));
-    fill(versions, h("table", {}, known.map((version) => h("tr", {},
-      h("td", {}, version.name), h("td", {}, version.created_at.slice(0, 16).replace("T", " ")),
-      h("td", {}, version.metrics.accuracy === undefined ? "" : percent(version.metrics.accuracy)),
-      h("td", {}, version.current ? t("serves") : h("button", { type: "button", onclick: attempt(async () => {
-        await post(path("projects", project, "encoders", version.id, "promote"));
-        await refresh();
-      }) }, t("promote")))))));
+    const made = await all(path("projects", project, "encoders"));
+    fill(versions, h("table", {}, h("tr", {}, COLUMNS.map((name) => h("th", { scope: "col" }, t(name)))),
+      made.map(row)));
+  }
+
+  function row(version) {
+    const { accuracy } = version.metrics;
+    const promote = attempt(async () => {
+      await post(path("projects", project, "encoders", version.id, "promote"));
+      await refresh();
+    });
+    return h("tr", {}, h("td", {}, version.name), h("td", {}, minute(version.created_at)),
+      h("td", {}, accuracy === null ? "" : percent(accuracy)),
+      h("td", {}, version.current ? t("serves") : h("button", { type: "button", onclick: promote }, t("promote"))));
   }
 
   function watch(job) {
     const at = (...below) => path("projects", project, "jobs", job.id, ...below);
     const state = h("strong", {}, job.state);
-    const note = h("p", { class: "faint", "aria-live": "polite" }, job.error ?? job.result?.verdict?.reason ?? "");
+    const note = h("p", { class: "faint", "aria-live": "polite" }, job.error ?? job.result?.summary ?? "");
     const bar = h("progress", { max: 1, value: 0, "aria-label": job.kind });
     const curve = new Curve();
     const cancel = h("button", { type: "button", onclick: attempt(async () => {
@@ -55,18 +62,14 @@ export async function train(view, project) {
       });
       source.addEventListener("metrics", (event) => {
         const { data } = JSON.parse(event.data);
-        if (data.stage === "training") {
-          bar.value = (data.run - 1 + data.epoch / data.epochs) / data.runs;
-          curve.add(data.run, data.loss);
-          fill(note, `${data.method}, ${data.epoch}/${data.epochs}: ${data.loss.toFixed(3)}` +
-            (data.accuracy === null ? "" : `, ${percent(data.accuracy)}`));
-        } else if (data.stage === "embedding") {
-          bar.value = data.done / Math.max(1, data.done + data.left);
-        }
+        bar.value = data.share;
+        curve.add(data);
+        const left = data.seconds_left === null ? [] : [t("time_left", { seconds: Math.round(data.seconds_left) })];
+        fill(note, [data.title, ...data.figures.map(figure), ...left].join(", "));
       });
     }
     return h("section", {}, h("div", { class: "row" }, h("span", {}, job.kind), state,
-      h("span", { class: "faint" }, job.created_at.slice(0, 16).replace("T", " ")), cancel), bar,
+      h("span", { class: "faint" }, minute(job.created_at)), cancel), bar,
     ended ? null : curve.element, note);
   }
 
@@ -83,7 +86,13 @@ export async function train(view, project) {
   return () => sources.forEach((source) => source.close());
 }
 
-// The loss of the run that goes on, drawn as it falls.
+const minute = (time) => time.slice(0, 16).replace("T", " ");
+
+// A number that a job tells of, whatever its kind.
+const figure = ({ name, value, unit }) =>
+  `${name} ${unit === "share" ? percent(value) : [Number(value.toPrecision(4)), unit].join(" ").trim()}`;
+
+// The first figure of what goes on under one title, drawn as it moves.
 class Curve {
   constructor() {
     const svg = (name) => document.createElementNS("http://www.w3.org/2000/svg", name);
@@ -93,18 +102,20 @@ class Curve {
     this.element.setAttribute("viewBox", "0 0 100 100");
     this.element.setAttribute("preserveAspectRatio", "none");
     this.element.setAttribute("role", "img");
-    this.element.setAttribute("aria-label", "loss");
     this.element.append(this.line);
     this.values = [];
   }
 
-  add(run, loss) {
-    if (run !== this.run) this.values = [];
-    this.run = run;
-    this.values.push(loss);
-    const most = Math.max(...this.values);
+  add({ title, figures: [first] }) {
+    if (first === undefined) return;
+    if (title !== this.title) this.values = [];
+    this.title = title;
+    this.values.push(first.value);
+    this.element.setAttribute("aria-label", first.name);
+    const low = Math.min(0, ...this.values);
+    const height = Math.max(...this.values) - low || 1;
     const step = 100 / Math.max(1, this.values.length - 1);
     this.line.setAttribute("points",
-      this.values.map((value, n) => `${n * step},${100 - (95 * value) / most}`).join(" "));
+      this.values.map((value, n) => `${n * step},${100 - (95 * (value - low)) / height}`).join(" "));
   }
 }

@@ -3,11 +3,13 @@
 import itertools
 import json
 import threading
+from uuid import UUID
 
 import httpx
 import pytest
 
 from app.jobs.job_queue import JobQueue
+from app.sql.tables import ProjectVersion
 from handful.contract.jobs import JobState
 
 JOBS = "/v1/projects/birds/jobs"
@@ -69,6 +71,83 @@ def test_events_are_asked_for_after_a_number(striped, job):
     assert rest["items"] == everything["items"][1:]
 
 
+OLD_VERDICT = {
+    "better": False,
+    "reason": "the candidate is better with a probability of 0.50, not 0.9",
+    "images": 4,
+    "against": {
+        "prototypes": {
+            "better": False,
+            "probability": 0.5,
+            "accuracy": 0.75,
+            "before": 0.75,
+            "worst_recall_loss": 0.0,
+            "reason": "the candidate is better with a probability of 0.50, not 0.9",
+        }
+    },
+    "method": {"name": "full", "options": {}},
+    "share": 0.5,
+}
+OLD_METRICS = {
+    "stage": "training",
+    "method": "full",
+    "run": 1,
+    "runs": 3,
+    "fold": 1,
+    "epoch": 1,
+    "epochs": 8,
+    "loss": 0.7,
+    "accuracy": None,
+    "rates": {"head": 0.01},
+    "images_per_s": 12.5,
+    "seconds_left": 3.2,
+}
+
+
+def test_what_an_older_service_wrote_can_still_be_read(striped, job):
+    parts = striped.app.state.parts
+    claim = parts.queue.claim()
+    version = striped.get("/v1/projects/birds").json()["encoder"]["id"]
+    result = {"version": version, "promoted": False, "verdict": OLD_VERDICT}
+    parts.queue.record(claim, "metrics", OLD_METRICS)
+    parts.queue.record(claim, "message", {"text": "2 images are left out", "skipped": 2})
+    parts.queue.record(claim, "picture", {"text": "a sheet", "url": "data:", "epoch": 1})
+    parts.queue.finish(claim, JobState.SUCCEEDED, result=result)
+    metrics = {"champion": version, **OLD_VERDICT}
+    with parts.queue.db.writing() as session:
+        session.add(
+            ProjectVersion(
+                encoder_id=UUID(version),
+                project_id=claim.project_id,
+                job_id=claim.job_id,
+                metrics=metrics,
+            )
+        )
+
+    read = striped.get(job).json()
+    events = striped.get(f"{job}/events").json()["items"]
+    (of_version,) = striped.get("/v1/projects/birds/encoders").json()["items"]
+
+    (progress,) = [event["data"] for event in events if event["kind"] == "metrics"]
+    assert OLD_METRICS.items() <= progress.items()
+    assert (progress["share"], progress["title"], progress["figures"]) == (0, "", [])
+    assert {"text": "2 images are left out", "skipped": 2} in [e["data"] for e in events]
+    assert {"text": "a sheet", "url": "data:", "epoch": 1} in [e["data"] for e in events]
+    assert read["result"]["summary"] == OLD_VERDICT["reason"]
+    assert result.keys() <= read["result"].keys()
+    for verdict in (read["result"]["verdict"], of_version["metrics"]):
+        assert OLD_VERDICT.items() <= verdict.items()
+        assert verdict["accuracy"] == 0.75
+    assert of_version["metrics"]["champion"] == version
+
+
+def test_a_version_that_was_never_judged_has_no_accuracy(striped):
+    (version,) = striped.get("/v1/projects/birds/encoders").json()["items"]
+
+    assert version["metrics"]["accuracy"] is None
+    assert not version["metrics"]["against"]
+
+
 def read_stream(url: str, last: int, most: int) -> list[dict]:
     """Events of a stream after the last one, until it ends or we hang up."""
     found = []
@@ -119,4 +198,4 @@ def test_a_stream_tells_each_event_once_across_reconnects(live_service, stripes)
 
     assert [event["number"] for event in seen] == list(range(1, 304))
     assert [e["data"]["n"] for e in seen if e["kind"] == "metrics"] == list(range(300))
-    assert seen[-1]["data"] == {"state": "succeeded"}
+    assert seen[-1]["data"]["state"] == "succeeded"

@@ -78,7 +78,7 @@ def test_threads_that_compute_yield_to_those_that_answer(start, network, png):
 
     start().embed(VERSION, [png("blue")])
 
-    assert priorities == [normal + COMPUTING_NICENESS]
+    assert priorities == [min(19, normal + COMPUTING_NICENESS)]  # the kernel has no more
     assert priority() == normal
 
 

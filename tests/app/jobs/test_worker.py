@@ -318,7 +318,7 @@ def test_the_worker_command_ends_when_no_job_waits(striped, settings):
 
 SIGNALS = """
 import os, signal, sys, threading
-from app.worker import stop_on_signals
+from app.jobs.worker import stop_on_signals
 
 sys.setswitchinterval(1e-6)  # so that signals come while others are handled
 stop = threading.Event()

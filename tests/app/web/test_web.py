@@ -14,6 +14,8 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from pydantic import SecretStr
 
+from app.jobs.worker import Worker
+
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 FLAGS = [
     "--no-sandbox",
@@ -400,6 +402,45 @@ def many_images(count: int) -> bytes:
             Image.fromarray(chance.integers(0, 256, (8, 8, 3), np.uint8)).save(picture, "PNG")
             archive.writestr(f"{n}.png", picture.getvalue())
     return buffer.getvalue()
+
+
+def test_a_version_shows_its_accuracy_and_its_job_what_came_out(
+    visit, api, stripes_project, live_service, settings
+):
+    options = {"recipe": {"epochs": 1}, "promote": "never"}
+    job = api.post("/s/jobs", json={"kind": "finetune", "options": options}).json()
+    Worker(settings, live_service[1].state.parts.queue.db).run(until_idle=True)
+    summary = api.get(f"/s/jobs/{job['id']}").json()["result"]["summary"]
+
+    page = visit("s/train")
+
+    expect(page.get_by_text(summary)).to_be_visible()
+    rows = page.get_by_role("row")
+    expect(rows.nth(0)).to_contain_text("Accuracy on images it had not seen")
+    expect(rows.nth(1).get_by_role("cell").nth(2)).to_have_text(re.compile(r"^\d+(\.\d)? %$"))
+    expect(rows.nth(2).get_by_role("cell").nth(2)).to_be_empty()  # pretrained: not judged
+    expect(rows.nth(2)).to_contain_text("serves now")
+
+
+def test_a_job_of_any_kind_shows_how_far_it_is(visit, api, stripes_project, live_service):
+    queue = live_service[1].state.parts.queue
+    api.post("/s/jobs", json={"kind": "augmentation_search"}).raise_for_status()
+    claim = queue.claim()
+    page = visit("s/train")
+    expect(page.get_by_text("preparing")).to_be_visible()
+
+    queue.record(claim, "metrics", {"stage": "dreaming"})  # of an older service
+    figures = [
+        {"name": "score", "value": -0.25, "unit": ""},
+        {"name": "held-out accuracy", "value": 0.75, "unit": "share"},
+    ]
+    progress = {"stage": "dreaming", "share": 0.5, "title": "dream 1 of 2", "figures": figures}
+    queue.record(claim, "metrics", progress | {"seconds_left": 7.4})
+
+    text = "dream 1 of 2, score -0.25, held-out accuracy 75 %, about 7 s left"
+    expect(page.get_by_text(text)).to_be_visible()
+    assert page.locator("progress").evaluate("bar => bar.value") == 0.5
+    expect(page.get_by_role("img", name="score")).to_be_attached()
 
 
 @pytest.mark.parametrize("view", VIEWS)

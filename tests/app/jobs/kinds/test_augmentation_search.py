@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.progress import Progress, TextColumn
 from sqlalchemy import select
 
-from app.cli import terminal as watching
+from app.cli import terminal
 from app.sql.tables import Image, Label
-from handful.contract.jobs import EventRead, JobRead
+from handful.contract.jobs import EventsRead, JobRead
 from models.augmentation_search.proxy import Proxy
 
 JOBS = "/v1/projects/birds/jobs"
@@ -235,14 +235,14 @@ def test_a_terminal_shows_the_trials_and_what_came_out(striped, do):
     bar = Progress(TextColumn("{task.description}"), console=Console(file=io.StringIO()))
     task = bar.add_task("queued", total=1.0, note="")
 
-    for event in striped.get(f"{location}/events").json()["items"]:
-        if event["kind"] == "metrics":
-            watching._show(bar, task, EventRead.model_validate(event))
+    for event in EventsRead.model_validate(striped.get(f"{location}/events").json()).items:
+        if event.kind == "metrics":
+            terminal._show(bar, task, event)
 
     assert bar.tasks[0].description == "trial 3 of 3"
     assert bar.tasks[0].completed == 1
     assert "held-out" in bar.tasks[0].fields["note"]
-    assert watching._short(job) == f"randaugment; {job.result['verdict']['reason']}"
+    assert terminal._short(job) == f"randaugment; {job.result.verdict.reason}"
 
 
 def lose(service, label, count):

@@ -7,9 +7,10 @@ import torch
 from sqlalchemy import delete, select
 from sqlalchemy.exc import OperationalError
 
-from app.jobs import context as jobs
+from app.jobs import context, promotion
+from app.jobs.checkpoints import Checkpoints
 from app.jobs.job_queue import LeaseLost
-from app.jobs.kinds import finetune as module
+from app.jobs.kinds import finetune
 from app.problems import StorageFull
 from app.sql.tables import Image, Label, Project, ProjectVersion
 from models.training.loop import Training
@@ -85,7 +86,7 @@ def test_every_epoch_tells_its_loss_rates_speed_and_time_left(striped, do):
 
 @pytest.mark.parametrize(("few", "folds"), [(32, 5), (31, 3)])
 def test_few_images_are_judged_on_more_folds(striped, do, monkeypatch, few, folds):
-    monkeypatch.setattr(module, "FEW", few)
+    monkeypatch.setattr(finetune, "FEW", few)
     location = submit(striped, recipe=OPTIONS["recipe"] | {"epochs": 1}, folds=None)
 
     do(striped)
@@ -258,6 +259,10 @@ class Killed(BaseException):
     """The process ends here."""
 
 
+def die(*_: object, **__: object) -> None:
+    raise Killed
+
+
 @pytest.mark.parametrize("after", [3, 8, 20])
 def test_an_interrupted_job_goes_on_and_ends_as_if_it_had_not_been(striped, do, monkeypatch, after):
     whole = submit(striped, promote="never")
@@ -293,7 +298,7 @@ def test_an_interrupted_job_goes_on_and_ends_as_if_it_had_not_been(striped, do, 
 
 def test_an_epoch_told_before_the_first_checkpoint_is_told_once(striped, do, monkeypatch):
     location = submit(striped, promote="never")
-    monkeypatch.setattr(module.Work, "keep", lambda *_: (_ for _ in ()).throw(Killed))
+    monkeypatch.setattr(Checkpoints, "write", die)
     with pytest.raises(Killed):
         do(striped)
     monkeypatch.undo()
@@ -311,7 +316,7 @@ def test_an_epoch_told_before_the_first_checkpoint_is_told_once(striped, do, mon
 
 def test_a_job_interrupted_after_its_version_was_made_makes_no_second_one(striped, do, monkeypatch):
     location = submit(striped, promote="always")
-    monkeypatch.setattr(module.Work, "promote", lambda *_, **__: (_ for _ in ()).throw(Killed))
+    monkeypatch.setattr(promotion, "promote_version", die)
     with pytest.raises(Killed):
         do(striped)
     monkeypatch.undo()
@@ -513,7 +518,7 @@ def test_a_job_waits_while_the_database_is_away(striped, do, monkeypatch):
         return record(self, *arguments)
 
     monkeypatch.setattr(queue, "record", away)
-    monkeypatch.setattr(jobs, "PATIENCE_S", 0.01)
+    monkeypatch.setattr(context, "PATIENCE_S", 0.01)
 
     do(striped)
 

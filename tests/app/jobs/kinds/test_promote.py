@@ -50,7 +50,14 @@ def test_a_version_that_has_embedded_nothing_is_promoted_by_a_job(striped, other
     events = striped.get(f"{answer.headers['Location']}/events").json()["items"]
     progress = [event["data"] for event in events if event["kind"] == "metrics"]
     assert [p["done"] for p in progress] == sorted(p["done"] for p in progress)
-    assert progress[-1] == {"stage": "embedding", "done": 36, "left": 0}
+    assert (progress[-1]["stage"], progress[-1]["done"], progress[-1]["left"]) == (
+        "embedding",
+        36,
+        0,
+    )
+    assert (progress[-1]["share"], progress[-1]["title"]) == (1, "embedding")
+    job = striped.get(answer.headers["Location"]).json()
+    assert job["result"]["summary"] == f"version {other} promoted"
 
 
 def test_what_was_asked_of_a_version_before_it_had_embedded_the_images_is_not_kept(

@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.progress import Progress, TextColumn
 from sqlalchemy import delete, select
 
-from app.cli import terminal as watching
+from app.cli import terminal
 from app.sql.tables import Embedding, Image, Job
-from handful.contract.jobs import EventRead, JobRead
+from handful.contract.jobs import EventsRead, JobRead
 from models.transduction.alpha_tim import Transduction
 
 JOBS = "/v1/projects/birds/jobs"
@@ -161,8 +161,8 @@ def test_labels_that_changed_since_the_checkpoint_start_it_over(striped, do, mon
 def test_predictions_are_kept_while_their_project_is_there(striped, do):
     location = submit(striped)
     do(striped)
-    state, kept = striped.app.state, digest(striped, location)
-    blobs, in_use = state.promotions.blobs, state.versions.blob_in_use
+    parts, kept = striped.app.state.parts, digest(striped, location)
+    blobs, in_use = parts.promotions.blobs, parts.versions.blob_in_use
 
     blobs.sweep(in_use, grace_s=-1)
     assert lines(striped, location)
@@ -310,11 +310,11 @@ def test_a_terminal_shows_the_runs_and_what_came_out(striped, do):
     task = bar.add_task("queued", total=1.0, note="")
     shown = []
 
-    for event in striped.get(f"{location}/events").json()["items"]:
-        if event["kind"] == "metrics":
-            watching._show(bar, task, EventRead.model_validate(event))
+    for event in EventsRead.model_validate(striped.get(f"{location}/events").json()).items:
+        if event.kind == "metrics":
+            terminal._show(bar, task, event)
             shown.append(bar.tasks[0].description)
 
     assert (shown[0], shown[-1]) == ("fold 1", "the whole pool")
     assert bar.tasks[0].completed == 1
-    assert watching._short(job).startswith(f"{job.result['changed']} of 4 images get another")
+    assert terminal._short(job).startswith(f"{job.result.changed} of 4 images get another")

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from torch import Generator, Tensor
 
 from app.inference.embedder import Embedder
-from app.jobs.policies import Policies, augmentations_of, by_label
+from app.jobs.planning.policies import Policies, augmentations_of, by_label
 from app.labeling.images import StoredImages
 from app.problems import ImageNotDecodable, ImageNotFound, InvalidRequest
 from app.sql.lookups import find_project
@@ -19,7 +19,7 @@ from models.augmentation.contact_sheet import contact_sheet, draw_views
 from models.images import Preprocessing
 from models.pretraining import PretrainingMethod, Unsuited, views_of
 
-OTHERS = 7  # images with which the one that is looked at may be mixed
+MIXABLE = 7  # images with which the one that is looked at may be mixed
 LARGEST_TILE = 224  # pixels, unless asked for more
 
 
@@ -42,40 +42,44 @@ def augmentation_sheet(
         ImageNotDecodable: its file cannot be read any more.
         InvalidRequest: `per_class` names labels that the project does not have.
     """
-    chance = Generator().manual_seed(seed)
+    generator = Generator().manual_seed(seed)
     image = images.read(project_key, image_id).image
     with images.db.reading() as session:
         project = find_project(session, project_key)
-        own = by_label(session, project, per_class)
+        exceptions = by_label(session, project, per_class)
         policies = Policies(
-            augmentations_of(augmentation), {i: augmentations_of(p) for i, p in own.items()}
+            augmentations_of(augmentation), {i: augmentations_of(p) for i, p in exceptions.items()}
         )
-        others = _others(session, image, policies, chance)
-    wanted = embedder.encoder(project.encoder_id).preprocessing
-    decoded = [images.decoded(image, wanted), *_readable(images, others, wanted)]
+        neighbours = _mixable(session, image, policies, generator)
+    preprocessing = embedder.encoder(project.encoder_id).preprocessing
+    decoded = [images.decoded(image, preprocessing), *_readable(images, neighbours, preprocessing)]
     pixels = torch.stack(decoded).float() / 255
-    tiles = draw_views(pixels, policies.of(image.label_id), count=count, generator=chance)
-    return contact_sheet(tiles, side=side or min(LARGEST_TILE, wanted.crop))
+    tiles = draw_views(pixels, policies.of(image.label_id), count=count, generator=generator)
+    return contact_sheet(tiles, side=side or min(LARGEST_TILE, preprocessing.crop))
 
 
-def _others(session: Session, image: Image, policies: Policies, chance: Generator) -> list[Image]:
+def _mixable(
+    session: Session, image: Image, policies: Policies, generator: Generator
+) -> list[Image]:
     """Random images with which training could mix this one: those of an equal policy."""
     among = select(Image).where(
         Image.project_id == image.project_id, Image.id != image.id, _alike(image, policies)
     )
     count = session.scalar(select(func.count()).select_from(among.subquery())) or 0
-    places = torch.randperm(count, generator=chance)[:OTHERS].tolist()
-    found = (session.scalar(among.order_by(Image.id).offset(n).limit(1)) for n in places)
-    return [other for other in found if other is not None]
+    places = torch.randperm(count, generator=generator)[:MIXABLE].tolist()
+    images = (session.scalar(among.order_by(Image.id).offset(n).limit(1)) for n in places)
+    return [mixable for mixable in images if mixable is not None]
 
 
 def _alike(image: Image, policies: Policies) -> ColumnElement[bool]:
-    mine = policies.of(image.label_id)
-    alike = [label for label, policy in policies.own.items() if policy == mine]
-    if mine != policies.default:
+    policy = policies.of(image.label_id)
+    alike = [label for label, exception in policies.exceptions.items() if exception == policy]
+    if policy != policies.default:
         return Image.label_id.in_(alike)
     return or_(
-        Image.label_id.is_(None), Image.label_id.in_(alike), Image.label_id.not_in(policies.own)
+        Image.label_id.is_(None),
+        Image.label_id.in_(alike),
+        Image.label_id.not_in(policies.exceptions),
     )
 
 
@@ -118,13 +122,13 @@ def pretraining_sheet(
     encoder = embedder.encoder(version)
     pixels = images.decoded(image, encoder.preprocessing).float().unsqueeze(0) / 255
     try:
-        drawn = views_of(method, encoder, pixels, count=count, seed=seed)
+        drawings = views_of(method, encoder, pixels, count=count, seed=seed)
     except Unsuited as error:
         raise InvalidRequest(str(error)) from error
     tile = side or min(LARGEST_TILE, encoder.preprocessing.crop)
-    rows = [[tile for view in views for tile in _tiles(view)] for views in drawn]
+    rows = [[tile for view in views for tile in _tiles(view)] for views in drawings]
     original = _resized(pixels, tile)
-    sheet = [original[0]] + [_resized(one.unsqueeze(0), tile)[0] for row in rows for one in row]
+    sheet = [original[0]] + [_resized(part.unsqueeze(0), tile)[0] for row in rows for part in row]
     return contact_sheet(torch.stack(sheet), side=tile)
 
 

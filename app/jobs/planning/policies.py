@@ -39,11 +39,11 @@ class Policies(NamedTuple):
     """An augmentation policy, and those of the labels that have their own."""
 
     default: Sequence[Augmentation]
-    own: Mapping[UUID, Sequence[Augmentation]]  # by label
+    exceptions: Mapping[UUID, Sequence[Augmentation]]  # by label
 
     def of(self, label_id: UUID | None) -> Sequence[Augmentation]:
         """The policy of the images of a label; None: of those in the pool."""
-        return self.default if label_id is None else self.own.get(label_id, self.default)
+        return self.default if label_id is None else self.exceptions.get(label_id, self.default)
 
 
 def by_label(
@@ -55,19 +55,19 @@ def by_label(
         InvalidRequest: the project has no such labels, or one is named twice.
     """
     labels = session.execute(select(Label.id, Label.name).where(Label.project_id == project.id))
-    known = {key: label_id for label_id, name in labels for key in (str(label_id), name)}
-    found: dict[UUID, Sequence[Any]] = {}
+    by_key = {key: label_id for label_id, name in labels for key in (str(label_id), name)}
+    policies: dict[UUID, Sequence[Any]] = {}
     unknown = []
     for key, policy in per_class.items():
-        label_id = known.get(unicodedata.normalize("NFC", key).strip())
+        label_id = by_key.get(unicodedata.normalize("NFC", key).strip())
         if label_id is None:
             unknown.append(repr(key[:80]))
-        elif label_id in found:
+        elif label_id in policies:
             raise InvalidRequest(
                 f"per_class names label {key!r} twice, in two spellings; once is enough"
             )
         else:
-            found[label_id] = policy
+            policies[label_id] = policy
     if unknown:
         more = f" and {len(unknown) - MOST_NAMED} more" if len(unknown) > MOST_NAMED else ""
         raise InvalidRequest(
@@ -75,7 +75,7 @@ def by_label(
             f"{', '.join(unknown[:MOST_NAMED])}{more}; "
             f"GET /v1/projects/{project.name}/labels lists those that it has"
         )
-    return found
+    return policies
 
 
 def combine(
@@ -87,15 +87,15 @@ def combine(
         per_class: by the ids of labels; those that are not among `labels` concern no image.
         labels: in the order of the columns of the targets.
     """
-    own = {
+    exceptions = {
         column: augmentations_of(per_class[str(label)])
         for column, label in enumerate(labels)
         if str(label) in per_class
     }
     default = augmentations_of(augmentation)
-    return [PerClassPolicies(policies=own, default=default)] if own else default
+    return [PerClassPolicies(policies=exceptions, default=default)] if exceptions else default
 
 
 def augmentations_of(policy: Sequence[Any]) -> list[Augmentation]:
     """The augmentations that a client chose."""
-    return [chosen.options for chosen in policy]
+    return [choice.options for choice in policy]

@@ -38,7 +38,7 @@ def suitabilities(
         query = select(func.count()).where(Image.project_id == project.id)
         images, version = session.scalars(query).one(), project.encoder_id
     encoder = embedder.encoder(version)
-    found = []
+    results = []
     for name, method in methods.items():
         refused, trial = None, None
         try:
@@ -47,5 +47,5 @@ def suitabilities(
                 trial = measure_cost(method(), encoder, recipe, max(images, recipe.batch_size))
         except Unsuited as error:
             refused = str(error)
-        found.append(Suitability(name, method, images, refused, trial))
-    return found
+        results.append(Suitability(name, method, images, refused, trial))
+    return results

@@ -1,0 +1,1 @@
+"""Before a job is started: policies of augmentation, what they look like, what methods cost."""

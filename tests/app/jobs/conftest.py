@@ -1,0 +1,44 @@
+"""A job that was claimed, without a service around it."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from app.encoders.promotion import Promotions
+from app.encoders.versions import Versions
+from app.jobs.context import JobContext
+from app.jobs.job_queue import JobQueue
+from app.sql.database import Database, migrate
+from app.sql.tables import Project
+from app.storage.blobs import Blobs
+
+MAX_PIXELS = 1 << 20
+
+
+@pytest.fixture
+def context(tmp_path, make_version) -> Iterator[JobContext]:
+    """The job of a project without images; a checkpoint is written after each step."""
+    url = f"sqlite:///{tmp_path / 'jobs.sqlite'}"
+    migrate(url)
+    db, blobs = Database(url), Blobs(str(tmp_path / "blobs"))
+    encoder = make_version(db)
+    with db.writing() as session:
+        session.add(Project(name="birds", head={}, encoder_id=encoder))
+    queue = JobQueue(db)
+    queue.enqueue("birds", "finetune", {}, "")
+    claim = queue.claim()
+    assert claim is not None
+    yield JobContext(
+        claim=claim,
+        queue=queue,
+        db=db,
+        blobs=blobs,
+        versions=Versions(db, blobs, torch.device("cpu")),
+        promotions=Promotions(db, blobs, MAX_PIXELS),
+        max_pixels=MAX_PIXELS,
+        cache_bytes=1 << 20,
+        decode_threads=1,
+        checkpoint_s=0.0,
+    )
+    db.close()
