@@ -277,7 +277,7 @@ def write_fashion(folder: Path) -> None:
 
 
 def test_commands_of_handful_exist():
-    known = set(typer.main.get_command(cli.app).commands)
+    known = set(typer.main.get_group(cli.app).commands)
     used = {
         (name(page), command)
         for page, code in blocks("bash")
