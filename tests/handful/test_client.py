@@ -14,6 +14,7 @@ import pytest
 from handful import calls
 from handful.calls import project_path
 from handful.client import AsyncHandful, Handful
+from handful.contract.jobs import EventRead
 from handful.retries import RequestRefused, ServiceUnreachable
 from handful.steps import FILES_PER_REQUEST, JobUnsuccessful
 
@@ -174,7 +175,7 @@ def test_a_job_is_followed_to_its_end(filled, live_service, do):
     assert filled.job_events("birds", job.id).items[0].data == {"state": "queued"}
 
     assert filled.cancel_job("birds", job.id).state == "cancelled"
-    heard = []
+    heard: list[EventRead] = []
     with pytest.raises(JobUnsuccessful, match="cancelled") as ended:
         filled.wait("birds", job.id, heard.append)
     assert ended.value.job.id == job.id
