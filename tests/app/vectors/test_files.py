@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from structlog.testing import capture_logs
 from uuid_utils.compat import uuid7
 
@@ -164,7 +165,7 @@ def test_a_failed_write_changes_nothing(files, folder, monkeypatch):
     rows = filled(files, 100)
     usage = shutil.disk_usage(folder)
     monkeypatch.setattr(files, "_min_free_bytes", 0)
-    monkeypatch.setattr(vector_files.shutil, "disk_usage", lambda _: usage._replace(free=100))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=100))
 
     with pytest.raises(OSError, match="bytes are free") as caught:
         rows.append(*some(100, 100), 8)
@@ -266,7 +267,7 @@ def test_a_file_that_cannot_be_mapped_is_an_error_of_files(files, monkeypatch):
     def refuse(*_, **__):
         raise RuntimeError("unable to mmap: no such device")
 
-    monkeypatch.setattr(vector_files.torch, "from_file", refuse)
+    monkeypatch.setattr(torch, "from_file", refuse)
 
     with pytest.raises(OSError, match="cannot be mapped"):
         files.open(PROJECT, ENCODER, DIM, 7).append(*some(1), 7)
