@@ -47,7 +47,7 @@ def test_a_folder_without_images_is_named(tmp_path):
 
 def test_images_are_sent_and_what_is_there_already_is_left(live_url, photos, png):
     (photos / "red" / "broken.png").write_bytes(b"none")
-    progress = []
+    progress: list[int] = []
     with Handful(live_url) as client:
         client.create_project("birds")
         client.add_images("birds", [png("red", 0)], label="crimson")

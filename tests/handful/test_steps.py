@@ -1,6 +1,7 @@
 """What takes several requests, driven by hand."""
 
 from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID
 
 import httpx
@@ -30,13 +31,15 @@ def drive(procedure, outcomes):
 
 def events(state, *numbers):
     items = [
-        EventRead(number=n, kind="message", data={"text": "x"}, created_at=MOMENT) for n in numbers
+        {"number": n, "kind": "message", "data": {"text": "x"}, "created_at": MOMENT}
+        for n in numbers
     ]
-    return EventsRead(items=items, state=state)
+    return EventsRead.model_validate({"items": items, "state": state})
 
 
 def job(state, error=None):
-    return JobRead.model_construct(id=JOB, state=state, error=error)
+    fields: dict[str, Any] = dict.fromkeys(JobRead.model_fields)
+    return JobRead.model_construct(**fields | {"id": JOB, "state": state, "error": error})
 
 
 def test_a_request_is_repeated_under_the_same_key_after_a_pause():
@@ -63,7 +66,8 @@ def test_a_request_that_is_refused_is_not_repeated():
 
 
 def test_images_are_sent_some_at_a_time():
-    count, progress = FILES_PER_REQUEST + 1, []
+    count = FILES_PER_REQUEST + 1
+    progress: list[tuple[int, int]] = []
     problem = {"type": "x", "title": "x", "status": 422, "detail": "x"}
     failure = {"position": 0, "filename": None, "problem": problem}
     answers = [PoolAdded(images=[], failed=[failure]) for _ in range(2)]
@@ -78,7 +82,7 @@ def test_images_are_sent_some_at_a_time():
 
 
 def test_a_job_is_asked_for_what_is_new_until_it_has_ended():
-    heard = []
+    heard: list[EventRead] = []
     outcomes = [
         events(JobState.RUNNING, 1, 2),
         events(JobState.RUNNING),

@@ -1,5 +1,6 @@
 """What is said of each image, and under which name its file lies in a zip."""
 
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -16,7 +17,7 @@ from app.exchange.records import (
 
 
 def row(**changes):
-    values = {
+    values: dict[str, Any] = {
         "id": UUID(int=7),
         "sha256": "a" * 64,
         "filename": "wren 1.JPG",

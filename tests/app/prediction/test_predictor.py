@@ -7,7 +7,12 @@ from tests.app.prediction.conftest import upload
 def test_what_is_unknown_is_learned_once_and_only_when_asked_for(colours, png, monkeypatch):
     learned = []
     fit = open_set.fit
-    monkeypatch.setattr(open_set, "fit", lambda *given: learned.append(1) or fit(*given))
+
+    def counted(*args):
+        learned.append(1)
+        return fit(*args)
+
+    monkeypatch.setattr(open_set, "fit", counted)
 
     upload(colours, "/classify", png("red", 9), coverage=0.9)
     assert not learned

@@ -61,9 +61,12 @@ def test_the_skill_of_the_head_is_computed_once_for_the_labels_as_they_are(
     upload(birds, "/labels/red/support", png("red", 5))
     upload(birds, "/labels/blue/support", png("blue", 5))
     judged = []
-    monkeypatch.setattr(
-        predictor, "skill", lambda correct, targets: judged.append(len(targets)) or 0.5
-    )
+
+    def half(correct, targets):
+        judged.append(len(targets))
+        return 0.5
+
+    monkeypatch.setattr(predictor, "skill", half)
 
     def rank(strategy):
         body = {"budget": 3, "strategy": {"name": strategy}}

@@ -16,9 +16,12 @@ def test_a_vector_is_two_bytes_a_number_the_lower_one_first(dialect):
     vector = np.array([1.0, -2.5, 0.1], np.float16)
 
     stored = Vector().process_bind_param(vector, dialect)
+    restored = Vector().process_result_value(stored, dialect)
 
+    assert stored is not None
     assert stored[:2] == b"\x00\x3c"
-    assert np.array_equal(Vector().process_result_value(stored, dialect), vector)
+    assert restored is not None
+    assert np.array_equal(restored, vector)
     assert Vector().process_bind_param(None, dialect) is None
     assert Vector().process_result_value(None, dialect) is None
 

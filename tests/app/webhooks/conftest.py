@@ -23,6 +23,8 @@ class Receiver(http.server.ThreadingHTTPServer):
 
 
 class Hook(http.server.BaseHTTPRequestHandler):
+    server: Receiver
+
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         self.server.requests.append((dict(self.headers), body))

@@ -65,7 +65,9 @@ def test_the_end_of_a_job_and_a_promotion_are_told(database, settings, receiver,
         hook(client, receiver)
         queue: JobQueue = app.state.parts.queue
         queue.enqueue("birds", "finetune", {}, "")
-        queue.finish(queue.claim(), JobState.FAILED, error="no labels")
+        claim = queue.claim()
+        assert claim is not None
+        queue.finish(claim, JobState.FAILED, error="no labels")
         with queue.db.reading() as session:
             project = session.scalars(select(Project)).one()
         version = app.state.parts.versions.get_or_create(*parse("conv4:4"))

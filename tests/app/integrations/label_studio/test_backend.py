@@ -8,7 +8,6 @@ import httpx
 from fastapi.testclient import TestClient
 from pydantic import SecretStr
 
-from app.integrations.label_studio import backend as module
 from app.integrations.label_studio.backend import LabelStudioBackend
 from app.main import create_app
 from tests.app.integrations.label_studio.conftest import (
@@ -87,7 +86,7 @@ def pushed(before=None):
 
 
 def test_what_is_pushed_is_handed_out_in_our_order(backend, monkeypatch):
-    monkeypatch.setattr(module, "FIRST", 2)
+    monkeypatch.setattr("app.integrations.label_studio.backend.FIRST", 2)
     set_up(backend)
     for n, colour in enumerate(("red", "blue"), start=1):
         annotate(backend, n, colour, f"{colour}1.png", task=n)
