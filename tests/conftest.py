@@ -11,6 +11,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 from uuid import UUID
 
 import pytest
@@ -211,7 +212,7 @@ def do(settings) -> Callable[..., JobContext]:
     """Does the oldest job of a service in this process; the work as it was."""
 
     def make(service: TestClient, **changes: object) -> JobContext:
-        state = service.app.state.parts
+        state = cast(FastAPI, service.app).state.parts
         claim = state.queue.claim()
         given = {
             "claim": claim,

@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from app.ranking import ranking
+from models.acquisition.batch import choose
 
 PATIENCE_S = 120.0  # with a machine that has much else to do; nothing takes that long
 
@@ -73,7 +74,7 @@ def test_uploads_labels_and_questions_at_once_lose_nothing(client, png):
 def test_a_few_rankings_are_made_at_once_and_the_others_wait(client, png, monkeypatch):
     files = [("files", (f"{n}.png", png("red", n))) for n in range(3)]
     client.post("/v1/projects/birds/pool", files=files).raise_for_status()
-    choose, limit = ranking.choose, ranking.RANKINGS_AT_ONCE
+    limit = ranking.RANKINGS_AT_ONCE
     all_inside = threading.Barrier(limit, timeout=PATIENCE_S)
     lock, inside, most = threading.Lock(), 0, 0
 

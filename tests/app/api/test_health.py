@@ -5,6 +5,7 @@ import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
@@ -170,7 +171,8 @@ def test_a_database_on_a_full_disk_is_a_503(birds, png, monkeypatch):
         connection.execute(f"PRAGMA max_page_count={pages}")
 
     event.listen(pool, "checkout", limit)
-    stored, refused = 0, []
+    stored = 0
+    refused: list[Any] = []
     while len(refused) < 3:
         picture = png("red", stored + len(refused))
         answer = birds.post("/v1/projects/birds/pool", files={"files": picture})

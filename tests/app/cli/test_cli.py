@@ -214,6 +214,7 @@ def test_an_export_that_is_refused_leaves_no_file(live_url, tmp_path, arguments,
 
     result = CliRunner().invoke(cli.app, command)
 
+    assert isinstance(result.exception, Exception)
     assert failures._sentence(result.exception)
     assert sentence in str(result.exception)
     assert not list(tmp_path.glob("*x.zip*"))
@@ -235,7 +236,7 @@ def test_an_export_that_breaks_off_leaves_no_file(live_url, photos, tmp_path, mo
 
 
 def test_label_opens_the_page_of_a_project(live_url, monkeypatch):
-    opened = []
+    opened: list[str] = []
     monkeypatch.setattr(typer, "launch", opened.append)
     httpx.post(f"{live_url}/v1/projects", json={"name": "a b"})
 

@@ -38,6 +38,8 @@ real = pytest.mark.skipif(
 class Process:
     """A server that can be stopped and started again."""
 
+    token = ""  # of Label Studio
+
     def __init__(self, command, port, health, folder, **environment):
         self.url = f"http://127.0.0.1:{port}"
         self._command = command

@@ -3,6 +3,7 @@
 import itertools
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import SimpleNamespace
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -27,7 +28,7 @@ def batches(admission) -> BatchQueue:
     """For a thread with all cores and two streams that take three images at a time."""
     streams = Streams(lambda images: images, number=2, batch=3, images_per_s=1e3)
     loaded = {STREAMED: SimpleNamespace(streams=streams)}
-    encoders = SimpleNamespace(find=loaded.get)
+    encoders: Any = SimpleNamespace(find=loaded.get)
     return BatchQueue(encoders, admission, threads=3, max_batch=4)
 
 

@@ -1,6 +1,8 @@
 """Threads that decode image files."""
 
 from concurrent.futures import CancelledError, Future
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -20,10 +22,8 @@ def decoded() -> list:
 def decoders(decoded, metrics):
     """Threads that are not started yet; ended and joined at the end."""
 
-    class Batches:
-        put = staticmethod(decoded.append)
-
-    decoders = DecodeThreads(Batches(), number=1, max_pixels=1 << 20, metrics=metrics)
+    batches: Any = SimpleNamespace(put=decoded.append)
+    decoders = DecodeThreads(batches, number=1, max_pixels=1 << 20, metrics=metrics)
     yield decoders
     decoders.close()
     for thread in decoders.threads:

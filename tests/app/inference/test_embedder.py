@@ -2,6 +2,7 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -12,6 +13,7 @@ from app.inference.embedder import BULK_PATIENCE_S, RequestCancelled
 from app.inference.images import Embedded
 from app.problems import ImageNotDecodable, Overloaded, Unavailable
 from models.encoders import Encoder
+from models.images import Decoded, decode
 from tests.app.inference.conftest import PATIENCE_S, VERSION, MeanColour, encoder_of, wait_until
 
 
@@ -164,7 +166,7 @@ def test_it_learns_how_long_images_take(start, network, png, clock, monkeypatch)
     embedder = start(delay_s=1.0)
     for n in range(3):
         embedder.embed(VERSION, [png("blue", n)])
-        wait_until(lambda n=n: embedder._admission._last_answer == clock.seconds)
+        wait_until(lambda: embedder._admission._last_answer == clock.seconds)
 
     assert not embedder.is_too_late(1)
     assert embedder.is_too_late(3)
@@ -209,9 +211,9 @@ def test_what_was_admitted_is_finished_before_the_end(start, network, hold, png)
 
 def test_what_is_still_being_decoded_at_the_end_is_embedded(start, network, hold, png, monkeypatch):
     embedder = start()
-    entered, gate, decode = threading.Event(), threading.Event(), decode_threads.decode
+    entered, gate = threading.Event(), threading.Event()
 
-    def decode_late(*arguments: object, **options: object) -> object:
+    def decode_late(*arguments: Any, **options: Any) -> Decoded:
         entered.set()
         assert gate.wait(PATIENCE_S)
         return decode(*arguments, **options)

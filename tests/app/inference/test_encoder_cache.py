@@ -77,9 +77,12 @@ def test_encoders_are_for_inference(cache):
 
 def test_a_runtime_is_prepared_once(cache, selector, monkeypatch):
     prepared, prepare = [], selector.prepare
-    monkeypatch.setattr(
-        selector, "prepare", lambda encoder: prepared.append(encoder) or prepare(encoder)
-    )
+
+    def counted(encoder):
+        prepared.append(encoder)
+        return prepare(encoder)
+
+    monkeypatch.setattr(selector, "prepare", counted)
     loaded = cache.get(VERSION)
     with ThreadPoolExecutor(8) as threads:
         serving = [threads.submit(loaded.prepare) for _ in range(20)]

@@ -11,7 +11,11 @@ from tests.app.inference.conftest import PATIENCE_S
 
 def test_a_thread_that_waits_is_well():
     gate = threading.Event()
-    thread = WatchedThread("model", lambda _: gate.wait(PATIENCE_S))
+
+    def run(_: WatchedThread) -> None:
+        gate.wait(PATIENCE_S)
+
+    thread = WatchedThread("model", run)
     thread.start()
 
     assert thread.ailment(stall_s=0.0) is None

@@ -100,7 +100,9 @@ def test_projects_used_longest_ago_are_forgotten(computed):
     cosines = Cosines(most=270)
     other = UUID(int=3), UUID(int=4)
     ask(cosines, snapshot(90), fit(9))
-    cosines.shortcut(other, snapshot(90), fit(9))(torch.arange(90), closeness, CLOSENESS_SLOPE, 5)
+    shortcut = cosines.shortcut(other, snapshot(90), fit(9))
+    assert shortcut is not None
+    shortcut(torch.arange(90), closeness, CLOSENESS_SLOPE, 5)
     before = sum(computed)
 
     ask(cosines, snapshot(90), fit(9))
