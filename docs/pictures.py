@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import typer
-from playwright.sync_api import Locator, Page, expect, sync_playwright
+from playwright.sync_api import Locator, Page, ViewportSize, expect, sync_playwright
 
 from handful.client import Handful
 
 PROJECT = "demo-digits"
 KEYS = 56  # pressed after the grids
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
-SIZE = {"width": 1120, "height": 720}  # pixels
+SIZE: ViewportSize = {"width": 1120, "height": 720}  # pixels
 PATIENCE_MS = 60_000
 SETTLED_MS = 500  # after which nothing moves any more
 FOLDER = Path(__file__).parent / "pictures"

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import UUID
 
-import httpx
 import pytest
 import torch
 import uvicorn
@@ -142,13 +141,9 @@ def live_service(settings) -> Iterator[tuple[str, FastAPI]]:
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     url = f"http://127.0.0.1:{port}"
-    for _ in range(200):
-        try:
-            if httpx.get(f"{url}/readyz").status_code == 200:
-                break
-        except httpx.TransportError:
-            pass
-        time.sleep(0.05)
+    while not server.started and thread.is_alive():
+        time.sleep(0.01)
+    app.state.parts.embedder.warm.wait()
     yield url, app
     server.should_exit = True
     thread.join(timeout=10)

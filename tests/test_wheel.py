@@ -25,7 +25,9 @@ with Handful("http://127.0.0.1:8000") as client:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
-    """What is published."""
+    """What is published: the one that a release has built, or one made of the clone."""
+    if released := os.environ.get("HANDFUL_TEST_WHEEL"):
+        return Path(released)
     folder = tmp_path_factory.mktemp("wheel")
     pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir"]
     subprocess.run([*pip, folder, ROOT], check=True, capture_output=True)
@@ -63,7 +65,16 @@ def server(wheel, tmp_path_factory) -> Path:
 def _environment(folder: Path, wheel: Path, *options: str) -> Path:
     venv.create(folder, with_pip=False)
     python = folder / "bin" / "python"
-    install = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", *options]
+    install: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        python,
+        "install",
+        "--quiet",
+        *options,
+    ]
     subprocess.run([*install, wheel], check=True, capture_output=True)
     return python.parent
 

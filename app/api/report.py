@@ -9,7 +9,7 @@ from app.http.openapi import problem_responses
 from app.http.parameters import ProjectKey
 from app.report import charts
 from app.report.analysis import Analysis
-from app.report.report import Report
+from app.report.report import LabelFigures, Report
 from handful.contract.report import (
     BasisRead,
     CalibrationBinRead,
@@ -55,15 +55,7 @@ def show_report(report: Report) -> ReportRead:
         judged=analysis.judged,
         accuracy=show_interval(analysis.accuracy),
         rests_on=_basis(analysis),
-        labels=[
-            LabelFiguresRead(
-                label=label.label,
-                shots=label.shots,
-                recall=show_interval(label.recall),
-                precision=show_interval(label.precision),
-            )
-            for label in report.labels
-        ],
+        labels=[_figures(label) for label in report.labels],
         confusions=[ConfusionRead(**pair._asdict()) for pair in analysis.confusions],
         calibration=_calibration(analysis),
         label_errors=[
@@ -155,6 +147,15 @@ def draw_map(project: ProjectKey, maps: MapService) -> Response:
         return _svg(charts.message("The images in two dimensions", text))
     points = [charts.Point(p.x, p.y, p.label, p.doubt) for p in image_map.points]
     return _svg(charts.image_map(points, image_map.explained, image_map.images))
+
+
+def _figures(label: LabelFigures) -> LabelFiguresRead:
+    return LabelFiguresRead(
+        label=label.label,
+        shots=label.shots,
+        recall=show_interval(label.recall),
+        precision=show_interval(label.precision),
+    )
 
 
 def _basis(analysis: Analysis) -> BasisRead | None:

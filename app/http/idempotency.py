@@ -125,7 +125,7 @@ class Idempotency:
     ) -> None:
         body = _HashedBody(receive, scope)
         await body.drain()
-        check_fingerprint(answer.fingerprint, body.fingerprint)
+        _check_fingerprint(answer.fingerprint, body.fingerprint)
         headers = [(k.encode(), v.encode()) for k, v in answer.headers.items()]
         await send(
             {
@@ -222,7 +222,7 @@ class _Recorder:
         await self._send(message)
 
 
-def check_fingerprint(first: str, second: str) -> None:
+def _check_fingerprint(first: str, second: str) -> None:
     """Raise when a key comes again with another body.
 
     Raises:

@@ -25,7 +25,7 @@ class Admission:
         self._inside = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "POST" or is_json(Headers(scope=scope)):
+        if scope["type"] != "http" or scope["method"] != "POST" or _is_json(Headers(scope=scope)):
             await self.app(scope, receive, send)
             return
         ahead = self._inside + 1  # images, at least
@@ -51,7 +51,7 @@ class BodyLimit:
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        limit = min(self._max_bytes, JSON_BODY_BYTES) if is_json(headers) else self._max_bytes
+        limit = min(self._max_bytes, JSON_BODY_BYTES) if _is_json(headers) else self._max_bytes
         declared = headers.get("content-length", "")
         received = 0
 
@@ -69,7 +69,7 @@ class BodyLimit:
         await self.app(scope, receive_limited, send)
 
 
-def is_json(headers: Headers) -> bool:
+def _is_json(headers: Headers) -> bool:
     """Whether a body is JSON, by its type."""
     return headers.get("content-type", "").startswith("application/json")
 

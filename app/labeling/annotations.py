@@ -37,7 +37,7 @@ class Annotations:
         """Give an image a label, or with None send it back to the pool."""
         with self.db.writing() as session:
             project = find_project(session, project_key, lock=True)
-            return apply_change(session, project, change)
+            return _apply_change(session, project, change)
 
     def annotate(self, project_key: str, changes: Sequence[Change]) -> list[Failed]:
         """Many changes in one transaction; one that cannot be made fails alone."""
@@ -46,7 +46,7 @@ class Annotations:
             project = find_project(session, project_key, lock=True)
             for position, change in enumerate(changes):
                 try:
-                    apply_change(session, project, change)
+                    _apply_change(session, project, change)
                 except Problem as problem:
                     failed.append(Failed(position, None, problem))
         return failed
@@ -91,7 +91,50 @@ class Annotations:
             return list(session.scalars(query.order_by(Annotation.id.desc()).limit(limit)))
 
 
-def apply_change(session: Session, project: Project, change: Change) -> ImageView:
+def set_label(
+    session: Session,
+    view: ImageView,
+    label: Label | None,
+    annotator: str | None,
+    source: str,
+    revision: int,
+) -> bool:
+    """Change an image's label and remember it; False when it has that label already.
+
+    Either answers whoever holds the image.
+    """
+    image = view.image
+    if label is not None or image.label_id is not None:
+        _end_reservations(session, image.id)
+    if image.label_id == (label.id if label else None):
+        return False
+    image.label_id = label.id if label else None
+    image.labeled_at = now() if label else None
+    image.revision = revision
+    session.add(
+        Annotation(
+            image_id=image.id,
+            label=label.name if label else None,
+            previous=view.label,
+            annotator=annotator,
+            source=source,
+        )
+    )
+    session.flush()
+    payload = {
+        "image": str(image.id),
+        "label": label.name if label else None,
+        "previous": view.label,
+        "annotator": annotator,
+        "source": source,
+    }
+    tell(session, image.project_id, Event.LABEL_SET, payload)
+    if label is not None and view.label is None and source != "support":
+        tell_if_exhausted(session, image.project_id)
+    return True
+
+
+def _apply_change(session: Session, project: Project, change: Change) -> ImageView:
     """Set or take back one label, within a transaction that has locked the project."""
     view = find_image(session, project, change.image_id)
     label = find_label(session, project, change.label) if change.label is not None else None
@@ -130,48 +173,9 @@ def _refuse_if_answered(
     )
 
 
-def set_label(
-    session: Session,
-    view: ImageView,
-    label: Label | None,
-    annotator: str | None,
-    source: str,
-    revision: int,
-) -> bool:
-    """Change an image's label and remember it; False when it has that label already.
-
-    Either answers whoever holds the image.
-    """
-    image = view.image
-    if label is not None or image.label_id is not None:
-        session.execute(
-            update(Reservation)
-            .where(Reservation.image_id == image.id, Reservation.outcome.is_(None))
-            .values(outcome="labeled")
-        )
-    if image.label_id == (label.id if label else None):
-        return False
-    image.label_id = label.id if label else None
-    image.labeled_at = now() if label else None
-    image.revision = revision
-    session.add(
-        Annotation(
-            image_id=image.id,
-            label=label.name if label else None,
-            previous=view.label,
-            annotator=annotator,
-            source=source,
-        )
+def _end_reservations(session: Session, image_id: UUID) -> None:
+    session.execute(
+        update(Reservation)
+        .where(Reservation.image_id == image_id, Reservation.outcome.is_(None))
+        .values(outcome="labeled")
     )
-    session.flush()
-    payload = {
-        "image": str(image.id),
-        "label": label.name if label else None,
-        "previous": view.label,
-        "annotator": annotator,
-        "source": source,
-    }
-    tell(session, image.project_id, Event.LABEL_SET, payload)
-    if label is not None and view.label is None and source != "support":
-        tell_if_exhausted(session, image.project_id)
-    return True

@@ -21,12 +21,6 @@ class LabelView(NamedTuple):
     shots: int
 
 
-def with_shots(session: Session, labels: list[Label]) -> list[LabelView]:
-    """Labels, each with the number of its support images."""
-    shots = count_by(session, Image.label_id, [label.id for label in labels])
-    return [LabelView(label, shots.get(label.id, 0)) for label in labels]
-
-
 @dataclass(frozen=True)
 class Labels:
     """What can be done with labels."""
@@ -48,7 +42,7 @@ class Labels:
         """A label by id or name."""
         with self.db.reading() as session:
             label = find_label(session, find_project(session, key), label_key)
-            return with_shots(session, [label])[0]
+            return _with_shots(session, [label])[0]
 
     def page(self, key: str, after: UUID | None, limit: int) -> list[LabelView]:
         """Labels in order of creation."""
@@ -57,7 +51,9 @@ class Labels:
             query = select(Label).where(Label.project_id == project.id)
             if after is not None:
                 query = query.where(Label.id > after)
-            return with_shots(session, list(session.scalars(query.order_by(Label.id).limit(limit))))
+            return _with_shots(
+                session, list(session.scalars(query.order_by(Label.id).limit(limit)))
+            )
 
     def rename(self, key: str, label_key: str, name: str, edition: int | None) -> LabelView:
         """Give a label another name; its support images stay."""
@@ -73,7 +69,7 @@ class Labels:
             label.edition += 1
             project.revision += 1
             session.flush()
-            return with_shots(session, [label])[0]
+            return _with_shots(session, [label])[0]
 
     def delete(self, key: str, label_key: str, edition: int | None) -> None:
         """Remove a label; its support images go back to the pool."""
@@ -93,3 +89,9 @@ class Labels:
                 .values(label_id=None, labeled_at=None, revision=project.revision)
             )
             session.delete(label)
+
+
+def _with_shots(session: Session, labels: list[Label]) -> list[LabelView]:
+    """Labels, each with the number of its support images."""
+    shots = count_by(session, Image.label_id, [label.id for label in labels])
+    return [LabelView(label, shots.get(label.id, 0)) for label in labels]

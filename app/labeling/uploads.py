@@ -123,7 +123,7 @@ class Uploads:
         while True:
             with self.db.reading() as session:
                 encoder_id = find_project(session, str(project_id)).encoder_id
-                present = embedded_digests(session, project_id, encoder_id, digests)
+                present = _embedded_digests(session, project_id, encoder_id, digests)
             new = {f.sha256: f for f in files if f.sha256 not in present}
             contents, bulk = [f.content for f in new.values()], wait or marks.label is None
             results = self.embedder.embed(encoder_id, contents, wait=wait, bulk=bulk)
@@ -158,7 +158,7 @@ class Uploads:
                 return None
             digests = {file.sha256 for file in files}
             unchanged = digests - embedded.keys()
-            if not unchanged <= embedded_digests(session, project_id, encoder_id, unchanged):
+            if not unchanged <= _embedded_digests(session, project_id, encoder_id, unchanged):
                 return None
             images = image_views(session, project_id, Image.sha256.in_(digests))
             views = {view.image.sha256: view for view in images}
@@ -202,7 +202,7 @@ def chunks(uploads: Iterable[Upload]) -> Iterator[tuple[list[ImageFile], list[Fa
         yield files, failed
 
 
-def embedded_digests(
+def _embedded_digests(
     session: Session, project_id: UUID, encoder_id: UUID, digests: set[str]
 ) -> set[str]:
     """Which files the project has an embedding of."""

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
 
-from sqlalchemy import Select, select, update
+from sqlalchemy import ColumnElement, select, update
 from sqlalchemy.orm import Session
 
 from app.ranking.filters import RankQuery
@@ -25,65 +25,6 @@ class Reserved(NamedTuple):
     encoder_id: UUID
     lease_until: datetime
     images: list[RankedImage]
-
-
-def reserved_images(project_id: UUID, clock: datetime) -> Select[UUID]:
-    """Images that somebody holds at a moment."""
-    return select(Reservation.image_id).where(
-        Reservation.project_id == project_id,
-        Reservation.outcome.is_(None),
-        Reservation.lease_until > clock,
-    )
-
-
-def skipped_images(project_id: UUID, annotator: str) -> Select[UUID]:
-    """Images that an annotator does not want."""
-    return select(Reservation.image_id).where(
-        Reservation.project_id == project_id,
-        Reservation.outcome == "skipped",
-        Reservation.annotator == annotator,
-    )
-
-
-def answered_images(project_id: UUID, strategy: str) -> Select[UUID]:
-    """Images that were handed out by a strategy and got an answer."""
-    return select(Reservation.image_id).where(
-        Reservation.project_id == project_id,
-        Reservation.outcome == "labeled",
-        Reservation.strategy == strategy,
-    )
-
-
-def end_lapsed(session: Session, project_id: UUID, clock: datetime) -> None:
-    """Note which leases are over."""
-    session.execute(
-        update(Reservation)
-        .where(
-            Reservation.project_id == project_id,
-            Reservation.outcome.is_(None),
-            Reservation.lease_until <= clock,
-        )
-        .values(outcome="lapsed")
-    )
-
-
-def free_images(session: Session, project_id: UUID, ranked: Sequence[RankedImage]) -> set[UUID]:
-    """Which images are still with or without a label, as ranked, and in nobody's hands."""
-    reserved = select(Reservation.image_id).where(
-        Reservation.project_id == project_id, Reservation.outcome.is_(None)
-    )
-    labeled = {r.image_id for r in ranked if r.label is not None}
-    free: set[UUID] = set()
-    for portion in portions([r.image_id for r in ranked]):
-        query = select(Image.id, Image.label_id).where(
-            Image.project_id == project_id, Image.id.in_(portion), Image.id.not_in(reserved)
-        )
-        free.update(
-            image
-            for image, label in session.execute(query)
-            if (label is not None) == (image in labeled)
-        )
-    return free
 
 
 @dataclass(frozen=True)
@@ -109,36 +50,23 @@ class Reservations:
         for _ in range(ATTEMPTS):
             with self.db.reading() as session:
                 project = find_project(session, project_key)
-                reserved = set(session.scalars(reserved_images(project.id, self.db.clock(session))))
-                avoided = set(session.scalars(skipped_images(project.id, annotator)))
+                clock = self.db.clock(session)
+                lease = Reservation.outcome.is_(None), Reservation.lease_until > clock
+                reserved = _images(session, project.id, *lease)
+                skipped = Reservation.outcome == "skipped", Reservation.annotator == annotator
+                avoided = _images(session, project.id, *skipped)
                 if of_labeled(query.strategy):
-                    avoided |= set(session.scalars(answered_images(project.id, name)))
+                    answered = Reservation.outcome == "labeled", Reservation.strategy == name
+                    avoided |= _images(session, project.id, *answered)
             remaining = query._replace(budget=query.budget - len(images))
             ranked = self.ranker.rank_project(
                 project, remaining, reserved=reserved, avoided=avoided
             )
-            with self.db.writing() as session:
-                project = find_project(session, str(project.id), lock=True)
-                clock = self.db.clock(session)
-                until = clock + timedelta(seconds=lease_s)
-                end_lapsed(session, project.id, clock)
-                free = free_images(session, project.id, ranked)
-                got = [r for r in ranked if r.image_id in free]
-                session.add_all(
-                    Reservation(
-                        project_id=project.id,
-                        image_id=r.image_id,
-                        annotator=annotator,
-                        lease_until=until,
-                        strategy=name,
-                        propensity=r.propensity,
-                    )
-                    for r in got
-                )
-            images += got
-            if len(images) >= query.budget or len(got) == len(ranked):
+            portion = self._reserve(project.id, ranked, annotator, lease_s, name)
+            images += portion.images
+            if len(images) >= query.budget or len(portion.images) == len(ranked):
                 break
-        return Reserved(project.encoder_id, until, images)
+        return portion._replace(images=images)
 
     def skip(self, project_key: str, images: Sequence[UUID], annotator: str) -> int:
         """Give images back that an annotator holds, who will not get them again; how many."""
@@ -156,3 +84,70 @@ class Reservations:
                 .returning(Reservation.id)
             )
             return len(ended.all())
+
+    def _reserve(
+        self,
+        project_id: UUID,
+        ranked: Sequence[RankedImage],
+        annotator: str,
+        lease_s: float,
+        strategy: str,
+    ) -> Reserved:
+        """Reserve ranked images, as far as they are free still."""
+        with self.db.writing() as session:
+            project = find_project(session, str(project_id), lock=True)
+            clock = self.db.clock(session)
+            until = clock + timedelta(seconds=lease_s)
+            _end_lapsed(session, project.id, clock)
+            free = _free_images(session, project.id, ranked)
+            images = [r for r in ranked if r.image_id in free]
+            session.add_all(
+                Reservation(
+                    project_id=project.id,
+                    image_id=image.image_id,
+                    annotator=annotator,
+                    lease_until=until,
+                    strategy=strategy,
+                    propensity=image.propensity,
+                )
+                for image in images
+            )
+        return Reserved(project.encoder_id, until, images)
+
+
+def _images(session: Session, project_id: UUID, *where: ColumnElement[bool]) -> set[UUID]:
+    """The images of a project that were handed out under all of these conditions."""
+    query = select(Reservation.image_id).where(Reservation.project_id == project_id, *where)
+    return set(session.scalars(query))
+
+
+def _end_lapsed(session: Session, project_id: UUID, clock: datetime) -> None:
+    """Note which leases are over."""
+    session.execute(
+        update(Reservation)
+        .where(
+            Reservation.project_id == project_id,
+            Reservation.outcome.is_(None),
+            Reservation.lease_until <= clock,
+        )
+        .values(outcome="lapsed")
+    )
+
+
+def _free_images(session: Session, project_id: UUID, ranked: Sequence[RankedImage]) -> set[UUID]:
+    """Which images are still with or without a label, as ranked, and in nobody's hands."""
+    reserved = select(Reservation.image_id).where(
+        Reservation.project_id == project_id, Reservation.outcome.is_(None)
+    )
+    labeled = {r.image_id for r in ranked if r.label is not None}
+    free: set[UUID] = set()
+    for portion in portions([r.image_id for r in ranked]):
+        query = select(Image.id, Image.label_id).where(
+            Image.project_id == project_id, Image.id.in_(portion), Image.id.not_in(reserved)
+        )
+        free.update(
+            image
+            for image, label in session.execute(query)
+            if (label is not None) == (image in labeled)
+        )
+    return free

@@ -24,18 +24,6 @@ class Similar(NamedTuple):
     cosine: float
 
 
-def cosines_to(vectors: Tensor, row: int) -> Tensor:
-    """Cosines of all rows to one of them, a block at a time."""
-    query = vectors[row].float()
-    return torch.cat([block.float() @ query for block in torch.split(vectors, ROWS_PER_BLOCK)])
-
-
-def label_name(snapshot: Snapshot, row: int, names: dict[UUID, str]) -> str | None:
-    """The label of a row; None in the pool."""
-    code = int(snapshot.codes[row])
-    return names.get(snapshot.label_ids[code]) if code >= 0 else None
-
-
 @dataclass(frozen=True)
 class SimilarImages:
     """Looks for images that look alike."""
@@ -56,16 +44,28 @@ class SimilarImages:
         row = row_of(snapshot, image_id)
         if row is None:
             raise ImageNotFound(f"project {project.name!r} has no image {image_id}")
-        cosines = cosines_to(snapshot.vectors, row)
+        cosines = _cosines_to(snapshot.vectors, row)
         cosines[torch.from_numpy(snapshot.codes == GONE)] = -torch.inf
         cosines[row] = -torch.inf
         best = cosines.topk(min(limit, len(cosines)))
         return [
             Similar(
                 snapshot.image_id(neighbour),
-                label_name(snapshot, neighbour, names),
+                _label_name(snapshot, neighbour, names),
                 max(-1, min(1, cosine)),
             )
             for neighbour, cosine in zip(best.indices.tolist(), best.values.tolist(), strict=True)
             if cosine > -torch.inf
         ]
+
+
+def _cosines_to(vectors: Tensor, row: int) -> Tensor:
+    """Cosines of all rows to one of them, a block at a time."""
+    query = vectors[row].float()
+    return torch.cat([block.float() @ query for block in torch.split(vectors, ROWS_PER_BLOCK)])
+
+
+def _label_name(snapshot: Snapshot, row: int, names: dict[UUID, str]) -> str | None:
+    """The label of a row; None in the pool."""
+    code = int(snapshot.codes[row])
+    return names.get(snapshot.label_ids[code]) if code >= 0 else None

@@ -130,7 +130,7 @@ def analyse(predictor: Predictor, propensities: dict[UUID, float]) -> Analysis:
     shots = torch.bincount(targets, minlength=len(predictor.names))
     contradictions, compared = _contradictions(predictor, vectors)
     analysis = Analysis(
-        head=describe_head(predictor.head),
+        head=_describe_head(predictor.head),
         support=len(targets),
         contradictions=contradictions,
         compared=compared,
@@ -211,7 +211,7 @@ def _accuracy(
     return wilson(share, float(len(rows))), Basis(len(rows), random=False)
 
 
-def describe_head(head: FittedHead) -> HeadDescription:
+def _describe_head(head: FittedHead) -> HeadDescription:
     """What a fitted head is, and what it was chosen from."""
     return HeadDescription(
         plugin_name(head.options),

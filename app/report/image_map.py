@@ -37,27 +37,6 @@ class Map(NamedTuple):
     images: int  # that there are; a random part is drawn of more than `MOST_POINTS`
 
 
-def likeliest_labels(
-    snapshot: Snapshot,
-    rows: Int[Tensor, " K"],
-    vectors: Float[Tensor, "K D"],
-    names: dict[UUID, str],
-    predictor: Predictor | None,
-) -> list[tuple[str | None, float | None]]:
-    """Of each image its label, or the likeliest one and the doubt about it."""
-    labels = [
-        names.get(snapshot.label_ids[code]) if code >= 0 else None
-        for code in snapshot.codes[rows.numpy()].tolist()
-    ]
-    if predictor is None:
-        return [(label, None) for label in labels]
-    confidence, likeliest = predictor.head.probabilities(vectors).max(dim=1)
-    return [
-        (label, None) if label is not None else (predictor.names[c], 1 - p)
-        for label, c, p in zip(labels, likeliest.tolist(), confidence.tolist(), strict=True)
-    ]
-
-
 @dataclass(frozen=True)
 class ImageMaps:
     """Maps of projects."""
@@ -88,8 +67,29 @@ class ImageMaps:
             for row, (x, y), (label, doubt) in zip(
                 sample.tolist(),
                 places.tolist(),
-                likeliest_labels(snapshot, sample, vectors, names, predictor),
+                _likeliest_labels(snapshot, sample, vectors, names, predictor),
                 strict=True,
             )
         ]
         return Map(points, (float(explained[0]), float(explained[1])), len(rows))
+
+
+def _likeliest_labels(
+    snapshot: Snapshot,
+    rows: Int[Tensor, " K"],
+    vectors: Float[Tensor, "K D"],
+    names: dict[UUID, str],
+    predictor: Predictor | None,
+) -> list[tuple[str | None, float | None]]:
+    """Of each image its label, or the likeliest one and the doubt about it."""
+    labels = [
+        names.get(snapshot.label_ids[code]) if code >= 0 else None
+        for code in snapshot.codes[rows.numpy()].tolist()
+    ]
+    if predictor is None:
+        return [(label, None) for label in labels]
+    confidence, likeliest = predictor.head.probabilities(vectors).max(dim=1)
+    return [
+        (label, None) if label is not None else (predictor.names[c], 1 - p)
+        for label, c, p in zip(labels, likeliest.tolist(), confidence.tolist(), strict=True)
+    ]

@@ -117,7 +117,7 @@ class Members:
             ArchiveRefused: all that was read is more than an archive may have.
         """
         info = self._named[member] if isinstance(member, str) else member
-        if complaint := zip_complaint(info):
+        if complaint := _zip_complaint(info):
             raise ArchiveMemberRefused(f"the archive member {info.filename!r} {complaint}")
         try:
             with self._zip.open(info) as file:
@@ -140,7 +140,7 @@ class Members:
             ArchiveRefused: it is not a plain file, damaged, or larger than an archive may be.
         """
         member = self._named[name]
-        if complaint := zip_complaint(member):
+        if complaint := _zip_complaint(member):
             raise ArchiveRefused(f"the archive member {name!r} {complaint}")
         check_room(self.limits.archive_bytes - member.file_size, self.limits)
         with _readable(), self._zip.open(member) as file:
@@ -162,7 +162,7 @@ def _member(name: str) -> zipfile.ZipInfo:
     return member
 
 
-def zip_complaint(member: zipfile.ZipInfo) -> str | None:
+def _zip_complaint(member: zipfile.ZipInfo) -> str | None:
     """Why a member of a zip is not read."""
     complaint = name_complaint(member.filename)
     mode = member.external_attr >> 16

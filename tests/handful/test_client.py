@@ -263,10 +263,6 @@ def test_a_client_hands_on_what_the_service_objects_to(live_url):
         client.get(project_path("none"))
 
 
-def test_a_project_name_is_quoted_in_its_path():
-    assert project_path("a/b ?", "pool") == "/v1/projects/a%2Fb%20%3F/pool"
-
-
 def test_a_stranger_is_known_as_such(monkeypatch):
     page = httpx.Response(200, text="<html>", request=httpx.Request("GET", "http://localhost/x"))
     with Handful("http://localhost") as handful:

@@ -21,7 +21,7 @@ def test_after_an_error_the_file_is_as_it_was(tmp_path):
     path.write_bytes(b"old")
 
     with pytest.raises(TypeError), replacing(path, force=True) as file:
-        file.write("no bytes")
+        file.write("no bytes")  # type: ignore[call-overload]
 
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]

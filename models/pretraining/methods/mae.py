@@ -66,6 +66,7 @@ class MAE:
 
 class _Objective(Pretext):
     chance = 1.0  # of patches whose pixels have a deviation of 1
+    painter: TokenPainter | PixelPainter
 
     def __init__(self, encoder: Encoder, options: MAE) -> None:
         super().__init__(encoder)

@@ -45,7 +45,7 @@ def test_a_picture_is_xml_without_scripts_and_says_what_it_is(picture):
 @pytest.mark.parametrize("picture", PICTURES.values(), ids=PICTURES)
 def test_nothing_lies_outside_the_picture(picture):
     root = ElementTree.fromstring(picture)
-    width, height = float(root.get("width")), float(root.get("height"))
+    width, height = float(root.attrib["width"]), float(root.attrib["height"])
 
     for kind in ("text", "circle", "rect"):
         for element in elements(picture, kind):
@@ -91,7 +91,9 @@ def test_the_learning_curve_marks_every_point_and_the_interval():
     told = [element.text for element in elements(picture, "title")]
     assert "4 labels: 50.0 %" in told
     assert "20 labels: 80.0 %, with 80 % between 70.0 % and 90.0 %" in told
-    low, high = (float(e.get("points").split(",")[-1]) for e in elements(picture, "polyline")[-2:])
+    low, high = (
+        float(e.attrib["points"].split(",")[-1]) for e in elements(picture, "polyline")[-2:]
+    )
     assert 0 < low - high < 260  # pixels; y grows downwards
 
 
@@ -101,6 +103,6 @@ def test_the_less_sure_the_paler():
     picture = charts.image_map(points, (0.5, 0.2), 2)
 
     sure, unsure = (
-        float(e.get("fill-opacity")) for e in elements(picture, "path") if e.get("fill-opacity")
+        float(e.attrib["fill-opacity"]) for e in elements(picture, "path") if e.get("fill-opacity")
     )
     assert sure > unsure > 0

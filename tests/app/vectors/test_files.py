@@ -4,10 +4,12 @@ import errno
 import os
 import shutil
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from structlog.testing import capture_logs
 from uuid_utils.compat import uuid7
 
@@ -18,7 +20,7 @@ DIM = 4
 PROJECT, ENCODER = uuid7(), uuid7()
 
 pytestmark = pytest.mark.skipif(
-    vector_files.fcntl is None or sys.byteorder != "little", reason="there are no files here"
+    find_spec("fcntl") is None or sys.byteorder != "little", reason="there are no files here"
 )
 
 
@@ -34,7 +36,7 @@ def files(folder):
     found.close()
 
 
-def some(count, start=0):
+def some(count: int, start: int = 0) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
     """Vectors and ids that tell their number."""
     numbers = np.arange(start, start + count)
     vectors = np.repeat(numbers[:, None], DIM, axis=1).astype(np.float16)
@@ -164,7 +166,7 @@ def test_a_failed_write_changes_nothing(files, folder, monkeypatch):
     rows = filled(files, 100)
     usage = shutil.disk_usage(folder)
     monkeypatch.setattr(files, "_min_free_bytes", 0)
-    monkeypatch.setattr(vector_files.shutil, "disk_usage", lambda _: usage._replace(free=100))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=100))
 
     with pytest.raises(OSError, match="bytes are free") as caught:
         rows.append(*some(100, 100), 8)
@@ -266,7 +268,7 @@ def test_a_file_that_cannot_be_mapped_is_an_error_of_files(files, monkeypatch):
     def refuse(*_, **__):
         raise RuntimeError("unable to mmap: no such device")
 
-    monkeypatch.setattr(vector_files.torch, "from_file", refuse)
+    monkeypatch.setattr("torch.from_file", refuse)
 
     with pytest.raises(OSError, match="cannot be mapped"):
         files.open(PROJECT, ENCODER, DIM, 7).append(*some(1), 7)

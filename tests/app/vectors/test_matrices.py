@@ -16,8 +16,7 @@ from uuid_utils.compat import uuid7
 from app.problems import ProjectNotFound
 from app.sql.database import Database, migrate
 from app.sql.tables import Embedding, Image, Label, Project, Removal
-from app.vectors import files as vector_files
-from app.vectors import matrices as vectors_module
+from app.vectors import files, matrices
 from app.vectors.files import VectorFiles
 from app.vectors.matrices import GONE, Snapshot, Vectors
 from app.vectors.running_mean import oldest
@@ -131,31 +130,31 @@ def everything(world, folder) -> Snapshot:
 def rows_read(monkeypatch) -> list[int]:
     """How many vectors were read from SQL, a chunk at a time."""
     chunks = []
-    append = vectors_module._Matrix._append
+    append = matrices._Matrix._append
 
     def counted(matrix, found, revision):
         chunks.append(len(found))
         append(matrix, found, revision)
 
-    monkeypatch.setattr(vectors_module._Matrix, "_append", counted)
+    monkeypatch.setattr(matrices._Matrix, "_append", counted)
     return chunks
 
 
 @pytest.mark.parametrize("in_files", [False, True])
 def test_after_any_history_the_matrix_is_what_the_database_says(db, world, folder, in_files):
-    chance = random.Random(0)
+    generator = random.Random(0)
     files = VectorFiles(folder) if in_files else None
     vectors = Vectors(db, 1 << 30, files)
     images: list[UUID] = []
     for step in range(300):
-        change = chance.random()
+        change = generator.random()
         if change < 0.5 or not images:
-            images.append(world.add(chance.randrange(3)))
+            images.append(world.add(generator.randrange(3)))
         elif change < 0.8:
-            world.relabel(chance.choice(images), chance.randrange(3))
+            world.relabel(generator.choice(images), generator.randrange(3))
         else:
-            world.remove(images.pop(chance.randrange(len(images))))
-        if files and chance.random() < 0.05:
+            world.remove(images.pop(generator.randrange(len(images))))
+        if files and generator.random() < 0.05:
             vectors.close()
             vectors = Vectors(db, 1 << 30, files)
         if step % 7 == 0:
@@ -220,7 +219,7 @@ def test_a_snapshot_stays_as_it_was(db, world):
 
 
 def test_removed_rows_do_not_pile_up(db, world, monkeypatch):
-    monkeypatch.setattr(vectors_module, "MOST_HOLES", 20)
+    monkeypatch.setattr(matrices, "MOST_HOLES", 20)
     vectors = Vectors(db, 1 << 30)
     for _ in range(30):
         image = world.add()
@@ -434,7 +433,7 @@ def test_a_full_disk_is_served_from_memory(world, folder, monkeypatch, when):
         if when == "later":
             world.add(1)
             seen.append(vectors.everything(world.project, world.version))
-        monkeypatch.setattr(vector_files._File, "write", full)
+        monkeypatch.setattr(files._File, "write", full)
         for step in range(4):
             world.add(step % 3)
             seen.append(vectors.everything(world.project, world.version))
@@ -461,7 +460,7 @@ def test_the_folder_may_be_deleted_at_any_time(world, folder):
 
 
 def test_too_many_holes_are_closed_after_a_restart(world, folder, monkeypatch):
-    monkeypatch.setattr(vectors_module, "MOST_HOLES", 2)
+    monkeypatch.setattr(matrices, "MOST_HOLES", 2)
     images = [world.add(n % 3) for n in range(8)]
     old = everything(world, folder)
     known = content(old)

@@ -1,6 +1,7 @@
 """The pool as strategies see it, and how images that can be scored are ranked."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from models.acquisition import BLOCK_ROWS, NoClasses, Pool, closeness, doubt, sh
 from tests.models.acquisition.naive import classify, margins, unit
 
 
-def make_pool(images: int, **fields: object) -> Pool:
+def make_pool(images: int, **fields: Any) -> Pool:
     return Pool(unit(images, 8), torch.arange(images), classify, **fields)
 
 

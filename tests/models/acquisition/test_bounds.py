@@ -24,12 +24,14 @@ POINTS = F.normalize(
 
 def fitted(labeled: torch.Tensor, temperature: float | None = None) -> FittedCosine:
     options = Cosine(temperature=temperature, centered=True)
-    return options.fit(POINTS[labeled], TRUTH[labeled], CLASSES, POINTS.double().mean(0).float())
+    head = options.fit(POINTS[labeled], TRUTH[labeled], CLASSES, POINTS.double().mean(0).float())
+    assert isinstance(head, FittedCosine)
+    return head
 
 
 def seeds(shots: int) -> torch.Tensor:
     """The first images of each class."""
-    return torch.cat([(c == TRUTH).nonzero().flatten()[:shots] for c in range(CLASSES)])
+    return torch.cat([TRUTH.eq(c).nonzero().flatten()[:shots] for c in range(CLASSES)])
 
 
 def unlabeled(labeled: torch.Tensor) -> torch.Tensor:

@@ -1,5 +1,7 @@
 """What every search promises, and the proxy that judges for them."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -8,7 +10,7 @@ from models.augmentation_search.candidates import describe, documents
 from models.augmentation_search.searches import searches
 from models.training.checkpoint import pack, unpack
 
-SMALL = {
+SMALL: dict[str, dict[str, Any]] = {
     "grid": {"n": (1,), "m": (3.0, 6.0, 9.0)},
     "reinforce": {"trials": 3, "sub_policies": 2},
     "per_class": {"crops": (1.0, 0.3)},

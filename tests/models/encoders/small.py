@@ -1,5 +1,6 @@
 """One small instance of each architecture, built without pretrained weights."""
 
+from models.encoders import Architecture
 from models.encoders.architectures.conv4 import Conv4
 from models.encoders.architectures.efficientnet_lite import EfficientNetLite
 from models.encoders.architectures.pooled_rotations import PooledRotations
@@ -7,7 +8,7 @@ from models.encoders.architectures.projected import Projected
 from models.encoders.architectures.timm import Timm
 from models.encoders.architectures.vit import ViT
 
-SMALL = {
+SMALL: dict[str, Architecture] = {
     "conv4": Conv4(width=8, image_side=32),
     "efficientnet_lite": EfficientNetLite(),
     "pooled_rotations": PooledRotations(base="conv4:8"),

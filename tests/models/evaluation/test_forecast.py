@@ -1,5 +1,8 @@
 """How accuracy has grown, and what twice the labels would bring."""
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import pytest
 import torch
 from scipy.optimize import least_squares
@@ -17,6 +20,7 @@ from models.evaluation.forecast import (
 from models.evaluation.intervals import Interval
 from models.heads.kinds.cosine import Cosine, FittedCosine
 
+T = TypeVar("T")
 SIZES = torch.tensor([10, 20, 30, 45, 60, 90])
 
 
@@ -35,14 +39,23 @@ def curve_of(accuracy: torch.Tensor, images: int = 10_000) -> LearningCurve:
     return LearningCurve(SIZES, torch.ones_like(right), right, torch.zeros(6, dtype=torch.float64))
 
 
+def recorded(method: Callable[..., T]) -> tuple[Callable[..., T], list[torch.Tensor]]:
+    """A method that does the same, and the embeddings that it is called with."""
+    embeddings: list[torch.Tensor] = []
+
+    def call(head: object, rows: torch.Tensor, *arguments: object) -> T:
+        embeddings.append(rows)
+        return method(head, rows, *arguments)
+
+    return call, embeddings
+
+
 def test_no_part_is_judged_on_what_it_learned_from(monkeypatch):
     embeddings, targets = blobs(10)
-    learned, judged = [], []
-    fit, probabilities = Cosine.fit, FittedCosine.probabilities
-    monkeypatch.setattr(Cosine, "fit", lambda *a: learned.append(a[1]) or fit(*a))
-    monkeypatch.setattr(
-        FittedCosine, "probabilities", lambda *a: judged.append(a[1]) or probabilities(*a)
-    )
+    fit, learned = recorded(Cosine.fit)
+    probabilities, judged = recorded(FittedCosine.probabilities)
+    monkeypatch.setattr(Cosine, "fit", fit)
+    monkeypatch.setattr(FittedCosine, "probabilities", probabilities)
 
     curve = learning_curve(Cosine(), embeddings, targets, repetitions=2)
 

@@ -26,11 +26,11 @@ def test_a_merged_difference_has_the_rank_asked_for():
     network = nn.Sequential(layer)
     adapt(network, 2)
     with torch.no_grad():
-        network[0].parametrizations.weight[0].up.normal_()
+        network.get_parameter("0.parametrizations.weight.0.up").normal_()
     expected = network(torch.eye(6))
 
     merge(network)
 
     assert torch.allclose(network(torch.eye(6)), expected)
-    assert torch.linalg.matrix_rank(network[0].weight - before) == 2
+    assert torch.linalg.matrix_rank(network.get_parameter("0.weight") - before) == 2
     assert set(network.state_dict()) == {"0.weight", "0.bias"}

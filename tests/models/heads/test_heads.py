@@ -1,5 +1,7 @@
 """What every head promises."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -174,7 +176,8 @@ def test_a_class_with_few_shots_and_one_with_many_compete(name):
     learned = place < torch.tensor([2, 60, 60])[targets]
     queries, truth = embeddings[place >= 60], targets[place >= 60]
 
-    fitted = heads[name](centered=False).fit(embeddings[learned], targets[learned], 3)
+    head: Any = heads[name]
+    fitted = head(centered=False).fit(embeddings[learned], targets[learned], 3)
     predicted = fitted.probabilities(queries).argmax(dim=1)
 
     recalls = [float((predicted[truth == c] == c).double().mean()) for c in range(3)]

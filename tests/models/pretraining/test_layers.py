@@ -64,7 +64,7 @@ def test_what_follows_keeps_its_own_statistics():
 
     follow(target, source, 0.0)
 
-    assert torch.equal(target.running_mean, torch.zeros(3))
+    assert torch.equal(target.get_buffer("running_mean"), torch.zeros(3))
 
 
 def test_a_queue_holds_the_newest_first_and_the_oldest_fall_out():

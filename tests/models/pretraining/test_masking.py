@@ -170,7 +170,7 @@ def test_every_seen_token_is_painted_at_its_own_place(name):
     torch.manual_seed(0)
     pixels = painter(encoder, images).pixels
 
-    visible = painter.leave(painter.enter(encoder.stages[-1].net.norm(tokens)))
+    visible = painter.leave(painter.enter(encoder.stages[-1].get_submodule("net.norm")(tokens)))
     expected = torch.where((ranks < 18).unsqueeze(2), visible, hidden)
     assert torch.allclose(pixels, expected, atol=1e-5)
 

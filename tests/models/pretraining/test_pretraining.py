@@ -216,12 +216,12 @@ def test_a_method_says_what_it_needs(name):
     assert method.family in {"discriminative", "generative", "contrastive", "cluster-based"}
     assert method.fewest >= 1
     assert method.unsuited
-    assert "arxiv.org" in inspect.getdoc(method)
+    assert "arxiv.org" in (inspect.getdoc(method) or "")
 
 
 @pytest.mark.parametrize("name", methods)
 def test_a_method_is_short(name):
-    source = Path(inspect.getsourcefile(methods[name])).read_text().splitlines()
+    source = Path(inspect.getfile(methods[name])).read_text().splitlines()
     code = [
         line
         for line in source
@@ -254,11 +254,13 @@ def test_continued_pretraining_keeps_the_statistics_of_batch_norms():
     continued, fresh = (
         start(SimCLR(), conv().eval(), pictures(), RECIPE, fresh=fresh) for fresh in (False, True)
     )
-    before = conv().stages[0][1].running_mean.clone()
+    before = conv().get_buffer("stages.0.1.running_mean").clone()
     next(continued), next(fresh)
 
-    assert torch.equal(continued.objective.encoder.stages[0][1].running_mean, before)
-    assert not torch.equal(fresh.objective.encoder.stages[0][1].running_mean, before)
+    latest = [
+        run.objective.encoder.get_buffer("stages.0.1.running_mean") for run in (continued, fresh)
+    ]
+    assert [torch.equal(mean, before) for mean in latest] == [True, False]
 
 
 @pytest.mark.parametrize(("name", "encoder"), CASES)

@@ -4,14 +4,14 @@ import time
 
 import torch
 
-from models.encoders import Encoder
+from models.encoders import Architecture, Encoder
 from models.encoders.architectures.conv4 import Conv4
 from models.encoders.architectures.timm import Timm
 from models.encoders.architectures.vit import ViT
 from models.runtimes import Embed, Resources, RuntimeUnavailable
 
 RESOURCES = Resources(threads=1, batch=4)
-ENCODERS = {
+ENCODERS: dict[str, Architecture] = {
     "conv4": Conv4(width=8, image_side=32),
     "resnet18": Timm(model="resnet18"),
     "vit": ViT(width=24, image_side=16, patch=4, depth=2, heads=2),

@@ -1,5 +1,6 @@
 """How the runtime of an encoder is chosen."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -7,16 +8,24 @@ import torch
 
 from models.encoders.architectures.conv4 import Conv4
 from models.runtimes import Resources, RuntimeUnavailable
-from models.runtimes.selector import RuntimeSelector
-from models.runtimes.trial import samples
+from models.runtimes.selector import RuntimeSelector, Serving, TrialListener
+from models.runtimes.streams import Streams
+from models.runtimes.trial import RuntimeTrial, samples
 from tests.models.runtimes.reference import RESOURCES, make_encoder, variant
 
 TWO = Resources(threads=2, batch=8)
 
+Choices = list[tuple[Sequence[RuntimeTrial], Streams | None]]
 
-def keep(choices: list):
+
+def keep(choices: Choices) -> TrialListener:
     """Keeps the trials and lanes of each choice."""
     return lambda trials, lanes: choices.append((trials, lanes))
+
+
+def lanes_of(serving: Serving) -> Streams:
+    assert serving.lanes is not None
+    return serving.lanes
 
 
 @pytest.fixture
@@ -49,7 +58,7 @@ def lane_speeds(monkeypatch):
 def test_lanes_have_the_smallest_batch_that_is_about_the_fastest(install, lane_speeds):
     kinds = install(pytorch={})
     lane_speeds(50.0, 98.0, 100.0)
-    choices = []
+    choices: Choices = []
     selector = RuntimeSelector("pytorch", TWO, keep(choices))
 
     lanes = selector.prepare(make_encoder()).lanes
@@ -57,7 +66,7 @@ def test_lanes_have_the_smallest_batch_that_is_about_the_fastest(install, lane_s
     assert (lanes.number, lanes.batch, lanes.images_per_s) == (3, 4, 98.0)
     assert choices[0][1] == lanes
     lane_speeds(100.0, 0.0, 0.0)  # a version of the same architecture is not tried again
-    assert selector.prepare(make_encoder()).lanes[1:] == (3, 4, 98.0)
+    assert lanes_of(selector.prepare(make_encoder()))[1:] == (3, 4, 98.0)
     assert len(kinds["pytorch"].prepared) == 4
 
 
@@ -90,7 +99,7 @@ def test_the_fastest_that_agrees_is_chosen(install):
         broken={"refuses": True},
         lost={"lost": True},
     )
-    choices = []
+    choices: Choices = []
 
     serving = RuntimeSelector("auto", RESOURCES, keep(choices)).prepare(make_encoder())
 
@@ -133,7 +142,8 @@ def quiet(monkeypatch):
 def test_what_was_found_holds_after_a_restart(install, lane_speeds, quiet, tmp_path):
     install(pytorch={"late_s": 0.01}, other={})
     lane_speeds(50.0, 1e6, 2e6)
-    resources, choices = replace(TWO, cache=tmp_path), []
+    resources = replace(TWO, cache=tmp_path)
+    choices: Choices = []
     first = RuntimeSelector("auto", resources).prepare(make_encoder())
     install(pytorch={}, other={"late_s": 0.01})
     lane_speeds(0.0, 0.0, 0.0)
@@ -141,7 +151,7 @@ def test_what_was_found_holds_after_a_restart(install, lane_speeds, quiet, tmp_p
     later = RuntimeSelector("auto", resources, keep(choices)).prepare(make_encoder())
 
     assert (first.runtime, first.lanes.batch) == ("other", 8)
-    assert (later.runtime, later.lanes[1:]) == ("other", first.lanes[1:])
+    assert (later.runtime, lanes_of(later)[1:]) == ("other", lanes_of(first)[1:])
     pictures = samples(32, 3)
     assert torch.allclose(later.lanes.embed(pictures), make_encoder().embed(pictures), atol=1e-5)
     assert [trial.runtime for trial in choices[0][0]] == ["other"]  # what is chosen is still told
@@ -177,7 +187,7 @@ def test_a_trial_beside_other_work_holds_until_the_end_only(install, quiet, tmp_
 
 def test_a_version_that_its_runtime_cannot_compute_is_served_by_pytorch(install):
     kinds = install(pytorch={"late_s": 0.02}, other={})
-    choices = []
+    choices: Choices = []
     selector = RuntimeSelector("auto", RESOURCES, keep(choices))
     assert selector.prepare(make_encoder()).runtime == "other"
 

@@ -1,5 +1,7 @@
 """States of training as safetensors."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -8,7 +10,7 @@ from models.training.checkpoint import pack, unpack
 
 def test_a_state_comes_back_as_it_was():
     weights = torch.randn(3, 4)
-    state = {
+    state: dict[str, Any] = {
         "weights": weights,
         "tied": weights,
         "empty": torch.zeros(0),

@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from models.heads import center_and_normalize
 from models.training.checkpoint import pack, unpack
+from models.training.loop import Diverged
 from models.transduction import alpha_tim
 from models.transduction.alpha_tim import AlphaTim, PartlyLabeled, Transduction, entropy, loss_of
 
@@ -147,11 +149,11 @@ def test_a_pool_in_batches_is_never_wider_than_a_batch_and_learns_much_the_same(
     whole = start(embeddings, targets, **options)
     list(whole)
     expected = whole.scores(rows)
-    widths, normalize = [], alpha_tim.center_and_normalize
+    widths: list[int] = []
 
     def watched(vectors, mean):
         widths.append(len(vectors))
-        return normalize(vectors, mean)
+        return center_and_normalize(vectors, mean)
 
     monkeypatch.setattr(alpha_tim, "center_and_normalize", watched)
     monkeypatch.setattr(alpha_tim, "ROWS_PER_BLOCK", 50)
@@ -227,5 +229,5 @@ def test_a_loss_that_is_no_number_stops_it():
     learning = start(embeddings, targets)
     embeddings[0] = torch.nan
 
-    with pytest.raises(alpha_tim.Diverged, match="epoch 1"):
+    with pytest.raises(Diverged, match="epoch 1"):
         next(learning)

@@ -105,6 +105,7 @@ def test_the_uniform_share_is_drawn_alike_from_the_whole_pool_and_says_how_likel
     counts, expected = torch.zeros(10), 0.0
     for seed in range(200):
         indices, _, propensities = strategy.rank(replace(pool, seed=seed, skill=lambda: 0.0), 5)
+        assert propensities is not None
         uniform = indices[propensities > 0]
         counts[uniform] += 1
         expected += float(propensities.max())

@@ -45,6 +45,7 @@ def test_the_order_is_that_of_the_label_errors():
 
     picks = Relabel().rank(pool, 10).indices
 
+    assert pool.left_out is not None
     assert picks.tolist() == label_errors(pool.left_out(), pool.targets).rows.tolist()
     assert Relabel().rank(pool, 2).indices.tolist() == picks[:2].tolist()
 

@@ -1,5 +1,7 @@
 """RandAugment."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Generator
@@ -7,7 +9,7 @@ from torchvision.transforms.v2 import functional as tv
 
 from models.augmentation.kinds import randaugment
 from models.augmentation.kinds.randaugment import RandAugment
-from models.augmentation.operations import GREY
+from models.augmentation.operations import FOURTEEN, GREY
 
 PIXELS = torch.randint(256, (40, 3, 16, 16), generator=Generator().manual_seed(0)).to(torch.uint8)
 IMAGES = PIXELS.float() / 255
@@ -19,7 +21,7 @@ def only(monkeypatch, *names: str) -> None:
     monkeypatch.setattr(randaugment, "FOURTEEN", names)
 
 
-def augmented(seed: int = 0, **options: float) -> torch.Tensor:
+def augmented(seed: int = 0, **options: Any) -> torch.Tensor:
     changed, _ = RandAugment(**options)(IMAGES, TARGETS, Generator().manual_seed(seed))
     return changed
 
@@ -63,16 +65,19 @@ def test_n_operations_follow_one_another(monkeypatch):
 
 
 def test_every_operation_is_drawn(monkeypatch):
-    batches = []
-    monkeypatch.setattr(
-        randaugment, "operate", lambda images, names, *_: batches.extend(names) or images
-    )
+    batches: list[str] = []
+
+    def operate(images, names, *_):
+        batches.extend(names)
+        return images
+
+    monkeypatch.setattr(randaugment, "operate", operate)
 
     for seed in range(7):
         augmented(seed)
 
     # 560 draws, 40 expected of each, 5 standard deviations.
-    counts = [batches.count(name) for name in randaugment.FOURTEEN]
+    counts = [batches.count(name) for name in FOURTEEN]
     assert sum(counts) == 560
     assert min(counts) > 10
     assert max(counts) < 70

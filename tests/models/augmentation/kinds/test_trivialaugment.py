@@ -1,5 +1,7 @@
 """TrivialAugment."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Generator
@@ -10,9 +12,9 @@ from models.augmentation.kinds.trivialaugment import WIDE, TrivialAugment
 TARGETS = torch.ones(400, 1)
 
 
-def draw_arguments(monkeypatch, side: int = 64) -> dict:
+def draw_arguments(monkeypatch, side: int = 64) -> dict[str, Any]:
     """What is drawn for 400 images: names, strengths and scales."""
-    arguments = {}
+    arguments: dict[str, Any] = {}
 
     def look(images, names, strengths, scales, generator):
         arguments.update(names=names, strengths=strengths, scales=scales)

@@ -9,12 +9,11 @@ from models.augmentation_search.searches.grid import Grid
 def test_every_pair_is_tried_once(grey):
     trials = list(Grid(n=(1, 3), m=(2.0, 5.0)).search(grey()))
 
-    tried = [trial.candidate.policy[0] for trial in trials]
-    assert [(augmentation.n, augmentation.m) for augmentation in tried] == [
-        (1, 2.0),
-        (1, 5.0),
-        (3, 2.0),
-        (3, 5.0),
+    assert [trial.candidate.policy for trial in trials] == [
+        (RandAugment(n=1, m=2.0),),
+        (RandAugment(n=1, m=5.0),),
+        (RandAugment(n=3, m=2.0),),
+        (RandAugment(n=3, m=5.0),),
     ]
 
 

@@ -1,5 +1,7 @@
 """Crop strengths for single classes."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -20,6 +22,7 @@ def test_the_class_that_takes_images_of_another_gets_a_weaker_crop(framed):
     assert absorbed.sum() >= 5  # the harm that was planted
     ((label, (policy,)),) = result.candidate.per_class
     assert label == 0  # not the victim, class 1
+    assert isinstance(policy, Geometric)
     assert policy.crop > STRONG.crop
     assert result.candidate.policy == (STRONG,)
     assert result.verdict.better
@@ -41,8 +44,8 @@ def test_without_harm_all_classes_keep_the_default(framed):
 def test_the_default_crop_is_tried_as_well_and_what_is_proposed_comes_last(framed):
     trials = list(PerClass(crops=(1.0, 0.3), geometric=STRONG).search(framed()))
 
-    crops = [trial.candidate.policy[0].crop for trial in trials]
-    assert crops == [1.0, 0.3, 0.15, 0.15]
+    policies = [trial.candidate.policy for trial in trials]
+    assert policies == [(replace(STRONG, crop=crop),) for crop in (1.0, 0.3, 0.15, 0.15)]
     assert [bool(trial.candidate.per_class) for trial in trials] == [False, False, False, True]
 
 

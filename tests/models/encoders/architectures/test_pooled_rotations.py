@@ -28,7 +28,8 @@ def test_it_is_the_mean_of_its_base_over_the_turns():
     images = torch.rand(2, 3, 84, 84)
 
     with torch.no_grad():
-        mean = sum(base.features(images.rot90(n, dims=(2, 3))) for n in range(4)) / 4
+        turns = [base.features(images.rot90(n, dims=(2, 3))) for n in range(4)]
+        mean = torch.stack(turns).mean(dim=0)
         assert torch.allclose(encoder(images), F.normalize(mean, dim=1), atol=1e-5)
 
 

@@ -34,7 +34,8 @@ def test_the_seed_makes_the_weights_and_leaves_torch_s_own_alone():
 def test_positions_say_from_the_start_what_is_near():
     encoder = ViT(width=64, image_side=64, patch=8, depth=1, heads=2).build()
 
-    (positions,) = encoder.stages[0].net.pos_embed[:, 1:]  # (64, D), without that of the class
+    embedding = encoder.get_parameter("stages.0.net.pos_embed")
+    (positions,) = embedding[:, 1:]  # (64, D), without that of the class
     alike = torch.nn.functional.cosine_similarity(positions[0], positions, dim=1).view(8, 8)
 
     assert (alike[0, 1], alike[1, 0]) > (alike[0, 2], alike[2, 0])

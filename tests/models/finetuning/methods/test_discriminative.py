@@ -71,8 +71,8 @@ def test_decays_to_compare_include_one_of_all_layers_alike():
 
     variants = Discriminative(decay="auto", lora_rank=2).variants(encoder)
 
-    assert 1.0 in [variant.decay for variant in variants]
-    assert all(variant.lora_rank == 2 for variant in variants)
+    assert Discriminative(decay=1.0, lora_rank=2) in variants
+    assert all(isinstance(v, Discriminative) and v.lora_rank == 2 for v in variants)
     assert Discriminative().variants(encoder) == [Discriminative()]
 
 

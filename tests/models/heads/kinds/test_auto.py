@@ -1,36 +1,47 @@
 """The head that chooses among heads."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from models.evaluation.label_errors import label_errors
 from models.heads.calibration import log_loss
 from models.heads.kinds import heads
-from models.heads.kinds.auto import CANDIDATES, Auto
+from models.heads.kinds.auto import CANDIDATES, Auto, FittedAuto
+from models.heads.kinds.blend import Blend
 
 
 def normal(rows, dim, seed):
     return torch.randn(rows, dim, generator=torch.Generator().manual_seed(seed))
 
 
+def fit(embeddings: Tensor, targets: Tensor, mean: Tensor | None = None) -> FittedAuto:
+    """Fitted to these classes, centred if there is a mean."""
+    head = Auto(centered=mean is not None)
+    fitted = head.fit(embeddings, targets, int(targets.max()) + 1, mean)
+    assert isinstance(fitted, FittedAuto)
+    return fitted
+
+
+def loss_of(name: str, embeddings: Tensor, targets: Tensor) -> float:
+    """Log loss of leave-one-out of another head."""
+    head: Any = heads[name]
+    fitted = head(centered=False).fit(embeddings, targets, 3)
+    return log_loss(fitted.leave_one_out(embeddings, targets), targets)
+
+
 def test_it_tells_the_leave_one_out_loss_of_all():
     targets = torch.arange(60) % 3
     embeddings = F.normalize(normal(3, 10, 0)[targets] + 1.5 * normal(60, 10, 1), dim=1)
 
-    fitted = Auto(centered=False).fit(embeddings, targets, 3)
+    fitted = fit(embeddings, targets)
 
-    expected = {
-        name: log_loss(
-            heads[name](centered=False)
-            .fit(embeddings, targets, 3)
-            .leave_one_out(embeddings, targets),
-            targets,
-        )
-        for name in (*CANDIDATES, "mahalanobis", "ridge")
-    }
+    names = (*CANDIDATES, "mahalanobis", "ridge")
+    expected = {name: loss_of(name, embeddings, targets) for name in names}
     assert fitted.losses == pytest.approx(expected, rel=1e-9)
     assert expected["blend"] < expected["knn"]
     assert fitted.name == "blend"
@@ -40,7 +51,7 @@ def test_it_tells_the_leave_one_out_loss_of_all():
 def test_a_later_candidate_must_be_clearly_better(monkeypatch):
     targets = torch.arange(60) % 3
     embeddings = F.normalize(normal(3, 10, 0)[targets] + 1.5 * normal(60, 10, 1), dim=1)
-    losses = Auto(centered=False).fit(embeddings, targets, 3).losses
+    losses = fit(embeddings, targets).losses
     gap = losses["knn"] - losses["blend"]
 
     for lead, total, name in (
@@ -51,7 +62,7 @@ def test_a_later_candidate_must_be_clearly_better(monkeypatch):
     ):
         monkeypatch.setattr("models.heads.kinds.auto.LEAD", lead)
         monkeypatch.setattr("models.heads.kinds.auto.TOTAL", total)
-        assert Auto(centered=False).fit(embeddings, targets, 3).name == name
+        assert fit(embeddings, targets).name == name
 
 
 def test_a_wrong_label_among_few_clean_ones_is_found():
@@ -61,7 +72,7 @@ def test_a_wrong_label_among_few_clean_ones_is_found():
     labels = right.clone()
     labels[-1] = 1 - labels[-1]
 
-    fitted = Auto(centered=True).fit(embeddings, labels, 2, embeddings.mean(dim=0))
+    fitted = fit(embeddings, labels, embeddings.mean(dim=0))
     errors = label_errors(fitted.leave_one_out(embeddings, labels).softmax(dim=1), labels)
 
     assert fitted.name == "blend"
@@ -74,12 +85,13 @@ def test_classes_in_one_place_get_a_plane_between_them_and_scattered_ones_neighb
     places = F.normalize(normal(30, 10, 2), dim=1)  # ten for each class
     scattered = places[torch.arange(90) % 30] + 0.05 * normal(90, 10, 3)
 
-    assert Auto(centered=False).fit(F.normalize(together, dim=1), targets, 3).name != "knn"
-    assert Auto(centered=False).fit(F.normalize(scattered, dim=1), targets, 3).name == "knn"
+    assert fit(F.normalize(together, dim=1), targets).name != "knn"
+    assert fit(F.normalize(scattered, dim=1), targets).name == "knn"
 
 
 def test_with_one_shot_each_there_is_nothing_to_choose_on():
-    fitted = Auto(centered=False).fit(torch.eye(4), torch.arange(4), 4)
+    fitted = fit(torch.eye(4), torch.arange(4))
 
+    assert isinstance(fitted.options, Blend)
     assert (fitted.name, fitted.options.share) == ("blend", 0.5)
     assert all(math.isnan(loss) for loss in fitted.losses.values())

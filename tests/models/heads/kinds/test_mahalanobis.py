@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from models.heads.kinds import mahalanobis
 from models.heads.kinds.cosine import Cosine
-from models.heads.kinds.mahalanobis import Mahalanobis
+from models.heads.kinds.mahalanobis import FittedMahalanobis, Mahalanobis
 
 
 def draw(shots, dim, seed=0):
@@ -94,6 +94,7 @@ def test_the_spread_is_the_mean_squared_distance_to_the_true_mean():
 
     fitted = Mahalanobis(shrinkage=1e-4, centered=False).fit(noise + targets[:, None], targets, 4)
 
+    assert isinstance(fitted, FittedMahalanobis)
     assert fitted.within_class_variance == pytest.approx(
         6, rel=0.05
     )  # a chi-squared with six degrees of freedom
@@ -127,6 +128,8 @@ def test_shrinkage_follows_what_the_classes_are_like():
     round_ = Mahalanobis(centered=False).fit(centres[targets] + 2 * sphere, targets, 3)
     flat = Mahalanobis(centered=False).fit(centres[targets] + line, targets, 3)
 
+    assert isinstance(flat, FittedMahalanobis)
+    assert isinstance(round_, FittedMahalanobis)
     assert flat.shrinkage < round_.shrinkage
 
 

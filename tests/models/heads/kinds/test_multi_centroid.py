@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from models.heads.kinds.cosine import Cosine
-from models.heads.kinds.multi_centroid import WIDTH, MultiCentroid
+from models.heads.kinds.multi_centroid import WIDTH, FittedMultiCentroid, MultiCentroid
 
 
 def normal(rows, dim, seed):
@@ -21,6 +21,19 @@ def looks(shots, dim=12, seed=0, noise=0.3):
     which = torch.repeat_interleave(torch.arange(9), torch.tensor(shots))
     vectors = places[which] + noise * normal(len(which), dim, seed + 1) / dim**0.5
     return F.normalize(vectors, dim=1), which % 3, which
+
+
+def fit(embeddings, targets, centroids: int | None = None) -> FittedMultiCentroid:
+    """Fitted to three classes."""
+    fitted = MultiCentroid(centroids=centroids, centered=False).fit(embeddings, targets, 3)
+    assert isinstance(fitted, FittedMultiCentroid)
+    return fitted
+
+
+def chosen_centroids(embeddings, targets) -> int | None:
+    options = fit(embeddings, targets).options
+    assert isinstance(options, MultiCentroid)
+    return options.centroids
 
 
 def by_hand(query, targets, groups, embeddings):
@@ -40,7 +53,7 @@ def test_with_one_centroid_it_is_the_cosine_head():
     embeddings, targets, _ = looks([4] * 9)
     queries = F.normalize(normal(20, 12, 7), dim=1)
 
-    single = MultiCentroid(centroids=1, centered=False).fit(embeddings, targets, 3)
+    single = fit(embeddings, targets, 1)
 
     cosine = Cosine(centered=False).fit(embeddings, targets, 3)
     assert torch.allclose(single.probabilities(queries), cosine.probabilities(queries), atol=1e-9)
@@ -50,7 +63,7 @@ def test_scores_are_those_of_a_mixture():
     embeddings, targets, which = looks([4, 5, 6] * 3)
     queries = F.normalize(normal(20, 12, 7), dim=1)
 
-    fitted = MultiCentroid(centroids=3, centered=False).fit(embeddings, targets, 3)
+    fitted = fit(embeddings, targets, 3)
 
     expected = torch.stack([by_hand(query, targets, which, embeddings) for query in queries])
     assert torch.allclose(fitted.scores(queries), expected, rtol=0, atol=1e-8)
@@ -59,7 +72,7 @@ def test_scores_are_those_of_a_mixture():
 @pytest.mark.parametrize("noise", [0.3, 3.0], ids=["apart", "mixed"])
 def test_leave_one_out_takes_the_image_out_of_its_cluster(noise):
     embeddings, targets, _ = looks([2, 3, 1] * 3, noise=noise)
-    fitted = MultiCentroid(centroids=3, centered=False).fit(embeddings, targets, 3)
+    fitted = fit(embeddings, targets, 3)
     squares = (embeddings[:, None] - fitted.centres[targets]).square().sum(2).nan_to_num(math.inf)
     groups = squares.argmin(1)
 
@@ -75,7 +88,7 @@ def test_leave_one_out_takes_the_image_out_of_its_cluster(noise):
 
 def test_where_looks_are_far_apart_leave_one_out_equals_fitting_again():
     embeddings, targets, _ = looks([3] * 9)
-    fitted = MultiCentroid(centroids=3, centered=False).fit(embeddings, targets, 3)
+    fitted = fit(embeddings, targets, 3)
 
     log_odds = fitted.leave_one_out(embeddings, targets)
 
@@ -90,8 +103,8 @@ def test_as_many_centroids_are_chosen_as_classes_have_looks():
     several, targets, _ = looks([8] * 9)
     single = F.normalize(normal(3, 12, 3)[targets] + normal(72, 12, 4), dim=1)
 
-    assert MultiCentroid(centered=False).fit(several, targets, 3).options.centroids == 3
-    assert MultiCentroid(centered=False).fit(single, targets, 3).options.centroids == 1
+    assert chosen_centroids(several, targets) == 3
+    assert chosen_centroids(single, targets) == 1
 
 
 def test_it_tells_apart_classes_of_which_one_lies_on_both_sides_of_the_other():
@@ -107,7 +120,7 @@ def test_it_tells_apart_classes_of_which_one_lies_on_both_sides_of_the_other():
 def test_a_class_has_no_more_centroids_than_half_its_shots():
     embeddings, targets, _ = looks([1, 2, 4, 1, 2, 4, 1, 1, 4])
 
-    fitted = MultiCentroid(centroids=3, centered=False).fit(embeddings, targets, 3)
+    fitted = fit(embeddings, targets, 3)
 
     assert (fitted.members > 0).sum(1).tolist() == [1, 2, 3]
     assert fitted.members.sum(1).tolist() == [3, 5, 12]

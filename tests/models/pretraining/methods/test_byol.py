@@ -6,16 +6,16 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from models.encoders.architectures.conv4 import Conv4
-from models.pretraining import Pretext
-from models.pretraining.methods.byol import BYOL
+from models.pretraining.methods.byol import BYOL, _Objective
 from models.training.loop import Batch
 
 SMALL = BYOL(projection=8, hidden=16)
 
 
-def objective() -> Pretext:
+def objective() -> _Objective:
     torch.manual_seed(0)
     built = SMALL.build(Conv4(width=8, image_side=48).build(), 40)
+    assert isinstance(built, _Objective)
     with torch.no_grad():
         for parameter in built.slow_encoder.parameters():
             parameter.add_(0.1)  # otherwise the copy would still be the encoder itself
@@ -66,6 +66,7 @@ def test_gradients_are_those_of_predictions_of_what_stands_still():
     (2 - sum(cosines)).backward()
 
     for gradient, parameter in zip(gradients, method.encoder.parameters(), strict=True):
+        assert parameter.grad is not None
         assert torch.allclose(gradient, parameter.grad, atol=1e-5)
     for module in (method.slow_encoder, method.slow_head):
         assert all(p.grad is None and not p.requires_grad for p in module.parameters())

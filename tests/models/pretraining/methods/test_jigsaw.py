@@ -9,8 +9,7 @@ from torch import Generator, Tensor, nn
 from models.encoders import Encoder
 from models.encoders.architectures.conv4 import Conv4
 from models.images import Preprocessing
-from models.pretraining import Pretext
-from models.pretraining.methods.jigsaw import Jigsaw, most_different
+from models.pretraining.methods.jigsaw import Jigsaw, _Objective, most_different
 from models.training.loop import Batch
 
 PLAIN = Preprocessing(resize=48, crop=48, mean=(0.0,) * 3, std=(1.0,) * 3)
@@ -21,8 +20,10 @@ def looking_at_light() -> Encoder:
     return Encoder([nn.AdaptiveAvgPool2d(1)], embedding_dim=3, preprocessing=PLAIN)
 
 
-def knowing(light: Tensor, objective: Pretext) -> Pretext:
+def knowing(light: Tensor) -> _Objective:
     """A classifier that tells an order by how like it the light of the tiles is, as they lie."""
+    objective = Jigsaw(grid=2).build(looking_at_light(), 40)
+    assert isinstance(objective, _Objective)
     places = 3 * torch.arange(len(light))  # the first channel of each
     with torch.no_grad():
         objective.classifier.bias.zero_()
@@ -74,10 +75,7 @@ def test_the_order_that_is_to_be_told_is_that_in_which_the_tiles_lie():
     parts = light.view(1, 4, 1, 1, 1).expand(40, 4, 3, 20, 20)
     batch = Batch([parts], torch.arange(40), torch.zeros(40, 0))
 
-    right, wrong = (
-        knowing(levels, Jigsaw(grid=2).build(looking_at_light(), 40)).pretext_loss(batch)
-        for levels in (light, light.roll(1))
-    )
+    right, wrong = (knowing(levels).pretext_loss(batch) for levels in (light, light.roll(1)))
 
     assert float(right.loss) == pytest.approx(0, abs=1e-3)
     assert float(wrong.loss) > 1

@@ -7,9 +7,9 @@ from torch import Generator, nn
 from models.encoders import Encoder
 from models.encoders.architectures.conv4 import Conv4
 from models.encoders.architectures.vit import ViT
-from models.pretraining import Pretext, Unsuited
+from models.pretraining import Unsuited
 from models.pretraining.masking import PixelPainter, TokenPainter, patches
-from models.pretraining.methods.mae import MAE
+from models.pretraining.methods.mae import MAE, _Objective
 from models.training.loop import Batch
 
 
@@ -24,9 +24,11 @@ def vit() -> Encoder:
 ENCODERS = {"conv": conv, "vit": vit}
 
 
-def objective(name: str) -> Pretext:
+def objective(name: str) -> _Objective:
     torch.manual_seed(0)
-    return MAE(width=16).build(ENCODERS[name](), 40)
+    built = MAE(width=16).build(ENCODERS[name](), 40)
+    assert isinstance(built, _Objective)
+    return built
 
 
 def batch(seed: int = 0) -> Batch:
@@ -42,9 +44,9 @@ def test_a_transformer_is_masked_by_tokens_and_others_by_pixels():
 @pytest.mark.parametrize("name", ENCODERS)
 def test_painting_nothing_has_the_loss_of_knowing_nothing(name):
     method = objective(name)
-    last = method.painter.leave[-1] if name == "vit" else method.painter.leave
-    nn.init.zeros_(last.weight)
-    nn.init.zeros_(last.bias)
+    leave = method.painter.leave
+    for parameter in (leave[-1] if isinstance(leave, nn.Sequential) else leave).parameters():
+        nn.init.zeros_(parameter)
 
     loss = float(method.loss(batch()).detach())
 

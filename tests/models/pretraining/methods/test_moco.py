@@ -7,16 +7,16 @@ import torch
 from torch import Generator, Tensor, nn
 
 from models.encoders.architectures.conv4 import Conv4
-from models.pretraining import Pretext
 from models.pretraining.layers import projection_head
-from models.pretraining.methods.moco import MoCo
+from models.pretraining.methods.moco import MoCo, _Objective
 from models.training.loop import Batch
 
 
-def objective(images: int = 40, **options) -> Pretext:
+def objective(images: int = 40, **options) -> _Objective:
     torch.manual_seed(0)
     encoder = Conv4(width=8, image_side=48).build()
     built = MoCo(**({"projection": 8} | options)).build(encoder, images)
+    assert isinstance(built, _Objective)
     with torch.no_grad():
         for parameter in built.slow_encoder.parameters():
             parameter.add_(0.1)  # otherwise the copy would still be the encoder itself
@@ -29,7 +29,7 @@ def batch(*positions: int, seed: int = 0) -> Batch:
     return Batch(views, torch.tensor(positions), torch.zeros(len(positions), 0))
 
 
-def keys_of(method: Pretext, view: Tensor) -> Tensor:
+def keys_of(method: _Objective, view: Tensor) -> Tensor:
     return method.slow_head(method.slow_encoder.features(view))
 
 

@@ -6,18 +6,19 @@ from torch import Generator
 from torch.nn import functional as F
 
 from models.encoders.architectures.conv4 import Conv4
-from models.pretraining import Pretext
 from models.pretraining.losses import Contrast
-from models.pretraining.methods.npid import NPID
+from models.pretraining.methods.npid import NPID, _Objective
 from models.training.loop import Batch
 
 POSITIONS = [7, 30, 2]
 OTHERS = [n for n in range(40) if n not in POSITIONS]
 
 
-def objective(**options) -> Pretext:
+def objective(**options) -> _Objective:
     torch.manual_seed(0)
-    return NPID(projection=8, **options).build(Conv4(width=8, image_side=48).build(), 40)
+    built = NPID(projection=8, **options).build(Conv4(width=8, image_side=48).build(), 40)
+    assert isinstance(built, _Objective)
+    return built
 
 
 def batch() -> Batch:

@@ -6,8 +6,7 @@ from torch import Generator, Tensor, nn
 
 from models.encoders import Encoder
 from models.images import Preprocessing
-from models.pretraining import Pretext
-from models.pretraining.methods.rotation import Rotation
+from models.pretraining.methods.rotation import Rotation, _Objective
 from models.training.loop import Batch
 
 CORNERS = [0, 2, 3, 1]  # where the upper left one goes in quarter turns to the left, row by row
@@ -22,8 +21,10 @@ def looking_at_corners() -> Encoder:
     )
 
 
-def objective(**options) -> Pretext:
-    return Rotation(**options).build(looking_at_corners(), 40)
+def objective(**options) -> _Objective:
+    built = Rotation(**options).build(looking_at_corners(), 40)
+    assert isinstance(built, _Objective)
+    return built
 
 
 def lit_in_the_upper_left(count: int) -> Tensor:
@@ -32,7 +33,7 @@ def lit_in_the_upper_left(count: int) -> Tensor:
     return images
 
 
-def knowing(corners: list[int], method: Pretext) -> Pretext:
+def knowing(corners: list[int], method: _Objective) -> _Objective:
     """A classifier that tells turn `n` by light in the corner `corners[n]`."""
     with torch.no_grad():
         method.classifier.bias.zero_()

@@ -7,15 +7,16 @@ import torch
 from torch import Generator, nn
 
 from models.encoders.architectures.conv4 import Conv4
-from models.pretraining import Pretext
 from models.pretraining.losses import Contrast
-from models.pretraining.methods.simclr import SimCLR
+from models.pretraining.methods.simclr import SimCLR, _Objective
 from models.training.loop import Batch
 
 
-def objective(**options) -> Pretext:
+def objective(**options) -> _Objective:
     torch.manual_seed(0)
-    return SimCLR(projection=6, **options).build(Conv4(width=8, image_side=48).build(), 40)
+    built = SimCLR(projection=6, **options).build(Conv4(width=8, image_side=48).build(), 40)
+    assert isinstance(built, _Objective)
+    return built
 
 
 def batch(count: int) -> Batch:

@@ -11,9 +11,9 @@ from torch.nn import functional as F
 from models.encoders import Encoder
 from models.encoders.architectures.conv4 import Conv4
 from models.encoders.architectures.vit import ViT
-from models.pretraining import Pretext, start
+from models.pretraining import start
 from models.pretraining.layers import sinkhorn
-from models.pretraining.methods.swav import SwAV
+from models.pretraining.methods.swav import SwAV, _Objective
 from models.training.loop import Batch
 from models.training.recipe import Recipe
 
@@ -26,16 +26,18 @@ def vit() -> Encoder:
     return ViT(width=24, image_side=48, depth=2, heads=2).build()
 
 
-def objective(encoder: Encoder | None = None, images: int = 40, **options) -> Pretext:
+def objective(encoder: Encoder | None = None, images: int = 40, **options) -> _Objective:
     torch.manual_seed(0)
-    return SwAV(projection=8, **options).build(encoder or conv(), images)
+    built = SwAV(projection=8, **options).build(encoder or conv(), images)
+    assert isinstance(built, _Objective)
+    return built
 
 
 def images(count: int = 6) -> Tensor:
     return torch.rand(count, 3, 48, 48, generator=Generator().manual_seed(0))
 
 
-def batch(method: Pretext) -> Batch:
+def batch(method: _Objective) -> Batch:
     views, none = method.make_views(images(), torch.zeros(6, 0), Generator().manual_seed(0))
     return Batch(views, torch.arange(6), none)
 

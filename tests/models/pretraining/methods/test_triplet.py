@@ -5,17 +5,18 @@ import torch
 from torch import Generator
 
 from models.encoders.architectures.conv4 import Conv4
-from models.pretraining import Pretext
 from models.pretraining.losses import Contrast
-from models.pretraining.methods.triplet import Triplet
+from models.pretraining.methods.triplet import Triplet, _Objective
 from models.training.loop import Batch
 
 
-def objective(margin: float) -> Pretext:
+def objective(margin: float) -> _Objective:
     torch.manual_seed(0)
     contrast = Contrast(loss="triplet", margin=margin)
     method = Triplet(projection=8, contrast=contrast)
-    return method.build(Conv4(width=8, image_side=48).build(), 40)
+    built = method.build(Conv4(width=8, image_side=48).build(), 40)
+    assert isinstance(built, _Objective)
+    return built
 
 
 def batch() -> Batch:
@@ -31,8 +32,9 @@ def test_its_views_are_compared_by_triplets():
 @pytest.mark.parametrize("margin", [0.1, 0.8])
 def test_embeddings_that_are_all_alike_have_the_loss_of_the_margin(margin):
     method = objective(margin)
-    torch.nn.init.zeros_(method.head[-1].weight)
-    torch.nn.init.ones_(method.head[-1].bias)
+    last = method.head[-1]
+    torch.nn.init.zeros_(last.get_parameter("weight"))
+    torch.nn.init.ones_(last.get_parameter("bias"))
 
     loss = float(method.loss(batch()).detach())
 

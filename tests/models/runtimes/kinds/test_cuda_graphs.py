@@ -9,7 +9,7 @@ from models.runtimes import Resources, RuntimeUnavailable
 from models.runtimes.folding import fold
 from models.runtimes.kinds.cuda_graphs import CUDAGraphs, Halved, _halved, sizes
 from models.runtimes.selector import RuntimeSelector
-from models.runtimes.trial import AGREEMENT, agree, samples
+from models.runtimes.trial import AGREEMENT, RuntimeTrial, agree, samples
 
 
 @pytest.mark.slow
@@ -51,7 +51,7 @@ def test_a_cpu_has_no_graphs():
 @pytest.mark.cuda
 def test_cuda_computes_with_graphs_in_half_precision():
     encoder = EfficientNetLite().build().eval().to("cuda")
-    trials = []
+    trials: list[RuntimeTrial] = []
     resources = Resources(threads=1, batch=32)
 
     serving = RuntimeSelector("auto", resources, lambda tried, _: trials.extend(tried)).prepare(

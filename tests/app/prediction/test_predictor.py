@@ -1,46 +1,18 @@
-"""What can be asked of a classification, over HTTP."""
-
-import pytest
+"""What a fitted head says of queries: sets of labels, and images of no label."""
 
 from models.rejection import open_set
-
-
-def upload(service, path, *contents, **params):
-    files = [("files", (f"{n}.png", content, "image/png")) for n, content in enumerate(contents)]
-    return service.post(f"/v1/projects/birds{path}", files=files, params=params)
-
-
-@pytest.fixture
-def colours(birds, png):
-    """A service whose project `birds` has six images each of red, yellow and blue."""
-    for colour in ("red", "yellow", "blue"):
-        upload(birds, f"/labels/{colour}/support", *(png(colour, n) for n in range(6)))
-    return birds
-
-
-def test_what_is_not_asked_for_is_not_said(colours, png):
-    answer = upload(colours, "/classify", png("red", 9)).json()
-
-    (prediction,) = answer["predictions"]
-    assert answer["rejection"] is None
-    assert [prediction[name] for name in ("set", "unknown", "unknown_score")] == [None] * 3
-
-
-def test_an_image_of_no_label_is_unknown(colours, png):
-    answer = upload(
-        colours, "/classify", png("red", 9), png("black"), png("blue", 9), false_rejection=0.1
-    ).json()
-
-    threshold = answer["rejection"]["threshold"]
-    assert [p["unknown"] for p in answer["predictions"]] == [False, True, False]
-    assert [p["unknown_score"] > threshold for p in answer["predictions"]] == [False, True, False]
-    assert 0 <= answer["rejection"]["caught"] <= 1
+from tests.app.prediction.conftest import upload
 
 
 def test_what_is_unknown_is_learned_once_and_only_when_asked_for(colours, png, monkeypatch):
     learned = []
     fit = open_set.fit
-    monkeypatch.setattr(open_set, "fit", lambda *given: learned.append(1) or fit(*given))
+
+    def counted(*args):
+        learned.append(1)
+        return fit(*args)
+
+    monkeypatch.setattr(open_set, "fit", counted)
 
     upload(colours, "/classify", png("red", 9), coverage=0.9)
     assert not learned
@@ -80,11 +52,3 @@ def test_a_set_has_the_label_and_grows_with_the_coverage(colours, png):
     assert all(said[0] == label for label, said in sets(0.5))
     assert sets(0.5)[0] == ("red", ["red"])
     assert [sorted(said) for _, said in sets(0.99)] == [["blue", "red", "yellow"]] * 2  # 18 < 99
-
-
-@pytest.mark.parametrize("name", ["coverage", "false_rejection"])
-@pytest.mark.parametrize("value", [0, 1, -0.5, "nan", "often"])
-def test_a_share_lies_between_none_and_all(birds, png, name, value):
-    response = upload(birds, "/classify", png("red"), **{name: value})
-
-    assert response.status_code == 422

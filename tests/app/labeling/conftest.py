@@ -1,0 +1,26 @@
+"""A service on both databases, and what tests of labels ask of it."""
+
+import pytest
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def settings(settings, request):
+    """The same behaviour is promised on both databases."""
+    if request.param == "sqlite":
+        return settings
+    return settings.model_copy(update={"database_url": request.getfixturevalue("postgresql")()})
+
+
+def upload(service, path, *contents, **params):
+    """Send pictures below the project `birds`; the answer."""
+    files = [("files", (f"{n}.png", content, "image/png")) for n, content in enumerate(contents)]
+    return service.post(f"/v1/projects/birds{path}", files=files, params=params)
+
+
+@pytest.fixture
+def pool(birds, png):
+    """Two labels with support, and three images in the pool; their ids."""
+    upload(birds, "/labels/red/support", png("red"))
+    upload(birds, "/labels/blue/support", png("blue"))
+    contents = [png(colour, 30) for colour in ("red", "purple", "blue")]
+    return [image["id"] for image in upload(birds, "/pool", *contents).json()["images"]]

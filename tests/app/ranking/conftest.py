@@ -1,0 +1,57 @@
+"""A service on both databases with a pool, and what tests of rankings ask of it."""
+
+import pytest
+from sqlalchemy import select
+
+from app.sql.tables import Reservation
+
+NEXT = "/v1/projects/birds/pool/next"
+RELABEL = {"name": "relabel"}
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def settings(settings, request):
+    """The same behaviour is promised on both databases."""
+    if request.param == "sqlite":
+        return settings
+    return settings.model_copy(update={"database_url": request.getfixturevalue("postgresql")()})
+
+
+def upload(service, path, *contents):
+    files = [("files", (f"{n}.png", content, "image/png")) for n, content in enumerate(contents)]
+    return service.post(f"/v1/projects/birds{path}", files=files).json()["images"]
+
+
+@pytest.fixture
+def pool(birds, png):
+    """Two labels with support, and twelve images in the pool; their ids."""
+    upload(birds, "/labels/red/support", png("red"))
+    upload(birds, "/labels/blue/support", png("blue"))
+    contents = [png(colour, 30 + n) for n in range(4) for colour in ("red", "purple", "blue")]
+    return [image["id"] for image in upload(birds, "/pool", *contents)]
+
+
+def hand_out(service, annotator, budget=3, **more):
+    answer = service.post(NEXT, json={"annotator": annotator, "budget": budget, **more})
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def ids(answer):
+    return [image["image"] for image in answer["images"]]
+
+
+def reservations(service):
+    with service.app.state.parts.db.reading() as session:
+        return list(session.scalars(select(Reservation).order_by(Reservation.id)))
+
+
+@pytest.fixture
+def mislabeled(birds, png):
+    """Twelve images of each label, one red one labeled blue by ann; its id."""
+    upload(birds, "/labels/red/support", *(png("red", n) for n in range(12)))
+    upload(birds, "/labels/blue/support", *(png("blue", n) for n in range(12)))
+    wrong = upload(birds, "/pool", png("red", 50), png("red", 51))[0]["id"]
+    path = f"/v1/projects/birds/images/{wrong}/label"
+    assert birds.put(path, json={"label": "blue", "annotator": "ann"}).status_code == 200
+    return wrong
