@@ -10,7 +10,7 @@ from uuid import UUID
 import anyio.to_thread
 import torch
 from anyio import CapacityLimiter
-from fastapi import Depends, FastAPI
+from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CollectorRegistry
 from prometheus_client.platform_collector import PlatformCollector
@@ -29,8 +29,7 @@ from app.http.content_policy import DOCS_ASSETS
 from app.http.guard import Authentication
 from app.http.idempotency import Idempotency, StoredResponses
 from app.http.limits import Admission, BodyLimit
-from app.http.openapi import DESCRIPTION, TAGS, complete_openapi, operation_id
-from app.http.parameters import refuse_unknown_parameters
+from app.http.openapi import DESCRIPTION, TAGS, complete_openapi
 from app.http.request_log import HttpMetrics, RequestLog
 from app.http.uploads import Intake
 from app.inference.admission import AdmissionLimits
@@ -93,9 +92,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         description=DESCRIPTION,
         version=importlib.metadata.version("handful"),
         lifespan=_lifespan(parts, responses),
-        dependencies=[Depends(refuse_unknown_parameters)],
         openapi_tags=[{"name": name} for name in TAGS],
-        generate_unique_id_function=operation_id,
         redoc_url=None,
         static_url=DOCS_ASSETS,
     )
@@ -103,7 +100,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.intake = Intake(settings.upload_limits, CapacityLimiter(TURNS * settings.max_batch))
     errors.install(app)
     for router in routers():
-        app.include_router(router)
+        app.router.routes.extend(router.routes)  # as they are: to include them would make all anew
     web.install(app)
     complete_openapi(app)
     app.add_middleware(Idempotency, answers=responses)

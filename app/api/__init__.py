@@ -2,8 +2,22 @@
 
 import importlib
 import pkgutil
+from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
+
+from app.http.openapi import operation_id
+from app.http.parameters import refuse_unknown_parameters
+
+
+def resource_router(prefix: str = "", *, tags: list[Any]) -> APIRouter:
+    """A router of a resource, whose routes refuse parameters that they do not have."""
+    return APIRouter(
+        prefix=prefix,
+        tags=tags,
+        dependencies=[Depends(refuse_unknown_parameters)],
+        generate_unique_id_function=operation_id,
+    )
 
 
 def routers() -> list[APIRouter]:

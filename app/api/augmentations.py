@@ -3,9 +3,10 @@
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Response
+from fastapi import Response
 from pydantic import Field
 
+from app.api import resource_router
 from app.api.parts import AllParts
 from app.http.openapi import problem_responses
 from app.http.parameters import ProjectKey
@@ -13,7 +14,7 @@ from app.jobs.planning.policies import DEFAULT, PerLabel, Policy
 from app.jobs.planning.previews import augmentation_sheet
 from handful.contract.common import Schema
 
-router = APIRouter(prefix="/v1/projects/{project}/augmentations", tags=["augmentations"])
+router = resource_router("/v1/projects/{project}/augmentations", tags=["augmentations"])
 MEDIA_TYPE = "image/png"
 
 

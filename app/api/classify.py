@@ -3,8 +3,9 @@
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import Depends, Query
 
+from app.api import resource_router
 from app.api.answers import refuse_if_all_failed, show_failed
 from app.api.parts import ClassificationService
 from app.http.openapi import problem_responses
@@ -21,7 +22,7 @@ from handful.contract.classify import (
     RejectionRead,
 )
 
-router = APIRouter(prefix="/v1/projects/{project}", tags=["classify"])
+router = resource_router("/v1/projects/{project}", tags=["classify"])
 
 
 def show_prediction(prediction: Prediction) -> PredictionRead:

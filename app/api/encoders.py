@@ -3,9 +3,10 @@
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import Depends, Query, Request, Response
 from pydantic import Field
 
+from app.api import resource_router
 from app.api.answers import page, show_job
 from app.api.parts import JobService, ProjectService, PromotionService, parts_of
 from app.encoders.promotion import VersionView
@@ -23,7 +24,7 @@ from handful.contract.encoders import (
     VersionRead,
 )
 
-router = APIRouter(prefix="/v1/projects/{project}/encoders", tags=["encoders"])
+router = resource_router("/v1/projects/{project}/encoders", tags=["encoders"])
 VersionKey = Annotated[UUID, Field(description="Id of the encoder version.")]
 WEIGHTS = {"schema": {"type": "string", "format": "binary"}}
 

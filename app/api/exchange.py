@@ -5,10 +5,11 @@ from math import isclose
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
-from fastapi import APIRouter, Query, Request
+from fastapi import Query, Request
 from fastapi.responses import StreamingResponse
 from pydantic import AfterValidator, Field
 
+from app.api import resource_router
 from app.api.answers import refuse_if_all_failed, show_failed
 from app.api.parts import ExportService, ImportService
 from app.exchange.exports import ExportQuery
@@ -20,7 +21,7 @@ from app.plugin_fields import plugin_field
 from handful.contract.common import Schema
 from handful.contract.exchange import ImportRead, State
 
-router = APIRouter(prefix="/v1/projects/{project}", tags=["exchange"])
+router = resource_router("/v1/projects/{project}", tags=["exchange"])
 FORMATS: Any = Literal[tuple(formats)]
 SplitName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,49}$")]
 Share = Annotated[float, Field(gt=0, le=1)]

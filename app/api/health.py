@@ -4,15 +4,16 @@ import importlib.metadata
 from typing import Any
 
 import anyio.to_thread
-from fastapi import APIRouter, Response
+from fastapi import Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from sqlalchemy.exc import SQLAlchemyError
 
+from app.api import resource_router
 from app.api.parts import AllParts, Parts
 from handful.contract.service import ServiceRead
 
-router = APIRouter(tags=["service"])
+router = resource_router(tags=["service"])
 
 
 # Coroutines, so that they answer while every thread of the service is busy.

@@ -2,8 +2,9 @@
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import Query, Request, Response
 
+from app.api import resource_router
 from app.api.answers import page, show_failed, show_image
 from app.api.parts import AnnotationService, ImageService, SimilarService
 from app.http.openapi import problem_responses
@@ -25,7 +26,7 @@ from handful.contract.images import (
 )
 from handful.contract.metadata import FilenamePart
 
-router = APIRouter(prefix="/v1/projects/{project}", tags=["images"])
+router = resource_router("/v1/projects/{project}", tags=["images"])
 Side = Annotated[int, Query(ge=16, le=2048, description="Longest side, in pixels.")]
 
 

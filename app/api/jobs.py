@@ -7,11 +7,12 @@ from uuid import UUID
 
 import anyio
 import anyio.to_thread
-from fastapi import APIRouter, Body, Header, Query, Request, Response
+from fastapi import Body, Header, Query, Request, Response
 from fastapi.encoders import jsonable_encoder
 from fastapi.responses import StreamingResponse
 from pydantic import Field, TypeAdapter
 
+from app.api import resource_router
 from app.api.answers import page, show_job
 from app.api.parts import JobService, PromotionService, parts_of
 from app.http.openapi import problem_responses
@@ -25,7 +26,7 @@ from app.sql.tables import JobEvent
 from handful.contract.common import Page
 from handful.contract.jobs import FINAL, EventRead, EventsRead, JobRead
 
-router = APIRouter(prefix="/v1/projects/{project}/jobs", tags=["jobs"])
+router = resource_router("/v1/projects/{project}/jobs", tags=["jobs"])
 JobKey = Annotated[UUID, Field(description="Id of the job.")]
 JobWrite: Any = Annotated[plugin_field(kinds, "kind"), Body()]
 POLL_S = 0.25  # between two looks for new events

@@ -2,9 +2,10 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, BackgroundTasks
+from fastapi import BackgroundTasks
 from pydantic import BaseModel, Field
 
+from app.api import resource_router
 from app.api.parts import JobService, LabelStudioService
 from app.http.openapi import problem_responses
 from app.http.parameters import ProjectKey
@@ -14,7 +15,7 @@ from app.jobs import submit
 from app.jobs.kinds import kinds
 from handful.contract.common import Schema
 
-router = APIRouter(prefix="/label-studio/{project}", tags=["label studio"])
+router = resource_router("/label-studio/{project}", tags=["label studio"])
 StudioProjectKey = Annotated[
     str,
     Field(

@@ -2,8 +2,9 @@
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Query, Response
+from fastapi import Query, Response
 
+from app.api import resource_router
 from app.api.answers import page, refuse_if_all_failed, show_failed, show_image, show_stored
 from app.api.parts import ImageService, LabelService, UploadService
 from app.http.openapi import problem_responses
@@ -15,7 +16,7 @@ from handful.contract.common import Page
 from handful.contract.images import ImageRead
 from handful.contract.labels import LabelRead, LabelWrite, SupportAdded
 
-router = APIRouter(prefix="/v1/projects/{project}/labels", tags=["labels"])
+router = resource_router("/v1/projects/{project}/labels", tags=["labels"])
 
 
 def show_label(view: LabelView) -> LabelRead:

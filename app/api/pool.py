@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from fastapi import APIRouter
 from pydantic import Field
 
+from app.api import resource_router
 from app.api.answers import refuse_if_all_failed, show_failed, show_stored
 from app.api.parts import RankerService, ReservationService, UploadService
 from app.http.openapi import problem_responses
@@ -28,7 +28,7 @@ from handful.contract.pool import (
 )
 from models.acquisition.strategies import strategies
 
-router = APIRouter(prefix="/v1/projects/{project}/pool", tags=["pool"])
+router = resource_router("/v1/projects/{project}/pool", tags=["pool"])
 
 
 class RankRequest(Schema):

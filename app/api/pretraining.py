@@ -3,9 +3,10 @@
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from fastapi import APIRouter, Query, Response
+from fastapi import Query, Response
 from pydantic import Field
 
+from app.api import resource_router
 from app.api.parts import AllParts
 from app.http.openapi import problem_responses
 from app.http.parameters import ProjectKey
@@ -17,7 +18,7 @@ from handful.contract.pretraining import RecipeRead
 from models.pretraining.methods import methods
 from models.training.recipe import Recipe
 
-router = APIRouter(prefix="/v1/projects/{project}", tags=["pretraining"])
+router = resource_router("/v1/projects/{project}", tags=["pretraining"])
 MEDIA_TYPE = "image/png"
 PretextChoice: Any = plugin_field(methods)
 MIB = 1 << 20

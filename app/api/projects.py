@@ -3,9 +3,10 @@
 from dataclasses import asdict
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Response
+from fastapi import Response
 from pydantic import Field
 
+from app.api import resource_router
 from app.api.answers import page
 from app.api.parts import ProjectService
 from app.http.openapi import problem_responses
@@ -16,7 +17,7 @@ from handful.contract.common import Page, Schema
 from handful.contract.projects import Description, EncoderRead, Name, ProjectRead
 from models.heads.kinds import heads
 
-router = APIRouter(prefix="/v1/projects", tags=["projects"])
+router = resource_router("/v1/projects", tags=["projects"])
 Head: Any = Annotated[
     plugin_field(heads), Field(description="How queries are compared with the centroids.")
 ]

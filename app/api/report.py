@@ -2,8 +2,9 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Response
+from fastapi import Query, Response
 
+from app.api import resource_router
 from app.api.parts import MapService, ReportService
 from app.http.openapi import problem_responses
 from app.http.parameters import ProjectKey
@@ -29,7 +30,7 @@ from handful.contract.report import (
 )
 from models.evaluation.intervals import Interval
 
-router = APIRouter(prefix="/v1/projects/{project}", tags=["report"])
+router = resource_router("/v1/projects/{project}", tags=["report"])
 MEDIA_TYPE = "image/svg+xml"
 CHART: dict[int | str, dict[str, Any]] = {
     200: {"content": {MEDIA_TYPE: {"schema": {"type": "string"}}}},

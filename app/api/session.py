@@ -2,16 +2,17 @@
 
 import time
 
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 
 from app.access.api_key import ApiKey
 from app.access.sessions import COOKIE, LIFETIME_S, is_valid, issue
+from app.api import resource_router
 from app.api.parts import AllParts
 from app.http.openapi import problem_responses
 from app.problems import Unauthorized
 from handful.contract.session import SessionRead, SessionWrite
 
-router = APIRouter(prefix="/v1/session", tags=["service"])
+router = resource_router("/v1/session", tags=["service"])
 
 
 @router.get("")

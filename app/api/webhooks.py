@@ -3,9 +3,10 @@
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Response
+from fastapi import Response
 from pydantic import Field
 
+from app.api import resource_router
 from app.api.answers import page
 from app.api.parts import WebhookService
 from app.http.openapi import problem_responses
@@ -14,7 +15,7 @@ from app.sql.tables import Delivery, Webhook
 from handful.contract.common import Page
 from handful.contract.webhooks import DeliveryRead, WebhookCreated, WebhookRead, WebhookWrite
 
-router = APIRouter(prefix="/v1/projects/{project}/webhooks", tags=["webhooks"])
+router = resource_router("/v1/projects/{project}/webhooks", tags=["webhooks"])
 WebhookKey = Annotated[UUID, Field(description="Id of the webhook.")]
 
 

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,7 @@ class Database:
         Raises:
             SchemaOutOfDate: it is older or newer.
         """
-        head = ScriptDirectory.from_config(alembic_config("")).get_current_head()
+        head = _scripts().get_current_head()
         with self.engine.connect() as connection:
             current = MigrationContext.configure(connection).get_current_revision()
         if current != head:
@@ -118,7 +119,7 @@ def migrate(url: str, revision: str = "head") -> None:
 
 
 def _move(config: Config, connection: Connection, revision: str) -> None:
-    script = ScriptDirectory.from_config(config)
+    script = _scripts()
     current = MigrationContext.configure(connection).get_current_revision()
     connection.rollback()
     target = script.get_revision(revision)
@@ -129,6 +130,12 @@ def _move(config: Config, connection: Connection, revision: str) -> None:
         alembic.command.downgrade(config, revision)
     else:
         alembic.command.upgrade(config, revision)
+
+
+@cache
+def _scripts() -> ScriptDirectory:
+    """The migrations; they do not change while a process runs."""
+    return ScriptDirectory.from_config(alembic_config(""))
 
 
 def alembic_config(url: str) -> Config:

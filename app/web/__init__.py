@@ -2,16 +2,18 @@
 
 from pathlib import Path
 
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, Depends, FastAPI
 from fastapi.responses import FileResponse
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
+from app.http.parameters import refuse_unknown_parameters
+
 FOLDER = Path(__file__).parent / "static"
 FRESH = {"Cache-Control": "no-cache"}  # asked for each time, sent only when it changed
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(include_in_schema=False, dependencies=[Depends(refuse_unknown_parameters)])
 
 
 class _Fresh(StaticFiles):
@@ -31,7 +33,7 @@ def page() -> FileResponse:
 
 def install(app: FastAPI) -> None:
     """Serve the page and its files."""
-    app.include_router(router)
+    app.router.routes.extend(router.routes)
     # The library that draws the map.
     app.mount("/web/lib", _Fresh(packages=[("plotly", "package_data")]), name="library")
     app.mount("/web", _Fresh(directory=FOLDER), name="web")
