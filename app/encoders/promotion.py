@@ -11,7 +11,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from app.sql.database import Database
-from app.sql.lookups import find_project, find_version, usable_versions
+from app.sql.lookups import find_project, find_version, page_of, usable_versions
 from app.sql.tables import (
     Embedding,
     EncoderVersion,
@@ -58,10 +58,8 @@ class Promotions:
         with self.db.reading() as session:
             project = find_project(session, project_key)
             query = usable_versions(project)
-            if after is not None:
-                query = query.where(EncoderVersion.id < after)
-            versions = session.scalars(query.order_by(EncoderVersion.id.desc()).limit(limit))
-            return [_view(session, project, version) for version in versions]
+            page = page_of(query, EncoderVersion.id, after, limit, newest_first=True)
+            return [_view(session, project, version) for version in session.scalars(page)]
 
     def version(self, project_key: str, version_id: UUID) -> VersionView:
         """One version.
@@ -80,9 +78,7 @@ class Promotions:
         with self.db.reading() as session:
             find_version(session, find_project(session, project_key), version_id)
             query = select(TrainingImage).where(TrainingImage.encoder_id == version_id)
-            if after is not None:
-                query = query.where(TrainingImage.image_id > after)
-            return list(session.scalars(query.order_by(TrainingImage.image_id).limit(limit)))
+            return list(session.scalars(page_of(query, TrainingImage.image_id, after, limit)))
 
     def missing(self, project_id: UUID, version_id: UUID) -> int:
         """How many images the version has not embedded yet."""

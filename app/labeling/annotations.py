@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from app.labeling.images import ImageView, find_image
 from app.problems import AlreadyLabeled, Failed, NothingToUndo, Problem
 from app.sql.database import Database
-from app.sql.lookups import find_label, find_project
+from app.sql.lookups import find_label, find_project, page_of
 from app.sql.tables import Annotation, Label, Project, Reservation, now
 from app.webhooks.outbox import tell, tell_if_exhausted
 from handful.contract.webhooks import Event
@@ -86,9 +86,8 @@ class Annotations:
         with self.db.reading() as session:
             find_image(session, find_project(session, project_key), image_id)
             query = select(Annotation).where(Annotation.image_id == image_id)
-            if after is not None:
-                query = query.where(Annotation.id < after)
-            return list(session.scalars(query.order_by(Annotation.id.desc()).limit(limit)))
+            page = page_of(query, Annotation.id, after, limit, newest_first=True)
+            return list(session.scalars(page))
 
 
 def set_label(

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from app.labeling.projects import check_edition, clean_name, count_by
 from app.problems import AlreadyExists
 from app.sql.database import Database
-from app.sql.lookups import find_label, find_project, label_by_name
+from app.sql.lookups import find_label, find_project, label_by_name, page_of
 from app.sql.tables import Annotation, Image, Label
 
 
@@ -49,11 +49,8 @@ class Labels:
         with self.db.reading() as session:
             project = find_project(session, key)
             query = select(Label).where(Label.project_id == project.id)
-            if after is not None:
-                query = query.where(Label.id > after)
-            return _with_shots(
-                session, list(session.scalars(query.order_by(Label.id).limit(limit)))
-            )
+            page = page_of(query, Label.id, after, limit)
+            return _with_shots(session, list(session.scalars(page)))
 
     def rename(self, key: str, label_key: str, name: str, edition: int | None) -> LabelView:
         """Give a label another name; its support images stay."""

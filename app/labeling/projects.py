@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from app.problems import AlreadyExists, InvalidRequest, Stale
 from app.sql.database import Database
-from app.sql.lookups import find_project, parse_id
+from app.sql.lookups import find_project, page_of, parse_id
 from app.sql.tables import EncoderVersion, Image, Label, Project, ProjectVersion, now
 from app.vectors.matrices import Vectors
 from handful.contract.common import NAME_LENGTH
@@ -83,11 +83,9 @@ class Projects:
 
     def page(self, after: UUID | None, limit: int) -> list[ProjectView]:
         """Projects in order of creation."""
-        query = select(Project).order_by(Project.id).limit(limit)
-        if after is not None:
-            query = query.where(Project.id > after)
         with self.db.reading() as session:
-            return _views(session, list(session.scalars(query)))
+            page = page_of(select(Project), Project.id, after, limit)
+            return _views(session, list(session.scalars(page)))
 
     def edit(self, key: str, edition: int | None, changes: dict[str, Any]) -> ProjectView:
         """Change name, description or head.

@@ -1,8 +1,8 @@
-"""What is looked up again and again: projects, labels, versions by name or id."""
+"""What is looked up again and again: projects, labels, versions by name or id; pages of rows."""
 
 import unicodedata
 from collections.abc import Iterator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 from uuid import UUID
 
 from sqlalchemy import Select, exists, or_, select
@@ -13,6 +13,7 @@ from app.sql.tables import EncoderVersion, Label, Project, ProjectVersion
 
 IDS_PER_QUERY = 500
 Item = TypeVar("Item")
+Query = TypeVar("Query", bound=Select[*tuple[Any, ...]])
 
 
 def find_project(session: Session, key: str, *, lock: bool = False) -> Project:
@@ -89,6 +90,19 @@ def usable_versions(project: Project) -> Select[EncoderVersion]:
             ~exists().where(owned),
         )
     )
+
+
+def page_of(
+    query: Query, key: Any, after: UUID | None, limit: int, *, newest_first: bool = False
+) -> Query:
+    """The rows of a query that come after a row, in the order of their ids.
+
+    Args:
+        key: the column of ids.
+    """
+    if after is not None:
+        query = query.where(key < after if newest_first else key > after)
+    return query.order_by(key.desc() if newest_first else key).limit(limit)
 
 
 def portions(items: Sequence[Item], size: int = IDS_PER_QUERY) -> Iterator[Sequence[Item]]:

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from app.problems import AddressUnreachable, WebhookNotFound
 from app.sql.database import Database
-from app.sql.lookups import find_project
+from app.sql.lookups import find_project, page_of
 from app.sql.tables import Delivery, Webhook, now
 from app.storage import remote
 from app.webhooks.delivery import PREFIX
@@ -53,9 +53,7 @@ class Webhooks:
         with self.db.reading() as session:
             project = find_project(session, project_key)
             query = select(Webhook).where(Webhook.project_id == project.id)
-            if after is not None:
-                query = query.where(Webhook.id > after)
-            return list(session.scalars(query.order_by(Webhook.id).limit(limit)))
+            return list(session.scalars(page_of(query, Webhook.id, after, limit)))
 
     def read(self, project_key: str, webhook_id: UUID) -> Webhook:
         """One webhook."""
@@ -82,9 +80,8 @@ class Webhooks:
         with self.db.reading() as session:
             webhook = _find(session, project_key, webhook_id)
             query = select(Delivery).where(Delivery.webhook_id == webhook.id)
-            if after is not None:
-                query = query.where(Delivery.id < after)
-            return list(session.scalars(query.order_by(Delivery.id.desc()).limit(limit)))
+            page = page_of(query, Delivery.id, after, limit, newest_first=True)
+            return list(session.scalars(page))
 
     def retry(self, project_key: str, webhook_id: UUID, delivery_id: UUID) -> Delivery:
         """Send a message again now, whether it has arrived or not."""

@@ -3,6 +3,7 @@
 from uuid import uuid4
 
 import pytest
+from sqlalchemy import select
 
 from app.problems import LabelNotFound, ProjectNotFound, VersionNotFound
 from app.sql.database import Database, migrate
@@ -11,6 +12,7 @@ from app.sql.lookups import (
     find_project,
     find_version,
     label_names,
+    page_of,
     parse_id,
     portions,
     usable_versions,
@@ -76,6 +78,19 @@ def test_a_version_that_another_project_owns_cannot_be_used(session):
     assert [v.id for v in session.scalars(usable_versions(birds))] == [version]
     with pytest.raises(VersionNotFound, match="'fish' has no encoder version"):
         find_version(session, fish, version)
+
+
+def test_a_page_begins_after_a_row_in_either_order(session):
+    wren, owl = (find_label(session, find_project(session, "birds"), n) for n in ("wren", "owl"))
+
+    def page(after, limit, **order):
+        query = page_of(select(Label), Label.id, after, limit, **order)
+        return [label.name for label in session.scalars(query)]
+
+    assert page(None, 1) == ["wren"]
+    assert page(wren.id, 5) == ["owl"]
+    assert page(None, 1, newest_first=True) == ["owl"]
+    assert page(owl.id, 5, newest_first=True) == ["wren"]
 
 
 def test_a_list_is_divided_without_a_rest_getting_lost():

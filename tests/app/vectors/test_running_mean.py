@@ -33,13 +33,13 @@ def test_images_that_are_gone_are_not_meant():
 
 
 def test_it_is_the_same_whatever_came_and_went():
-    chance = np.random.default_rng(0)
+    generator = np.random.default_rng(0)
     vectors = torch.nn.functional.normalize(torch.randn(900, 8), dim=1).half()
     running = RunningMean(8, itertools.count())
     present = np.zeros(0, np.bool_)
     for _ in range(60):
         present = np.append(present, np.ones(15, np.bool_))
-        present[chance.integers(len(present), size=4)] = False
+        present[generator.integers(len(present), size=4)] = False
 
         found = running.follow(vectors[: len(present)], present)
 
