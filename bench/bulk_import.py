@@ -6,8 +6,6 @@ a moment between requests, as people and programs do. What counts: the speed of 
 a label takes, the memory of the server, and that every photo is there once and no request failed.
 """
 
-import argparse
-import io
 import os
 import random
 import signal
@@ -23,15 +21,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 import httpx
-from PIL import Image
-from sklearn.datasets import load_sample_images
 
 from app.cli.benchmark import photos, pipeline, prepare, register
-from bench.harness import Server, arguments, finish, memory
+from bench.data import encoded, sample_pictures
+from bench.figures import percentiles, timed
+from bench.harness import ENCODER, Options, Result, option, run
+from bench.processes import Server, in_background, listed, memory, new_server
 
 READERS, LABELERS = 8, 4
 PAUSE_S = 0.5  # of each between requests
 BATCH = 16
+REGISTERED = 20  # photos that are there before
 SHARE, LABEL_MS = 0.9, 50.0
 GROWTH_MIB = 512.0  # of the server while photos come in
 
@@ -39,172 +39,41 @@ GROWTH_MIB = 512.0  # of the server while photos come in
 class Answer(NamedTuple):
     """How one request went."""
 
-    what: str  # "read" or "label"
+    kind: str  # "read" or "label"
     ms: float
     trouble: str  # empty: none
 
 
-def main() -> None:
-    """Run the benchmark."""
-    options = _options()
+def measure(options: Options) -> Result:
+    """Import in one process, half way by the service, and the second half among visitors."""
+    answers: list[Answer] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "photos"
         _write(folder, options.photos)
         alone = _pipeline(options.encoder, folder)
         print(f"in one process: {alone:.0f} photos/s", flush=True)
-        with Server(Path(name) / "data", encoder=options.encoder) as server:
-            register(server.url, photos(None, 20))
+        with new_server(encoder=options.encoder) as server:
+            register(server.url, photos(None, REGISTERED))
             before = memory("VmRSS", server.pid)
-            first_s = _import(server.url, folder, until=options.photos // 2)
-            sent = _images(server.url) - 20
+            first_s = _import(server, folder, until=options.photos // 2)
+            sent = _images(server) - REGISTERED
             print(f"imported: {sent / first_s:.0f} photos/s", flush=True)
-            with _Visitors(server.url) as visitors:
-                rest_s = _import(server.url, folder)
-            grown = memory("VmRSS", server.pid) - before
-            there = _images(server.url) - 20 - _doubles(server.url)
-    _report(options, alone, (sent, first_s, rest_s), grown, there, visitors.answers)
-
-
-def _options() -> argparse.Namespace:
-    parser = arguments(__doc__)
-    parser.add_argument("--photos", type=int, default=100_000)
-    parser.add_argument("--encoder", default="efficientnet_lite:0")
-    options = parser.parse_args()
-    if options.quick:
-        options.photos = 1000
-    return options
-
-
-def _write(folder: Path, count: int) -> None:
-    """Distinct JPEG files of 128 by 96 pixels."""
-    folder.mkdir()
-    chance = random.Random(0)
-    pictures = [Image.fromarray(picture) for picture in load_sample_images().images]
-    for n in range(count):
-        left, top = chance.randrange(512), chance.randrange(331)
-        picture = pictures[n % len(pictures)].crop((left, top, left + 128, top + 96))
-        buffer = io.BytesIO()
-        picture.save(buffer, "JPEG", quality=85, comment=str(n).encode())  # so that none is twice
-        (folder / f"{n:06}.jpg").write_bytes(buffer.getvalue())
-
-
-def _pipeline(encoder: str, folder: Path) -> float:
-    """Photos per second of decoding and embedding alone, from files that are read."""
-    serving = prepare(encoder, "auto", BATCH)
-    files = sorted(folder.iterdir())[:4000]
-    rates = []
-    for _ in range(3):
-        started = time.perf_counter()
-        pipeline(serving, [file.read_bytes() for file in files], BATCH, os.cpu_count() or 1)
-        rates.append(len(files) / (time.perf_counter() - started))
-    return statistics.median(rates)
-
-
-def _import(url: str, folder: Path, until: int | None = None) -> float:
-    """Seconds of an import; stopped as by Ctrl-C when so many photos are there."""
-    command = [sys.executable, "-m", "app.cli", "import", str(folder)]
-    command += ["--project", "bench", "--url", url]
-    started = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while process.poll() is None:
-        time.sleep(0.5)
-        if until is not None and _images(url) >= until:
-            process.send_signal(signal.SIGINT)
-            process.wait()
-    if until is None and process.returncode:
-        raise RuntimeError(f"the import failed with exit code {process.returncode}")
-    return time.perf_counter() - started
-
-
-def _images(url: str) -> int:
-    project = httpx.get(f"{url}/v1/projects/bench", timeout=60, trust_env=False).json()
-    return int(project["support"]) + int(project["pool"])
-
-
-def _doubles(url: str) -> int:
-    """Images beyond one for each content; the service promises none."""
-    seen: set[str] = set()
-    count, after = 0, None
-    while True:
-        query = {"limit": 500} | ({"cursor": after} if after else {})
-        page = httpx.get(
-            f"{url}/v1/projects/bench/images", params=query, timeout=60, trust_env=False
-        ).json()
-        seen |= {image["sha256"] for image in page["items"]}
-        count += len(page["items"])
-        after = page.get("next_cursor")
-        if not after:
-            return count - len(seen)
-
-
-class _Visitors:
-    """Readers and labelers, each a thread with a connection of its own."""
-
-    def __init__(self, url: str) -> None:
-        self.answers: list[Answer] = []
-        self._url, self._stop = url, threading.Event()
-        works: list[Callable[[httpx.Client, int], None]] = [self._read] * READERS
-        works += [self._label] * LABELERS
-        self._threads = [
-            threading.Thread(target=self._run, args=(work, n)) for n, work in enumerate(works)
-        ]
-
-    def __enter__(self) -> "_Visitors":
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _run(self, work: Callable[[httpx.Client, int], None], number: int) -> None:
-        with httpx.Client(base_url=f"{self._url}/v1", timeout=60, trust_env=False) as client:
-            while not self._stop.wait(PAUSE_S):
-                work(client, number)
-
-    def _read(self, client: httpx.Client, number: int) -> None:
-        self._asked("read", lambda: client.get("/projects/bench"))
-        body = {"budget": 10, "strategy": {"name": "margin"}}
-        self._asked("read", lambda: client.post("/projects/bench/pool/rank", json=body))
-
-    def _label(self, client: httpx.Client, number: int) -> None:
-        body = {"annotator": f"ann-{number}", "budget": 1, "strategy": {"name": "random"}}
-        found = self._asked("read", lambda: client.post("/projects/bench/pool/next", json=body))
-        for image in found.json()["images"] if found is not None else []:
-            path = f"/projects/bench/images/{image['image']}/label"
-            label = {"label": f"label-{number % 4}", "annotator": f"ann-{number}"}
-            self._asked("label", partial(client.put, path, json=label))
-
-    def _asked(self, what: str, ask: Callable[[], httpx.Response]) -> httpx.Response | None:
-        started = time.perf_counter()
-        try:
-            answer = ask()
-        except httpx.TransportError as error:
-            self.answers.append(Answer(what, 0.0, repr(error)))
-            return None
-        trouble = "" if answer.is_success else f"{answer.status_code} {answer.text[:200]}"
-        self.answers.append(Answer(what, 1000 * (time.perf_counter() - started), trouble))
-        return None if trouble else answer
-
-
-def _report(
-    options: argparse.Namespace,
-    alone: float,
-    imported: tuple[int, float, float],
-    grown: float,
-    there: int,
-    answers: list[Answer],
-) -> None:
-    sent, first_s, rest_s = imported
+            works = [_read] * READERS + [_label] * LABELERS
+            visitors = [partial(_visit, server, work, n, answers) for n, work in enumerate(works)]
+            with in_background(visitors):
+                rest_s = _import(server, folder)
+            growth = memory("VmRSS", server.pid) - before
+            stored = _images(server) - REGISTERED - _doubles(server)
     rate, visited = sent / first_s, (options.photos - sent) / rest_s
-    labels = sorted(a.ms for a in answers if a.what == "label" and not a.trouble)
-    reads = sorted(a.ms for a in answers if a.what == "read" and not a.trouble)
-    troubles = [a.trouble for a in answers if a.trouble]
+    times = {
+        kind: [answer.ms for answer in answers if answer.kind == kind and not answer.trouble]
+        for kind in ("label", "read")
+    }
+    troubles = [answer.trouble for answer in answers if answer.trouble]
     for trouble in troubles[:5]:
         print(f"trouble: {trouble}")
-    result = {
+    labels, reads = (percentiles(times[kind], 50, 95, 99) for kind in ("label", "read"))
+    figures = {
         "photos": options.photos,
         "in_one_process_per_s": round(alone, 1),
         "first_import": {"photos": sent, "seconds": round(first_s, 1), "per_s": round(rate, 1)},
@@ -214,36 +83,122 @@ def _report(
             "seconds": round(rest_s, 1),
             "per_s": round(visited, 1),
         },
-        "photos_that_are_there": there,
-        "label_ms": _spread(labels),
-        "read_ms": _spread(reads),
+        "photos_that_are_there": stored,
+        "label_ms": labels,
+        "read_ms": reads,
         "requests_that_failed": len(troubles),
-        "server_grew_mib": round(grown),
+        "server_grew_mib": round(growth),
     }
     headline = (
         f"{rate:.0f} photos/s, {100 * rate / alone:.0f} % of one process alone; {visited:.0f} with "
-        f"visitors, whose labels take {_spread(labels)['p50']:.0f} ms, p99 "
-        f"{_spread(labels)['p99']:.0f} ms of {len(labels)}; {there} of {options.photos} there, "
-        f"{len(troubles)} requests failed; the server grew by {grown:.0f} MiB"
+        f"visitors, whose labels take {labels['p50']:.0f} ms, p99 {labels['p99']:.0f} ms of "
+        f"{len(times['label'])}; {stored} of {options.photos} there, "
+        f"{len(troubles)} requests failed; the server grew by {growth:.0f} MiB"
     )
-    kept = (
-        rate >= SHARE * alone
-        and _spread(labels)["p99"] <= LABEL_MS
-        and there == options.photos
-        and not troubles
-        and grown <= GROWTH_MIB
-    )
-    finish(options, result, headline, kept)
+    fast = rate >= SHARE * alone and labels["p99"] <= LABEL_MS
+    complete = stored == options.photos and not troubles
+    return Result(figures, headline, fast and complete and growth <= GROWTH_MIB)
 
 
-def _spread(values: list[float]) -> dict[str, float]:
-    """Of sorted values."""
-    return {
-        f"p{q}": round(values[min(len(values) - 1, len(values) * q // 100)], 1)
-        for q in (50, 95, 99)
-        if values
-    } or {"p50": float("nan"), "p95": float("nan"), "p99": float("nan")}
+def _write(folder: Path, count: int) -> None:
+    """Distinct JPEG files of 128 by 96 pixels."""
+    folder.mkdir()
+    generator = random.Random(0)
+    pictures = sample_pictures()
+    for n in range(count):
+        x, y = generator.randrange(512), generator.randrange(331)
+        picture = pictures[n % len(pictures)].crop((x, y, x + 128, y + 96))
+        content = encoded(picture, "JPEG", quality=85, comment=str(n).encode())  # none is twice
+        (folder / f"{n:06}.jpg").write_bytes(content)
+
+
+def _pipeline(encoder: str, folder: Path) -> float:
+    """Photos per second of decoding and embedding alone, from files that are read."""
+    serving = prepare(encoder, "auto", BATCH)
+    files, decoders = sorted(folder.iterdir())[:4000], os.cpu_count() or 1
+
+    def embed() -> None:
+        pipeline(serving, [file.read_bytes() for file in files], BATCH, decoders)
+
+    return len(files) / statistics.median(timed(embed)[1] for _ in range(3))
+
+
+def _import(server: Server, folder: Path, until: int | None = None) -> float:
+    """Seconds of an import; stopped as by Ctrl-C when so many photos are there."""
+    command = [sys.executable, "-m", "app.cli", "import", str(folder)]
+    command += ["--project", "bench", "--url", server.url]
+    started = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None:
+        time.sleep(0.5)
+        if until is not None and _images(server) >= until:
+            process.send_signal(signal.SIGINT)
+            process.wait()
+    if until is None and process.returncode:
+        raise RuntimeError(f"the import failed with exit code {process.returncode}")
+    return time.perf_counter() - started
+
+
+def _images(server: Server) -> int:
+    with server.client() as client:
+        project = client.get("/v1/projects/bench").json()
+    return int(project["support"]) + int(project["pool"])
+
+
+def _doubles(server: Server) -> int:
+    """Images beyond one for each content; the service promises none."""
+    with server.client() as client:
+        contents = [image["sha256"] for image in listed(client, "/v1/projects/bench/images")]
+    return len(contents) - len(set(contents))
+
+
+def _visit(
+    server: Server,
+    work: Callable[[httpx.Client, int, list[Answer]], None],
+    number: int,
+    answers: list[Answer],
+    stop: threading.Event,
+) -> None:
+    """Read or label again and again, with a connection of one's own."""
+    with server.client("/v1") as client:
+        while not stop.wait(PAUSE_S):
+            work(client, number, answers)
+
+
+def _read(client: httpx.Client, number: int, answers: list[Answer]) -> None:
+    _send(client, answers, "read", "GET", "/projects/bench")
+    body = {"budget": 10, "strategy": {"name": "margin"}}
+    _send(client, answers, "read", "POST", "/projects/bench/pool/rank", body)
+
+
+def _label(client: httpx.Client, number: int, answers: list[Answer]) -> None:
+    body = {"annotator": f"ann-{number}", "budget": 1, "strategy": {"name": "random"}}
+    answer = _send(client, answers, "read", "POST", "/projects/bench/pool/next", body)
+    for image in answer.json()["images"] if answer is not None else []:
+        label = {"label": f"label-{number % 4}", "annotator": f"ann-{number}"}
+        path = f"/projects/bench/images/{image['image']}/label"
+        _send(client, answers, "label", "PUT", path, label)
+
+
+def _send(
+    client: httpx.Client,
+    answers: list[Answer],
+    kind: str,
+    method: str,
+    path: str,
+    body: object = None,
+) -> httpx.Response | None:
+    """The answer, if it is a good one; how it went is noted."""
+    started = time.perf_counter()
+    try:
+        answer = client.request(method, path, json=body)
+    except httpx.TransportError as error:
+        answers.append(Answer(kind, 0.0, repr(error)))
+        return None
+    trouble = "" if answer.is_success else f"{answer.status_code} {answer.text[:200]}"
+    answers.append(Answer(kind, 1000 * (time.perf_counter() - started), trouble))
+    return None if trouble else answer
 
 
 if __name__ == "__main__":
-    main()
+    run(measure, __doc__, option("--photos", 100_000, quick=1000), ENCODER)

@@ -9,27 +9,27 @@
   answer; one that finds nobody listening is not, since it can go elsewhere.
 """
 
-import argparse
 import http.client
 import itertools
 import json
 import signal
 import socket
-import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from app.cli.benchmark import PATH, Request, load, media_type, multipart, photos, register
-from bench.harness import Server, arguments, finish
+from app.cli.benchmark import PATH, Request, load, multipart, photos, register
+from bench.figures import percentile
+from bench.harness import ENCODER, PHOTOS, Options, Result, option, run
+from bench.processes import Server, in_background, new_server, on_the_wire, single
 
 POOL = "/v1/projects/bench/pool"
 BULK_CONNECTIONS, BULK_FILES = 4, 32
@@ -42,36 +42,32 @@ SAME = 1e-3  # of a cosine
 BESIDE = 3.0  # times as long as alone, at most, a client waits beside uploads in bulk
 
 
-def main() -> None:
-    """Run the benchmark."""
-    options = _options()
+def measure(options: Options) -> Result:
+    """Measure the four of one server."""
     bodies = photos(options.images, 256)
-    requests = [Request(media_type(photo), photo, 1) for photo in bodies]
-    with tempfile.TemporaryDirectory() as folder:
-        server = Server(Path(folder), encoder=options.encoder, drain_seconds="1")
-        with server:
-            register(server.url, bodies)
-            load(server.port, requests, 8)  # warms up
-            result = {
-                "overtaking": _overtaking(server.port, requests, bodies, options.seconds),
-                "hanging_up": _hanging_up(server, requests),
-                "agreement": _agreement(server.port, requests[:128]),
-                "stopping": _stopping(server, requests),
-            }
-    for name, found in result.items():
-        print(name, *(f"  {key:<36}{value}" for key, value in found.items()), sep="\n")
-    _finish(options, result)
-
-
-def _options() -> argparse.Namespace:
-    parser = arguments(__doc__)
-    parser.add_argument("--images", type=Path, help="folder of photos instead of scikit-learn's")
-    parser.add_argument("--encoder", default="efficientnet_lite:0")
-    parser.add_argument("--seconds", type=float, default=30.0, help="of each part of overtaking")
-    options = parser.parse_args()
-    if options.quick:
-        options.seconds = 5.0
-    return options
+    requests = [single(photo) for photo in bodies]
+    figures: dict[str, dict[str, Any]] = {}
+    with new_server(encoder=options.encoder, drain_seconds="1") as server:
+        register(server.url, bodies)
+        load(server.port, requests, 8)  # warms up
+        figures["overtaking"] = _overtaking(server.port, requests, bodies, options.seconds)
+        figures["hanging_up"] = _hanging_up(server, requests)
+        figures["agreement"] = _agreement(server.port, requests[:128])
+        figures["stopping"] = _stopping(server, requests)
+    overtaking, nobody = figures["overtaking"], figures["hanging_up"]["computed_for_nobody"]
+    differ = max(value for name, value in figures["agreement"].items() if name != "photos")
+    answers = figures["stopping"]["answers"]
+    lost = sum(count for outcome, count in answers.items() if outcome != "200")
+    headline = (
+        f"a client waits {overtaking['alone_p50_ms']:.0f} ms alone, "
+        f"{overtaking['beside_bulk_p50_ms']:.0f} (p99 {overtaking['beside_bulk_p99_ms']:.0f}) "
+        f"beside uploads in bulk, which keep "
+        f"{overtaking['bulk_beside_a_client_photos_per_s'] / overtaking['bulk_photos_per_s']:.2f} "
+        f"of their speed; {nobody:.0f} of {LEAVING} photos computed for nobody; cosines differ by "
+        f"{differ:.0e} at most; {lost} of {sum(answers.values())} requests lost at SIGTERM"
+    )
+    in_time = overtaking["beside_bulk_p50_ms"] <= BESIDE * overtaking["alone_p50_ms"]
+    return Result(figures, headline, in_time and differ <= SAME and not lost)
 
 
 def _overtaking(
@@ -88,10 +84,10 @@ def _overtaking(
         beside = _wait_times(port, requests, seconds)
         bulk_beside = (sent() - before) / seconds
     return {
-        "alone_p50_ms": _percentile(alone, 50),
-        "alone_p99_ms": _percentile(alone, 99),
-        "beside_bulk_p50_ms": _percentile(beside, 50),
-        "beside_bulk_p99_ms": _percentile(beside, 99),
+        "alone_p50_ms": round(percentile(alone, 50), 1),
+        "alone_p99_ms": round(percentile(alone, 99), 1),
+        "beside_bulk_p50_ms": round(percentile(beside, 50), 1),
+        "beside_bulk_p99_ms": round(percentile(beside, 99), 1),
         "answers_beside_bulk": len(beside),
         "bulk_photos_per_s": round(bulk, 1),
         "bulk_beside_a_client_photos_per_s": round(bulk_beside, 1),
@@ -100,12 +96,12 @@ def _overtaking(
 
 def _wait_times(port: int, requests: Sequence[Request], seconds: float) -> list[float]:
     """Milliseconds that a client waits for each photo, for a while."""
-    found: list[float] = []
+    milliseconds: list[float] = []
     until = time.monotonic() + seconds
     for request in itertools.cycle(requests):
         if time.monotonic() > until:
-            return found
-        found += load(port, [request], 1).latencies_ms
+            return milliseconds
+        milliseconds += load(port, [request], 1).latencies_ms
         time.sleep(PAUSE_S)
     raise AssertionError("there are no requests")
 
@@ -115,30 +111,24 @@ def _bulk(
     port: int, bodies: Sequence[bytes], numbers: Iterator[int]
 ) -> Iterator[Callable[[], int]]:
     """Fill the pool with photos that it does not have; how many it took so far."""
-    stop, taken = threading.Event(), [0] * BULK_CONNECTIONS
+    counts = [0] * BULK_CONNECTIONS
 
-    def send(connection: int) -> None:
+    def send(connection: int, stop: threading.Event) -> None:
         while not stop.is_set():
             part = [_distinct(bodies[n % len(bodies)], n) for n in itertools.islice(numbers, 32)]
             load(port, [multipart(part)], 1, POOL)
-            taken[connection] += len(part)
+            counts[connection] += len(part)
 
-    with ThreadPoolExecutor(BULK_CONNECTIONS) as threads:
-        futures = [threads.submit(send, n) for n in range(BULK_CONNECTIONS)]
-        try:
-            yield lambda: sum(taken)
-        finally:
-            stop.set()
-        for future in futures:
-            future.result()
+    with in_background([partial(send, n) for n in range(BULK_CONNECTIONS)]):
+        yield lambda: sum(counts)
 
 
 def _distinct(photo: bytes, number: int) -> bytes:
     """The same picture as another file: a JPEG with a comment, a PNG with bytes behind its end."""
-    told = str(number).encode()
+    comment = str(number).encode()
     if not photo.startswith(b"\xff\xd8"):
-        return photo + told
-    return photo[:2] + b"\xff\xfe" + (len(told) + 2).to_bytes(2) + told + photo[2:]
+        return photo + comment
+    return photo[:2] + b"\xff\xfe" + (len(comment) + 2).to_bytes(2) + comment + photo[2:]
 
 
 def _hanging_up(server: Server, requests: Sequence[Request]) -> dict[str, float]:
@@ -149,31 +139,23 @@ def _hanging_up(server: Server, requests: Sequence[Request]) -> dict[str, float]
             threads.submit(load, server.port, [requests[n % len(requests)]], 1)
             for n in range(WAITING)
         ]
-        sockets = [_ask(server.port, requests[n % len(requests)]) for n in range(LEAVING)]
-        for one in sockets:
-            one.close()
+        connections = []
+        for n in range(LEAVING):  # a photo is sent, and no answer read
+            connections.append(socket.create_connection(("127.0.0.1", server.port)))
+            connections[-1].sendall(on_the_wire(requests[n % len(requests)]))
+        for connection in connections:
+            connection.close()
         for future in busy:
             future.result()
     deadline = time.monotonic() + 60
-    while (now := _counted(server.url))["waiting"] and time.monotonic() < deadline:
+    while (after := _counted(server.url))["waiting"] and time.monotonic() < deadline:
         time.sleep(0.1)
-    computed = now["computed"] - before["computed"] - WAITING
+    computed = after["computed"] - before["computed"] - WAITING
     return {
         "clients_that_stay": WAITING,
         "clients_that_leave": LEAVING,
         "computed_for_nobody": max(0.0, computed),
     }
-
-
-def _ask(port: int, request: Request) -> socket.socket:
-    """A connection on which a photo was sent, and no answer read."""
-    head = (
-        f"POST {PATH} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {request.content_type}\r\n"
-        f"Content-Length: {len(request.body)}\r\n\r\n"
-    )
-    connection = socket.create_connection(("127.0.0.1", port))
-    connection.sendall(head.encode() + request.body)
-    return connection
 
 
 def _counted(url: str) -> dict[str, float]:
@@ -191,17 +173,17 @@ def _counted(url: str) -> dict[str, float]:
 
 def _agreement(port: int, requests: Sequence[Request]) -> dict[str, Any]:
     alone = [_cosines(port, request) for request in requests]
-    found: dict[str, Any] = {"photos": len(requests)}
+    figures: dict[str, Any] = {"photos": len(requests)}
     for clients in AT_ONCE:
         with ThreadPoolExecutor(clients) as threads:
             together = list(threads.map(lambda request: _cosines(port, request), requests))
         differences = [
-            abs(one[label] - other[label])
-            for one, other in zip(alone, together, strict=True)
-            for label in one
+            abs(expected[label] - cosines[label])
+            for expected, cosines in zip(alone, together, strict=True)
+            for label in expected
         ]
-        found[f"largest_difference_of_{clients}_at_once"] = round(max(differences), 6)
-    return found
+        figures[f"largest_difference_of_{clients}_at_once"] = round(max(differences), 6)
+    return figures
 
 
 def _cosines(port: int, request: Request) -> dict[str, float]:
@@ -209,7 +191,7 @@ def _cosines(port: int, request: Request) -> dict[str, float]:
     status, answer = _answered(port, request)
     assert status == 200, answer[:300]
     (prediction,) = json.loads(answer)["predictions"]
-    return {one["label"]: one["cosine"] for one in prediction["probabilities"]}
+    return {label["label"]: label["cosine"] for label in prediction["probabilities"]}
 
 
 def _answered(port: int, request: Request) -> tuple[int, bytes]:
@@ -226,7 +208,7 @@ def _answered(port: int, request: Request) -> tuple[int, bytes]:
 
 def _stopping(server: Server, requests: Sequence[Request]) -> dict[str, Any]:
     """Clients send one photo after the other until nobody listens any more."""
-    found: Counter[str] = Counter()
+    answers: Counter[str] = Counter()
     lock = threading.Lock()
 
     def send(number: int) -> None:
@@ -239,7 +221,7 @@ def _stopping(server: Server, requests: Sequence[Request]) -> dict[str, Any]:
             except (OSError, http.client.HTTPException) as error:
                 outcome = f"lost: {type(error).__name__}"
             with lock:
-                found[outcome] += 1
+                answers[outcome] += 1
 
     with ThreadPoolExecutor(STOPPING_CLIENTS) as threads:
         futures = [threads.submit(send, n) for n in range(STOPPING_CLIENTS)]
@@ -249,33 +231,9 @@ def _stopping(server: Server, requests: Sequence[Request]) -> dict[str, Any]:
         seconds = time.perf_counter() - started
         for future in futures:
             future.result()
-    return {"seconds_until_the_end": round(seconds, 1), "answers": dict(found)}
-
-
-def _percentile(times: Sequence[float], percent: int) -> float:
-    return round(sorted(times)[min(len(times) - 1, len(times) * percent // 100)], 1)
-
-
-def _finish(options: argparse.Namespace, result: dict[str, dict[str, Any]]) -> None:
-    overtaking, nobody = result["overtaking"], result["hanging_up"]["computed_for_nobody"]
-    differ = max(value for name, value in result["agreement"].items() if name != "photos")
-    answers = result["stopping"]["answers"]
-    lost = sum(count for outcome, count in answers.items() if outcome != "200")
-    headline = (
-        f"a client waits {overtaking['alone_p50_ms']:.0f} ms alone, "
-        f"{overtaking['beside_bulk_p50_ms']:.0f} (p99 {overtaking['beside_bulk_p99_ms']:.0f}) "
-        f"beside uploads in bulk, which keep "
-        f"{overtaking['bulk_beside_a_client_photos_per_s'] / overtaking['bulk_photos_per_s']:.2f} "
-        f"of their speed; {nobody:.0f} of {LEAVING} photos computed for nobody; cosines differ by "
-        f"{differ:.0e} at most; {lost} of {sum(answers.values())} requests lost at SIGTERM"
-    )
-    kept = (
-        overtaking["beside_bulk_p50_ms"] <= BESIDE * overtaking["alone_p50_ms"]
-        and differ <= SAME
-        and not lost
-    )
-    finish(options, result, headline, kept)
+    return {"seconds_until_the_end": round(seconds, 1), "answers": dict(answers)}
 
 
 if __name__ == "__main__":
-    main()
+    seconds = option("--seconds", 30.0, quick=5.0, help="of each part of overtaking")
+    run(measure, __doc__, PHOTOS, ENCODER, seconds)

@@ -9,9 +9,8 @@ towards that within the labels of the other data sets, each with the strength th
 images judged. Accuracy is the mean over labels.
 """
 
-import argparse
 import itertools
-import statistics
+from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,8 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.embeddings import DataSet, data_set, digits, draw_shots
-from bench.harness import arguments, finish
+from bench.data import DataSet, digits, draw_shots, embedded
+from bench.figures import means
+from bench.harness import Options, Result, option, run
 from models.heads import center_and_normalize
 from models.heads.kinds.mahalanobis import FittedMahalanobis, Mahalanobis
 
@@ -32,7 +32,7 @@ OURS, PLAIN, SPHERE = "less what few shots add (ours)", "as they are", "sphere (
 
 
 class Draw(NamedTuple):
-    """Support images and class means, float64, and the images to judge; all placed."""
+    """Support images and class means, float64, and the images to judge; all centred."""
 
     shots: Tensor  # (C,)
     means: Tensor  # (C, D)
@@ -41,121 +41,110 @@ class Draw(NamedTuple):
     queries: Tensor  # (Q, D)
 
 
-def main() -> None:
-    """Run the benchmark."""
-    parser = arguments(__doc__)
-    parser.add_argument("--images", type=Path, nargs="*", default=[], help="folders of photos")
-    parser.add_argument("--seeds", type=int, default=20)
-    options = parser.parse_args()
-    seeds = 2 if options.quick else options.seeds
-    photos = [data_set(folder, ENCODER) for folder in options.images]
-    sets = photos or [digits(ENCODER)]
+def measure(options: Options) -> Result:
+    """Compare the rules on every data set."""
+    photos = [embedded(folder, ENCODER) for folder in options.images]
     within = {data.name: _within(data) for data in [*photos, digits(ENCODER)]}
     rows: dict[str, dict[str, float]] = {}
-    for data in sets:
-        mean = data.train.double().mean(dim=0).float()
-        others = [scatter for name, scatter in within.items() if name != data.name]
-        found: dict[str, dict[str, list[float]]] = {}
-        for seed in range(seeds):
-            chance = np.random.default_rng(seed)
-            _gather(found, "uneven shots", _uneven(data, mean, chance))
+    for data in photos or [digits(ENCODER)]:
+        covariances = [covariance for name, covariance in within.items() if name != data.name]
+        accuracies: dict[str, list[dict[str, float]]] = defaultdict(list)
+        for seed in range(options.seeds):
+            generator = np.random.default_rng(seed)
+            accuracies["uneven shots"].append(_uneven(data, generator))
             for shots in EVEN:
-                _gather(found, f"{shots} shots", _even(data, mean, shots, chance, others))
-        rows |= {f"{data.name}, {cell}": _means(rules) for cell, rules in found.items()}
-    _report(options, rows)
+                accuracies[f"{shots} shots"].append(_even(data, shots, generator, covariances))
+        rows |= {f"{data.name}, {cell}": _best(rules) for cell, rules in accuracies.items()}
+    behind = max(
+        max(rules.values()) - rules[OURS if OURS in rules else SPHERE] for rules in rows.values()
+    )
+    headline = f"the head's own rules are at most {behind:.1f} points behind another"
+    return Result({"cells": rows}, headline, behind <= 1.0)
 
 
-def _gather(
-    found: dict[str, dict[str, list[float]]], cell: str, accuracies: dict[str, float]
-) -> None:
-    for rule, accuracy in accuracies.items():
-        found.setdefault(cell, {}).setdefault(rule, []).append(accuracy)
-
-
-def _means(rules: dict[str, list[float]]) -> dict[str, float]:
-    """Over draws; of a prior only its best strength."""
-    means = {rule: statistics.mean(found) for rule, found in rules.items()}
+def _best(draws: list[dict[str, float]]) -> dict[str, float]:
+    """Means over draws; of a prior only its best strength."""
     best: dict[str, float] = {}
-    for rule, accuracy in means.items():
+    for rule, accuracy in means(draws, 9).items():
         name = rule.partition(" x")[0]
-        best[name] = max(best.get(name, 0.0), accuracy)
-    return {name: round(accuracy, 2) for name, accuracy in best.items()}
+        best[name] = round(max(best.get(name, 0.0), accuracy), 2)
+    return best
 
 
-def _uneven(data: DataSet, mean: Tensor, chance: np.random.Generator) -> dict[str, float]:
+def _uneven(data: DataSet, generator: np.random.Generator) -> dict[str, float]:
     labels = range(int(data.targets.max()) + 1)
     rows, targets = [], []
     for label in labels:
-        found, _ = draw_shots(data, [label], int(chance.choice(UNEVEN)), chance)
-        rows += found
-        targets += [label] * len(found)
+        members, _ = draw_shots(data.targets, int(generator.choice(UNEVEN)), generator, [label])
+        rows += members
+        targets += [label] * len(members)
     support, classes = data.train[rows], torch.tensor(targets)
-    ours = Mahalanobis().fit(support, classes, len(labels), mean)
+    ours = Mahalanobis().fit(support, classes, len(labels), data.mean)
     assert isinstance(ours, FittedMahalanobis)
-    plain = Mahalanobis(spread=0.0).fit(support, classes, len(labels), mean)
-    draw = _draw(data, mean, rows, classes)
+    plain = Mahalanobis(spread=0.0).fit(support, classes, len(labels), data.mean)
+    draw = _draw(data, rows, classes)
     freedom = draw.images - len(labels)
     covariance = _shrunk(draw, ours.shrinkage) / freedom
-    dimensions = len(covariance)
     filled = float(covariance.trace() ** 2 / covariance.square().sum())
     factor = torch.linalg.cholesky(covariance)
-    apart = torch.cdist(*(torch.linalg.solve_triangular(factor, x.T, upper=False).T.contiguous()
-                          for x in (draw.queries, draw.means))).square()  # fmt: skip
+    whitened = [
+        torch.linalg.solve_triangular(factor, vectors.T, upper=False).T.contiguous()
+        for vectors in (draw.queries, draw.means)
+    ]
+    distances = torch.cdist(*whitened).square()
     wider = (draw.shots + 1) / draw.shots
     scores = {
         OURS: ours.scores(data.test),
         PLAIN: plain.scores(data.test),
-        "Student t": _student(apart, wider, freedom, dimensions),
-        "Student t, filled dimensions": _student(apart, wider, freedom, filled),
+        "Student t": _student(distances, wider, freedom, len(covariance)),
+        "Student t, filled dimensions": _student(distances, wider, freedom, filled),
     }
-    return {rule: _accuracy(data, found) for rule, found in scores.items()}
+    return {rule: _accuracy(data, values) for rule, values in scores.items()}
 
 
-def _student(apart: Tensor, wider: Tensor, freedom: float, dimensions: float) -> Tensor:
+def _student(distances: Tensor, wider: Tensor, freedom: float, dimensions: float) -> Tensor:
     """Log density but for a constant, of squared distances (Q, C)."""
-    tail = torch.log1p(apart / wider / freedom)
+    tail = torch.log1p(distances / wider / freedom)
     return -(freedom + dimensions) / 2 * tail - dimensions / 2 * wider.log()
 
 
 def _within(data: DataSet) -> Tensor:
     """The covariance within the labels of a data set, of trace D."""
-    draw = _draw(
-        data, data.train.double().mean(dim=0).float(), [*range(len(data.train))], data.targets
-    )
+    draw = _draw(data, [*range(len(data.train))], data.targets)
     return draw.within * len(draw.within) / draw.within.trace()
 
 
 def _even(
-    data: DataSet, mean: Tensor, shots: int, chance: np.random.Generator, others: list[Tensor]
+    data: DataSet, shots: int, generator: np.random.Generator, covariances: list[Tensor]
 ) -> dict[str, float]:
-    labels = list(range(int(data.targets.max()) + 1))
-    rows, targets = draw_shots(data, labels, shots, chance)
-    draw = _draw(data, mean, rows, torch.tensor(targets))
-    placed = center_and_normalize(data.train, mean).double()
-    pool = placed.T @ placed
+    rows, targets = draw_shots(data.targets, shots, generator)
+    draw = _draw(data, rows, torch.tensor(targets))
+    centered = center_and_normalize(data.train, data.mean).double()
+    pool = centered.T @ centered
     sphere = torch.eye(len(pool), dtype=torch.float64)
     priors = {SPHERE: sphere, "half sphere, half pool": sphere + pool * len(pool) / pool.trace()}
     priors["pool"] = pool + 1e-6 * pool.trace() / len(pool) * sphere  # so that it has an inverse
-    if others:
-        priors["half sphere, half within other labels"] = sphere + sum(others) / len(others)
-    found = {}
+    if covariances:
+        priors["half sphere, half within other labels"] = sphere + sum(covariances) / len(
+            covariances
+        )
+    accuracies = {}
     for (name, prior), strength in itertools.product(priors.items(), STRENGTHS):
         unit = prior * len(prior) / prior.trace()
         weights = torch.linalg.solve(_shrunk(draw, strength, unit), draw.means.T)
         scores = draw.queries @ weights - (draw.means.T * weights).sum(dim=0) / 2
-        found[f"{name} x {strength}"] = _accuracy(data, scores)
-    return found
+        accuracies[f"{name} x {strength}"] = _accuracy(data, scores)
+    return accuracies
 
 
-def _draw(data: DataSet, mean: Tensor, rows: list[int], targets: Tensor) -> Draw:
-    placed = center_and_normalize(data.train[rows], mean).double()
+def _draw(data: DataSet, rows: list[int], targets: Tensor) -> Draw:
+    support = center_and_normalize(data.train[rows], data.mean).double()
     shots = torch.bincount(targets).double()
-    means = torch.zeros(len(shots), placed.shape[1], dtype=torch.float64)
-    means = means.index_add_(0, targets, placed) / shots[:, None]
-    apart = placed - means[targets]
-    return Draw(
-        shots, means, apart.T @ apart, len(rows), center_and_normalize(data.test, mean).double()
-    )
+    means = torch.zeros(len(shots), support.shape[1], dtype=torch.float64)
+    means = means.index_add_(0, targets, support) / shots[:, None]
+    residuals = support - means[targets]
+    queries = center_and_normalize(data.test, data.mean).double()
+    return Draw(shots, means, residuals.T @ residuals, len(rows), queries)
 
 
 def _shrunk(draw: Draw, strength: float, prior: Tensor | None = None) -> Tensor:
@@ -173,17 +162,6 @@ def _accuracy(data: DataSet, scores: Tensor) -> float:
     return 100 * float(each[counts > 0].mean())
 
 
-def _report(options: argparse.Namespace, rows: dict[str, dict[str, float]]) -> None:
-    behind: list[float] = []
-    for cell, rules in rows.items():
-        print(f"\n{cell}: accuracy, mean over labels and draws, %")
-        for rule, accuracy in rules.items():
-            print(f"  {rule:<36}{accuracy:>8.1f}")
-        own = next(rule for rule in (OURS, SPHERE) if rule in rules)
-        behind.append(max(rules.values()) - rules[own])
-    headline = f"the head's own rules are at most {max(behind):.1f} points behind another"
-    finish(options, {"cells": rows}, headline, kept=max(behind) <= 1.0)
-
-
 if __name__ == "__main__":
-    main()
+    folders = option("--images", [], type=Path, nargs="*", help="folders of photos")
+    run(measure, __doc__, folders, option("--seeds", 20, quick=2))

@@ -5,31 +5,25 @@ upload must be there, byte for byte, with the last acknowledged label, and whate
 rank can see must have an embedding.
 """
 
-import argparse
-import contextlib
 import hashlib
-import io
 import itertools
 import random
 import signal
-import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import httpx
 import numpy as np
-from PIL import Image
-from sqlalchemy import func, select
 
-from app.settings import Settings
-from app.sql.database import Database
-from app.sql.tables import Embedding
-from app.sql.tables import Image as ImageRow
-from bench.harness import Server, arguments, finish, new_database
+from app.sql.tables import Embedding, Image
+from bench.data import encoded
+from bench.harness import DATABASE, Options, Result, option, run
+from bench.processes import Server, in_background, listed, on_databases, without_embedding
 
 CLIENTS = 4
 LABELS = ("a", "b", "c")
@@ -47,51 +41,49 @@ class Ledger:
     refused: int = 0  # answered with an error, and so not acknowledged
 
 
-def main() -> None:
-    """Run the benchmark."""
-    parser = arguments(__doc__)
-    parser.add_argument("--kills", type=int, default=100, help="on each database")
-    parser.add_argument("--database", choices=["sqlite", "postgresql"], help="only this one")
-    options = parser.parse_args()
-    if options.quick:
-        options.kills = 3
-    result: dict[str, dict[str, int]] = {}
-    for name in [options.database] if options.database else ["sqlite", "postgresql"]:
-        with tempfile.TemporaryDirectory() as folder, new_database(name, Path(folder)) as url:
-            result[name] = _crash(Path(folder), url, options.kills)
-        print(f"{name}: {result[name]}", flush=True)
-    _report(options, result)
+def measure(options: Options) -> Result:
+    """Kill a server on each database."""
+    figures = on_databases(options.database, partial(_crash, options.kills))
+    first = next(iter(figures.values()))
+    total = {key: sum(row[key] for row in figures.values()) for key in first}
+    lost = total["uploads_lost"] + total["labels_lost"]
+    bare = total["without_embedding"] + total["unseen_by_rank"]
+    headline = (
+        f"{total['kills']} kills on {' and '.join(figures)}: "
+        f"{total['uploads_acknowledged']} uploads and {total['labels_acknowledged']} labels "
+        f"acknowledged, {lost} lost; {bare} images without an embedding"
+    )
+    return Result({"databases": figures}, headline, lost + bare == 0)
 
 
-def _crash(folder: Path, database: str, kills: int) -> dict[str, int]:
-    chance = random.Random(0)
+def _crash(kills: int, folder: Path, database: str) -> dict[str, int]:
+    generator = random.Random(0)
     server = Server(folder, database_url=database, encoder="conv4:8", device="cpu")
     ledgers = [Ledger() for _ in range(CLIENTS)]
     lost = {"uploads_lost": 0, "labels_lost": 0, "without_embedding": 0, "unseen_by_rank": 0}
+    numbers = itertools.count()
     server.start()
-    httpx.post(f"{server.url}/v1/projects", json={"name": "crash"}).raise_for_status()
-    for label in LABELS:
-        httpx.post(f"{server.url}{BASE}/labels", json={"name": label}).raise_for_status()
-    pictures = itertools.count()
+    with server.client() as client:
+        client.post("/v1/projects", json={"name": "crash"}).raise_for_status()
+        for label in LABELS:
+            client.post(f"{BASE}/labels", json={"name": label}).raise_for_status()
     for number in range(kills):
-        seen_before = {image for ledger in ledgers for image in ledger.sha256}
-        stop = threading.Event()
-        threads = [
-            threading.Thread(target=_work, args=(server.url, ledger, pictures, stop, n + number))
-            for n, ledger in enumerate(ledgers)
+        checked = {image for ledger in ledgers for image in ledger.sha256}
+        works = [
+            partial(_work, server, ledger, numbers, n + number) for n, ledger in enumerate(ledgers)
         ]
-        for thread in threads:
-            thread.start()
-        time.sleep(chance.uniform(0.05, 1.5))
-        server.stop(signal.SIGKILL)
-        stop.set()
-        for thread in threads:
-            thread.join()
+        with in_background(works):
+            time.sleep(generator.uniform(0.05, 1.5))
+            server.stop(signal.SIGKILL)
         server.start()
         # Every tenth time all that was ever acknowledged, otherwise what is new.
         whole = number % 10 == 9 or number == kills - 1
-        _check(server.url, ledgers, set() if whole else seen_before, lost)
-        _check_embeddings(server.url, folder, database, lost)
+        with server.client() as client:
+            _check(client, ledgers, set() if whole else checked, lost)
+            lost["without_embedding"] += without_embedding(
+                folder, database, Embedding.image_id == Image.id
+            )
+            _check_rank(client, lost)
         if number % 10 == 9:
             print(f"{number + 1} kills, lost {lost}", flush=True)
     server.stop(signal.SIGINT)
@@ -105,30 +97,28 @@ def _crash(folder: Path, database: str, kills: int) -> dict[str, int]:
 
 
 def _work(
-    url: str, ledger: Ledger, pictures: Iterator[int], stop: threading.Event, seed: int
+    server: Server, ledger: Ledger, numbers: Iterator[int], seed: int, stop: threading.Event
 ) -> None:
     """Upload, label, relabel and undo until the server is gone."""
-    chance = random.Random(seed)
-    with (
-        contextlib.suppress(httpx.TransportError),
-        httpx.Client(base_url=url, timeout=30, trust_env=False) as client,
-    ):
+    generator = random.Random(seed)
+    changes: list[Callable[[httpx.Client, Ledger, random.Random], None]] = [_label, _annotate]
+    with suppress(httpx.TransportError), server.client() as client:
         while not stop.is_set():
             try:
-                if ledger.sha256 and chance.random() < 0.6:
-                    chance.choice([_label, _annotate])(client, ledger, chance)
+                if ledger.sha256 and generator.random() < 0.6:
+                    generator.choice(changes)(client, ledger, generator)
                 else:
-                    _upload(client, ledger, pictures, chance)
+                    _upload(client, ledger, numbers, generator)
             except httpx.HTTPStatusError:
                 ledger.refused += 1
 
 
 def _upload(
-    client: httpx.Client, ledger: Ledger, pictures: Iterator[int], chance: random.Random
+    client: httpx.Client, ledger: Ledger, numbers: Iterator[int], generator: random.Random
 ) -> None:
-    label = chance.choice([None, *LABELS])
+    label = generator.choice([None, *LABELS])
     path = f"{BASE}/labels/{label}/support" if label else f"{BASE}/pool"
-    files = [_picture(next(pictures)) for _ in range(chance.choice([1, 1, 4, 16]))]
+    files = [_picture(next(numbers)) for _ in range(generator.choice([1, 1, 4, 16]))]
     answer = client.post(path, files=[("files", ("x.png", file)) for file in files])
     for stored in answer.raise_for_status().json()["images"]:
         ledger.sha256[stored["id"]] = hashlib.sha256(files[stored["position"]]).hexdigest()
@@ -136,17 +126,17 @@ def _upload(
         ledger.uploads += 1
 
 
-def _label(client: httpx.Client, ledger: Ledger, chance: random.Random) -> None:
-    image, label = chance.choice(list(ledger.sha256)), chance.choice(LABELS)
+def _label(client: httpx.Client, ledger: Ledger, generator: random.Random) -> None:
+    image, label = generator.choice(list(ledger.sha256)), generator.choice(LABELS)
     ledger.labels[image].add(label)  # it may be there even if the answer never comes
     client.put(f"{BASE}/images/{image}/label", json={"label": label}).raise_for_status()
     ledger.labels[image] = {label}
     ledger.labelings += 1
 
 
-def _annotate(client: httpx.Client, ledger: Ledger, chance: random.Random) -> None:
-    images = chance.sample(list(ledger.sha256), min(8, len(ledger.sha256)))
-    label = chance.choice([None, *LABELS])
+def _annotate(client: httpx.Client, ledger: Ledger, generator: random.Random) -> None:
+    images = generator.sample(list(ledger.sha256), min(8, len(ledger.sha256)))
+    label = generator.choice([None, *LABELS])
     for image in images:
         ledger.labels[image].add(label)
     changes = [{"image": image, "label": label} for image in images]
@@ -159,66 +149,36 @@ def _annotate(client: httpx.Client, ledger: Ledger, chance: random.Random) -> No
             ledger.labelings += 1
 
 
-def _check(url: str, ledgers: list[Ledger], known: set[str], lost: dict[str, int]) -> None:
-    with httpx.Client(base_url=url, timeout=60, trust_env=False) as client:
-        there = {image["id"]: image for image in _images(client)}
-        for ledger in ledgers:
-            for image, sha256 in ledger.sha256.items():
-                if image not in there:
-                    lost["uploads_lost"] += 1
-                    continue
-                if there[image]["label"] not in ledger.labels[image]:
-                    lost["labels_lost"] += 1
-                ledger.labels[image] = {there[image]["label"]}
-                if image not in known:
-                    content = client.get(f"{BASE}/images/{image}/content").content
-                    lost["uploads_lost"] += hashlib.sha256(content).hexdigest() != sha256
+def _check(
+    client: httpx.Client, ledgers: list[Ledger], checked: set[str], lost: dict[str, int]
+) -> None:
+    stored = {image["id"]: image for image in listed(client, f"{BASE}/images")}
+    for ledger in ledgers:
+        for image, sha256 in ledger.sha256.items():
+            if image not in stored:
+                lost["uploads_lost"] += 1
+                continue
+            lost["labels_lost"] += stored[image]["label"] not in ledger.labels[image]
+            ledger.labels[image] = {stored[image]["label"]}
+            if image not in checked:
+                content = client.get(f"{BASE}/images/{image}/content").content
+                lost["uploads_lost"] += hashlib.sha256(content).hexdigest() != sha256
 
 
-def _check_embeddings(url: str, folder: Path, database: str, lost: dict[str, int]) -> None:
-    db = Database(Settings(data_dir=folder, database_url=database).database)
-    with db.reading() as session:
-        bare = select(func.count()).select_from(ImageRow).outerjoin(Embedding)
-        lost["without_embedding"] += session.scalar(bare.where(Embedding.image_id.is_(None))) or 0
-    db.close()
-    with httpx.Client(base_url=url, timeout=60, trust_env=False) as client:
-        pool = {image["id"] for image in _images(client, state="pool")}
-        body = {"strategy": {"name": "random"}, "budget": 10_000}
-        ranked = client.post(f"{BASE}/pool/rank", json=body).raise_for_status().json()["images"]
-        lost["unseen_by_rank"] += len(pool ^ {one["image"] for one in ranked})
-        client.post(f"{BASE}/classify", files={"files": _picture(0)}).raise_for_status()
-
-
-def _images(client: httpx.Client, **wanted: str) -> Iterator[dict[str, Any]]:
-    cursor: dict[str, str] = {}
-    while True:
-        query = {"limit": "1000", **wanted, **cursor}
-        page = client.get(f"{BASE}/images", params=query).raise_for_status().json()
-        yield from page["items"]
-        if page["next_cursor"] is None:
-            return
-        cursor = {"cursor": page["next_cursor"]}
+def _check_rank(client: httpx.Client, lost: dict[str, int]) -> None:
+    pool = {image["id"] for image in listed(client, f"{BASE}/images", state="pool")}
+    body = {"strategy": {"name": "random"}, "budget": 10_000}
+    ranked = client.post(f"{BASE}/pool/rank", json=body).raise_for_status().json()["images"]
+    lost["unseen_by_rank"] += len(pool ^ {image["image"] for image in ranked})
+    client.post(f"{BASE}/classify", files={"files": _picture(0)}).raise_for_status()
 
 
 def _picture(number: int) -> bytes:
     """A small picture like no other."""
     noise = np.random.default_rng(number).integers(0, 256, (24, 24, 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(noise).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def _report(options: argparse.Namespace, result: dict[str, dict[str, int]]) -> None:
-    total = {key: sum(one[key] for one in result.values()) for key in next(iter(result.values()))}
-    lost = total["uploads_lost"] + total["labels_lost"]
-    bare = total["without_embedding"] + total["unseen_by_rank"]
-    headline = (
-        f"{total['kills']} kills on {' and '.join(result)}: "
-        f"{total['uploads_acknowledged']} uploads and {total['labels_acknowledged']} labels "
-        f"acknowledged, {lost} lost; {bare} images without an embedding"
-    )
-    finish(options, {"databases": result}, headline, kept=lost + bare == 0)
+    return encoded(noise, "PNG")
 
 
 if __name__ == "__main__":
-    main()
+    kills = option("--kills", 100, quick=3, help="on each database")
+    run(measure, __doc__, kills, DATABASE)

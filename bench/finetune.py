@@ -7,31 +7,24 @@ promote only what the guard finds better. The peer is fastai's `fine_tune` with 
 weights, images and number of passes, in an environment of its own (`make bench-peers`).
 """
 
-import argparse
 import itertools
-import json
 import math
-import multiprocessing
-import os
-import subprocess
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from functools import cache
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import safetensors.torch
 import torch
 from scipy import stats
 from torch import Tensor
 
-from bench.few_shot import PEERS, Draw, Photo, draw_one, load
-from bench.harness import ROOT, Kept, arguments, finish
-from models.augmentation import Augmentation
+from bench.data import DataSet, decoded, draw_shots, load, targets_of
+from bench.figures import in_words, mean, timed
+from bench.harness import PROCESSES, RESUME, Options, Result, option, peers, run
+from bench.tasks import peer_of_process, run_all
 from models.augmentation.kinds import augmentations
 from models.encoders import Encoder, pick_device
 from models.encoders.architectures.efficientnet_lite import classifier_network
@@ -42,22 +35,13 @@ from models.finetuning.lora import merge
 from models.finetuning.methods import methods
 from models.finetuning.model_selection import Selection
 from models.heads.kinds.cosine import Cosine
-from models.images import decode
+from models.registry import plugin_name
 from models.training.recipe import Recipe
 
 SHOTS = (2, 5, 20, 100)
 WAYS = {"A": "feature_extraction", "B": "full", "C": "discriminative"}
 CLEARLY = 0.5  # points; what counts as worse on the test images
-
-
-class Images(NamedTuple):
-    """A data set, decoded."""
-
-    name: str
-    train: Tensor  # uint8 (N, 3, S, S)
-    train_targets: Tensor
-    test: Tensor
-    test_targets: Tensor
+Interval = tuple[float, float | None]  # a mean and half of its 95 % interval
 
 
 class Task(NamedTuple):
@@ -65,199 +49,196 @@ class Task(NamedTuple):
 
     images: Path
     side: int
-    one: Draw
+    shots: int
+    support: tuple[int, ...]
     seed: int
+    peers: Path | None  # the Python that has fastai
     epochs: int  # 0: as a job does when nothing is said
     folds: int
     repeats: int
     device: str
 
+    @property
+    def name(self) -> str:
+        return self.images.resolve().name
 
-@dataclass
-class Outcome:
-    """What came of a task: accuracy in %, CPU-seconds, and the way that was chosen."""
+    @property
+    def recipe(self) -> Recipe:
+        """What a job trains with when nothing is said; draws differ in their seed."""
+        return Recipe(seed=self.seed, epochs=self.epochs)
+
+
+class Draw(NamedTuple):
+    """What came of a task: accuracy in %, CPU-seconds, and the way that `auto` takes."""
 
     task: Task
     accuracy: dict[str, float]
     seconds: dict[str, float]
-    chosen: str
-    targets: list[int]  # of the draw
-    right: list[float]  # how often the candidate was right on each image of it, unseen
-    before: list[float]  # the same of the prototypes
-    verdict: Verdict = field(init=False)
-
-    def __post_init__(self) -> None:
-        """Ask the guard; it is not asked what it said when a draw was kept."""
-        right, before = torch.tensor(self.right), torch.tensor(self.before)
-        self.verdict = compare(right, before, torch.tensor(self.targets))
-        self.accuracy["auto"] = self.accuracy["candidate" if self.promoted else "prototypes"]
+    choice: str
+    verdict: Verdict
 
     @property
-    def promoted(self) -> bool:
-        return self.verdict.better
+    def gain(self) -> float:
+        """Points of the candidate over the prototypes, on the test images."""
+        return self.accuracy["candidate"] - self.accuracy["prototypes"]
 
 
-def main() -> None:
-    """Run the benchmark."""
-    options = _options()
-    shots = (2, 5) if options.quick else tuple(options.shots)
-    seeds, epochs = (1, 3) if options.quick else (options.seeds, 0)
-    how = (epochs, options.folds, options.repeats, str(pick_device(options.device)))
+def measure(options: Options) -> Result:
+    """Train on all draws, seed by seed while there is time."""
+    device = str(pick_device(options.device))
+    how = 3 if options.quick else 0, options.folds, options.repeats, device
     tasks = [
-        Task(folder, options.side, draw_one(load(folder)[0], n, seed), seed, *how)
-        for seed in range(seeds)
-        for n in sorted(shots, reverse=True)  # the longest first: no core idles at the end
+        Task(folder, options.side, n, _support(folder, n, seed), seed, options.peers, *how)
+        for seed in range(options.seeds)
+        for n in sorted(options.shots, reverse=True)  # the longest first: no core idles at the end
         for folder in options.images
     ]
-    started, outcomes, kept = time.monotonic(), list[Outcome](), Kept(options.resume)
-    if not options.peers.exists():
-        print(f"fastai: skipped, since {options.peers} is not there; make bench-peers")
-    with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
-        for seed, group in itertools.groupby(tasks, key=lambda task: task.seed):
-            if time.monotonic() - started > 60 * options.minutes:
-                print(f"time is up: draws from seed {seed} on are left out")
-                break
-            wanted = list(group)
-            known = [(task, told) for task in wanted if (told := kept.find(str(task)))]
-            found = [Outcome(task, **told) for task, told in known]
-            left = [task for task in wanted if not kept.find(str(task))]
-            for outcome in pool.imap_unordered(run, left):
-                found.append(outcome)
-                _keep(kept, outcome)
-                _tell(outcome, len(outcomes) + len(found), len(tasks))
-            alone = [outcome for outcome in found if "fastai" not in outcome.accuracy]
-            if options.peers.exists() and alone:
-                _add_fastai(options.peers, alone, options.processes)
-                for outcome in alone:
-                    _keep(kept, outcome)
-            outcomes += found
-    _finish(options, outcomes)
+    started, draws = time.monotonic(), list[Draw]()
+    for seed, group in itertools.groupby(tasks, key=lambda task: task.seed):
+        if time.monotonic() - started > 60 * options.minutes:
+            print(f"time is up: draws from seed {seed} on are left out")
+            break
+        of_seed = list(group)
+        theirs = dict(run_all(fine_tune_by_fastai, of_seed, options)) if options.peers else {}
+        for task, outcome in run_all(attempt, of_seed, options):
+            draws.append(_draw(task, outcome, theirs.get(task)))
+            accuracy = ", ".join(f"{k} {v:.1f}" for k, v in draws[-1].accuracy.items())
+            promoted = "promoted" if draws[-1].verdict.better else "kept"
+            place = f"{len(draws)}/{len(tasks)} {task.name} {task.shots} shots"
+            print(f"{place}: {accuracy}; {outcome['choice']}, {promoted}", flush=True)
+    return _result(
+        sorted(draws, key=lambda draw: (draw.task.name, draw.task.shots, draw.task.seed))
+    )
 
 
-def run(task: Task) -> Outcome:
-    """Train in every way on one draw."""
+def _draw(task: Task, outcome: dict[str, Any], fastai: dict[str, Any] | None) -> Draw:
+    """Ask the guard; it is not asked what it said when a draw was written down."""
+    right, before = (torch.tensor(outcome[name]) for name in ("right", "before"))
+    verdict = compare(right, before, torch.tensor(outcome["targets"]))
+    accuracy, seconds = outcome["accuracy"], outcome["seconds"]
+    accuracy["auto"] = accuracy["candidate" if verdict.better else "prototypes"]
+    if fastai:
+        accuracy["fastai"], seconds["fastai"] = fastai["accuracy"], fastai["seconds"]
+    return Draw(task, accuracy, seconds, outcome["choice"], verdict)
+
+
+def _support(folder: Path, shots: int, seed: int) -> tuple[int, ...]:
+    train, _ = load(folder)
+    rows, _ = draw_shots(targets_of(train, train), shots, np.random.default_rng(seed))
+    return tuple(rows)
+
+
+def attempt(task: Task) -> dict[str, Any]:
+    """Train in every way on one draw; how often each image of it, unseen, was right."""
     torch.set_num_threads(1)
     data = images(task.images, task.side)
     encoder = encoder_at(task.side).to(task.device)
-    support = torch.tensor(task.one.support)
-    few, targets = data.train[support], data.train_targets[support]
-    accuracy = {"prototypes": _judge(encoder, few, targets, data)}
+    support = torch.tensor(task.support)
+    few, targets = data.train[support], data.targets[support]
+
+    def judge(encoder: Encoder) -> float:
+        vectors = embed_all(encoder, few), embed_all(encoder, data.test)
+        return centroid_accuracy(vectors[0], targets, vectors[1], data.test_targets)
+
+    accuracy = {"prototypes": judge(encoder)}
     seconds: dict[str, float] = {}
     tuned = {}
     for way, name in WAYS.items():
-        with _timed(seconds, way):
-            tuned[name] = _train(methods[name](), encoder, few, targets, task)
-        accuracy[way] = _judge(tuned[name], few, targets, data)
-    with _timed(seconds, "auto"):
-        selection = _cross_validate(encoder, few, targets, task)
+        train = partial(fine_tune, methods[name](), encoder, few, targets, task.recipe)
+        tuned[way], seconds[way] = timed(train, time.process_time)
+        accuracy[way] = judge(tuned[way])
+    choose = partial(_cross_validate, encoder, few, targets, task)
+    selection, seconds["auto"] = timed(choose, time.process_time)
     selected = selection.result()
     whole = {_name(c.method): c.accuracy for c in selected.candidates if c.share == 1}
     accuracy["B or C"] = accuracy["C" if whole[WAYS["C"]] > whole[WAYS["B"]] else "B"]
     before = _right(selection.predict(selection.embeddings), targets)
-    name = _name(selected.method)
-    candidate = interpolate(selected.method.prepare(encoder), tuned[name], selected.share)
-    accuracy["candidate"] = _judge(candidate, few, targets, data)
     # Its last training, on all images, is that of the way it chose: it was done above.
-    way = next(way for way, known in WAYS.items() if known == name)
+    way = next(way for way, name in WAYS.items() if name == _name(selected.method))
+    candidate = interpolate(selected.method.prepare(encoder), tuned[way], selected.share)
+    accuracy["candidate"] = judge(candidate)
     seconds["auto"] += seconds[way] if selected.share else 0
     right = _right(selected.predicted, targets)
-    return Outcome(
-        task,
-        accuracy,
-        seconds,
-        f"{way} {selected.share:g}",
-        targets.tolist(),
-        right.tolist(),
-        before.tolist(),
-    )
+    return {
+        "accuracy": accuracy,
+        "seconds": seconds,
+        "choice": f"{way} {selected.share:g}",
+        "targets": targets.tolist(),
+        "right": right.tolist(),
+        "before": before.tolist(),
+    }
+
+
+def fine_tune_by_fastai(task: Task) -> dict[str, Any]:
+    """Accuracy in % and CPU-seconds of fastai on the same draw."""
+    assert task.peers
+    data, support = images(task.images, task.side), list(task.support)
+    recipe = resolve_recipe(task.recipe, encoder_at(task.side), len(support))
+    weights = classifier_network(0).state_dict()
+    question = {
+        "images": data.train[support].numpy(),
+        "targets": data.targets[support].numpy(),
+        "test": data.test.numpy(),
+        "test_targets": data.test_targets.numpy(),
+        "weights": {name: tensor.numpy() for name, tensor in weights.items()},
+        "seed": task.seed,
+        "epochs": recipe.epochs,
+    }
+    accuracy, seconds = peer_of_process(task.peers, "fastai_finetune").ask(question)
+    return {"accuracy": accuracy, "seconds": seconds}
 
 
 @cache
-def images(folder: Path, side: int) -> Images:
+def images(folder: Path, side: int) -> DataSet:
     """A data set, decoded as an encoder of this side wants it."""
-    train, test = load(folder)
-    names = sorted({photo.label for photo in train})
-    return Images(
-        folder.resolve().name,
-        _decode(train, side),
-        torch.tensor([names.index(photo.label) for photo in train]),
-        _decode(test, side),
-        torch.tensor([names.index(photo.label) for photo in test]),
-    )
+    return decoded(folder, encoder_at(side).preprocessing)
 
 
 @cache
 def encoder_at(side: int) -> Encoder:
     """EfficientNet-Lite0, for images of a smaller side than it was trained with."""
     encoder = parse("efficientnet_lite:0")[1].build().eval()
-    encoder.preprocessing = _preprocessing(encoder, side)
+    whole = encoder.preprocessing
+    resize = round(side * whole.resize / whole.crop)
+    encoder.preprocessing = replace(whole, resize=resize, crop=side)
     return encoder
 
 
-def policy() -> list[Augmentation]:
+def policy() -> list[Any]:
     """What a job augments with when nothing is said."""
     return [augmentations["geometric"](), augmentations["colour"]()]
 
 
-def _options() -> argparse.Namespace:
-    parser = arguments(__doc__)
-    parser.add_argument("--images", type=Path, nargs="+", required=True, help="data sets")
-    parser.add_argument("--side", type=int, default=64, help="pixels")
-    parser.add_argument("--shots", type=int, nargs="+", default=SHOTS)
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--folds", type=int, default=3, help="at most, of each choice")
-    parser.add_argument("--repeats", type=int, default=1, help="of the cross-validation")
-    parser.add_argument("--minutes", type=float, default=math.inf, help="begin no seed later")
-    parser.add_argument("--resume", type=Path, help="keep draws here, and go on from those there")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda or auto")
-    parser.add_argument("--processes", type=int, default=os.cpu_count())
-    parser.add_argument("--peers", type=Path, default=PEERS, help="their Python")
-    return parser.parse_args()
-
-
-def _epochs(task: Task) -> int:
-    return resolve_recipe(_recipe(task), encoder_at(task.side), len(task.one.support)).epochs
-
-
-def _recipe(task: Task) -> Recipe:
-    """What a job trains with when nothing is said; draws differ in their seed."""
-    return Recipe(seed=task.seed, epochs=task.epochs)
-
-
-def _preprocessing(encoder: Encoder, side: int) -> Any:
-    given = encoder.preprocessing
-    return replace(given, resize=round(side * given.resize / given.crop), crop=side)
-
-
-def _decode(photos: Sequence[Photo], side: int) -> Tensor:
-    wanted = _preprocessing(encoder_at(side), side)
-    return torch.stack([decode(photo.path.read_bytes(), wanted).pixels for photo in photos])
-
-
-def _train(
-    method: FinetuningMethod, encoder: Encoder, few: Tensor, targets: Tensor, task: Task
+def fine_tune(
+    method: FinetuningMethod, encoder: Encoder, few: Tensor, targets: Tensor, recipe: Recipe
 ) -> Encoder:
-    run = start(method, encoder, few, targets, _recipe(task), policy=policy())
-    for _ in run.training:
+    """An encoder after a training as a job does it."""
+    tuning = start(method, encoder, few, targets, recipe, policy=policy())
+    for _ in tuning.training:
         pass
-    tuned = run.averaged()
+    tuned = tuning.averaged()
     merge(tuned)
     return tuned
 
 
+def centroid_accuracy(support: Tensor, targets: Tensor, queries: Tensor, truth: Tensor) -> float:
+    """Accuracy in % of the head that serves, fitted to the support."""
+    head = Cosine().fit(support, targets, int(targets.max()) + 1, support.mean(dim=0))
+    right = head.probabilities(queries).argmax(dim=1) == truth
+    return 100 * float(right.float().mean())
+
+
 def _cross_validate(encoder: Encoder, few: Tensor, targets: Tensor, task: Task) -> Selection:
     """A choice among all ways as a job makes it, up to the training on all images."""
-    ways = [methods[name]() for name in WAYS.values()]
-    folds = min(task.folds, int(torch.bincount(targets).min()))
     selection = Selection(
         encoder,
         few,
         targets,
-        ways,
-        _recipe(task),
+        [methods[name]() for name in WAYS.values()],
+        task.recipe,
         Cosine(),
         policy=policy(),
-        folds=folds,
+        folds=min(task.folds, int(torch.bincount(targets).min())),
         repeats=task.repeats,
     )
     for progress in selection:
@@ -267,128 +248,76 @@ def _cross_validate(encoder: Encoder, few: Tensor, targets: Tensor, task: Task) 
 
 
 def _name(method: FinetuningMethod) -> str:
-    return type(method).__module__.rpartition(".")[2]
+    return plugin_name(method)
 
 
 def _right(predicted: Tensor, targets: Tensor) -> Tensor:
     return (predicted == targets).float().mean(dim=0)
 
 
-def _judge(encoder: Encoder, few: Tensor, targets: Tensor, data: Images) -> float:
-    """Accuracy in % on the test images of the head that serves, fitted to the draw."""
-    support = embed_all(encoder, few)
-    head = Cosine().fit(support, targets, int(targets.max()) + 1, support.mean(dim=0))
-    predicted = head.probabilities(embed_all(encoder, data.test)).argmax(dim=1)
-    return 100 * float((predicted == data.test_targets).float().mean())
-
-
-@contextmanager
-def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
-    started = time.process_time()
-    yield
-    seconds[name] = time.process_time() - started
-
-
-def _keep(kept: Kept, outcome: Outcome) -> None:
-    own = {"task", "verdict"}
-    kept.keep(str(outcome.task), {k: v for k, v in vars(outcome).items() if k not in own})
-
-
-def _tell(outcome: Outcome, done: int, of: int) -> None:
-    task = outcome.task
-    found = ", ".join(f"{way} {value:.1f}" for way, value in outcome.accuracy.items())
-    print(
-        f"{done}/{of} {task.images.resolve().name} {task.one.shots} shots: {found}; "
-        f"{outcome.chosen}, {'promoted' if outcome.promoted else 'kept'}",
-        flush=True,
-    )
-
-
-def _add_fastai(python: Path, outcomes: Sequence[Outcome], processes: int) -> None:
-    """Let fastai train on the same draws, and add what came of it."""
-    first = outcomes[0].task
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        network = classifier_network(0)
-        safetensors.torch.save_file(network.state_dict(), folder / "weights.safetensors")
-        for one in {outcome.task.images for outcome in outcomes}:
-            data = images(one, first.side)
-            arrays = {k: v.numpy() for k, v in data._asdict().items() if k != "name"}
-            np.savez(folder / f"{data.name}.npz", **arrays)
-        draws = [
-            {
-                "data": outcome.task.images.resolve().name,
-                "support": outcome.task.one.support,
-                "seed": outcome.task.seed,
-                "epochs": _epochs(outcome.task),
-            }
-            for outcome in outcomes
-        ]
-        (folder / "draws.json").write_text(json.dumps(draws))
-        script: list[str | Path] = [
-            python,
-            ROOT / "bench/peers/fastai_finetune.py",
-            folder,
-            str(processes),
-        ]
-        done = subprocess.run(script, check=True, stdout=subprocess.PIPE, text=True)
-    for outcome, (accuracy, cpu) in zip(outcomes, json.loads(done.stdout), strict=True):
-        outcome.accuracy["fastai"], outcome.seconds["fastai"] = accuracy, cpu
-
-
-def _finish(options: argparse.Namespace, outcomes: Sequence[Outcome]) -> None:
-    table = _table("accuracy in %, mean and half of its 95 % interval", outcomes, "accuracy")
-    seconds = _table("CPU-seconds", outcomes, "seconds")
-    pairs = (("B", "A"), ("C", "B"), ("B or C", "B"))
-    many = [outcome for outcome in outcomes if outcome.task.one.shots >= 20]
-    gains = {f"{one} - {other}": _gain(many, one, other) for one, other in pairs if many}
-    regret = _regret(outcomes)
-    promoted = [o for o in outcomes if o.promoted]
-    worse = [o for o in promoted if o.accuracy["candidate"] < o.accuracy["prototypes"] - CLEARLY]
-    shown = ", ".join(f"{name} {_shown(gain)}" for name, gain in gains.items())
+def _result(draws: Sequence[Draw]) -> Result:
+    groups: dict[str, list[Draw]] = {}
+    for draw in draws:
+        groups.setdefault(f"{draw.task.name} {draw.task.shots}", []).append(draw)
+    accuracy = {
+        way: {cell: _interval([draw.accuracy[way] for draw in of]) for cell, of in groups.items()}
+        for way in draws[0].accuracy
+    }
+    seconds = {
+        way: {cell: _interval([draw.seconds[way] for draw in of]) for cell, of in groups.items()}
+        for way in draws[0].seconds
+    }
+    late = [draw for draw in draws if draw.task.shots >= 20]
+    gains = {
+        f"{first} - {second}": _interval(
+            [draw.accuracy[first] - draw.accuracy[second] for draw in late]
+        )
+        for first, second in (("B", "A"), ("C", "B"), ("B or C", "B"))
+        if late
+    }
+    ways = ("prototypes", *WAYS, "auto")
+    regret = {}
+    for cell, of in groups.items():
+        means = {way: mean([draw.accuracy[way] for draw in of]) for way in ways}
+        regret[cell] = round(max(means.values()) - means["auto"], 2)
+    promoted = [draw for draw in draws if draw.verdict.better]
+    worse = sum(draw.gain < -CLEARLY for draw in promoted)
+    by_pair = ", ".join(f"{name} {in_words(gain)}" for name, gain in gains.items())
     headline = (
-        (f"from 20 shots: {shown} points; " if gains else "")
+        (f"from 20 shots: {by_pair} points; " if gains else "")
         + f"auto at most {max(regret.values()):.1f} points behind the best; "
-        f"{len(worse)} of {len(promoted)} promotions were worse on the test images"
+        f"{worse} of {len(promoted)} promotions were worse on the test images"
     )
-    kept = (
+    goal_met = (
         all(gains[name][0] > 0 for name in ("B - A", "C - B") if name in gains)
         and max(regret.values()) <= CLEARLY
-        and len(worse) <= 0.01 * len(promoted)
+        and worse <= 0.01 * len(promoted)
     )
-    result = {
-        "accuracy": table,
+    figures = {
+        "accuracy": accuracy,
         "cpu_seconds": seconds,
         "gains_from_20_shots": gains,
         "auto_behind_the_best": regret,
         "promoted": len(promoted),
-        "promoted_but_worse": len(worse),
-        "kept_but_better": sum(
-            o.accuracy["candidate"] > o.accuracy["prototypes"] + CLEARLY
-            for o in outcomes
-            if not o.promoted
-        ),
+        "promoted_but_worse": worse,
+        "kept_but_better": sum(draw.gain > CLEARLY for draw in draws if not draw.verdict.better),
         "draws": [
             {
-                "data": o.task.images.resolve().name,
-                "shots": o.task.one.shots,
-                "seed": o.task.seed,
-                "chosen": o.chosen,
-                "promoted": o.promoted,
-                "reason": o.verdict.reason,
-                **{way: round(value, 2) for way, value in o.accuracy.items()},
+                "data": draw.task.name,
+                "shots": draw.task.shots,
+                "seed": draw.task.seed,
+                "chosen": draw.choice,
+                "promoted": draw.verdict.better,
+                "reason": draw.verdict.reason,
+                **{way: round(value, 2) for way, value in draw.accuracy.items()},
             }
-            for o in sorted(outcomes, key=_place)
+            for draw in draws
         ],
     }
-    finish(options, result, headline, kept)
+    return Result(figures, headline, goal_met)
 
 
-def _place(outcome: Outcome) -> tuple[str, int, int]:
-    return outcome.task.images.resolve().name, outcome.task.one.shots, outcome.task.seed
-
-
-def _mean(values: Sequence[float]) -> tuple[float, float | None]:
+def _interval(values: Sequence[float]) -> Interval:
     """The mean and half of its 95 % interval, by Student's t; one value has none."""
     array = np.array(values)
     if len(array) < 2:
@@ -397,50 +326,19 @@ def _mean(values: Sequence[float]) -> tuple[float, float | None]:
     return round(float(array.mean()), 2), round(float(half), 2)
 
 
-def _gain(outcomes: Sequence[Outcome], one: str, other: str) -> tuple[float, float | None]:
-    """How much better one way is than another."""
-    return _mean([o.accuracy[one] - o.accuracy[other] for o in outcomes])
-
-
-def _regret(outcomes: Sequence[Outcome]) -> dict[str, float]:
-    """How far the mean accuracy of `auto` is below that of the best way, by data and shots."""
-    behind = {}
-    for (name, shots), group in _groups(outcomes).items():
-        means = {
-            way: float(np.mean([o.accuracy[way] for o in group]))
-            for way in ("prototypes", *WAYS, "auto")
-        }
-        behind[f"{name} {shots}"] = round(max(means.values()) - means["auto"], 2)
-    return behind
-
-
-def _groups(outcomes: Sequence[Outcome]) -> dict[tuple[str, int], list[Outcome]]:
-    groups: dict[tuple[str, int], list[Outcome]] = {}
-    for outcome in sorted(outcomes, key=_place):
-        name, shots, _ = _place(outcome)
-        groups.setdefault((name, shots), []).append(outcome)
-    return groups
-
-
-def _table(
-    title: str, outcomes: Sequence[Outcome], field: str
-) -> dict[str, dict[str, tuple[float, float | None]]]:
-    """Print and return means by data and shots (columns) and way (rows)."""
-    groups = _groups(outcomes)
-    print(f"\n{title:<28}" + "".join(f"{f'{name} {n}':>18}" for name, n in groups))
-    table: dict[str, dict[str, tuple[float, float | None]]] = {}
-    for way in getattr(outcomes[0], field):
-        table[way] = {}
-        for (name, shots), group in groups.items():
-            values = [getattr(outcome, field)[way] for outcome in group]
-            table[way][f"{name} {shots}"] = _mean(values)
-        print(f"{way:<28}" + "".join(f"{_shown(cell):>18}" for cell in table[way].values()))
-    return table
-
-
-def _shown(mean: tuple[float, float | None]) -> str:
-    return f"{mean[0]:.1f}" + ("" if mean[1] is None else f" ± {mean[1]:.1f}")
-
-
 if __name__ == "__main__":
-    main()
+    run(
+        measure,
+        __doc__,
+        option("--images", type=Path, nargs="+", required=True, help="data sets"),
+        option("--side", 64, help="pixels"),
+        option("--shots", SHOTS, quick=(2, 5), type=int, nargs="+"),
+        option("--seeds", 5, quick=1),
+        option("--folds", 3, help="at most, of each choice"),
+        option("--repeats", 1, help="of the cross-validation"),
+        option("--minutes", math.inf, help="begin no seed later"),
+        RESUME,
+        option("--device", "cpu", help="cpu, cuda or auto"),
+        PROCESSES,
+        peers("fastai"),
+    )

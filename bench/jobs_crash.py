@@ -7,36 +7,30 @@ version, its events numbered without gaps and every epoch told once, and its los
 equal, bit for bit, those of a job with the same options that nothing disturbed.
 """
 
-import argparse
-import functools
 import hashlib
-import io
 import itertools
 import os
 import random
 import re
 import signal
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
 
 import httpx
 import numpy as np
-from PIL import Image
-from sqlalchemy import func, select
 
-from app.settings import Settings
-from app.sql.database import Database
-from app.sql.tables import Embedding
-from app.sql.tables import Image as ImageRow
-from bench.harness import Command, Server, arguments, children, finish, new_database
+from app.sql.tables import Embedding, Image
+from bench.data import encoded
+from bench.harness import DATABASE, Options, Result, option, run
+from bench.processes import Command, Server, children, on_databases, without_embedding
 
 LEASE_S = 2.0
 ATTEMPTS = 2  # of a job that shall fail
@@ -54,14 +48,14 @@ BLOWS = {  # what is hit and how, so many times of 20
     ("server", KILL): 2,
     ("server", STOP): 1,
 }
-Options = dict[str, Any]
-Found = TypeVar("Found")
+Json = dict[str, Any]
+Value = TypeVar("Value")
 
 
 class Outcome(NamedTuple):
     """What a training must give again, whatever happens to it."""
 
-    curve: list[tuple[int, int, float]]  # run, epoch and loss, in the order in which they were told
+    curve: list[tuple[int, int, float]]  # run, epoch and loss, in the order of the events
     weights: str  # SHA-256
 
 
@@ -79,25 +73,25 @@ class Service:
             "checkpoint_seconds": "0",
         }
         patient = settings | {"job_attempts": "1000000"}
-        self.db = Settings(data_dir=folder, database_url=database).database
+        self.folder, self.database = folder, database
         self.server = Server(folder, workers="1", **patient)
         self.workers = [Command("worker", data=folder, **patient) for _ in range(2)]
         self.strict = Server(folder, workers="1", job_attempts=str(ATTEMPTS), **settings)
 
-    def job_pids(self) -> dict[int, list[int]]:
-        """The processes of jobs, by worker."""
-        own = [worker.pid for worker in self.workers if worker.pid]
-        beside = children(self.server.pid) if self.server.pid else []
-        return {worker: children(worker) for worker in own + beside}
+    def busy_workers(self) -> list[tuple[int, list[int]]]:
+        """The workers that have jobs, and the processes of these."""
+        workers = [worker.pid for worker in self.workers if worker.pid]
+        workers += children(self.server.pid) if self.server.pid else []
+        jobs = [(worker, children(worker)) for worker in workers]
+        return [(worker, pids) for worker, pids in jobs if pids]
 
     def kill(self, pid: int) -> None:
         """Kill a process, and start it again where nobody else does."""
         for command in (self.server, *self.workers):
             if command.pid == pid:
                 command.stop(KILL)
-                command.start()
-                return
-        _send(pid, KILL)
+                return command.start()
+        return _send(pid, KILL)
 
 
 @dataclass
@@ -109,9 +103,9 @@ class Tally:
     most: int = 0  # interruptions of one job
     broken: list[str] = field(default_factory=list)
 
-    def expect(self, kept: bool, job: dict[str, Any], complaint: str) -> None:
-        """Note a promise that was not kept."""
-        if not kept:
+    def expect(self, promise_met: bool, job: Json, complaint: str) -> None:
+        """Note a promise that was broken."""
+        if not promise_met:
             self.broken.append(f"{job['kind']} {job['id']}: {complaint}")
             print(f"BROKEN: {self.broken[-1]}", flush=True)
 
@@ -123,15 +117,15 @@ class Stream:
         trainings: options by name; they take turns.
     """
 
-    def __init__(self, project: str, trainings: dict[str, Options]) -> None:
+    def __init__(self, project: str, trainings: dict[str, Any]) -> None:
         self.project = project
         self.path = f"/v1/projects/{project}"
         self.trainings = trainings
-        self.known: dict[str, Outcome] = {}
+        self.undisturbed: dict[str, Outcome] = {}  # by training
         self.training = ""  # the last one
         self.location = ""  # of the last job
         self._names = itertools.cycle(trainings)
-        self._seen = 0  # events of the last job
+        self._events = 0  # of the last job that were read
 
     def train(self, client: httpx.Client) -> None:
         """Start the next training."""
@@ -143,40 +137,38 @@ class Stream:
         """Start to promote a version."""
         self._follow(client.post(f"{self.path}/encoders/{version}/promote"))
 
-    def read(self, client: httpx.Client) -> dict[str, Any]:
+    def read(self, client: httpx.Client) -> Json:
         """The last job."""
-        job: dict[str, Any] = client.get(self.location).raise_for_status().json()
+        job: Json = client.get(self.location).raise_for_status().json()
         return job
 
-    def ended(self, client: httpx.Client) -> dict[str, Any] | None:
+    def ended(self, client: httpx.Client) -> Json | None:
         """The last job, once it has ended."""
         job = self.read(client)
         return job if job["state"] in FINAL else None
 
-    def events(self, client: httpx.Client) -> list[dict[str, Any]]:
-        """All events of the last job."""
-        found: list[dict[str, Any]] = []
+    def events(self, client: httpx.Client, after: int = 0) -> list[dict[str, Any]]:
+        """Events of the last job, after one of them."""
+        events: list[dict[str, Any]] = []
         while True:
-            query = {"limit": 1000, "after": found[-1]["number"] if found else 0}
+            query = {"limit": 1000, "after": events[-1]["number"] if events else after}
             page = client.get(f"{self.location}/events", params=query).raise_for_status().json()
-            found += page["items"]
+            events += page["items"]
             if len(page["items"]) < 1000:
-                return found
+                return events
 
-    def has_told(self, client: httpx.Client) -> bool:
-        """Whether the last job has told metrics since this was last asked."""
-        query = {"after": self._seen, "limit": 1000}
-        page = client.get(f"{self.location}/events", params=query).raise_for_status().json()
-        for event in page["items"]:
-            self._seen = event["number"]
-        return any(event["kind"] == "metrics" for event in page["items"])
+    def has_progressed(self, client: httpx.Client) -> bool:
+        """Whether the last job has reported metrics since this was last asked."""
+        events = self.events(client, self._events)
+        self._events = events[-1]["number"] if events else self._events
+        return any(event["kind"] == "metrics" for event in events)
 
     def outcome(self, client: httpx.Client, version: str) -> Outcome:
-        """What the last job has given."""
-        told = [event["data"] for event in self.events(client) if event["kind"] == "metrics"]
+        """What came of the last job."""
+        metrics = [event["data"] for event in self.events(client) if event["kind"] == "metrics"]
         weights = client.get(f"{self.path}/encoders/{version}/weights").raise_for_status()
         return Outcome(
-            [(t["run"], t["epoch"], t["loss"]) for t in told if t["stage"] == "training"],
+            [(m["run"], m["epoch"], m["loss"]) for m in metrics if m["stage"] == "training"],
             hashlib.sha256(weights.content).hexdigest(),
         )
 
@@ -188,43 +180,42 @@ class Stream:
         return [version["id"] for version in page["items"] if version["job"] == job]
 
     def _follow(self, answer: httpx.Response) -> None:
-        self.location, self._seen = answer.raise_for_status().headers["Location"], 0
+        self.location, self._events = answer.raise_for_status().headers["Location"], 0
 
 
-def main() -> None:
-    """Run the benchmark."""
-    parser = arguments(__doc__)
-    parser.add_argument("--kills", type=int, default=100, help="on each database, stops included")
-    parser.add_argument("--database", choices=["sqlite", "postgresql"], help="only this one")
-    options = parser.parse_args()
-    if options.quick:
-        options.kills = len(BLOWS)
-    result: dict[str, dict[str, Any]] = {}
-    for name in [options.database] if options.database else ["sqlite", "postgresql"]:
-        with tempfile.TemporaryDirectory() as folder, new_database(name, Path(folder)) as url:
-            result[name] = _crash(Path(folder), url, options.kills, 4 if options.quick else 8)
-        print(f"{name}: {result[name]}", flush=True)
-    _report(options, result)
+def measure(options: Options) -> Result:
+    """Disturb jobs on each database."""
+    epochs = 4 if options.quick else 8
+    figures = on_databases(options.database, partial(_crash, options.kills, epochs))
+    rows = list(figures.values())
+    jobs = sum(sum(row["jobs"].values()) for row in rows)
+    interruptions = sum(sum(row["interruptions"].values()) for row in rows)
+    broken = sum(len(row["broken"]) for row in rows)
+    headline = (
+        f"{sum(row['kills'] for row in rows)} kills and stops on {' and '.join(figures)}: {jobs} "
+        f"jobs were interrupted {interruptions} times and ended once each, {broken} promises broken"
+    )
+    return Result({"databases": figures}, headline, broken == 0)
 
 
-def _crash(folder: Path, database: str, kills: int, epochs: int) -> dict[str, Any]:
-    chance = random.Random(0)
+def _crash(kills: int, epochs: int, folder: Path, database: str) -> dict[str, Any]:
+    generator = random.Random(0)
     service, tally, streams = Service(folder, database), Tally(), _streams(epochs)
-    blows = _blows(kills, chance)
+    blows = _blows(kills, generator)
     with ExitStack() as running:
         for command in (service.server, *service.workers):
             running.enter_context(command)
-        with _client(service.server) as client, ThreadPoolExecutor() as threads:
+        with service.server.client() as client, ThreadPoolExecutor() as threads:
             list(threads.map(lambda stream: _prepare(client, stream), streams))
         print("all trainings have run once, undisturbed", flush=True)
         started = time.monotonic()
-        for number, (what, how) in enumerate(blows, 1):
-            time.sleep(chance.uniform(0.2, 3.0))
+        for number, (victim, how) in enumerate(blows, 1):
+            time.sleep(generator.uniform(0.2, 3.0))
             _advance(service, streams, tally)
-            if chance.random() < HEADWAY:
-                _wait(functools.partial(_headway, service, streams, tally))
-                time.sleep(chance.uniform(0.0, 1.0))
-            _hit(service, what, how, chance)
+            if generator.random() < HEADWAY:
+                _wait(partial(_headway, service, streams, tally))
+                time.sleep(generator.uniform(0.0, 1.0))
+            _hit(service, victim, how, generator)
             if number % 10 == 0 or number == kills:
                 ended = sum(tally.jobs.values())
                 print(
@@ -232,14 +223,14 @@ def _crash(folder: Path, database: str, kills: int, epochs: int) -> dict[str, An
                     f"{len(tally.broken)} promises broken",
                     flush=True,
                 )
-        with _client(service.server) as client:
+        with service.server.client() as client:
             for stream in streams:
-                _judge(client, service.db, stream, _end(client, stream), tally)
+                _judge(client, service, stream, _end(client, stream), tally)
     with service.strict:
         _exhaust(service, streams[0], tally)
     return {
         "kills": kills,
-        "blows": dict(Counter(f"{how.name} of the {what}" for what, how in blows)),
+        "blows": dict(Counter(f"{how.name} of the {victim}" for victim, how in blows)),
         "jobs": dict(tally.jobs),
         "interruptions": dict(tally.interruptions),
         "most_interruptions_of_a_job": tally.most,
@@ -251,37 +242,31 @@ def _streams(epochs: int) -> list[Stream]:
     full, gradual, last = (
         {"name": name} for name in ("full", "discriminative", "feature_extraction")
     )
-    recipe = {"epochs": epochs, "batch_size": 8, "rate": 3e-3}
-    averaged = recipe | {"epochs": 4 * epochs, "ema_decay": 0.9}
+    recipe: Json = {"epochs": epochs, "batch_size": 8, "rate": 3e-3}
+    once = {"folds": 2, "promote": "never", "recipe": recipe}
+    trainings: dict[str, Json] = {
+        "full": {"methods": [full]},
+        "discriminative": {"methods": [gradual], "augmentation": [{"name": "mixup"}]},
+        "feature_extraction": {
+            "methods": [last],
+            "recipe": recipe | {"epochs": 4 * epochs, "ema_decay": 0.9},
+        },
+    }
     short = recipe | {"epochs": epochs // 2}
-    common = {"folds": 2, "promote": "never"}
+    several = {"methods": [full, gradual, last], "recipe": short, "promote": "always"}
     return [
-        Stream(
-            "tried",
-            {
-                "full": common | {"methods": [full], "recipe": recipe},
-                "discriminative": common
-                | {"methods": [gradual], "recipe": recipe, "augmentation": [{"name": "mixup"}]},
-                "feature_extraction": common | {"methods": [last], "recipe": averaged},
-            },
-        ),
-        Stream(
-            "served",
-            {
-                "several": common
-                | {"methods": [full, gradual, last], "recipe": short, "promote": "always"}
-            },
-        ),
+        Stream("tried", {name: once | options for name, options in trainings.items()}),
+        Stream("served", {"several": once | several}),
     ]
 
 
-def _blows(count: int, chance: random.Random) -> list[tuple[str, signal.Signals]]:
+def _blows(count: int, generator: random.Random) -> list[tuple[str, signal.Signals]]:
     """Each kind of blow once, then as often as its share says, in random order."""
     blows = list(BLOWS)
     while len(blows) < count:
         blows += [blow for blow, share in BLOWS.items() for _ in range(share)]
     blows = blows[:count]
-    chance.shuffle(blows)
+    generator.shuffle(blows)
     return blows
 
 
@@ -299,18 +284,18 @@ def _prepare(client: httpx.Client, stream: Stream) -> None:
         job = _end(client, stream)
         if job["state"] != "succeeded" or job["attempt"] != 1:
             raise RuntimeError(f"a job that nobody disturbed did not succeed at once: {job}")
-        stream.known[stream.training] = stream.outcome(client, job["result"]["version"])
+        stream.undisturbed[stream.training] = stream.outcome(client, job["result"]["version"])
     stream.train(client)
 
 
 def _advance(service: Service, streams: Sequence[Stream], tally: Tally) -> None:
     """Judge the jobs that have ended, and start the next ones."""
-    with _client(service.server) as client:
+    with service.server.client() as client:
         for stream in streams:
             job = stream.ended(client)
             if job is None:
                 continue
-            _judge(client, service.db, stream, job, tally)
+            _judge(client, service, stream, job, tally)
             if job["kind"] == "finetune" and job["result"] and not job["result"]["promoted"]:
                 stream.promote(client, job["result"]["version"])
             else:
@@ -320,42 +305,42 @@ def _advance(service: Service, streams: Sequence[Stream], tally: Tally) -> None:
 def _headway(service: Service, streams: Sequence[Stream], tally: Tally) -> bool:
     """Whether a job has got on since this was last true."""
     _advance(service, streams, tally)
-    with _client(service.server) as client:
-        told = [stream.has_told(client) for stream in streams]  # all are asked
-    return any(told)
+    with service.server.client() as client:
+        progressed = [stream.has_progressed(client) for stream in streams]  # all are asked
+    return any(progressed)
 
 
-def _hit(service: Service, what: str, how: signal.Signals, chance: random.Random) -> None:
-    victims = _wait(lambda: _victims(service, what, chance))
+def _hit(service: Service, victim: str, how: signal.Signals, generator: random.Random) -> None:
+    pids = _wait(lambda: _victims(service, victim, generator))
     if how == KILL:
-        service.kill(*victims)
+        service.kill(*pids)
         return
     try:
-        for pid in victims:
+        for pid in pids:
             _send(pid, STOP)
-        time.sleep(LEASE_S + chance.uniform(0.3, 2.0))
+        time.sleep(LEASE_S + generator.uniform(0.3, 2.0))
     finally:
-        chance.shuffle(victims)
-        for pid in victims:
+        generator.shuffle(pids)
+        for pid in pids:
             _send(pid, signal.SIGCONT)
 
 
-def _victims(service: Service, what: str, chance: random.Random) -> list[int]:
+def _victims(service: Service, victim: str, generator: random.Random) -> list[int]:
     """Processes to hit together; none while no job has one."""
-    if what == "server":
+    if victim == "server":
         return [service.server.pid] if service.server.pid else []
-    busy = [(worker, jobs) for worker, jobs in service.job_pids().items() if jobs]
+    busy = service.busy_workers()
     if not busy:
         return []
-    worker, jobs = chance.choice(busy)
-    return {"job": jobs, "worker": [worker], "worker and job": [worker, *jobs]}[what]
+    worker, jobs = generator.choice(busy)
+    return {"job": jobs, "worker": [worker], "worker and job": [worker, *jobs]}[victim]
 
 
 def _exhaust(service: Service, stream: Stream, tally: Tally) -> None:
     """Kill a job as often as it may be killed, and once more; then try it again."""
-    with _client(service.strict) as client:
+    with service.strict.client() as client:
         while not _is_hit_each_time(client, service, stream):
-            _judge(client, service.db, stream, _end(client, stream), tally)
+            _judge(client, service, stream, _end(client, stream), tally)
         job = _end(client, stream)
         error = str(job["error"])
         clear = f"interrupted {ATTEMPTS} times" in error and "SIGKILL" in error
@@ -363,7 +348,7 @@ def _exhaust(service: Service, stream: Stream, tally: Tally) -> None:
         tally.expect(not stream.versions(client), job, "failed, but has made a version")
         client.post(f"{stream.location}/retry").raise_for_status()
         job = _end(client, stream)
-        _judge(client, service.db, stream, job, tally, ends=("failed", "succeeded"))
+        _judge(client, service, stream, job, tally, ends=("failed", "succeeded"))
         print(f"killed {ATTEMPTS} times with as many attempts: {error}", flush=True)
 
 
@@ -371,7 +356,7 @@ def _is_hit_each_time(client: httpx.Client, service: Service, stream: Stream) ->
     """Start a job and kill each attempt; whether none ended before its blow."""
     stream.train(client)
     for attempt in range(1, ATTEMPTS + 1):
-        _wait(functools.partial(_computes, client, stream, attempt))
+        _wait(partial(_computes, client, stream, attempt))
         workers = children(service.strict.pid or 0)
         victims = [pid for worker in workers for pid in children(worker)]
         for pid in victims:
@@ -388,9 +373,9 @@ def _computes(client: httpx.Client, stream: Stream, attempt: int) -> bool:
 
 def _judge(
     client: httpx.Client,
-    database: str,
+    service: Service,
     stream: Stream,
-    job: dict[str, Any],
+    job: Json,
     tally: Tally,
     ends: Sequence[str] = ("succeeded",),
 ) -> None:
@@ -400,64 +385,56 @@ def _judge(
         ends: the final states that it must have entered, one after the other.
     """
 
-    def expect(kept: bool, complaint: str) -> None:
-        tally.expect(kept, job, complaint)
+    def expect(promise_met: bool, complaint: str) -> None:
+        tally.expect(promise_met, job, complaint)
 
     events = stream.events(client)
     states = [event["data"] for event in events if event["kind"] == "state"]
-    reasons = [one["reason"] for one in states if one["state"] == "interrupted"]
+    reasons = [state["reason"] for state in states if state["state"] == "interrupted"]
     tally.jobs[f"{job['kind']} {job['state']}"] += 1
     tally.interruptions.update(re.sub(r"\d+", "N", reason) for reason in reasons)
     tally.most = max(tally.most, len(reasons))
     expect(job["state"] == ends[-1], f"{job['state']}: {job['error']}")
-    entered = [one["state"] for one in states if one["state"] in FINAL]
+    entered = [state["state"] for state in states if state["state"] in FINAL]
     expect(entered == list(ends), f"entered the final states {entered}")
     expect(events[-1]["data"].get("state") == job["state"], "has events after its end")
     numbers = [event["number"] for event in events]
     expect(numbers == list(range(1, len(events) + 1)), "has events with gaps or twice")
-    made = stream.versions(client)
-    wanted = int(job["kind"] == "finetune" and job["state"] == "succeeded")
-    expect(len(made) == wanted, f"made {len(made)} versions")
+    versions = stream.versions(client)
+    promised = int(job["kind"] == "finetune" and job["state"] == "succeeded")
+    expect(len(versions) == promised, f"made {len(versions)} versions")
     if job["state"] != "succeeded":
         return
     if job["kind"] == "finetune":
-        known, found = stream.known[stream.training], stream.outcome(client, made[0])
-        times = Counter((run, epoch) for run, epoch, _ in found.curve)
+        undisturbed = stream.undisturbed[stream.training]
+        outcome = stream.outcome(client, versions[0])
+        times = Counter((run, epoch) for run, epoch, _ in outcome.curve)
         twice = [position for position, count in times.items() if count > 1]
         expect(not twice, f"told (run, epoch) {twice} more than once")
-        expect(list(dict.fromkeys(found.curve)) == known.curve, "its losses differ")
-        expect(found.weights == known.weights, "its weights differ")
+        expect(list(dict.fromkeys(outcome.curve)) == undisturbed.curve, "its losses differ")
+        expect(outcome.weights == undisturbed.weights, "its weights differ")
     if job["result"]["promoted"]:
         project = client.get(stream.path).raise_for_status().json()
         version = job["result"]["version"]
         expect(project["encoder"]["id"] == version, "its version does not serve the project")
-        bare = _without_embedding(database, UUID(project["id"]), UUID(version))
+        theirs = (Embedding.image_id == Image.id) & (Embedding.encoder_id == UUID(version))
+        in_project = Image.project_id == UUID(project["id"])
+        bare = without_embedding(service.folder, service.database, theirs, in_project)
         expect(bare == 0, f"{bare} images have no embedding")
 
 
-def _without_embedding(database: str, project: UUID, version: UUID) -> int:
-    db = Database(database)
-    theirs = (Embedding.image_id == ImageRow.id) & (Embedding.encoder_id == version)
-    query = select(func.count()).select_from(ImageRow).outerjoin(Embedding, theirs)
-    with db.reading() as session:
-        query = query.where(ImageRow.project_id == project, Embedding.image_id.is_(None))
-        bare = session.scalars(query).one()
-    db.close()
-    return bare
-
-
-def _end(client: httpx.Client, stream: Stream) -> dict[str, Any]:
+def _end(client: httpx.Client, stream: Stream) -> Json:
     return _wait(lambda: stream.ended(client))
 
 
-def _wait(what: Callable[[], Found | None]) -> Found:
+def _wait(attempt: Callable[[], Value | None]) -> Value:
     """What comes of trying until it is something."""
     deadline = time.monotonic() + PATIENCE_S
-    while not (found := what()):
+    while not (value := attempt()):
         if time.monotonic() > deadline:
             raise RuntimeError(f"nothing happened for {PATIENCE_S:.0f} s")
         time.sleep(0.1)
-    return found
+    return value
 
 
 def _send(pid: int, how: signal.Signals) -> None:
@@ -465,31 +442,14 @@ def _send(pid: int, how: signal.Signals) -> None:
         os.kill(pid, how)
 
 
-def _client(server: Server) -> httpx.Client:
-    return httpx.Client(base_url=server.url, timeout=60, trust_env=False)
-
-
 def _stripes(way: str, seed: int) -> bytes:
     """A picture of noise with faint stripes, upright or level."""
     noise = np.random.default_rng([seed, way == "upright"]).random((84, 84, 3))
     wave = 0.1 * np.sin(np.arange(84) * 1.5)
     pixels = noise + wave.reshape((1, -1, 1) if way == "upright" else (-1, 1, 1))
-    buffer = io.BytesIO()
-    Image.fromarray((pixels.clip(0, 1) * 255).astype(np.uint8)).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def _report(options: argparse.Namespace, result: dict[str, dict[str, Any]]) -> None:
-    kills = sum(one["kills"] for one in result.values())
-    jobs = sum(sum(one["jobs"].values()) for one in result.values())
-    interruptions = sum(sum(one["interruptions"].values()) for one in result.values())
-    broken = sum(len(one["broken"]) for one in result.values())
-    headline = (
-        f"{kills} kills and stops on {' and '.join(result)}: {jobs} jobs were interrupted "
-        f"{interruptions} times and ended once each, {broken} promises broken"
-    )
-    finish(options, {"databases": result}, headline, kept=broken == 0)
+    return encoded(pixels * 255, "PNG")
 
 
 if __name__ == "__main__":
-    main()
+    kills = option("--kills", 100, quick=len(BLOWS), help="on each database, stops included")
+    run(measure, __doc__, kills, DATABASE)

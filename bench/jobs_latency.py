@@ -6,21 +6,20 @@ has its memory but no processor, and a round can follow the other at once. Then 
 while they train, and it is measured how long it takes until they have ended.
 """
 
-import argparse
 import os
 import signal
-import statistics
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from app.cli.benchmark import Request, load, media_type, photos
-from bench.harness import Server, arguments, children, finish
-from handful import folders
+from app.cli.benchmark import Request, load, photos
+from bench.figures import in_words, percentile, spread
+from bench.harness import ENCODER, Options, Result, option, run
+from bench.processes import Server, children, cpu_seconds, new_server, single
 from handful.client import Handful
+from handful.folders import scan, upload
 
 CLIENTS = 4
 GOAL = 1.5  # p99 while training, as a factor of p99 without
@@ -34,77 +33,73 @@ POLL_S = 0.02
 # More epochs than there is time for; all layers learn, which is the most that a job computes.
 JOB = {
     "kind": "finetune",
-    "options": {
-        "methods": [{"name": "full"}],
-        "recipe": {"epochs": 100_000},
-        "promote": "never",
-    },
+    "options": {"methods": [{"name": "full"}], "recipe": {"epochs": 100_000}, "promote": "never"},
 }
 
 
 class Round(NamedTuple):
     """One measurement."""
 
+    p50_ms: float
+    p99_ms: float
     images_per_s: float
-    latencies_ms: list[float]
-    cores: float  # that the job had, on average
-
-    @property
-    def p50(self) -> float:
-        return _percentile(self.latencies_ms, 0.5)
-
-    @property
-    def p99(self) -> float:
-        return _percentile(self.latencies_ms, 0.99)
+    job_cores: float  # that the job had, on average
 
 
-def main() -> None:
-    """Run the benchmark."""
-    parser = arguments(__doc__)
-    parser.add_argument("--images", type=Path, required=True, help="folder of class folders")
-    parser.add_argument("--encoder", default="efficientnet_lite:0")
-    options = parser.parse_args()
-    load = os.getloadavg()[0]
-    if load > 0.5:
-        print(f"the load average is {load:.1f} already: figures of a busy machine are worth little")
+def measure(options: Options) -> Result:
+    """Measure with all training threads, and where there are more than two cores with one."""
+    busy = os.getloadavg()[0]
+    if busy > 0.5:
+        print(f"the load average is {busy:.1f} already: figures of a busy machine are worth little")
+    spare = (os.cpu_count() or 1) > 2  # with two cores, a request that uses both has none to spare
     settings: dict[str, dict[str, str]] = {"as it comes": {}}
-    if (os.cpu_count() or 1) > 2:
+    if spare:
         settings["one training thread"] = {"training_threads": "1"}
+    rows: dict[str, dict[str, Any]] = {}
     cancels: list[float] = []
-    measured = {name: _measure(options, cancels, **given) for name, given in settings.items()}
-    _report(options, load, measured, cancels)
+    for setting, threads in settings.items():
+        rounds = _measure(options, cancels, **threads)
+        for name, by_name in rounds.items():
+            columns = zip(Round._fields, zip(*by_name, strict=True), strict=True)
+            rows[f"{setting}, {name}"] = {field: spread(values) for field, values in columns}
+        pairs = list(zip(rounds["training"], rounds["idle"], strict=True))
+        rows[f"{setting}, training / idle"] = {
+            "p50_ratio": spread([training.p50_ms / idle.p50_ms for training, idle in pairs]),
+            "p99_ratio": spread([training.p99_ms / idle.p99_ms for training, idle in pairs]),
+        }
+    idle, training = (rows[f"as it comes, {n}"]["p99_ms"]["median"] for n in ("idle", "training"))
+    ratio = rows["as it comes, training / idle"]["p99_ratio"]["median"]
+    cancelled = spread(cancels)
+    headline = (
+        f"p99 of classify, {CLIENTS} at a time: {idle:.0f} ms, {training:.0f} ms while a job "
+        f"trains, {ratio:.2f} times{'' if spare else '; with two cores not judged'}; "
+        f"a cancel took {in_words(cancelled)} s"
+    )
+    goal_met = (not spare or ratio <= GOAL) and cancelled["highest"] <= CANCELLED_S
+    figures = {"load_before": round(busy, 2), "rows": rows, "cancel_s": cancelled}
+    return Result(figures, headline, goal_met)
 
 
-def _measure(
-    options: argparse.Namespace, cancels: list[float], **settings: str
-) -> dict[str, list[Round]]:
+def _measure(options: Options, cancels: list[float], **settings: str) -> dict[str, list[Round]]:
     rounds, requests = (3, 100) if options.quick else (8, 400)
-    bodies = [Request(media_type(p), p, 1) for p in photos(options.images, requests)]
+    bodies = [single(photo) for photo in photos(options.images, requests)]
     bodies = (bodies * (requests // len(bodies) + 1))[:requests]
+    # A job that is stopped for a round must not be taken for lost.
+    settings |= {"encoder": options.encoder, "workers": "1", "lease_seconds": "3600"}
     measured: dict[str, list[Round]] = {"idle": [], "training": []}
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        # A job that is stopped for a round must not be taken for lost.
-        Server(
-            Path(folder), encoder=options.encoder, workers="1", lease_seconds="3600", **settings
-        ) as server,
-        Handful(server.url) as client,
-    ):
-        sources = [source for source in folders.scan(options.images, SHOTS) if source.label]
+    with new_server(**settings) as server, Handful(server.url) as client:
+        sources = [source for source in scan(options.images, SHOTS) if source.label]
         client.get_or_create_project("bench")
-        folders.upload(client, "bench", sources, lambda _: None)
+        upload(client, "bench", sources, lambda _: None)
         print(f"jobs train on {len(sources)} images", flush=True)
         with _training(server, client) as job:
             for number in range(rounds + 1):
                 for name in ("idle", "training") if number % 2 else ("training", "idle"):
-                    one = _round(server, bodies, job, stopped=name == "idle")
+                    result = _round(server, bodies, job, stopped=name == "idle")
                     if number:  # the first warms up
-                        measured[name].append(one)
-                        print(
-                            f"{name:<10}p50 {one.p50:>6.0f} ms  p99 {one.p99:>6.0f} ms"
-                            f"{one.images_per_s:>8.1f} images/s  job on {one.cores:.2f} cores",
-                            flush=True,
-                        )
+                        measured[name].append(result)
+                        figures = {key: in_words(value) for key, value in result._asdict().items()}
+                        print(name, figures, flush=True)
         for _ in range(1 if options.quick else CANCELS):
             path = _start(client)
             time.sleep(TRAINED_S)
@@ -115,16 +110,13 @@ def _measure(
 
 def _start(client: Handful) -> str:
     """The path of a new job, once it trains."""
-    job = client.post("/v1/projects/bench/jobs", JOB)
-    path = f"/v1/projects/bench/jobs/{job['id']}"
+    path = f"/v1/projects/bench/jobs/{client.post('/v1/projects/bench/jobs', JOB)['id']}"
     deadline = time.monotonic() + PATIENCE_S
-    while True:
-        found = client.get(path)
-        if time.monotonic() > deadline or found["finished_at"]:
-            raise RuntimeError(f"the job did not come to train: {found}")
-        if found["state"] == "running":
-            return path
+    while (job := client.get(path))["state"] != "running":
+        if time.monotonic() > deadline or job["finished_at"]:
+            raise RuntimeError(f"the job did not come to train: {job}")
         time.sleep(0.2)
+    return path
 
 
 def _cancel(client: Handful, path: str) -> float:
@@ -153,86 +145,13 @@ def _training(server: Server, client: Handful) -> Iterator[int]:
 def _round(server: Server, bodies: Sequence[Request], job: int, *, stopped: bool) -> Round:
     os.kill(job, signal.SIGSTOP if stopped else signal.SIGCONT)
     time.sleep(SETTLE_S)
-    worked, started = _processor_s(job), time.perf_counter()
+    before, started = cpu_seconds(job), time.perf_counter()
     run = load(server.port, bodies, CLIENTS)
-    cores = (_processor_s(job) - worked) / (time.perf_counter() - started)
-    return Round(run.images_per_s, run.latencies_ms, cores)
-
-
-def _processor_s(pid: int) -> float:
-    """Processor time that a process has used; not a number where the system does not tell."""
-    stat = Path(f"/proc/{pid}/stat")
-    if not stat.exists():
-        return float("nan")
-    user, system = stat.read_text().rpartition(")")[2].split()[11:13]
-    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
-
-
-def _percentile(values: Sequence[float], share: float) -> float:
-    return sorted(values)[int(len(values) * share)]
-
-
-def _report(
-    options: argparse.Namespace,
-    load: float,
-    measured: dict[str, dict[str, list[Round]]],
-    cancels: Sequence[float],
-) -> None:
-    rows: dict[str, dict[str, Any]] = {}
-    print(f"\n{'median [lowest, highest]':<34}{'p50 ms':>22}{'p99 ms':>22}{'job on cores':>14}")
-    for setting, by_name in measured.items():
-        for name, rounds in by_name.items():
-            row = {
-                "p50_ms": _spread([one.p50 for one in rounds]),
-                "p99_ms": _spread([one.p99 for one in rounds]),
-                "images_per_s": _spread([one.images_per_s for one in rounds]),
-                "job_cores": _spread([one.cores for one in rounds]),
-            }
-            rows[f"{setting}, {name}"] = row
-            print(
-                f"{f'{setting}, {name}':<34}{_shown(row['p50_ms']):>22}{_shown(row['p99_ms']):>22}"
-                f"{row['job_cores']['median']:>14.2f}"
-            )
-        pairs = list(zip(by_name["training"], by_name["idle"], strict=True))
-        ratios = {
-            "p50_ratio": _spread([training.p50 / idle.p50 for training, idle in pairs]),
-            "p99_ratio": _spread([training.p99 / idle.p99 for training, idle in pairs]),
-        }
-        rows[f"{setting}, training / idle"] = ratios
-        print(
-            f"{f'{setting}, training / idle':<34}{_shown(ratios['p50_ratio'], 2):>22}"
-            f"{_shown(ratios['p99_ratio'], 2):>22}"
-        )
-    first = next(iter(measured))
-    idle, training = (rows[f"{first}, {name}"]["p99_ms"]["median"] for name in ("idle", "training"))
-    ratio = rows[f"{first}, training / idle"]["p99_ratio"]["median"]
-    spare = (os.cpu_count() or 1) > 2  # with two cores, a request that uses both has none to spare
-    headline = (
-        f"p99 of classify, {CLIENTS} at a time: {idle:.0f} ms, {training:.0f} ms while a job "
-        f"trains, {ratio:.2f} times" + ("" if spare else "; with two cores not judged")
-    )
-    cancelled = _spread(cancels)
-    headline += f"; a cancel took {_shown(cancelled, 2)} s"
-    finish(
-        options,
-        {"load_before": round(load, 2), "rows": rows, "cancel_s": cancelled},
-        headline,
-        kept=(not spare or ratio <= GOAL) and cancelled["highest"] <= CANCELLED_S,
-    )
-
-
-def _spread(values: Sequence[float]) -> dict[str, float]:
-    return {
-        "median": round(statistics.median(values), 3),
-        "lowest": round(min(values), 3),
-        "highest": round(max(values), 3),
-    }
-
-
-def _shown(spread: dict[str, float], digits: int = 0) -> str:
-    low, high = (f"{spread[end]:.{digits}f}" for end in ("lowest", "highest"))
-    return f"{spread['median']:.{digits}f} [{low}, {high}]"
+    cores = (cpu_seconds(job) - before) / (time.perf_counter() - started)
+    p50, p99 = (percentile(run.latencies_ms, percent) for percent in (50, 99))
+    return Round(p50, p99, run.images_per_s, cores)
 
 
 if __name__ == "__main__":
-    main()
+    images = option("--images", type=Path, required=True, help="folder of class folders")
+    run(measure, __doc__, images, ENCODER)

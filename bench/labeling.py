@@ -4,22 +4,21 @@ From a key press to the next image painted, in a project with many images, at th
 annotator; and from dropping a folder of photos to the first that can be labeled.
 """
 
-import argparse
 import io
 import shutil
 import statistics
-import tempfile
 import time
 import zipfile
-from collections.abc import Sequence
 from pathlib import Path
 
 import httpx
 import numpy as np
-from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
-from bench.harness import Server, arguments, finish
+from bench.data import encoded
+from bench.figures import percentile, progress
+from bench.harness import ENCODER, Options, Result, run
+from bench.processes import new_server
 from handful.client import Handful
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
@@ -33,27 +32,25 @@ FIRST_S = 3.0  # from the drop to the first image
 # that is posted from a frame's callback runs after that frame was painted.
 MEASURE = """() => {
   const before = document.querySelector(".stage img");
-  return new Promise((done) => document.addEventListener("keydown", (event) => {
+  return new Promise((resolve) => document.addEventListener("keydown", (event) => {
     const look = () => requestAnimationFrame(() => {
-      const now = document.querySelector(".stage img");
-      if (!now || now === before || !now.complete) return look();
-      setTimeout(() => done(performance.now() - event.timeStamp));
+      const shown = document.querySelector(".stage img");
+      if (!shown || shown === before || !shown.complete) return look();
+      setTimeout(() => resolve(performance.now() - event.timeStamp));
     });
     look();
   }, { once: true, capture: true }));
 }"""
 
 
-def main() -> None:
-    """Run the benchmark."""
-    options = _options()
+def measure(options: Options) -> Result:
+    """Press keys, and drop photos."""
     images, presses, photos = (500, 30, 100) if options.quick else (10_000, 200, 1_000)
     browser = shutil.which("chromium") or shutil.which("chromium-browser")
     if browser is None:
         raise SystemExit("chromium is not installed, and the page is measured in it")
     with (
-        tempfile.TemporaryDirectory() as folder,
-        Server(Path(folder), encoder=options.encoder) as server,
+        new_server(encoder=options.encoder) as server,
         Handful(server.url) as client,
         sync_playwright() as driver,
     ):
@@ -62,14 +59,26 @@ def main() -> None:
         page = driver.chromium.launch(executable_path=browser, args=FLAGS).new_page()
         page.set_default_timeout(1000 * PATIENCE_S)
         painted = _press(page, server.url, presses)
-        first_s, all_s = _drop(page, client, server.url, Path(folder) / "photos", photos)
-    _report(options, images, photos, painted, first_s, all_s)
-
-
-def _options() -> argparse.Namespace:
-    parser = arguments(__doc__)
-    parser.add_argument("--encoder", default="efficientnet_lite:0", help="of the server")
-    return parser.parse_args()
+        first_s, all_s = _drop(page, client, server.url, server.data / "photos", photos)
+    p50, p95 = statistics.median(painted), percentile(painted, 95)
+    figures = {
+        "images": images,
+        "presses": len(painted),
+        "painted_ms": {
+            "p50": round(p50, 1),
+            "p95": round(p95, 1),
+            "longest": round(max(painted), 1),
+        },
+        "photos_dropped": photos,
+        "first_labelable_s": round(first_s, 2),
+        "all_stored_s": round(all_s, 1),
+    }
+    headline = (
+        f"from a key press to the next image: p50 {p50:.1f} ms, "
+        f"p95 {p95:.1f} ms in a project of {images} images; "
+        f"of {photos} photos dropped, the first can be labeled after {first_s:.1f} s"
+    )
+    return Result(figures, headline, p95 <= PAINTED_MS and first_s <= FIRST_S)
 
 
 def _prepare(client: Handful, url: str, images: int) -> None:
@@ -98,9 +107,7 @@ def _picture(generator: np.random.Generator, colour: str, side: int) -> bytes:
     pixels = generator.integers(0, 80, (side, side, 3))
     channels = {"red": [0], "green": [1], "blue": [2], "grey": [0, 1, 2]}[colour]
     pixels[..., channels] += 120
-    buffer = io.BytesIO()
-    Image.fromarray(pixels.astype(np.uint8)).save(buffer, "JPEG")
-    return buffer.getvalue()
+    return encoded(pixels, "JPEG")
 
 
 def _press(page: Page, url: str, presses: int) -> list[float]:
@@ -108,12 +115,10 @@ def _press(page: Page, url: str, presses: int) -> list[float]:
     page.goto(f"{url}/#/many/label")
     page.wait_for_selector(".choices .first")
     painted = []
-    for number in range(presses):
-        waiting = page.evaluate_handle(f"() => ({{ done: ({MEASURE})() }})")
+    for _ in progress(range(presses), "key presses", every=50):
+        waiting = page.evaluate_handle(f"() => ({{ painted: ({MEASURE})() }})")
         page.keyboard.press("Space")
-        painted.append(float(page.evaluate("async (one) => await one.done", waiting)))
-        if number % 50 == 49:
-            print(f"{number + 1} key presses", flush=True)
+        painted.append(float(page.evaluate("async (waiting) => await waiting.painted", waiting)))
         time.sleep(PACE_S)
     return painted
 
@@ -138,33 +143,5 @@ def _drop(page: Page, client: Handful, url: str, folder: Path, photos: int) -> t
     return first, time.perf_counter() - started
 
 
-def _report(
-    options: argparse.Namespace,
-    images: int,
-    photos: int,
-    painted: Sequence[float],
-    first_s: float,
-    all_s: float,
-) -> None:
-    ordered = sorted(painted)
-    p95 = ordered[int(0.95 * len(ordered))]
-    p50 = statistics.median(painted)
-    spread = {"p50": round(p50, 1), "p95": round(p95, 1), "longest": round(ordered[-1], 1)}
-    result = {
-        "images": images,
-        "presses": len(painted),
-        "painted_ms": spread,
-        "photos_dropped": photos,
-        "first_labelable_s": round(first_s, 2),
-        "all_stored_s": round(all_s, 1),
-    }
-    headline = (
-        f"from a key press to the next image: p50 {p50:.1f} ms, "
-        f"p95 {p95:.1f} ms in a project of {images} images; "
-        f"of {photos} photos dropped, the first can be labeled after {first_s:.1f} s"
-    )
-    finish(options, result, headline, kept=p95 <= PAINTED_MS and first_s <= FIRST_S)
-
-
 if __name__ == "__main__":
-    main()
+    run(measure, __doc__, ENCODER)

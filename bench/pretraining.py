@@ -6,21 +6,14 @@ fine-tuning with twenty labels of each class say what the encoder is worth on te
 autoencoders are for fine-tuning; neighbours do not judge them.
 """
 
-import argparse
 import functools
 import gzip
 import itertools
-import json
 import math
-import multiprocessing
-import os
-import subprocess
-import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,26 +24,25 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench.few_shot import PEERS, Photo, load
-from bench.harness import ROOT, Kept, arguments, finish
-from models.augmentation.kinds import augmentations
+from bench.data import DataSet, decoded
+from bench.figures import mean
+from bench.finetune import centroid_accuracy, fine_tune
+from bench.harness import PROCESSES, RESUME, Options, Result, option, peers, run
+from bench.tasks import ask_peer, run_all
 from models.encoders import Encoder
 from models.encoders.architectures.conv4 import Conv4
 from models.encoders.architectures.pooled_rotations import PooledRotations
 from models.encoders.architectures.vit import ViT
 from models.encoders.specs import spec
 from models.finetuning import embed_all
-from models.finetuning import start as start_finetuning
 from models.finetuning.methods import methods as ways
-from models.heads.kinds.cosine import Cosine
-from models.images import decode
 from models.pretraining import Collapsed, Unsuited, start
 from models.pretraining.methods import methods
 from models.training.recipe import Recipe
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")  # of Debian's dataset-fashion-mnist
 TRAIN, TEST = 10_000, 2_000  # images of it
-SIDES = {"fashion": 32}  # pixels; others have 64
+SIDE = 32  # of its images; of all else 64 pixels
 BATCH = 64
 NETWORKS = ("conv4", "rotations", "vit")
 PEER_METHODS = ("simclr", "moco", "byol", "swav", "mae")
@@ -60,17 +52,7 @@ PIXELS = 16  # side of the images that raw pixels are judged at
 GAIN, TIE = 3.0, 0.3  # points of linear probe: over random weights, and behind lightly
 
 
-class Images(NamedTuple):
-    """A data set, decoded."""
-
-    train: Tensor  # uint8 (N, 3, S, S)
-    train_targets: Tensor
-    test: Tensor
-    test_targets: Tensor
-
-
-@dataclass(frozen=True)
-class Task:
+class Task(NamedTuple):
     """One run."""
 
     data: str  # `fashion`, `turned` (the same in any quarter turn), or a folder
@@ -78,7 +60,7 @@ class Task:
     method: str  # of `methods`, `random` or `pixels`
     seed: int
     seconds: float
-    lightly: bool = False
+    lightly: Path | None = None  # the Python that has it, where it is to train
 
     @property
     def name(self) -> str:
@@ -89,68 +71,58 @@ class Task:
         return f"{Path(self.data).resolve().name} {self.network}"
 
 
-@dataclass
-class Outcome:
-    """What came of it: accuracies in %, CPU-seconds, steps, and what went wrong."""
-
-    task: Task
-    scores: dict[str, float]
-    seconds: float = 0.0
-    steps: int = 0
-    trouble: str = ""
-
-
-def main() -> None:
-    """Run the benchmark."""
-    options = _options()
-    tasks = list(_tasks(options))
-    kept = Kept(options.resume)
-    known = [(task, told) for task in tasks if (told := kept.find(str(task)))]
-    outcomes = [Outcome(task, **told) for task, told in known]
-    left = [task for task in tasks if not kept.find(str(task))]
-    with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
-        for outcome in pool.imap_unordered(functools.partial(run, peers=options.peers), left):
-            outcomes.append(outcome)
-            kept.keep(str(outcome.task), {k: v for k, v in vars(outcome).items() if k != "task"})
-            scores = ", ".join(f"{name} {value:.1f}" for name, value in outcome.scores.items())
-            print(
-                f"{len(outcomes)}/{len(tasks)} {outcome.task.group} {outcome.task.name}: {scores}; "
-                f"{outcome.steps} steps in {outcome.seconds:.0f} s {outcome.trouble}",
-                flush=True,
-            )
-    _finish(options, outcomes)
+def measure(options: Options) -> Result:
+    """Run all tasks, and sum up by data set and network."""
+    tasks, outcomes = list(_tasks(options)), {}
+    for task, outcome in run_all(attempt, tasks, options):
+        outcomes[task] = outcome
+        scores = ", ".join(f"{name} {value:.1f}" for name, value in outcome["scores"].items())
+        print(
+            f"{len(outcomes)}/{len(tasks)} {task.group} {task.name}: {scores}; "
+            f"{outcome['steps']} steps in {outcome['seconds']:.0f} s {outcome['trouble']}",
+            flush=True,
+        )
+    groups: dict[str, dict[str, list[Any]]] = {}
+    for task in sorted(tasks, key=lambda task: (task.group, task.name, task.seed)):
+        groups.setdefault(task.group, {}).setdefault(task.name, []).append(outcomes[task])
+    results = {
+        group: {name: _row(row) for name, row in rows.items()} for group, rows in groups.items()
+    }
+    verdicts = {group: _verdict(rows) for group, rows in results.items()}
+    headline = "; ".join(f"{group}: {text}" for group, (text, _) in verdicts.items())
+    return Result({"results": results}, headline, all(goal for _, goal in verdicts.values()))
 
 
-def run(task: Task, peers: Path) -> Outcome:
-    """Pretrain once, and judge."""
+def attempt(task: Task) -> dict[str, Any]:
+    """Pretrain once, and judge: accuracies in %, CPU-seconds, steps, and what went wrong."""
     torch.set_num_threads(1)
     data = images(task.data)
+    outcome: dict[str, Any] = {"scores": {}, "seconds": 0.0, "steps": 0, "trouble": ""}
     if task.method == "pixels":
-        return Outcome(task, _judge_pixels(data))
+        return outcome | {"scores": _judge_pixels(data)}
     encoder = network(task.network, data.train.shape[-1], task.seed)
-    if task.method == "random":
-        return Outcome(task, _judge(encoder, data, task.seed))
-    outcome, learned = (
-        _pretrain_lightly(task, encoder, data, peers)
-        if task.lightly
-        else _pretrain(task, encoder, data)
-    )
+    learned: Encoder | None = encoder
+    if task.lightly:
+        outcome |= _pretrain_lightly(task, encoder, data, task.lightly)
+    elif task.method != "random":
+        report, learned = _pretrain(task, encoder, data)
+        outcome |= report
     if learned is not None:
-        outcome.scores = _judge(learned, data, task.seed, neighbours=task.method != "mae")
+        outcome["scores"] = _judge(learned.eval(), data, task.seed)
+        if task.method == "mae":
+            del outcome["scores"]["kNN"]
     return outcome
 
 
 @functools.cache
-def images(name: str) -> Images:
-    """A data set by its name or folder."""
+def images(name: str) -> DataSet:
+    """A data set by its name or folder, decoded."""
     if name == "fashion":
-        return Images(*_fashion("train", TRAIN), *_fashion("t10k", TEST))
+        return DataSet(name, *_fashion("train", TRAIN), *_fashion("t10k", TEST))
     if name == "turned":
         upright = images("fashion")
         return upright._replace(train=_turned(upright.train), test=_turned(upright.test))
-    train, test = load(Path(name))
-    labels = sorted({photo.label for photo in train})
-    return Images(*_decode(train, labels), *_decode(test, labels))
+    return decoded(Path(name), Conv4(image_side=64).build().preprocessing)
 
 
 def network(name: str, side: int, seed: int) -> Encoder:
@@ -163,39 +135,19 @@ def network(name: str, side: int, seed: int) -> Encoder:
     return ViT(width=64, image_side=side, patch=side // 8, depth=3, heads=2, seed=seed).build()
 
 
-def _options() -> argparse.Namespace:
-    parser = arguments(__doc__)
-    parser.add_argument(
-        "--images", nargs="+", default=["fashion"], help="`fashion`, `turned` or folders"
-    )
-    parser.add_argument("--networks", nargs="+", default=["conv4", "vit"], choices=NETWORKS)
-    parser.add_argument("--methods", nargs="+", default=sorted(methods))
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=60.0, help="of CPU, for each run")
-    parser.add_argument("--processes", type=int, default=os.cpu_count())
-    parser.add_argument("--resume", type=Path, help="keep runs here, and go on from those there")
-    parser.add_argument("--peers", type=Path, default=PEERS, help="their Python")
-    options = parser.parse_args()
-    if options.quick:
-        options.seeds, options.seconds = 1, 3.0
-    if not options.peers.exists():
-        print(f"lightly: skipped, since {options.peers} is not there; make bench-peers")
-    return options
-
-
-def _tasks(options: argparse.Namespace) -> Iterator[Task]:
+def _tasks(options: Options) -> Iterator[Task]:
     for seed, data, net in itertools.product(
         range(options.seeds), options.images, options.networks
     ):
         for method in options.methods:
             yield Task(data, net, method, seed, options.seconds)
             if (
-                options.peers.exists()
+                options.peers
                 and method in PEER_METHODS
                 and (net, method) != ("conv4", "mae")
                 and net != "rotations"
             ):
-                yield Task(data, net, method, seed, options.seconds, lightly=True)
+                yield Task(data, net, method, seed, options.seconds, options.peers)
         yield Task(data, net, "random", seed, 0)
         if not seed:
             yield Task(data, net, "pixels", 0, 0)
@@ -207,8 +159,7 @@ def _fashion(part: str, count: int) -> tuple[Tensor, Tensor]:
         pixels = np.frombuffer(file.read(), np.uint8, offset=16).reshape(-1, 1, 28, 28)[:count]
     with gzip.open(FASHION / f"{part}-labels-idx1-ubyte.gz") as file:
         targets = np.frombuffer(file.read(), np.uint8, offset=8)[:count]
-    side = SIDES["fashion"]
-    grown = F.interpolate(torch.tensor(pixels).float(), (side, side), mode="bilinear")
+    grown = F.interpolate(torch.tensor(pixels).float(), (SIDE, SIDE), mode="bilinear")
     coloured = grown.round().to(torch.uint8).expand(-1, 3, -1, -1).contiguous()
     return coloured, torch.tensor(targets).long()
 
@@ -216,33 +167,26 @@ def _fashion(part: str, count: int) -> tuple[Tensor, Tensor]:
 def _turned(pixels: Tensor) -> Tensor:
     """Each image by some quarter turns, as if it had no upright position."""
     turns = torch.randint(4, (len(pixels),), generator=torch.Generator().manual_seed(0))
-    return torch.stack([one.rot90(int(n), (1, 2)) for one, n in zip(pixels, turns, strict=True)])
+    return torch.stack([p.rot90(int(n), (1, 2)) for p, n in zip(pixels, turns, strict=True)])
 
 
-def _decode(photos: Sequence[Photo], labels: list[str]) -> tuple[Tensor, Tensor]:
-    wanted = replace(Conv4(image_side=64).build().preprocessing)
-    pixels = torch.stack([decode(photo.path.read_bytes(), wanted).pixels for photo in photos])
-    return pixels, torch.tensor([labels.index(photo.label) for photo in photos])
-
-
-def _pretrain(task: Task, encoder: Encoder, data: Images) -> tuple[Outcome, Encoder | None]:
-    recipe = Recipe(batch_size=BATCH, seed=task.seed)
-    outcome = Outcome(task, {})
+def _pretrain(task: Task, encoder: Encoder, data: DataSet) -> tuple[dict[str, Any], Encoder | None]:
+    recipe, steps, trouble = Recipe(batch_size=BATCH, seed=task.seed), 0, ""
+    method = methods[task.method]
     try:
         epochs, pixels = _affordable(task, encoder, data.train, recipe)
-        training = start(
-            methods[task.method](), encoder, pixels, replace(recipe, epochs=epochs), fresh=True
-        )
-    except Unsuited as trouble:
-        outcome.trouble = f"unsuited: {trouble}"
-        return outcome, None
-    with _timed(outcome):
-        try:
-            for _ in training.steps():
-                outcome.steps += 1
-        except Collapsed as trouble:
-            outcome.trouble = f"collapsed: {trouble}"
-    return outcome, training.objective.encoder.eval()
+        training = start(method(), encoder, pixels, replace(recipe, epochs=epochs), fresh=True)
+    except Unsuited as error:
+        return {"trouble": f"unsuited: {error}"}, None
+    started = time.process_time()
+    try:
+        for _ in training.steps():
+            steps += 1
+    except Collapsed as error:
+        trouble = f"collapsed: {error}"
+    seconds = time.process_time() - started
+    report = {"seconds": seconds, "steps": steps, "trouble": trouble}
+    return report, training.objective.encoder
 
 
 def _affordable(task: Task, encoder: Encoder, pixels: Tensor, recipe: Recipe) -> tuple[int, Tensor]:
@@ -258,133 +202,61 @@ def _affordable(task: Task, encoder: Encoder, pixels: Tensor, recipe: Recipe) ->
     return max(1, round(epochs)), pixels[:few] if epochs < 1 else pixels
 
 
-def _pretrain_lightly(
-    task: Task, encoder: Encoder, data: Images, peers: Path
-) -> tuple[Outcome, Encoder | None]:
+def _pretrain_lightly(task: Task, encoder: Encoder, data: DataSet, python: Path) -> dict[str, Any]:
     """The same encoder, taught by lightly in a process of its own."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        np.save(folder / "images.npy", data.train.numpy())
-        torch.save(encoder.state_dict(), folder / "weights.pt")
-        (folder / "task.json").write_text(json.dumps(asdict(task) | {"batch": BATCH}))
-        command = [peers, ROOT / "bench/peers/lightly_pretraining.py", folder]
-        environment = os.environ | {"PYTHONPATH": str(ROOT)}
-        done = subprocess.run(
-            command, check=True, stdout=subprocess.PIPE, text=True, env=environment
-        )
-        encoder.load_state_dict(torch.load(folder / "learned.pt"))
-    told = json.loads(done.stdout.splitlines()[-1])
-    return Outcome(task, {}, told["seconds"], told["steps"]), encoder.eval()
+    weights = {name: tensor.numpy() for name, tensor in encoder.state_dict().items()}
+    question = task._asdict() | {"batch": BATCH, "images": data.train.numpy(), "weights": weights}
+    (answer,) = ask_peer(python, "lightly_pretraining", [question])
+    learned = answer.pop("weights")
+    encoder.load_state_dict({name: torch.from_numpy(array) for name, array in learned.items()})
+    return dict(answer)
 
 
-def _judge(
-    encoder: Encoder, data: Images, seed: int, *, neighbours: bool = True
-) -> dict[str, float]:
-    train, test = embed_all(encoder, data.train), embed_all(encoder, data.test)
-    scores = _judge_vectors(train, test, data)
-    if not neighbours:
-        del scores["kNN"]
-    few = _draw(data.train_targets, LABELS, seed)
-    policy = [augmentations["geometric"](), augmentations["colour"]()]
-    tuning = start_finetuning(
-        ways["full"](),
-        encoder,
-        data.train[few],
-        data.train_targets[few],
-        Recipe(seed=seed),
-        policy=policy,
-    )
-    for _ in tuning.training:
-        pass
-    tuned = tuning.averaged().eval()
-    support, test = embed_all(tuned, data.train[few]), embed_all(tuned, data.test)
-    truth = data.test_targets
-    return scores | {"fine-tuned": _centroids(support, data.train_targets[few], test, truth)}
+def _judge(encoder: Encoder, data: DataSet, seed: int) -> dict[str, float]:
+    scores = _judge_vectors(data, embed_all(encoder, data.train), embed_all(encoder, data.test))
+    few, targets = data.draw(LABELS, seed)
+    pixels = data.train[few]
+    tuned = fine_tune(ways["full"](), encoder, pixels, targets, Recipe(seed=seed)).eval()
+    vectors = embed_all(tuned, pixels), embed_all(tuned, data.test)
+    fine_tuned = centroid_accuracy(vectors[0], targets, vectors[1], data.test_targets)
+    return scores | {"fine-tuned": fine_tuned}
 
 
-def _judge_pixels(data: Images) -> dict[str, float]:
+def _judge_pixels(data: DataSet) -> dict[str, float]:
     def vectors(pixels: Tensor) -> Tensor:
         small = F.adaptive_avg_pool2d(pixels.float() / 255, PIXELS)
         return F.normalize(small.flatten(1), dim=1)
 
-    return _judge_vectors(vectors(data.train), vectors(data.test), data)
+    return _judge_vectors(data, vectors(data.train), vectors(data.test))
 
 
-def _judge_vectors(train: Tensor, test: Tensor, data: Images) -> dict[str, float]:
+def _judge_vectors(data: DataSet, train: Tensor, test: Tensor) -> dict[str, float]:
     """Accuracies in % of what needs no more than embeddings."""
-    targets, truth = data.train_targets, data.test_targets
-    mean, deviation = train.mean(dim=0), train.std(dim=0).clamp_min(1e-6)
+    targets, truth = data.targets, data.test_targets
+    centre, deviation = train.mean(dim=0), train.std(dim=0).clamp_min(1e-6)
     probe = LogisticRegression(max_iter=300)
     nearest = KNeighborsClassifier(20, metric="cosine", weights="distance")
     with warnings.catch_warnings(action="ignore"):  # 300 iterations say enough
-        probe.fit((train - mean) / deviation, targets)
+        probe.fit((train - centre) / deviation, targets)
     nearest.fit(train, targets)
-    draws = [_draw(targets, SHOTS, seed) for seed in range(DRAWS)]
-    few = [_centroids(train[one], targets[one], test, truth) for one in draws]
+    draws = [data.draw(SHOTS, seed) for seed in range(DRAWS)]
+    few = [centroid_accuracy(train[rows], labels, test, truth) for rows, labels in draws]
     return {
-        "probe": 100 * float(probe.score((test - mean) / deviation, truth)),
+        "probe": 100 * float(probe.score((test - centre) / deviation, truth)),
         "kNN": 100 * float(nearest.score(test, truth)),
-        "5-shot": float(np.mean(few)),
+        "5-shot": mean(few),
     }
 
 
-def _centroids(support: Tensor, targets: Tensor, queries: Tensor, truth: Tensor) -> float:
-    head = Cosine().fit(support, targets, int(targets.max()) + 1, support.mean(dim=0))
-    right = head.probabilities(queries).argmax(dim=1) == truth
-    return 100 * float(right.float().mean())
-
-
-def _draw(targets: Tensor, shots: int, seed: int) -> Tensor:
-    """Positions of so many images of each class."""
-    chance = np.random.default_rng(seed)
-    members = [
-        (targets == one).nonzero().flatten().numpy() for one in range(int(targets.max()) + 1)
-    ]
-    return torch.tensor(
-        np.concatenate([chance.choice(m, min(shots, len(m)), False) for m in members])
-    )
-
-
-@contextmanager
-def _timed(outcome: Outcome) -> Iterator[None]:
-    started = time.process_time()
-    yield
-    outcome.seconds = time.process_time() - started
-
-
-def _finish(options: argparse.Namespace, outcomes: Sequence[Outcome]) -> None:
-    groups: dict[str, dict[str, list[Outcome]]] = {}
-    for outcome in sorted(outcomes, key=lambda o: (o.task.group, o.task.name, o.task.seed)):
-        groups.setdefault(outcome.task.group, {}).setdefault(outcome.task.name, []).append(outcome)
-    result = {group: _table(group, rows) for group, rows in groups.items()}
-    verdicts = {group: _verdict(rows) for group, rows in result.items()}
-    headline = "; ".join(f"{group}: {said}" for group, (said, _) in verdicts.items())
-    finish(options, {"results": result}, headline, all(kept for _, kept in verdicts.values()))
-
-
-def _table(group: str, rows: dict[str, list[Outcome]]) -> dict[str, dict[str, Any]]:
-    """Print and return the mean, least and greatest of each score."""
-    table: dict[str, dict[str, Any]] = {}
-    print(f"\n{group}: mean (least to greatest) in %")
-    for name, outcomes in rows.items():
-        table[name] = {
-            score: _range([one.scores[score] for one in outcomes]) for score in outcomes[0].scores
-        }
-        shown = "  ".join(
-            f"{score} {mean:.1f} ({low:.1f} to {high:.1f})"
-            for score, (mean, low, high) in table[name].items()
-        )
-        table[name] |= {
-            "cpu_seconds": round(float(np.mean([one.seconds for one in outcomes])), 1),
-            "steps": round(float(np.mean([one.steps for one in outcomes]))),
-            "trouble": sorted({one.trouble for one in outcomes if one.trouble}),
-        }
-        print(f"  {name:<16}{shown}  {table[name]['steps']} steps {table[name]['trouble'] or ''}")
-    return table
-
-
-def _range(values: Sequence[float]) -> tuple[float, float, float]:
-    return round(float(np.mean(values)), 2), round(min(values), 2), round(max(values), 2)
+def _row(outcomes: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The mean, least and greatest of each score, and what it took."""
+    scores = {n: [outcome["scores"][n] for outcome in outcomes] for n in outcomes[0]["scores"]}
+    return {
+        **{n: [round(x, 2) for x in (mean(v), min(v), max(v))] for n, v in scores.items()},
+        "cpu_seconds": round(mean([outcome["seconds"] for outcome in outcomes]), 1),
+        "steps": round(mean([outcome["steps"] for outcome in outcomes])),
+        "trouble": sorted({outcome["trouble"] for outcome in outcomes if outcome["trouble"]}),
+    }
 
 
 def _verdict(rows: dict[str, dict[str, Any]]) -> tuple[str, bool]:
@@ -398,13 +270,24 @@ def _verdict(rows: dict[str, dict[str, Any]]) -> tuple[str, bool]:
         for name in PEER_METHODS
         if name in ours and f"lightly {name}" in probe
     }
-    said = f"{len(ours) - len(low)} of {len(ours)} methods gain {GAIN:g} points of linear probe"
+    text = f"{len(ours) - len(low)} of {len(ours)} methods gain {GAIN:g} points of linear probe"
     if ahead:
-        said += f", against lightly {ahead}"
+        text += f", against lightly {ahead}"
     behind = any(gain < -TIE for gain in ahead.values())
     leads = sum(gain > 0 for gain in ahead.values())
-    return said, not low and not behind and (not ahead or leads >= min(3, len(ahead)))
+    return text, not low and not behind and (not ahead or leads >= min(3, len(ahead)))
 
 
 if __name__ == "__main__":
-    main()
+    run(
+        measure,
+        __doc__,
+        option("--images", ["fashion"], nargs="+", help="`fashion`, `turned` or folders"),
+        option("--networks", ["conv4", "vit"], nargs="+", choices=NETWORKS),
+        option("--methods", sorted(methods), nargs="+"),
+        option("--seeds", 3, quick=1),
+        option("--seconds", 60.0, quick=3.0, help="of CPU, for each run"),
+        PROCESSES,
+        RESUME,
+        peers("lightly"),
+    )

@@ -7,7 +7,6 @@ The peers compute with PyTorch, as their documentation shows; so does one of our
 environment of their own (`make bench-peers`).
 """
 
-import argparse
 import json
 import os
 import random
@@ -18,48 +17,43 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import httpx
 
-from app.cli.benchmark import PATH, Request, load, media_type, multipart, photos, register
-from bench.harness import (
-    ROOT,
-    START_S,
-    Server,
-    arguments,
-    finish,
-    free_port,
-    large_photos,
-)
+from app.cli.benchmark import PATH, Request, load, multipart, photos, register
+from bench.data import large_photos
+from bench.figures import percentile, spread
+from bench.harness import PHOTOS, Options, Result, option, peers, run
+from bench.processes import ROOT, free_port, new_server, single, wait_until_ready
 
-PEERS = Path.home() / ".cache/handful-serving/bin"
 CLIENTS = (1, 8, 32, 128)
 LARGE_CLIENTS = 8
 DAMAGED_CLIENTS = 32
 DAMAGED = "one of eight damaged"
 SUPPORT = 20  # photos, of four labels
 OURS = "handful"
+VERSIONS = """
+import importlib.metadata as m, json
+print(json.dumps({p: m.version(p) for p in ("fastapi", "litserve", "bentoml", "torch", "timm")}))
+"""
 
 
 class Kind(NamedTuple):
     """A server that can be measured."""
 
-    command: tuple[str, ...]  # a program of the peers and what it is told; empty: ours
+    command: tuple[str, ...]  # a program of the peers and its arguments; empty: ours
     path: str
     request: Callable[[bytes], Request]  # of one photo
     runtime: str = ""  # of ours
 
 
-def _raw(photo: bytes) -> Request:
-    return Request(media_type(photo), photo, 1)
-
-
 KINDS = {
-    OURS: Kind((), PATH, _raw, "auto"),
-    "handful with pytorch": Kind((), PATH, _raw, "pytorch"),
-    "FastAPI and torch": Kind(("python", "serve_fastapi.py", "PORT"), "/classify", _raw),
+    OURS: Kind((), PATH, single, "auto"),
+    "handful with pytorch": Kind((), PATH, single, "pytorch"),
+    "FastAPI and torch": Kind(("python", "serve_fastapi.py", "PORT"), "/classify", single),
     "LitServe": Kind(
         ("python", "serve_litserve.py", "PORT"), "/classify", lambda p: multipart([p], "photo")
     ),
@@ -80,83 +74,79 @@ class Measured(NamedTuple):
     failed: int  # photos that are whole
 
 
-def main() -> None:
-    """Run the benchmark."""
-    options = _options()
-    names = [name for name, kind in KINDS.items() if not kind.command or options.peers.exists()]
-    if len(names) < len(KINDS):
-        print(f"peers: skipped, {options.peers} is not there; make bench-peers")
+def measure(options: Options) -> Result:
+    """Measure one server at a time, in another order in each repeat."""
+    names = [name for name, kind in KINDS.items() if not kind.command or options.peers]
     small = photos(options.images, 64 if options.quick else 256)
     large = large_photos(8 if options.quick else 24)
-    found: dict[str, dict[str, list[Measured]]] = {name: {} for name in names}
-    for repeat in range(1 if options.quick else options.repeats):
+    measured: dict[str, dict[str, list[Measured]]] = {name: {} for name in names}
+    for repeat in range(options.repeats):
         random.Random(repeat).shuffle(names)
         for name in names:
             kind = KINDS[name]
-            with (
-                tempfile.TemporaryDirectory() as folder,
-                _running(kind, Path(folder), options.peers, small) as port,
-            ):
+            with _running(kind, options.peers, small) as port:
                 load(port, [kind.request(p) for p in small[:64]], 8, kind.path)  # warms up
-                for workload, one in _measure(kind, port, small, large):
-                    found[name].setdefault(workload, []).append(one)
-                    print(f"{name:<22}{workload:<28}{one.images_per_s:>8.1f} photos/s", flush=True)
-    _report(options, found)
-
-
-def _options() -> argparse.Namespace:
-    parser = arguments(__doc__)
-    parser.add_argument("--images", type=Path, help="folder of photos instead of scikit-learn's")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--peers", type=Path, default=PEERS, help="folder of their programs")
-    return parser.parse_args()
+                for workload, result in _measure(kind, port, small, large):
+                    measured[name].setdefault(workload, []).append(result)
+                    speed = f"{result.images_per_s:>8.1f} photos/s"
+                    print(f"{name:<22}{workload:<28}{speed}", flush=True)
+    rows: dict[str, dict[str, dict[str, Any]]] = {}
+    parts = []
+    for workload in next(iter(measured.values())):
+        rows[workload] = by_server = {
+            name: _row(measured[name][workload]) for name in KINDS if name in measured
+        }
+        theirs = [row for name, row in by_server.items() if KINDS[name].command]
+        if theirs and workload != DAMAGED:
+            ours = by_server[OURS]
+            times = ours["photos_per_s"] / max(row["photos_per_s"] for row in theirs)
+            tail = ours["p99_ms"] / min(row["p99_ms"] for row in theirs)
+            ours |= {"of_the_best_peer": round(times, 3), "p99_of_the_best_peer": round(tail, 3)}
+            parts.append(f"{times:.2f} x the best peer, {workload}")
+    lost = ", ".join(f"{name} {row['failed']}" for name, row in rows[DAMAGED].items())
+    parts.append(f"whole photos that failed beside damaged ones: {lost}")
+    versions = _versions(options.peers) if options.peers else {}
+    goal_met = rows[DAMAGED][OURS]["failed"] == 0
+    return Result({"versions": versions, "runs": rows}, "; ".join(parts), goal_met)
 
 
 @contextmanager
-def _running(kind: Kind, folder: Path, peers: Path, small: Sequence[bytes]) -> Iterator[int]:
+def _running(kind: Kind, peers: Path, small: Sequence[bytes]) -> Iterator[int]:
     """The port of a server that answers."""
     if not kind.command:
-        with Server(folder, runtime=kind.runtime, max_queue_images="4096") as server:
+        with new_server(runtime=kind.runtime, max_queue_images="4096") as server:
             register(server.url, small)
             yield server.port
         return
-    for n, photo in enumerate(small[:SUPPORT]):
-        (folder / f"label-{n % 4}_{n}.jpg").write_bytes(photo)
     port = free_port()
-    program, *told = (str(port) if word == "PORT" else word for word in kind.command)
-    process = subprocess.Popen(
-        [peers / program, *told],
-        cwd=ROOT / "bench/peers",
-        env={**os.environ, "BENCH_SUPPORT": str(folder), "BENTOML_DO_NOT_TRACK": "true"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,  # it has processes of its own, which are to end with it
-    )
-    try:
-        _wait(process, port, kind, small[0])
-        yield port
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
+    program, *arguments = (str(port) if word == "PORT" else word for word in kind.command)
+    with tempfile.TemporaryDirectory() as folder:
+        for n, photo in enumerate(small[:SUPPORT]):
+            (Path(folder) / f"label-{n % 4}_{n}.jpg").write_bytes(photo)
+        process = subprocess.Popen(
+            [peers / program, *arguments],
+            cwd=ROOT / "bench/peers",
+            env={**os.environ, "BENCH_SUPPORT": folder, "BENTOML_DO_NOT_TRACK": "true"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # it has processes of its own, which are to end with it
+        )
         try:
-            process.wait(timeout=20)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            wait_until_ready(process, partial(_classify, kind, port, small[0]))
+            yield port
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
+            try:
+                process.wait(timeout=20)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
 
 
-def _wait(process: "subprocess.Popen[bytes]", port: int, kind: Kind, photo: bytes) -> None:
-    request, deadline = kind.request(photo), time.monotonic() + START_S
-    url, headers = f"http://127.0.0.1:{port}{kind.path}", {"Content-Type": request.content_type}
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            answer = httpx.post(url, content=request.body, headers=headers, trust_env=False)
-        except httpx.TransportError:
-            pass
-        else:
-            if answer.status_code == 200:
-                return
-        time.sleep(0.2)
-    raise RuntimeError(f"{kind.command} did not become ready; exit code {process.poll()}")
+def _classify(kind: Kind, port: int, photo: bytes) -> httpx.Response:
+    url, request = f"http://127.0.0.1:{port}{kind.path}", kind.request(photo)
+    headers = {"Content-Type": request.content_type}
+    return httpx.post(url, content=request.body, headers=headers, trust_env=False)
 
 
 def _measure(
@@ -164,17 +154,17 @@ def _measure(
 ) -> Iterator[tuple[str, Measured]]:
     whole = [kind.request(photo) for photo in small]
     for clients in CLIENTS:
-        yield f"{clients} at a time", _one(kind, port, whole, clients)
+        yield f"{clients} at a time", _send(kind, port, whole, clients)
     big = [kind.request(photo) for photo in large]
-    yield f"12 megapixels, {LARGE_CLIENTS} at a time", _one(kind, port, big, LARGE_CLIENTS)
+    yield f"12 megapixels, {LARGE_CLIENTS} at a time", _send(kind, port, big, LARGE_CLIENTS)
     damaged = {
         n: kind.request(photo[: len(photo) // 2]) for n, photo in enumerate(small) if n % 8 == 7
     }
     mixed = [damaged.get(n, request) for n, request in enumerate(whole)]
-    yield DAMAGED, _one(kind, port, mixed, DAMAGED_CLIENTS, {*damaged.values()})
+    yield DAMAGED, _send(kind, port, mixed, DAMAGED_CLIENTS, {*damaged.values()})
 
 
-def _one(
+def _send(
     kind: Kind,
     port: int,
     requests: Sequence[Request],
@@ -188,61 +178,32 @@ def _one(
     return Measured(run.images_per_s, run.latencies_ms, spent, failed)
 
 
-def _report(options: argparse.Namespace, found: dict[str, dict[str, list[Measured]]]) -> None:
-    rows: dict[str, dict[str, dict[str, Any]]] = {}
-    for workload in next(iter(found.values())):
-        title = f"{workload}: photos/s, median [lowest, highest]"
-        print(f"\n{title:<58}{'p50 ms':>9}{'p99 ms':>9}{'client ms':>11}{'failed':>8}")
-        rows[workload] = {}
-        for name in (name for name in KINDS if name in found):
-            row = rows[workload][name] = _row(found[name][workload])
-            spread = f"[{row['lowest']:.1f}, {row['highest']:.1f}]"
-            print(
-                f"  {name:<24}{row['photos_per_s']:>12.1f} {spread:<19}{row['p50_ms']:>9.0f}"
-                f"{row['p99_ms']:>9.0f}{row['client_cpu_ms']:>11.2f}{row['failed']:>8}"
-            )
-    peers = [name for name in found if KINDS[name].command]
-    kept, said = rows[DAMAGED][OURS]["failed"] == 0, []
-    for workload, by_server in rows.items():
-        if peers and workload != DAMAGED:
-            best = max(by_server[name]["photos_per_s"] for name in peers)
-            tail = min(by_server[name]["p99_ms"] for name in peers)
-            times = by_server[OURS]["photos_per_s"] / best
-            said.append(f"{times:.2f} x the best peer, {workload}")
-            by_server[OURS] |= {
-                "of_the_best_peer": round(times, 3),
-                "p99_of_the_best_peer": round(by_server[OURS]["p99_ms"] / tail, 3),
-            }
-    lost = ", ".join(f"{name} {row['failed']}" for name, row in rows[DAMAGED].items())
-    said.append(f"whole photos that failed beside damaged ones: {lost}")
-    versions = _versions(options.peers) if peers else {}
-    finish(options, {"versions": versions, "runs": rows}, "; ".join(said), kept)
-
-
 def _row(runs: Sequence[Measured]) -> dict[str, Any]:
-    speeds = [run.images_per_s for run in runs]
-    latencies = sorted(ms for run in runs for ms in run.latencies_ms)
+    speed = spread([run.images_per_s for run in runs], 2)
+    latencies = [ms for run in runs for ms in run.latencies_ms]
     return {
-        "photos_per_s": round(statistics.median(speeds), 2),
-        "lowest": round(min(speeds), 2),
-        "highest": round(max(speeds), 2),
-        "p50_ms": round(latencies[len(latencies) // 2], 1),
-        "p99_ms": round(latencies[int(len(latencies) * 0.99)], 1),
+        "photos_per_s": speed.pop("median"),
+        **speed,
+        "p50_ms": round(percentile(latencies, 50), 1),
+        "p99_ms": round(percentile(latencies, 99), 1),
         "client_cpu_ms": round(statistics.median(run.client_cpu_ms for run in runs), 3),
         "failed": sum(run.failed for run in runs),
     }
 
 
 def _versions(peers: Path) -> dict[str, str]:
-    code = (
-        "import importlib.metadata as m, json; print(json.dumps({p: m.version(p) for p in "
-        "('fastapi', 'litserve', 'bentoml', 'torch', 'timm')}))"
-    )
-    command: list[str | Path] = [peers / "python", "-c", code]
-    found = subprocess.run(command, capture_output=True, text=True, check=True)
-    versions: dict[str, str] = json.loads(found.stdout)
+    command: list[str | Path] = [peers / "python", "-c", VERSIONS]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    versions: dict[str, str] = json.loads(output)
     return versions
 
 
 if __name__ == "__main__":
-    main()
+    programs = Path.home() / ".cache/handful-serving/bin"
+    run(
+        measure,
+        __doc__,
+        PHOTOS,
+        option("--repeats", 5, quick=1),
+        peers("FastAPI, LitServe, BentoML", programs, "folder of their programs"),
+    )

@@ -4,71 +4,42 @@ Both decode, resize and embed the same photos with as many threads; the loop dec
 the network runs. They take turns, so that a noisy machine disturbs both alike.
 """
 
-import argparse
 import itertools
 import os
-import statistics
-import tempfile
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
-from app.cli.benchmark import (
-    Request,
-    Run,
-    load,
-    media_type,
-    multipart,
-    photos,
-    pipeline,
-    prepare,
-    register,
-)
-from bench.harness import Server, arguments, finish
+from app.cli.benchmark import Run, load, multipart, photos, pipeline, prepare, register
+from bench.figures import percentile, spread
+from bench.harness import ENCODER, PHOTOS, Options, Result, option, run
+from bench.processes import new_server, single
 from models.encoders import pick_device
 
 CONCURRENCY = (1, 8, 32)
 BATCH = 16  # as HANDFUL_MAX_BATCH
 
 
-def main() -> None:
-    """Run the benchmark."""
-    parser = arguments(__doc__)
-    parser.add_argument("--images", type=Path, help="folder of photos instead of scikit-learn's")
-    parser.add_argument("--encoder", default="efficientnet_lite:0")
-    parser.add_argument("--repeats", type=int, default=5, help="after a round that warms up")
-    options = parser.parse_args()
+def measure(options: Options) -> Result:
+    """Take turns, loop and service."""
     bodies = photos(options.images, 64 if options.quick else 512)
-    shapes: dict[str, list[Request]] = {
-        "raw, 1 image": [Request(media_type(photo), photo, 1) for photo in bodies],
-        "multipart, 16 images": [
-            multipart(bodies[i : i + BATCH]) for i in range(0, len(bodies), BATCH)
-        ],
+    batches = [bodies[i : i + BATCH] for i in range(0, len(bodies), BATCH)]
+    shapes = {
+        "raw, 1 image": [single(photo) for photo in bodies],
+        "multipart, 16 images": [multipart(batch) for batch in batches],
     }
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        Server(Path(folder), encoder=options.encoder, max_queue_images="4096") as server,
-    ):
+    measured: dict[str, list[Run]] = {}
+    with new_server(encoder=options.encoder, max_queue_images="4096") as server:
         register(server.url, bodies)
         loop = _loop(options.encoder, bodies)
-        repeats = 2 if options.quick else options.repeats
-        measured = _measure(loop, shapes, server.port, repeats)
-    _report(options, measured)
-
-
-def _measure(
-    loop: Callable[[], Run], shapes: dict[str, list[Request]], port: int, repeats: int
-) -> dict[str, list[Run]]:
-    measured: dict[str, list[Run]] = {}
-    for repeat in range(repeats + 1):
-        runs = {"in-process loop": loop()}
-        for (name, requests), clients in itertools.product(shapes.items(), CONCURRENCY):
-            runs[f"{name}, {clients} at a time"] = load(port, requests, clients)
-        for name, run in runs.items():
-            if repeat:  # the first round warms up
-                measured.setdefault(name, []).append(run)
-                print(f"{name:<36}{run.images_per_s:>8.1f} images/s", flush=True)
-    return measured
+        for repeat in range(options.repeats + 1):
+            runs = {"in-process loop": loop()}
+            for (name, requests), clients in itertools.product(shapes.items(), CONCURRENCY):
+                runs[f"{name}, {clients} at a time"] = load(server.port, requests, clients)
+            for name, result in runs.items():
+                if repeat:  # the first round warms up
+                    measured.setdefault(name, []).append(result)
+                    print(f"{name:<36}{result.images_per_s:>8.1f} images/s", flush=True)
+    return _report(measured)
 
 
 def _loop(spec: str, bodies: Sequence[bytes]) -> Callable[[], Run]:
@@ -84,29 +55,17 @@ def _loop(spec: str, bodies: Sequence[bytes]) -> Callable[[], Run]:
     return run
 
 
-def _report(options: argparse.Namespace, measured: dict[str, list[Run]]) -> None:
-    loop = statistics.median(run.images_per_s for run in measured["in-process loop"])
-    print(
-        f"\n{'median [lowest, highest]':<38}{'images/s':>22}{'ratio':>7}{'p50 ms':>9}{'p99 ms':>9}"
-    )
+def _report(measured: dict[str, list[Run]]) -> Result:
+    speeds = {name: spread([r.images_per_s for r in runs], 9) for name, runs in measured.items()}
+    loop = speeds["in-process loop"]["median"]
     rows: dict[str, dict[str, float]] = {}
     for name, runs in measured.items():
-        speeds = [run.images_per_s for run in runs]
-        latencies = sorted(ms for run in runs for ms in run.latencies_ms)
-        row = {
-            "images_per_s": statistics.median(speeds),
-            "lowest": min(speeds),
-            "highest": max(speeds),
-            "ratio": statistics.median(speeds) / loop,
-        }
+        speed, latencies = speeds[name], [ms for run in runs for ms in run.latencies_ms]
+        row = {"images_per_s": speed.pop("median"), **speed}
+        row["ratio"] = row["images_per_s"] / loop
         if latencies:
-            row["p50_ms"] = latencies[len(latencies) // 2]
-            row["p99_ms"] = latencies[int(len(latencies) * 0.99)]
+            row |= {"p50_ms": percentile(latencies, 50), "p99_ms": percentile(latencies, 99)}
         rows[name] = {key: round(value, 3) for key, value in row.items()}
-        print(
-            f"{name:<38}{row['images_per_s']:>8.1f} [{row['lowest']:.1f}, {row['highest']:.1f}]"
-            f"{row['ratio']:>7.2f}{row.get('p50_ms', 0):>9.0f}{row.get('p99_ms', 0):>9.0f}"
-        )
     raw, many = (
         rows[f"{shape}, 32 at a time"] for shape in ("raw, 1 image", "multipart, 16 images")
     )
@@ -114,8 +73,9 @@ def _report(options: argparse.Namespace, measured: dict[str, list[Run]]) -> None
         f"32 at a time: {raw['images_per_s']:.0f} images/s raw ({raw['ratio']:.2f} of the loop), "
         f"{many['images_per_s']:.0f} in 16s ({many['ratio']:.2f}); the loop does {loop:.0f}"
     )
-    finish(options, {"runs": rows}, headline, kept=raw["ratio"] >= 0.8 and many["ratio"] >= 0.8)
+    return Result({"runs": rows}, headline, raw["ratio"] >= 0.8 and many["ratio"] >= 0.8)
 
 
 if __name__ == "__main__":
-    main()
+    repeats = option("--repeats", 5, quick=2, help="after a round that warms up")
+    run(measure, __doc__, PHOTOS, ENCODER, repeats)

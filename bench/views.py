@@ -4,18 +4,15 @@ The same operations at the same strengths (those of SimCLR), on the same decoded
 Ours and lightly's take turns, so that both meet the same machine.
 """
 
-import argparse
-import json
-import statistics
-import subprocess
+import itertools
 import time
-from pathlib import Path
 
 import torch
 from torch import Generator
 
-from bench.few_shot import PEERS
-from bench.harness import ROOT, arguments, finish
+from bench.figures import spread
+from bench.harness import NO_PEER, Options, Result, option, peers, run
+from bench.tasks import ask_peer
 from models.pretraining.views import Views
 from models.training.loop import as_values
 
@@ -23,74 +20,54 @@ GOALS = {32: 5.0, 64: 3.0, 128: 0.0}  # times lightly, by the side of the images
 BATCH = 64
 
 
-def main() -> None:
-    """Run the benchmark."""
-    parser = arguments(__doc__)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=2.0, help="of each figure")
-    parser.add_argument("--peers", type=Path, default=PEERS, help="their Python")
-    options = parser.parse_args()
-    if options.quick:
-        options.rounds, options.seconds = 2, 0.2
+def measure(options: Options) -> Result:
+    """Take turns with lightly at each side."""
+    if not options.peers:
+        return NO_PEER
     torch.set_num_threads(1)
     ours: dict[int, list[float]] = {side: [] for side in GOALS}
     theirs: dict[int, list[float]] = {side: [] for side in GOALS}
-    for _ in range(options.rounds):
-        for side, speed in _lightly(options).items():
-            theirs[side].append(speed)
-        for side in GOALS:
-            ours[side].append(_speed(side, options.seconds))
-    _finish(options, ours, theirs)
+    for _, side in itertools.product(range(options.rounds), GOALS):
+        theirs[side] += ask_peer(options.peers, "lightly_views", [(side, options.seconds)])
+        ours[side].append(_speed(side, options.seconds))
+    figures = {}
+    for side in GOALS:
+        ratios = [our / their for our, their in zip(ours[side], theirs[side], strict=True)]
+        columns = {"ours": ours[side], "lightly": theirs[side], "ratio": ratios}
+        figures[side] = {name: _range(values) for name, values in columns.items()}
+    medians = {side: figures[side]["ratio"]["median"] for side in GOALS}
+    by_side = ", ".join(f"{ratio:.1f} x at {side} px" for side, ratio in medians.items())
+    return Result(
+        {"images_per_second": figures},
+        f"two views of each image on one thread, against lightly: {by_side}",
+        all(medians[side] >= goal for side, goal in GOALS.items()),
+    )
 
 
 def _speed(side: int, seconds: float) -> float:
     """Images a second, two views each."""
-    chance = Generator().manual_seed(side)
-    images = torch.randint(0, 256, (BATCH, 3, side, side), dtype=torch.uint8, generator=chance)
+    generator = Generator().manual_seed(side)
+    images = torch.randint(0, 256, (BATCH, 3, side, side), dtype=torch.uint8, generator=generator)
     views = Views(crop=0.08, colour=1.0)
-    done, started = 0, time.perf_counter()
+    count, started = 0, time.perf_counter()
     while (passed := time.perf_counter() - started) < seconds:
         values = as_values(images)
         for _ in range(2):
-            views(values, chance)
-        done += BATCH
-    return done / passed
-
-
-def _lightly(options: argparse.Namespace) -> dict[int, float]:
-    command = [options.peers, ROOT / "bench/peers/lightly_views.py", str(options.seconds)]
-    done = subprocess.run(
-        [*command, *map(str, GOALS)], check=True, stdout=subprocess.PIPE, text=True
-    )
-    return {int(side): speed for side, speed in json.loads(done.stdout).items()}
-
-
-def _finish(
-    options: argparse.Namespace, ours: dict[int, list[float]], theirs: dict[int, list[float]]
-) -> None:
-    result = {}
-    for side in GOALS:
-        ratios = [one / other for one, other in zip(ours[side], theirs[side], strict=True)]
-        result[side] = {
-            "ours": _range(ours[side]),
-            "lightly": _range(theirs[side]),
-            "ratio": _range(ratios),
-        }
-        print(f"{side} px: {result[side]}")
-    medians = {side: result[side]["ratio"]["median"] for side in GOALS}
-    shown = ", ".join(f"{ratio:.1f} x at {side} px" for side, ratio in medians.items())
-    kept = all(medians[side] >= goal for side, goal in GOALS.items())
-    headline = f"two views of each image on one thread, against lightly: {shown}"
-    finish(options, {"images_per_second": result}, headline, kept)
+            views(values, generator)
+        count += BATCH
+    return count / passed
 
 
 def _range(values: list[float]) -> dict[str, float]:
-    return {
-        "min": round(min(values), 2),
-        "median": round(statistics.median(values), 2),
-        "max": round(max(values), 2),
-    }
+    row = spread(values, 2)
+    return {"min": row["lowest"], "median": row["median"], "max": row["highest"]}
 
 
 if __name__ == "__main__":
-    main()
+    run(
+        measure,
+        __doc__,
+        option("--rounds", 7, quick=2),
+        option("--seconds", 2.0, quick=0.2, help="of each figure"),
+        peers("lightly"),
+    )

@@ -54,8 +54,8 @@ class Classifier:
 
     def decode(self, body: bytes) -> Tensor:
         """What the network takes, (3, 224, 224)."""
-        found: Tensor = self.transform(Image.open(io.BytesIO(body)).convert("RGB"))
-        return found
+        pixels: Tensor = self.transform(Image.open(io.BytesIO(body)).convert("RGB"))
+        return pixels
 
     def embed(self, images: Tensor) -> Tensor:
         """Embeddings of unit length."""

@@ -1,40 +1,34 @@
-"""cleanlab on given embeddings and labels; runs in the peers' environment, prints JSON."""
+"""cleanlab on our embeddings and labels; runs in the peers' environment."""
 
-import json
-import sys
 import time
+from typing import Any
 
-import numpy as np
 from cleanlab.count import compute_confident_joint
 from cleanlab.filter import find_label_issues
 from cleanlab.rank import get_label_quality_scores
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_predict
 
+from bench.peers.exchange import serve
 
-def main() -> None:
+BY = "normalized_margin"
+
+
+def answer(question: dict[str, Any]) -> dict[str, Any]:
     """Label quality by its own recipe, timed, and of the probabilities that came along."""
-    data = np.load(sys.argv[1])
-    vectors, given, ours = data["vectors"], data["given"], data["probabilities"]
+    vectors, targets, ours = (question[k] for k in ("vectors", "targets", "probabilities"))
     started = time.perf_counter()
-    own = cross_val_predict(
-        LogisticRegression(max_iter=400), vectors, given, cv=5, method="predict_proba"
-    )
-    find_label_issues(given, own, return_indices_ranked_by="normalized_margin", n_jobs=1)
-    scores = get_label_quality_scores(given, own, method="normalized_margin")
-    seconds = time.perf_counter() - started
-    answer = {
-        "seconds": seconds,
-        "scores": {
-            "cleanlab": scores.tolist(),
-            "cleanlab on ours": get_label_quality_scores(
-                given, ours, method="normalized_margin"
-            ).tolist(),
-        },
-        "joint": compute_confident_joint(given, ours, calibrate=False).tolist(),
+    regression = LogisticRegression(max_iter=400)
+    theirs = cross_val_predict(regression, vectors, targets, cv=5, method="predict_proba")
+    find_label_issues(targets, theirs, return_indices_ranked_by=BY, n_jobs=1)
+    scores = get_label_quality_scores(targets, theirs, method=BY)
+    return {
+        "seconds": time.perf_counter() - started,
+        "cleanlab": scores,
+        "cleanlab on ours": get_label_quality_scores(targets, ours, method=BY),
+        "joint": compute_confident_joint(targets, ours, calibrate=False),
     }
-    print(json.dumps(answer))
 
 
 if __name__ == "__main__":
-    main()
+    serve(answer)

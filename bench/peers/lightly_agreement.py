@@ -1,11 +1,6 @@
-"""Our losses and lightly's on the same features, and who resumes; prints JSON.
-
-Runs in the peers' environment, with ours on the path.
-"""
+"""Our losses and lightly's on the same features, and who resumes; in the peers' environment."""
 
 import copy
-import json
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +11,8 @@ from PIL import Image
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from bench.peers import lightly_pretraining
+from bench.peers.exchange import serve
+from bench.peers.lightly_pretraining import METHODS
 from models.encoders.architectures.conv4 import Conv4
 from models.encoders.architectures.vit import ViT
 from models.pretraining import start
@@ -28,11 +24,9 @@ from models.training.recipe import Recipe
 SIDE, IMAGES, BATCH, STEPS = 32, 64, 16, 8
 
 
-def main() -> None:
-    """Compare."""
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
-    found = {
+def answer(_: None) -> dict[str, Any]:
+    """Losses, ours and lightly's, and how far resumed runs are off."""
+    return {
         "losses": {name: compare() for name, compare in COMPARISONS.items()},
         "resumed_off_by": {
             "handful": _resume(),
@@ -40,7 +34,6 @@ def main() -> None:
             "lightly with its bank": _resume_lightly(bank_too=True),
         },
     }
-    print(json.dumps(found))
 
 
 def _objective(name: str, encoder: Any = None) -> tuple[Any, Batch]:
@@ -49,7 +42,7 @@ def _objective(name: str, encoder: Any = None) -> tuple[Any, Batch]:
     encoder = encoder or Conv4(width=16, image_side=SIDE).build()
     objective = methods[name]().build(encoder, IMAGES).eval()
     positions = torch.arange(BATCH)
-    views, shares = objective.see(_values()[:BATCH], torch.zeros(BATCH, 0), Generator())
+    views, shares = objective.make_views(_values()[:BATCH], torch.zeros(BATCH, 0), Generator())
     return objective, Batch(views, positions, shares)
 
 
@@ -66,39 +59,39 @@ def _projected(objective: Any, batch: Batch) -> list[Tensor]:
 def _simclr() -> tuple[float, float]:
     objective, batch = _objective("simclr")
     theirs = losses.NTXentLoss(temperature=objective.options.contrast.temperature)
-    return float(objective.learn(batch).loss), float(theirs(*_projected(objective, batch)))
+    return float(objective.pretext_loss(batch).loss), float(theirs(*_projected(objective, batch)))
 
 
 @torch.no_grad()
 def _moco() -> tuple[float, float]:
     objective, batch = _objective("moco")
     length, width = objective.queue.features.shape
-    others = torch.arange(length) % (IMAGES - BATCH) + BATCH  # none of the batch
-    objective.queue.push(torch.randn(length, width), others)
+    positions = torch.arange(length) % (IMAGES - BATCH) + BATCH  # none of the batch
+    objective.queue.push(torch.randn(length, width), positions)
     theirs = losses.NTXentLoss(objective.options.contrast.temperature, (length, width))
     theirs.memory_bank.bank = F.normalize(objective.queue.inside(), dim=1)
     queries = objective.head(objective.encoder.features(batch.views[0]))
     keys = objective.slow_head(objective.slow_encoder.features(batch.views[1]))
-    return float(objective.learn(batch).loss), float(theirs(queries, keys))
+    return float(objective.pretext_loss(batch).loss), float(theirs(queries, keys))
 
 
 @torch.no_grad()
 def _byol() -> tuple[float, float]:
     objective, batch = _objective("byol")
-    predicted = [objective.predictor(one) for one in _projected(objective, batch)]
-    wanted = [objective.slow_head(objective.slow_encoder.features(v)) for v in batch.views]
+    predicted = [objective.predictor(p) for p in _projected(objective, batch)]
+    targets = [objective.slow_head(objective.slow_encoder.features(v)) for v in batch.views]
     theirs = losses.NegativeCosineSimilarity()
-    negative = (theirs(predicted[0], wanted[1]) + theirs(predicted[1], wanted[0])) / 2
-    return float(objective.learn(batch).loss), 2 + 2 * float(negative)
+    negative = (theirs(predicted[0], targets[1]) + theirs(predicted[1], targets[0])) / 2
+    return float(objective.pretext_loss(batch).loss), 2 + 2 * float(negative)
 
 
 @torch.no_grad()
 def _swav() -> tuple[float, float]:
     objective, batch = _objective("swav")
     prototypes = F.normalize(objective.prototypes, dim=1)
-    logits = [F.normalize(one, dim=1) @ prototypes.T for one in _projected(objective, batch)]
+    logits = [F.normalize(p, dim=1) @ prototypes.T for p in _projected(objective, batch)]
     theirs = losses.SwaVLoss(objective.options.temperature, 3, objective.options.epsilon)
-    return float(objective.learn(batch).loss), float(theirs(logits[:2], logits[2:]))
+    return float(objective.pretext_loss(batch).loss), float(theirs(logits[:2], logits[2:]))
 
 
 @torch.no_grad()
@@ -108,12 +101,12 @@ def _mae() -> tuple[float, float]:
     torch.manual_seed(2)
     painted, hidden, _ = objective.painter(objective.encoder, batch.views[0])
     torch.manual_seed(2)  # the same parts are hidden
-    ours = float(objective.learn(batch).loss)
+    ours = float(objective.pretext_loss(batch).loss)
     side = round(SIDE / painted.shape[1] ** 0.5)
-    wanted = utils.normalize_mean_var(utils.patchify(batch.views[0], side))
+    pixels = utils.normalize_mean_var(utils.patchify(batch.views[0], side))
     channels_last = painted.unflatten(2, (3, side * side)).mT.flatten(2)
-    assert wanted.shape == patches(batch.views[0], painted.shape[1]).shape
-    return ours, float(F.mse_loss(channels_last[hidden], wanted[hidden]))
+    assert pixels.shape == patches(batch.views[0], painted.shape[1]).shape
+    return ours, float(F.mse_loss(channels_last[hidden], pixels[hidden]))
 
 
 COMPARISONS: dict[str, Callable[[], tuple[float, float]]] = {
@@ -125,9 +118,13 @@ COMPARISONS: dict[str, Callable[[], tuple[float, float]]] = {
 }
 
 
-def _apart(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
+def _difference(first: Any, second: Any) -> float:
     """The greatest difference of two encoders' weights."""
-    return max(float((one[key].double() - other[key].double()).abs().max()) for key in one)
+    weights = second.state_dict()
+    return max(
+        float((tensor.double() - weights[name].double()).abs().max())
+        for name, tensor in first.state_dict().items()
+    )
 
 
 def _resume() -> float:
@@ -147,7 +144,7 @@ def _resume() -> float:
     second.load(copy.deepcopy(first.state()))
     for _ in second:
         pass
-    return _apart(whole.objective.encoder.state_dict(), second.objective.encoder.state_dict())
+    return _difference(whole.objective.encoder, second.objective.encoder)
 
 
 def _resume_lightly(*, bank_too: bool) -> float:
@@ -156,9 +153,7 @@ def _resume_lightly(*, bank_too: bool) -> float:
 
     def begin() -> tuple[Any, Any]:
         torch.manual_seed(0)
-        method = lightly_pretraining.METHODS["moco"](
-            Conv4(width=16, image_side=SIDE).build().train(), SIDE
-        )
+        method = METHODS["moco"](Conv4(width=16, image_side=SIDE).build().train(), SIDE)
         return method, torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], 1e-3)
 
     def train(method: Any, optimizer: Any, steps: range) -> None:
@@ -166,7 +161,7 @@ def _resume_lightly(*, bank_too: bool) -> float:
             torch.manual_seed(step)
             positions = torch.randperm(IMAGES)[:BATCH].tolist()
             pairs = [method.transform(images[n]) for n in positions]
-            loss = method([torch.stack(one) for one in zip(*pairs, strict=True)], 0.0)
+            loss = method([torch.stack(view) for view in zip(*pairs, strict=True)], 0.0)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -174,13 +169,14 @@ def _resume_lightly(*, bank_too: bool) -> float:
     whole, first, second = begin(), begin(), begin()
     train(*whole, range(2 * STEPS))
     train(*first, range(STEPS))
-    for one, other in zip(second, first, strict=True):
-        one.load_state_dict(copy.deepcopy(other.state_dict()))
+    for part, source in zip(second, first, strict=True):
+        part.load_state_dict(copy.deepcopy(source.state_dict()))
     if bank_too:
         second[0].loss.memory_bank = copy.deepcopy(first[0].loss.memory_bank)
     train(*second, range(STEPS, 2 * STEPS))
-    return _apart(whole[0].encoder.state_dict(), second[0].encoder.state_dict())
+    return _difference(whole[0].encoder, second[0].encoder)
 
 
 if __name__ == "__main__":
-    main()
+    torch.set_num_threads(1)
+    serve(answer)

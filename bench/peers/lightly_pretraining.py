@@ -1,4 +1,4 @@
-"""lightly's methods on given images; runs in the peers' environment, prints JSON.
+"""lightly's methods on our images; runs in the peers' environment.
 
 Its transforms, heads and losses as its examples put them together, with widths, optimiser, rate and
 schedule of ours, so that what differs is the library. Blur is off at 32 px, as its manual advises.
@@ -6,15 +6,10 @@ schedule of ours, so that what differs is the library. Blur is off at 32 px, as 
 
 import copy
 import itertools
-import json
-import sys
 import time
-import warnings
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from lightly import loss as losses
 from lightly import transforms
@@ -24,6 +19,7 @@ from lightly.utils.scheduler import cosine_schedule
 from PIL import Image
 from torch import Tensor, nn
 
+from bench.peers.exchange import serve
 from models.encoders.architectures.conv4 import Conv4
 from models.encoders.architectures.vit import ViT
 
@@ -32,34 +28,26 @@ RATES = {"conv4": 1e-3, "vit": 5e-4}
 BANK, PROTOTYPES, MASK = 4096, 500, 0.75
 
 
-def main() -> None:
-    """Train within the seconds, and write the weights of the encoder."""
-    warnings.simplefilter("ignore")
-    folder = Path(sys.argv[1])
-    task = json.loads((folder / "task.json").read_text())
-    torch.set_num_threads(1)
-    images = [Image.fromarray(one.transpose(1, 2, 0)) for one in np.load(folder / "images.npy")]
-    weights = torch.load(folder / "weights.pt")
-    per_step = _time(list(run(task, images, weights, 1000, TRIAL_STEPS)))
+def answer(task: dict[str, Any]) -> dict[str, Any]:
+    """Train within the seconds; the encoder's weights, and what it took."""
+    images = [Image.fromarray(pixels.transpose(1, 2, 0)) for pixels in task["images"]]
+    times = [when for when, _ in run(task, images, 1000, TRIAL_STEPS)]
+    per_step = (times[-1] - times[1]) / (len(times) - 2)
     steps = max(1, round(task["seconds"] / per_step))
     started = time.process_time()
-    *_, (_, encoder) = run(task, images, weights, steps, steps)
-    torch.save(encoder.state_dict(), folder / "learned.pt")
-    print(json.dumps({"seconds": time.process_time() - started, "steps": steps}))
-
-
-def _time(marks: list[tuple[float, Any]]) -> float:
-    times = [when for when, _ in marks]
-    return (times[-1] - times[1]) / (len(times) - 2)
+    *_, (ended, encoder) = run(task, images, steps, steps)
+    weights = {name: tensor.numpy() for name, tensor in encoder.state_dict().items()}
+    return {"seconds": ended - started, "steps": steps, "weights": weights}
 
 
 def run(
-    task: dict[str, Any], images: list[Any], weights: Any, total: int, steps: int
+    task: dict[str, Any], images: list[Any], total: int, steps: int
 ) -> Iterator[tuple[float, Any]]:
     """The CPU time and the encoder after each step."""
     torch.manual_seed(task["seed"])
     side = images[0].size[0]
     encoder = _encoder(task["network"], side)
+    weights = {name: torch.from_numpy(array) for name, array in task["weights"].items()}
     encoder.load_state_dict(weights)
     encoder.train()
     for module in encoder.modules():
@@ -74,7 +62,7 @@ def run(
         itertools.islice(_batches(len(images), task["batch"]), steps)
     ):
         views = [method.transform(images[n]) for n in positions]
-        loss = method([torch.stack(one) for one in zip(*views, strict=True)], number / total)
+        loss = method([torch.stack(view) for view in zip(*views, strict=True)], number / total)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(learning, 1.0)
@@ -97,11 +85,18 @@ def _batches(count: int, size: int) -> Iterator[Any]:
 
 class _Method(nn.Module):
     transform: Callable[[Any], Any]
+    head: Any
+    slow: Any
 
     def __init__(self, encoder: Any, side: int) -> None:
         super().__init__()
         self.encoder, self.width = encoder, encoder.embedding_dim
-        self.blur = 0.0 if side <= 32 else 0.5
+        self.options = {"gaussian_blur": 0.0 if side <= 32 else 0.5, "normalize": None}
+
+    def follow(self, momentum: float) -> None:
+        """Move the slow copies towards the encoder and its head."""
+        utils.update_momentum(self.encoder, self.slow[0], momentum)
+        utils.update_momentum(self.head, self.slow[1], momentum)
 
     def forward(self, views: list[Tensor], progress: float) -> Any:
         raise NotImplementedError
@@ -110,9 +105,7 @@ class _Method(nn.Module):
 class _SimCLR(_Method):
     def __init__(self, encoder: Any, side: int) -> None:
         super().__init__(encoder, side)
-        self.transform = transforms.SimCLRTransform(
-            input_size=side, gaussian_blur=self.blur, normalize=None
-        )
+        self.transform = transforms.SimCLRTransform(input_size=side, **self.options)
         self.head = modules.SimCLRProjectionHead(self.width, self.width, 128)
         self.loss = losses.NTXentLoss()
 
@@ -123,16 +116,13 @@ class _SimCLR(_Method):
 class _MoCo(_Method):
     def __init__(self, encoder: Any, side: int) -> None:
         super().__init__(encoder, side)
-        self.transform = transforms.MoCoV2Transform(
-            input_size=side, gaussian_blur=self.blur, normalize=None
-        )
+        self.transform = transforms.MoCoV2Transform(input_size=side, **self.options)
         self.head = modules.MoCoProjectionHead(self.width, self.width, 128)
-        self.slow: Any = copy.deepcopy(nn.ModuleList([encoder, self.head])).requires_grad_(False)
+        self.slow = copy.deepcopy(nn.ModuleList([encoder, self.head])).requires_grad_(False)
         self.loss = losses.NTXentLoss(temperature=0.1, memory_bank_size=(BANK, 128))
 
     def forward(self, views: list[Tensor], progress: float) -> Any:
-        utils.update_momentum(self.encoder, self.slow[0], 0.99)
-        utils.update_momentum(self.head, self.slow[1], 0.99)
+        self.follow(0.99)
         queries = self.head(self.encoder.features(views[0]))
         with torch.no_grad():
             keys, order = utils.batch_shuffle(views[1])
@@ -144,22 +134,20 @@ class _BYOL(_Method):
     def __init__(self, encoder: Any, side: int) -> None:
         super().__init__(encoder, side)
         self.transform = transforms.BYOLTransform(
-            BYOLView1Transform(input_size=side, gaussian_blur=self.blur, normalize=None),
-            BYOLView2Transform(input_size=side, gaussian_blur=self.blur, normalize=None),
+            BYOLView1Transform(input_size=side, **self.options),
+            BYOLView2Transform(input_size=side, **self.options),
         )
         self.head = modules.BYOLProjectionHead(self.width, 1024, 256)
         self.predictor = modules.BYOLPredictionHead(256, 1024, 256)
-        self.slow: Any = copy.deepcopy(nn.ModuleList([encoder, self.head])).requires_grad_(False)
+        self.slow = copy.deepcopy(nn.ModuleList([encoder, self.head])).requires_grad_(False)
         self.loss = losses.NegativeCosineSimilarity()
 
     def forward(self, views: list[Tensor], progress: float) -> Any:
-        momentum = cosine_schedule(round(1e4 * progress), 10_000, 0.99, 1)
-        utils.update_momentum(self.encoder, self.slow[0], momentum)
-        utils.update_momentum(self.head, self.slow[1], momentum)
+        self.follow(cosine_schedule(round(1e4 * progress), 10_000, 0.99, 1))
         predicted = [self.predictor(self.head(self.encoder.features(view))) for view in views]
         with torch.no_grad():
-            wanted = [self.slow[1](self.slow[0].features(view)) for view in views]
-        return (self.loss(predicted[0], wanted[1]) + self.loss(predicted[1], wanted[0])) / 2
+            targets = [self.slow[1](self.slow[0].features(view)) for view in views]
+        return (self.loss(predicted[0], targets[1]) + self.loss(predicted[1], targets[0])) / 2
 
 
 class _SwAV(_Method):
@@ -169,8 +157,7 @@ class _SwAV(_Method):
         self.transform = transforms.SwaVTransform(
             crop_sizes=(side, side // 2 if convolves else side),
             crop_counts=(2, 2 if convolves else 0),
-            gaussian_blur=self.blur,
-            normalize=None,
+            **self.options,
         )
         self.head = modules.SwaVProjectionHead(self.width, self.width, 128)
         self.prototypes = modules.SwaVPrototypes(128, PROTOTYPES)
@@ -179,7 +166,7 @@ class _SwAV(_Method):
     def forward(self, views: list[Tensor], progress: float) -> Any:
         self.prototypes.normalize()
         projected = [self.head(self.encoder.features(view)) for view in views]
-        logits = [self.prototypes(nn.functional.normalize(one, dim=1)) for one in projected]
+        logits = [self.prototypes(nn.functional.normalize(p, dim=1)) for p in projected]
         return self.loss(logits[:2], logits[2:])
 
 
@@ -210,8 +197,8 @@ class _MAE(_Method):
         tokens = utils.repeat_token(self.decoder.mask_token, size)
         tokens = utils.set_at_index(tokens, keep, entered.type_as(tokens))
         painted = self.decoder.predict(utils.get_at_index(self.decoder.decode(tokens), hidden))
-        wanted = utils.get_at_index(utils.patchify(images, self.patch), hidden - 1)
-        return nn.functional.mse_loss(painted, wanted)
+        pixels = utils.get_at_index(utils.patchify(images, self.patch), hidden - 1)
+        return nn.functional.mse_loss(painted, pixels)
 
 
 def _whole(encoder: Any) -> Any:
@@ -235,4 +222,5 @@ METHODS: dict[str, Callable[[Any, int], _Method]] = {
 }
 
 if __name__ == "__main__":
-    main()
+    torch.set_num_threads(1)
+    serve(answer)

@@ -1,37 +1,30 @@
-"""Images a second of lightly's views; runs in the peers' environment, prints JSON."""
+"""Images a second of lightly's views; runs in the peers' environment."""
 
-import json
-import sys
 import time
-import warnings
 
 import numpy as np
 import torch
 from lightly.transforms import SimCLRTransform
 from PIL import Image
 
+from bench.peers.exchange import serve
+
 IMAGES = 64
 
 
-def main() -> None:
-    """Measure each side."""
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
-    seconds, *sides = sys.argv[1:]
-    print(json.dumps({side: speed(int(side), float(seconds)) for side in sides}))
-
-
-def speed(side: int, seconds: float) -> float:
-    """Images a second, two views each."""
+def answer(question: tuple[int, float]) -> float:
+    """Images of a side a second, two views each, measured for so many seconds."""
+    side, seconds = question
     noise = np.random.default_rng(side).integers(0, 256, (IMAGES, side, side, 3), dtype=np.uint8)
-    images = [Image.fromarray(one) for one in noise]
+    images = [Image.fromarray(pixels) for pixels in noise]
     transform = SimCLRTransform(input_size=side, normalize=None)
-    done, started = 0, time.perf_counter()
+    count, started = 0, time.perf_counter()
     while (passed := time.perf_counter() - started) < seconds:
-        transform(images[done % IMAGES])
-        done += 1
-    return done / passed
+        transform(images[count % IMAGES])
+        count += 1
+    return count / passed
 
 
 if __name__ == "__main__":
-    main()
+    torch.set_num_threads(1)
+    serve(answer)

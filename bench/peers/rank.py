@@ -1,32 +1,25 @@
-"""Ranking by scikit-activeml, search by faiss and pgvector; in the peers' environment, as JSON."""
+"""Ranking by scikit-activeml, search by faiss and pgvector; in the peers' environment."""
 
-import json
-import sys
 import tempfile
 import time
-import warnings
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from active import Centroids  # type: ignore[import-not-found]
 from skactiveml.classifier import SklearnClassifier
 from skactiveml.pool import UncertaintySampling
 
+from bench.peers.active import Centroids
+from bench.peers.exchange import serve
 
-def main() -> None:
-    """Seconds of each; null for what is not installed."""
-    warnings.filterwarnings("ignore")
-    budget = int(sys.argv[2])
-    with np.load(Path(sys.argv[1]) / "pool.npz") as data:
-        vectors, centroids = data["vectors"], data["centroids"]
-        temperature = float(data["temperature"])
-    found = {
-        "scikit-activeml": _uncertainty(vectors, centroids, temperature, budget),
+
+def answer(question: dict[str, Any]) -> dict[str, float | None]:
+    """Seconds of each; none for what is not installed."""
+    vectors, centroids, budget = (question[key] for key in ("vectors", "centroids", "budget"))
+    return {
+        "scikit-activeml": _uncertainty(vectors, centroids, question["temperature"], budget),
         "faiss": _faiss(vectors, centroids, budget),
         "pgvector": _pgvector(vectors, centroids, budget),
     }
-    print(json.dumps(found))
 
 
 def _uncertainty(vectors: Any, centroids: Any, temperature: float, budget: int) -> float:
@@ -45,9 +38,8 @@ def _faiss(vectors: Any, centroids: Any, budget: int) -> float | None:
         import faiss  # type: ignore[import-not-found]
     except ImportError:
         return None
-    index = faiss.IndexScalarQuantizer(
-        vectors.shape[1], faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
-    )
+    half, product = faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
+    index = faiss.IndexScalarQuantizer(vectors.shape[1], half, product)
     index.train(vectors)
     index.add(vectors)
     start = time.perf_counter()
@@ -82,4 +74,4 @@ def _pgvector(vectors: Any, centroids: Any, budget: int) -> float | None:
 
 
 if __name__ == "__main__":
-    main()
+    serve(answer)

@@ -1,0 +1,234 @@
+"""What benchmarks learn from: folders of photos, their embeddings, and draws of support."""
+
+import hashlib
+import io
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from sklearn.datasets import load_sample_images
+from torch import Tensor
+from torch.nn import functional as F
+
+from app.cli.demo import write_digits
+from bench.harness import Options
+from handful.folders import SUFFIXES
+from models.encoders.specs import parse
+from models.images import Preprocessing, decode
+
+BATCH = 8  # images at a time: what suits the processor's cache
+EMBEDDINGS = Path(tempfile.gettempdir()) / "handful-embeddings"
+LARGE = (4000, 3000)  # pixels
+
+
+class Photo(NamedTuple):
+    """An image and its true label."""
+
+    path: Path
+    label: str
+
+
+class DataSet(NamedTuple):
+    """Images to draw support from and images to judge with, as embeddings or pixels."""
+
+    name: str
+    train: Tensor  # float16 (M, D), or uint8 (M, 3, S, S)
+    targets: Tensor  # (M,)
+    test: Tensor
+    test_targets: Tensor
+
+    @property
+    def labels(self) -> list[int]:
+        """Of the training images, in order."""
+        return sorted(set(self.targets.tolist()))
+
+    @property
+    def mean(self) -> Tensor:
+        """Of the training images, (D,)."""
+        return self.train.double().mean(dim=0).float()
+
+    def draw(self, shots: int, seed: int) -> tuple[Tensor, Tensor]:
+        """Rows of so many training images of each label, or all that it has; and their classes."""
+        rows, targets = draw_shots(self.targets, shots, np.random.default_rng(seed))
+        return torch.tensor(rows), torch.tensor(targets)
+
+
+class Draw(NamedTuple):
+    """Images of a data set to learn from, and to judge with."""
+
+    data: DataSet
+    cell: str  # what draws have in common that count together
+    shots: int
+    support: list[int]  # rows of the training images
+    targets: Tensor  # their classes
+    queries: list[int]  # rows of the test images
+    truth: Tensor  # their classes; -1 where it has no support
+
+    def question(self, *, centered: bool = True, **options: Any) -> dict[str, Any]:
+        """What peers get: vectors of unit length, without the mean of the training images."""
+        mean = self.data.mean if centered else 0.0
+        support = F.normalize(self.data.train[self.support].float() - mean, dim=1)
+        queries = F.normalize(self.data.test[self.queries].float() - mean, dim=1)
+        targets, ways = self.targets.numpy(), int(self.targets.max()) + 1
+        vectors = {"support": support.numpy(), "queries": queries.numpy()}
+        return {**vectors, "targets": targets, "ways": ways, **options}
+
+
+def draw_classes(
+    data: DataSet,
+    cell: str,
+    shots: int | Sequence[int],
+    labels: list[int],
+    generator: np.random.Generator,
+    *,
+    all_queries: bool = False,
+) -> Draw:
+    """A draw of some classes; test images of others are left out unless all are wanted."""
+    support, targets = draw_shots(data.targets, shots, generator, labels)
+    truth = [labels.index(t) if t in labels else -1 for t in data.test_targets.tolist()]
+    queries = [n for n, place in enumerate(truth) if all_queries or place >= 0]
+    return Draw(
+        data,
+        cell,
+        shots if isinstance(shots, int) else 0,
+        support,
+        torch.tensor(targets),
+        queries,
+        torch.tensor(truth)[queries],
+    )
+
+
+def load(folder: Path) -> tuple[list[Photo], list[Photo]]:
+    """The images of the folders `train` and `test`, or two random thirds and the other."""
+    if (folder / "train").is_dir() and (folder / "test").is_dir():
+        return _photos(folder / "train"), _photos(folder / "test")
+    photos = _photos(folder)
+    cut = len(photos) - len(photos) // 3
+    shuffled = np.random.default_rng(0).permutation(len(photos)).tolist()
+    return [photos[i] for i in sorted(shuffled[:cut])], [photos[i] for i in sorted(shuffled[cut:])]
+
+
+def targets_of(photos: Sequence[Photo], train: Sequence[Photo]) -> Tensor:
+    """The place of each label among those of the training images in order."""
+    labels = sorted({photo.label for photo in train})
+    return torch.tensor([labels.index(photo.label) for photo in photos])
+
+
+def decoded(folder: Path, preprocessing: Preprocessing) -> DataSet:
+    """The images of a folder of class folders, as pixels."""
+    return _data_set(folder, lambda photos: _pixels(photos, preprocessing))
+
+
+def embedded(folder: Path, encoder: str) -> DataSet:
+    """The same as the service embeds them; computed once and kept in a temporary folder."""
+
+    def embed(photos: Sequence[Photo]) -> Tensor:
+        architecture = parse(encoder)[1].build().eval()
+        batches = [photos[start : start + BATCH] for start in range(0, len(photos), BATCH)]
+        preprocessing = architecture.preprocessing
+        return torch.cat([architecture.embed(_pixels(part, preprocessing)) for part in batches])
+
+    return _data_set(folder, lambda photos: _remembered(_digest(encoder, photos), embed, photos))
+
+
+def digits(encoder: str) -> DataSet:
+    """The 1,797 handwritten digits of scikit-learn, a random third of them to judge with."""
+    with tempfile.TemporaryDirectory() as folder:
+        return embedded(write_digits(Path(folder) / "digits"), encoder)
+
+
+def data_sets(options: Options) -> list[DataSet]:
+    """The digits and the folders that `--images` names, embedded by `--encoder`."""
+    return [digits(options.encoder), *(embedded(f, options.encoder) for f in options.images or [])]
+
+
+def draw_shots(
+    targets: Tensor,
+    shots: int | Sequence[int],
+    generator: np.random.Generator,
+    labels: Sequence[int] | None = None,
+) -> tuple[list[int], list[int]]:
+    """Rows of images of some labels (None: all), and the places of their labels.
+
+    Args:
+        shots: of each label, at most.
+    """
+    labels = range(int(targets.max()) + 1) if labels is None else labels
+    most = [shots] * len(labels) if isinstance(shots, int) else shots
+    rows: list[int] = []
+    places: list[int] = []
+    for place, label in enumerate(labels):
+        members = np.flatnonzero(targets.numpy() == label)
+        draw = generator.choice(members, min(most[place], len(members)), replace=False).tolist()
+        rows += draw
+        places += [place] * len(draw)
+    return rows, places
+
+
+def large_photos(count: int) -> list[bytes]:
+    """JPEGs of twelve megapixels as a phone takes them."""
+    pictures = sample_pictures()
+    generator = np.random.default_rng(0)
+    photos = []
+    for n in range(count):
+        picture = pictures[n % len(pictures)].resize(LARGE, Image.Resampling.BICUBIC)
+        grain = generator.normal(0, 4, (LARGE[1], LARGE[0], 1))
+        photos.append(encoded(np.asarray(picture) + grain, "JPEG", quality=90))
+    return photos
+
+
+def sample_pictures() -> list[Image.Image]:
+    """scikit-learn's two photos."""
+    return [Image.fromarray(picture) for picture in load_sample_images().images]
+
+
+def encoded(picture: Any, kind: str, **options: Any) -> bytes:
+    """An image file of a picture, or of pixels from 0 to 255."""
+    if not isinstance(picture, Image.Image):
+        picture = Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8))
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def _data_set(folder: Path, tensor: Callable[[Sequence[Photo]], Tensor]) -> DataSet:
+    train, test = load(folder)
+    targets = [targets_of(photos, train) for photos in (train, test)]
+    return DataSet(folder.resolve().name, tensor(train), targets[0], tensor(test), targets[1])
+
+
+def _photos(folder: Path) -> list[Photo]:
+    return [
+        Photo(path, below.name)
+        for below in sorted(p for p in folder.iterdir() if p.is_dir())
+        for path in sorted(below.rglob("*"))
+        if path.suffix.lower() in SUFFIXES
+    ]
+
+
+def _pixels(photos: Sequence[Photo], preprocessing: Preprocessing) -> Tensor:
+    return torch.stack([decode(p.path.read_bytes(), preprocessing).pixels for p in photos])
+
+
+def _digest(encoder: str, photos: Sequence[Photo]) -> str:
+    digest = hashlib.sha256(encoder.encode())
+    for photo in photos:
+        digest.update(photo.label.encode() + hashlib.sha256(photo.path.read_bytes()).digest())
+    return digest.hexdigest()[:16]
+
+
+def _remembered(
+    name: str, embed: Callable[[Sequence[Photo]], Tensor], photos: Sequence[Photo]
+) -> Tensor:
+    file = EMBEDDINGS / f"{name}.pt"
+    if not file.exists():
+        EMBEDDINGS.mkdir(exist_ok=True)
+        partial = file.with_suffix(".partial")
+        torch.save(embed(photos).half(), partial)
+        partial.rename(file)
+    embeddings: Tensor = torch.load(file, weights_only=True)
+    return embeddings

