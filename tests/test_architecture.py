@@ -54,6 +54,34 @@ WHOLE = {
     "test_schema",
     "test_tutorial",
 }
+# Modules without a file of tests of their own, and where they are tested as they are used.
+TESTED_BY = {
+    "app/api/classify.py": "tests/app/prediction/test_classify.py",
+    "app/api/images.py": "tests/app/api/test_labeling_flow.py",
+    "app/api/label_studio.py": "tests/app/integrations/label_studio/test_backend.py",
+    "app/api/labels.py": "tests/app/labeling/test_labels.py",
+    "app/api/parts.py": "tests/app/api/test_health.py",
+    "app/api/pool.py": "tests/app/ranking/test_ranking.py",
+    "app/api/projects.py": "tests/app/labeling/test_projects.py",
+    "app/api/webhooks.py": "tests/app/webhooks/test_subscriptions.py",
+    "app/cli/demo.py": "tests/app/cli/test_cli.py",
+    "app/cli/serving.py": "tests/app/cli/test_cli.py",
+    "app/cli/terminal.py": "tests/app/cli/test_asking.py",
+    "app/cli/transfer.py": "tests/app/cli/test_cli.py",
+    "app/http/errors.py": "tests/app/api/test_bad_input.py",
+    "app/http/uploads.py": "tests/app/api/test_bad_input.py",
+    "app/inference/images.py": "tests/app/inference/test_embedder.py",
+    "app/jobs/context.py": "tests/app/jobs/test_training.py",
+    "app/jobs/decoded_images.py": "tests/app/jobs/kinds/test_finetune.py",
+    "app/jobs/planning/policies.py": "tests/app/api/test_augmentations.py",
+    "app/jobs/planning/previews.py": "tests/app/api/test_augmentations.py",
+    "app/jobs/planning/suitability.py": "tests/app/api/test_pretraining.py",
+    "app/jobs/process.py": "tests/app/jobs/test_worker.py",
+    "app/jobs/promotion.py": "tests/app/jobs/kinds/test_promote.py",
+    "app/jobs/training_data.py": "tests/app/jobs/kinds/test_finetune.py",
+    "app/main.py": "tests/app/api/test_health.py",
+    "handful/contract": "tests/handful/test_client.py",
+}
 # Participles and pronouns hold nothing: a reader has to look up what they stand for.
 VAGUE = {
     *("found", "told", "given", "kept", "known", "wanted", "asked", "shown", "made", "one", "some"),
@@ -252,6 +280,20 @@ def test_every_test_has_its_module():
         contract = path.stem == f"test_{path.parent.name}" or path.stem == "test_strategies"
 
         assert module.exists() or contract or path.stem in WHOLE, path
+
+
+def test_every_module_has_its_test():
+    untested = {
+        "handful/contract" if module.parent.name == "contract" else str(module)
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("[!_]*.py")
+        if not (
+            ROOT / "tests" / (module := path.relative_to(ROOT)).parent / f"test_{path.name}"
+        ).exists()
+    }
+
+    assert untested == set(TESTED_BY)
+    assert all((ROOT / test).exists() for test in TESTED_BY.values())
 
 
 def test_the_map_of_the_documentation_names_every_room():

@@ -30,7 +30,7 @@ WEIGHTS = {"schema": {"type": "string", "format": "binary"}}
 
 
 def show_version(view: VersionView) -> VersionRead:
-    """Show it as the API does."""
+    """A version as a project sees it."""
     version, owned = view.version, view.owned
     return VersionRead(
         id=version.id,
@@ -47,7 +47,7 @@ def show_version(view: VersionView) -> VersionRead:
 
 
 def show_training_image(image: TrainingImage) -> TrainingImageRead:
-    """Show it as the API does."""
+    """A labeled image as it was when a version learned from it."""
     return TrainingImageRead(
         image=image.image_id,
         label=image.label,

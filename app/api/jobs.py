@@ -44,7 +44,7 @@ _events: TypeAdapter[EventRead] = TypeAdapter(EventRead)
 
 
 def show_event(event: JobEvent) -> EventRead:
-    """Show it as the API does."""
+    """An event of a job, typed by its kind."""
     return _events.validate_python(event, from_attributes=True)
 
 

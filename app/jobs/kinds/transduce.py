@@ -20,6 +20,7 @@ from app.jobs.verdicts import combine_verdicts, unjudged
 from app.plugin_fields import forbid_extra
 from app.prediction.predictor import Predictor, fit_predictor
 from app.problems import EmptyPool, TooFewLabels
+from app.sql.lookups import label_names
 from app.sql.tables import Embedding, Image, Label, Project
 from app.vectors.matrices import ROWS_PER_FETCH, Snapshot, Vectors
 from handful.contract.jobs import Figure, JobResult, Progress, VerdictRead
@@ -171,8 +172,7 @@ class Transducer:
 def _gather(context: JobContext) -> Transducible:
     with context.db.reading() as session:
         project = session.get_one(Project, context.project_id)
-        query = select(Label.id, Label.name).where(Label.project_id == project.id)
-        names = {row[0]: row[1] for row in session.execute(query)}
+        names = label_names(session, project.id)
         pool = _count_pool(session, project)
     everything = Vectors(context.db, 0).everything(project.id, project.encoder_id)
     head: Head = heads[project.head["name"]](**project.head["options"])

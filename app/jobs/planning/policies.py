@@ -6,12 +6,12 @@ from typing import Annotated, Any, NamedTuple
 from uuid import UUID
 
 from pydantic import Field
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.plugin_fields import plugin_field
 from app.problems import InvalidRequest
-from app.sql.tables import Label, Project
+from app.sql.lookups import label_names
+from app.sql.tables import Project
 from models.augmentation import Augmentation
 from models.augmentation.kinds import augmentations
 from models.augmentation.per_class import PerClassPolicies
@@ -54,8 +54,8 @@ def by_label(
     Raises:
         InvalidRequest: the project has no such labels, or one is named twice.
     """
-    labels = session.execute(select(Label.id, Label.name).where(Label.project_id == project.id))
-    by_key = {key: label_id for label_id, name in labels for key in (str(label_id), name)}
+    names = label_names(session, project.id)
+    by_key = {key: label_id for label_id, name in names.items() for key in (str(label_id), name)}
     policies: dict[UUID, Sequence[Any]] = {}
     unknown = []
     for key, policy in per_class.items():
