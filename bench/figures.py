@@ -84,14 +84,18 @@ def in_words(value: Any) -> str:
 
 def print_figures(name: str, figures: Any) -> None:
     """Tables of figures in figures: the innermost names are columns, those around them rows."""
-    depth = _depth(figures)
-    if depth > 2:
+    if not _depth(figures):
+        if not isinstance(figures, list):
+            print(f"{name}: {in_words(figures)}")
+        return
+    depths = {_depth(value) for value in figures.values()}
+    if depths == {1}:
+        _print_table(name, figures)
+    elif depths == {0}:
+        _print_table(name, {key: {"": value} for key, value in figures.items()})
+    else:
         for key, value in figures.items():
             print_figures(f"{name}, {key}", value)
-    elif depth:
-        _print_table(name, {k: v if _depth(v) else {"": v} for k, v in figures.items()})
-    elif not isinstance(figures, list):
-        print(f"{name}: {in_words(figures)}")
 
 
 def _depth(figures: Any) -> int:
