@@ -37,7 +37,8 @@ MINIMAL_TESTS := tests/app/api/test_labeling_flow.py tests/app/api/test_bad_inpu
 	tests/app/cli/test_asking.py tests/app/exchange tests/app/ranking tests/app/sql tests/handful \
 	tests/models/acquisition/strategies tests/models/encoders tests/models/heads tests/models/runtimes
 TEST_TOOLS := beartype httpx2 hypothesis pytest pytest-timeout pytest-xdist
-# These stay at their pins, for the gigabytes that a second PyTorch is; with `FLOORS_EXCEPT=` they do not.
+# These stay at their pins, for the gigabytes that a second PyTorch is. With `FLOORS_EXCEPT=` they do
+# not; then the demo passes on what the old exporter to ONNX logs, and its test objects.
 FLOORS_EXCEPT ?= torch torchvision
 
 test-minimal: .venv-minimal/ready .venv-floors/ready ## Some tests without the extras, then with the oldest versions.
