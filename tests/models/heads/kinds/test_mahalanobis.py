@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from torch.nn import functional as F
 
 from models.heads.kinds import mahalanobis
@@ -49,7 +48,8 @@ def test_it_is_discriminant_analysis_with_a_ridge():
 
     fitted = options.fit(embeddings, targets, 3)
 
-    peer = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.0, priors=[1 / 3] * 3)
+    sklearn = pytest.importorskip("sklearn.discriminant_analysis")
+    peer = sklearn.LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.0, priors=[1 / 3] * 3)
     peer.fit(embeddings.numpy(), targets.numpy())
     within = 90 * torch.from_numpy(peer.covariance_)  # it divides by n
     covariance = (within + within.trace() / 89 * torch.eye(10)) / 87

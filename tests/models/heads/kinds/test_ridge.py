@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from sklearn.linear_model import Ridge as Peer
 from torch.nn import functional as F
 
 from models.heads.kinds.ridge import CONSTANT, Ridge
@@ -20,7 +19,7 @@ def test_scores_are_those_of_scikit_learn(dim):
     options = Ridge(penalty=0.5, temperature=1.0, centered=False)
     scores = options.fit(embeddings, targets, 3).scores(queries)
 
-    peer = Peer(alpha=0.5, fit_intercept=False)
+    peer = pytest.importorskip("sklearn.linear_model").Ridge(alpha=0.5, fit_intercept=False)
     peer.fit(F.pad(embeddings, (0, 1), value=CONSTANT).numpy(), F.one_hot(targets).double().numpy())
     expected = torch.from_numpy(peer.predict(F.pad(queries, (0, 1), value=CONSTANT).numpy()))
     assert torch.allclose(scores, expected, rtol=0, atol=1e-9)
