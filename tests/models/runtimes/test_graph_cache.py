@@ -16,6 +16,7 @@ from models.runtimes.trial import AGREEMENT, agree
 
 @pytest.fixture(params=["openvino", "onnxruntime"])
 def runtime(request):
+    pytest.importorskip(request.param)
     return runtimes[request.param]()
 
 
