@@ -95,13 +95,28 @@ def migrated(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def settings(tmp_path, migrated) -> Settings:
+def database_url() -> str:
+    """Of the database; modules that try both kinds say `database_url = databases.each`."""
+    return ""
+
+
+@pytest.fixture
+def db(database_url, tmp_path, migrated) -> Iterator[Database]:
+    """A database that is migrated and empty, and that no service has."""
+    database = Database(database_url or f"sqlite:///{shutil.copy(migrated, tmp_path)}")
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def settings(tmp_path, migrated, database_url) -> Settings:
     """Settings of a service that lives in a folder of its own."""
     data = tmp_path / "data"
     data.mkdir()
     shutil.copy(migrated, data)
     return Settings(
         data_dir=data,
+        database_url=database_url,
         encoder="conv4:8",
         device="cpu",
         runtime="pytorch",

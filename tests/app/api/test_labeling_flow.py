@@ -2,13 +2,9 @@
 
 import pytest
 
+from tests import databases
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def settings(settings, request):
-    """The same behaviour is promised on both databases."""
-    if request.param == "sqlite":
-        return settings
-    return settings.model_copy(update={"database_url": request.getfixturevalue("postgresql")()})
+database_url = databases.each
 
 
 def upload(service, path, *contents, **params):

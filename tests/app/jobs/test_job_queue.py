@@ -9,24 +9,19 @@ from sqlalchemy import update
 
 from app.jobs.job_queue import JobQueue, LeaseLost
 from app.problems import JobEnded, JobNotFound, SameJobUnfinished
-from app.sql.database import Database, migrate
 from app.sql.tables import Job, Project, now
 from handful.contract.jobs import JobState
+from tests import databases
+
+database_url = databases.each
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def queue(request, tmp_path, make_version):
-    if request.param == "sqlite":
-        url = f"sqlite:///{tmp_path / 'test.sqlite'}"
-        migrate(url)
-    else:
-        url = request.getfixturevalue("postgresql")()
-    db = Database(url)
+@pytest.fixture
+def queue(db, make_version):
     encoder = make_version(db)
     with db.writing() as session:
         session.add_all(Project(name=name, head={}, encoder_id=encoder) for name in ("a", "b"))
-    yield JobQueue(db, lease_s=30, max_attempts=3)
-    db.close()
+    return JobQueue(db, lease_s=30, max_attempts=3)
 
 
 def lose(queue: JobQueue, job: Job) -> None:

@@ -19,6 +19,7 @@ from app.jobs.process import run_job
 from app.jobs.worker import Worker
 from app.sql import database as db
 from app.sql.database import Database
+from tests import databases
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -35,15 +36,15 @@ LEASE_S = 4.0  # long enough for a busy machine
 PATIENCE_S = 240.0
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def settings(settings, request):
-    """Short leases, a checkpoint after each epoch, on both databases."""
-    settings = settings.model_copy(
+database_url = databases.each
+
+
+@pytest.fixture
+def settings(settings):
+    """Short leases, a checkpoint after each epoch."""
+    return settings.model_copy(
         update={"lease_seconds": LEASE_S, "checkpoint_seconds": 0.0, "training_threads": 1}
     )
-    if request.param == "sqlite":
-        return settings
-    return settings.model_copy(update={"database_url": request.getfixturevalue("postgresql")()})
 
 
 @pytest.fixture

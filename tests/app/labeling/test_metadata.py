@@ -4,15 +4,12 @@ from uuid import uuid4
 
 import pytest
 
+from tests import databases
+
 PROJECT = "/v1/projects/birds"
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def settings(settings, request):
-    """The same behaviour is promised on both databases."""
-    if request.param == "sqlite":
-        return settings
-    return settings.model_copy(update={"database_url": request.getfixturevalue("postgresql")()})
+database_url = databases.each
 
 
 @pytest.fixture

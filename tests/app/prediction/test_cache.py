@@ -1,17 +1,10 @@
 """Predictors are fitted again when, and only when, what they rest on has changed."""
 
-import pytest
-
 from app.sql.lookups import find_project
+from tests import databases
 from tests.app.prediction.conftest import upload
 
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def settings(settings, request):
-    """The same behaviour is promised on both databases."""
-    if request.param == "sqlite":
-        return settings
-    return settings.model_copy(update={"database_url": request.getfixturevalue("postgresql")()})
+database_url = databases.each
 
 
 def test_a_head_is_fitted_anew_for_a_label_and_not_for_each_upload(birds, png):

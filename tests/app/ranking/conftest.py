@@ -4,17 +4,13 @@ import pytest
 from sqlalchemy import select
 
 from app.sql.tables import Reservation
+from tests import databases
 
 NEXT = "/v1/projects/birds/pool/next"
 RELABEL = {"name": "relabel"}
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def settings(settings, request):
-    """The same behaviour is promised on both databases."""
-    if request.param == "sqlite":
-        return settings
-    return settings.model_copy(update={"database_url": request.getfixturevalue("postgresql")()})
+database_url = databases.each
 
 
 def upload(service, path, *contents):

@@ -4,15 +4,12 @@ from xml.etree import ElementTree
 
 import pytest
 
+from tests import databases
+
 CHARTS = ("learning-curve", "confusion", "map")
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def settings(settings, request):
-    """The same behaviour is promised on both databases."""
-    if request.param == "sqlite":
-        return settings
-    return settings.model_copy(update={"database_url": request.getfixturevalue("postgresql")()})
+database_url = databases.each
 
 
 def support(service, label, *contents):

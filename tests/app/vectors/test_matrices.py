@@ -14,26 +14,18 @@ from structlog.testing import capture_logs
 from uuid_utils.compat import uuid7
 
 from app.problems import ProjectNotFound
-from app.sql.database import Database, migrate
+from app.sql.database import Database
 from app.sql.tables import Embedding, Image, Label, Project, Removal
 from app.vectors import files, matrices
 from app.vectors.files import VectorFiles
 from app.vectors.matrices import GONE, Snapshot, Vectors
 from app.vectors.running_mean import oldest
+from tests import databases
 
 DIM = 4
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def db(request, tmp_path) -> Iterator[Database]:
-    if request.param == "sqlite":
-        url = f"sqlite:///{tmp_path / 'test.sqlite'}"
-        migrate(url)
-    else:
-        url = request.getfixturevalue("postgresql")()
-    database = Database(url)
-    yield database
-    database.close()
+database_url = databases.each
 
 
 class World:

@@ -7,16 +7,12 @@ from sqlalchemy import func, select
 
 from app.encoders.promotion import Promotions
 from app.sql.tables import Embedding, Image
+from tests import databases
 
 ENCODERS = "/v1/projects/birds/encoders"
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def settings(settings, request):
-    """The same behaviour is promised on both databases."""
-    if request.param == "sqlite":
-        return settings
-    return settings.model_copy(update={"database_url": request.getfixturevalue("postgresql")()})
+database_url = databases.each
 
 
 @pytest.fixture
