@@ -23,7 +23,7 @@ from app.labeling.projects import clean_name
 from app.problems import Failed, Problem
 from app.sql.database import Database
 from app.sql.lookups import find_project, label_by_name
-from app.sql.tables import Embedding, Image, Label, Project
+from app.sql.tables import Embedding, Image, Label, Project, id_time
 from app.storage.blobs import Blobs
 
 CHUNK_IMAGES = 64  # images per transaction
@@ -263,8 +263,9 @@ def _mark(
 
 
 def _new_image(project_id: UUID, file: ImageFile, embedded: Embedded, revision: int) -> Image:
+    image_id = uuid7()
     return Image(
-        id=uuid7(),
+        id=image_id,
         project_id=project_id,
         sha256=file.sha256,
         media_type=embedded.media_type,
@@ -275,6 +276,7 @@ def _new_image(project_id: UUID, file: ImageFile, embedded: Embedded, revision: 
         metadata_={},
         revision=revision,
         label_id=None,
+        created_at=id_time(image_id),
     )
 
 

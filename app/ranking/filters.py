@@ -1,7 +1,7 @@
 """Which images may be ranked: what a query asks for, and what is left of a pool by that."""
 
 from collections.abc import Collection, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
 
@@ -15,6 +15,8 @@ from app.vectors.matrices import GONE, Snapshot
 from models.acquisition import AcquisitionStrategy, Pool
 
 ID = np.dtype("V16")
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MILLISECOND = timedelta(milliseconds=1)
 
 
 class RankQuery(NamedTuple):
@@ -93,9 +95,9 @@ def matching_pool(
     if query.uploaded_after or query.uploaded_before:
         uploaded = _milliseconds(snapshot)[pool.rows.numpy()]
         if query.uploaded_after:
-            mask &= torch.from_numpy(uploaded >= query.uploaded_after.timestamp() * 1000)
+            mask &= torch.from_numpy(uploaded >= (query.uploaded_after - EPOCH) / MILLISECOND)
         if query.uploaded_before:
-            mask &= torch.from_numpy(uploaded < query.uploaded_before.timestamp() * 1000)
+            mask &= torch.from_numpy(uploaded < (query.uploaded_before - EPOCH) / MILLISECOND)
     pool = pool.part(mask.nonzero().squeeze(1))
     if predictor is None or not query.by_likeliest or not len(pool):
         return pool

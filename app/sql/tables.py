@@ -1,6 +1,6 @@
 """The whole schema."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
 from uuid import UUID
 
@@ -58,6 +58,11 @@ class Moment(TypeDecorator[datetime]):
 def now() -> datetime:
     """The current time in UTC."""
     return datetime.now(UTC)
+
+
+def id_time(uuid: UUID) -> datetime:
+    """When a UUIDv7 was made, to the millisecond: its first 48 bits (RFC 9562, 5.7)."""
+    return datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=uuid.int >> 80)
 
 
 class Table(DeclarativeBase):

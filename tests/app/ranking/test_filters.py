@@ -35,12 +35,13 @@ def test_filters_choose_by_upload_time(birds, pool, png):
 
     def ranked(**where):
         body = {"budget": 100, "where": where}
-        return ids(birds.post("/v1/projects/birds/pool/rank", json=body).json())
+        return sorted(ids(birds.post("/v1/projects/birds/pool/rank", json=body).json()))
 
-    assert ranked(uploaded_after=f"{moment[:19]}Z", uploaded_before="2000-01-01T00:00:00Z") == []
-    assert late in ranked(uploaded_after=f"{moment[:19]}Z")
+    assert ranked(uploaded_after=moment) == [late]
+    assert ranked(uploaded_before=moment) == sorted(pool)
+    assert ranked(uploaded_after=moment, uploaded_before="2000-01-01T00:00:00Z") == []
     assert ranked(uploaded_after="2100-01-01T00:00:00Z") == []
-    assert sorted(ranked(uploaded_before="2100-01-01T00:00:00Z")) == sorted([*pool, late])
+    assert ranked(uploaded_before="2100-01-01T00:00:00Z") == sorted([*pool, late])
 
 
 def test_filters_choose_named_images(birds, pool):
