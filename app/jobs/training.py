@@ -14,8 +14,10 @@ from app.jobs.context import JobContext, JobFailed
 from app.jobs.promotion import Promote, TrainedVersion, VersionResult, promote_if_better
 from app.jobs.training_data import TrainingData
 from app.sql.tables import EncoderVersion, ProjectVersion, TrainingImage
-from handful.contract.jobs import Progress, VerdictRead
+from handful.contract.jobs import Figure, Progress, VerdictRead
 from models.encoders import Encoder
+from models.finetuning.model_selection import SelectionProgress
+from models.transduction.cross_validation import TransductionProgress
 
 
 class Sheet(NamedTuple):
@@ -35,6 +37,18 @@ class LearningStep(NamedTuple):
     pace: str = ""  # steps of one pace take about as long as each other
     quiet: bool = False  # too small to be told
     sheet: Sheet | None = None
+
+
+class RunProgress(Progress):
+    """An epoch of one of several runs, of which each leaves out a fold, and the last none."""
+
+    run: int
+    runs: int
+    fold: int | None
+    epoch: int
+    epochs: int
+    loss: float
+    images_per_s: float
 
 
 class Learner(Protocol):
@@ -151,6 +165,42 @@ def learn(
 
     start = checkpoint.batch_size if checkpoint else batch_size
     return material, _halving_batches(context, batch_size, attempt, start)
+
+
+def step_of_run(
+    kind: type[RunProgress],
+    place: SelectionProgress | TransductionProgress,
+    *,
+    stage: str,
+    title: str,
+    figures: Sequence[Figure] = (),
+    pace: str = "",
+    quiet: bool = False,
+    **fields: Any,
+) -> LearningStep:
+    """An epoch of one of several runs, of as many epochs each.
+
+    Args:
+        figures: besides the loss.
+        fields: that the kind of job adds to those of `RunProgress`.
+    """
+    epoch = place.epoch
+    progress = kind(
+        stage=stage,
+        share=(place.run - 1 + epoch.number / epoch.of) / place.runs,
+        title=title,
+        figures=[Figure(name="loss", value=epoch.loss), *figures],
+        run=place.run,
+        runs=place.runs,
+        fold=place.fold,
+        epoch=epoch.number,
+        epochs=epoch.of,
+        loss=epoch.loss,
+        images_per_s=speed(epoch.images, epoch.seconds),
+        **fields,
+    )
+    remaining = (place.runs - place.run + 1) * epoch.of - epoch.number
+    return LearningStep(progress, epoch.seconds, remaining, pace, quiet)
 
 
 def speed(images: int, seconds: float) -> float:

@@ -20,12 +20,12 @@ from app.jobs.planning.policies import (
     combine,
 )
 from app.jobs.promotion import Promote, VersionResult
-from app.jobs.training import LearningStep, Trained, speed, train_version
+from app.jobs.training import LearningStep, RunProgress, Trained, step_of_run, train_version
 from app.jobs.training_data import check_enough, gather, labels_fingerprint
 from app.jobs.verdicts import correctness, judge_beside
 from app.plugin_fields import forbid_extra, plugin_field, plugins_from
 from app.sql.tables import Project
-from handful.contract.jobs import Figure, Progress, VerdictRead
+from handful.contract.jobs import Figure, VerdictRead
 from models.finetuning import FinetuningMethod, embed_all, resolve_recipe, start
 from models.finetuning.methods import methods
 from models.finetuning.model_selection import Selected, Selection, SelectionProgress
@@ -161,19 +161,12 @@ class Finetune:
         )
 
 
-class FinetuneProgress(Progress):
+class FinetuneProgress(RunProgress):
     """An epoch of a fold, or of all images."""
 
     method: str
-    run: int
-    runs: int
-    fold: int | None
-    epoch: int
-    epochs: int
-    loss: float
     accuracy: float | None
     rates: dict[str, float]
-    images_per_s: float
 
 
 class MethodRead(BaseModel):
@@ -208,14 +201,7 @@ class Finetuner:
 
     def steps(self) -> Iterator[LearningStep]:
         try:
-            for progress in self.selection:
-                remaining = (
-                    progress.runs - progress.run + 1
-                ) * self.recipe.epochs - progress.epoch.number
-                # One method may take a hundred times as long as another.
-                yield LearningStep(
-                    _progress(progress), progress.epoch.seconds, remaining, pace=progress.method
-                )
+            yield from map(_step, self.selection)
         except Diverged as error:
             rate = self.recipe.rate
             raise JobFailed(f"{error}; try a lower rate than {rate:g}, or find_rate") from error
@@ -236,27 +222,21 @@ def _find_rate(method: FinetuningMethod, material: Material, recipe: Recipe) -> 
     )
 
 
-def _progress(progress: SelectionProgress) -> FinetuneProgress:
-    epoch = progress.epoch
-    figures = [Figure(name="loss", value=epoch.loss)]
+def _step(progress: SelectionProgress) -> LearningStep:
+    epoch, figures = progress.epoch, []
     if epoch.accuracy is not None:
         figures.append(Figure(name="held-out accuracy", value=epoch.accuracy, unit="share"))
     where = f"fold {progress.fold}" if progress.fold else "all images"
-    return FinetuneProgress(
+    return step_of_run(
+        FinetuneProgress,
+        progress,
         stage="training",
-        share=(progress.run - 1 + epoch.number / epoch.of) / progress.runs,
         title=f"{progress.method}, {where}",
         figures=figures,
+        pace=progress.method,  # one may take a hundred times as long as another
         method=progress.method,
-        run=progress.run,
-        runs=progress.runs,
-        fold=progress.fold,
-        epoch=epoch.number,
-        epochs=epoch.of,
-        loss=epoch.loss,
         accuracy=epoch.accuracy,
         rates=epoch.rates,
-        images_per_s=speed(epoch.images, epoch.seconds),
     )
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from app.jobs.context import Checked, JobContext, JobFailed
 from app.jobs.kinds import kinds
-from app.jobs.training import LearningStep, learn, speed
+from app.jobs.training import LearningStep, RunProgress, learn, step_of_run
 from app.jobs.verdicts import combine_verdicts, unjudged
 from app.plugin_fields import forbid_extra
 from app.prediction.predictor import Predictor, fit_predictor
@@ -23,7 +23,7 @@ from app.problems import EmptyPool, TooFewLabels
 from app.sql.lookups import label_names
 from app.sql.tables import Embedding, Image, Label, Project
 from app.vectors.matrices import ROWS_PER_FETCH, Snapshot, Vectors
-from handful.contract.jobs import Figure, JobResult, Progress, VerdictRead
+from handful.contract.jobs import JobResult, VerdictRead
 from models.heads import Head
 from models.heads.kinds import heads
 from models.training.loop import Diverged
@@ -115,19 +115,12 @@ class Transducible(NamedTuple):
         return {"digest": self.digest}
 
 
-class TransduceProgress(Progress):
+class TransduceProgress(RunProgress):
     """An epoch without the labels of a fold, or with all labels."""
 
-    run: int
-    runs: int
-    fold: int | None
-    epoch: int
-    epochs: int
-    loss: float
     cross_entropy: float
     marginal_entropy: float
     conditional_entropy: float
-    images_per_s: float
 
 
 class LabelShare(BaseModel):
@@ -157,11 +150,7 @@ class Transducer:
 
     def steps(self) -> Iterator[LearningStep]:
         try:
-            for progress in self.transduction:
-                epoch = progress.epoch
-                remaining = (progress.runs - progress.run + 1) * epoch.of - epoch.number
-                quiet = progress.fold is not None and epoch.number < epoch.of
-                yield LearningStep(_progress(progress), epoch.seconds, remaining, quiet=quiet)
+            yield from map(_step, self.transduction)
         except Diverged as error:
             raise JobFailed(f"{error}; try a lower rate than {self.rate:g}") from error
 
@@ -214,23 +203,17 @@ def _count_pool(session: Session, project: Project) -> int:
     ).one()
 
 
-def _progress(progress: TransductionProgress) -> TransduceProgress:
+def _step(progress: TransductionProgress) -> LearningStep:
     epoch = progress.epoch
-    return TransduceProgress(
+    return step_of_run(
+        TransduceProgress,
+        progress,
         stage="transduction",
-        share=(progress.run - 1 + epoch.number / epoch.of) / progress.runs,
         title="the whole pool" if progress.fold is None else f"fold {progress.fold}",
-        figures=[Figure(name="loss", value=epoch.loss)],
-        run=progress.run,
-        runs=progress.runs,
-        fold=progress.fold,
-        epoch=epoch.number,
-        epochs=epoch.of,
-        loss=epoch.loss,
+        quiet=progress.fold is not None and epoch.number < epoch.of,
         cross_entropy=epoch.cross_entropy,
         marginal_entropy=epoch.marginal,
         conditional_entropy=epoch.conditional,
-        images_per_s=speed(epoch.images, epoch.seconds),
     )
 
 
