@@ -1,4 +1,4 @@
-"""A job that was claimed, without a service around it."""
+"""A job that was claimed, without a service around it; and how a service is asked for one."""
 
 from collections.abc import Iterator
 
@@ -13,7 +13,19 @@ from app.sql.database import Database, migrate
 from app.sql.tables import Project
 from app.storage.blobs import Blobs
 
+JOBS = "/v1/projects/birds/jobs"
 MAX_PIXELS = 1 << 20
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+def submit_job(service, kind, options):
+    """Where the job is that a service was asked for."""
+    answer = service.post(JOBS, json={"kind": kind, "options": options})
+    assert answer.status_code == 202, answer.text
+    return answer.headers["Location"]
 
 
 @pytest.fixture

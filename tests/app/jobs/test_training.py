@@ -9,10 +9,7 @@ import torch
 from app.jobs.context import JobContext, JobFailed
 from app.jobs.training import LearningStep, learn
 from handful.contract.jobs import Progress
-
-
-class Killed(BaseException):
-    """The process ends here."""
+from tests.app.jobs.conftest import Killed
 
 
 @dataclass(frozen=True)

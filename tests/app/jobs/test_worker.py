@@ -20,6 +20,7 @@ from app.jobs.worker import Worker
 from app.sql import database as db
 from app.sql.database import Database
 from tests import databases
+from tests.app.jobs.conftest import submit_job
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -57,12 +58,6 @@ def worker(striped, settings):
     worker.stop.set()
     thread.join(PATIENCE_S)
     assert not thread.is_alive()
-
-
-def submit(service, options):
-    answer = service.post("/v1/projects/birds/jobs", json={"kind": "finetune", "options": options})
-    assert answer.status_code == 202, answer.text
-    return answer.headers["Location"]
 
 
 def wait_for(what):
@@ -133,7 +128,7 @@ def exists(pid: int) -> bool:
 
 
 def test_a_job_runs_to_its_end_in_a_process_of_its_own(striped, worker):
-    location = submit(striped, OPTIONS)
+    location = submit_job(striped, "finetune", OPTIONS)
 
     job = wait_until(striped, location, "succeeded", "failed")
 
@@ -149,7 +144,7 @@ def test_a_job_runs_to_its_end_in_a_process_of_its_own(striped, worker):
 
 def test_a_process_that_starts_slowly_does_not_stand_still(striped, settings, monkeypatch):
     monkeypatch.setattr(module, "run_job", start_slowly)
-    location = submit(striped, OPTIONS)
+    location = submit_job(striped, "finetune", OPTIONS)
 
     Worker(settings, striped.app.state.parts.queue.db).run(until_idle=True)
 
@@ -158,7 +153,7 @@ def test_a_process_that_starts_slowly_does_not_stand_still(striped, settings, mo
 
 
 def test_a_running_job_is_cancelled_and_its_process_gone(striped, worker):
-    location = submit(striped, LONG)
+    location = submit_job(striped, "finetune", LONG)
     wait_for(lambda: epochs(striped, location))
     pid = job_process()
 
@@ -177,7 +172,7 @@ def test_a_job_whose_process_dies_or_stands_still_goes_on_from_its_checkpoint(
     striped, worker, monkeypatch, how
 ):
     monkeypatch.setattr(module, "run_job", partial(end_early, how))
-    location = submit(striped, OPTIONS)
+    location = submit_job(striped, "finetune", OPTIONS)
 
     job = wait_until(striped, location, "succeeded", "failed")
     assert job["state"] == "succeeded", job["error"]
@@ -205,8 +200,7 @@ def test_a_pretraining_that_was_killed_ends_as_if_it_had_not_been(
     }
 
     def run():
-        job = {"kind": "pretrain", "options": options}
-        location = striped.post("/v1/projects/birds/jobs", json=job).headers["Location"]
+        location = submit_job(striped, "pretrain", options)
         job = wait_until(striped, location, "succeeded", "failed")
         assert job["state"] == "succeeded", job["error"]
         items = striped.get(f"{location}/events?limit=1000").json()["items"]
@@ -228,7 +222,7 @@ def test_a_stopped_worker_gives_its_job_back_and_the_attempt_does_not_count(stri
     first = Worker(settings, striped.app.state.parts.queue.db)
     thread = threading.Thread(target=first.run)
     thread.start()
-    location = submit(striped, LONG)
+    location = submit_job(striped, "finetune", LONG)
     wait_for(lambda: epochs(striped, location))
 
     first.stop.set()
@@ -240,7 +234,7 @@ def test_a_stopped_worker_gives_its_job_back_and_the_attempt_does_not_count(stri
 
 
 def test_the_process_of_a_job_dies_with_its_worker(striped, settings):
-    location = submit(striped, LONG)
+    location = submit_job(striped, "finetune", LONG)
     command = [sys.executable, "-m", "app.cli", "worker"]
     environment = os.environ | {
         "HANDFUL_DATA_DIR": str(settings.data_dir),
@@ -267,7 +261,7 @@ def test_the_process_of_a_job_dies_with_its_worker(striped, settings):
 def test_a_promotion_waits_while_the_database_is_locked(striped, settings, do, monkeypatch):
     if settings.database_url:
         pytest.skip("PostgreSQL has no lock on all of it")
-    location = submit(striped, OPTIONS | {"promote": "always"})
+    location = submit_job(striped, "finetune", OPTIONS | {"promote": "always"})
     monkeypatch.setattr(db, "BUSY_TIMEOUT_S", 1)  # of the connections of the job
     impatient = Database(settings.database)
     write, locks = Promotions._write, iter(range(2))  # for the first try, and for the second
@@ -302,7 +296,7 @@ def hold_lock(url: str, locked: threading.Event) -> None:
 
 
 def test_the_worker_command_ends_when_no_job_waits(striped, settings):
-    location = submit(striped, OPTIONS)
+    location = submit_job(striped, "finetune", OPTIONS)
     environment = os.environ | {
         "HANDFUL_DATA_DIR": str(settings.data_dir),
         "HANDFUL_DATABASE_URL": settings.database_url,

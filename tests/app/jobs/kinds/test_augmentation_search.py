@@ -1,20 +1,18 @@
 """The job that searches for an augmentation, done in this process."""
 
 import io
-from uuid import UUID
 
 import pytest
 import torch
 from rich.console import Console
 from rich.progress import Progress, TextColumn
-from sqlalchemy import select
 
 from app.cli import terminal
-from app.sql.tables import Image, Label
 from handful.contract.jobs import EventsRead, JobRead
 from models.augmentation_search.proxy import Proxy
+from tests.app.jobs.conftest import JOBS, submit_job
+from tests.app.jobs.kinds.conftest import events, interrupt, lose_files
 
-JOBS = "/v1/projects/birds/jobs"
 GRID = {"name": "grid", "options": {"n": [1], "m": [3, 6, 9]}}
 SEARCHES = {
     "grid": GRID,
@@ -25,14 +23,7 @@ SEARCHES = {
 
 def submit(service, search="grid", **options):
     body = {"search": SEARCHES[search], "images": 16, "views": 1} | options
-    answer = service.post(JOBS, json={"kind": "augmentation_search", "options": body})
-    assert answer.status_code == 202, answer.text
-    return answer.headers["Location"]
-
-
-def events(service, location, kind="metrics"):
-    items = service.get(f"{location}/events").json()["items"]
-    return [event["data"] for event in items if event["kind"] == kind]
+    return submit_job(service, "augmentation_search", body)
 
 
 @pytest.mark.parametrize("search", SEARCHES)
@@ -52,8 +43,7 @@ def test_what_is_found_can_be_fine_tuned_with(striped, do, search):
     assert result["verdict"]["images"] == 16
     assert "trivialaugment" in result["verdict"]["against"]
     options = {"augmentation": result["augmentation"]}
-    tuning = striped.post(JOBS, json={"kind": "finetune", "options": options})
-    assert tuning.status_code == 202, tuning.text
+    submit_job(striped, "finetune", options)
 
 
 def test_every_trial_tells_its_policy_score_accuracy_and_time_left(striped, do):
@@ -81,17 +71,11 @@ def test_labels_whose_stripes_a_turn_would_swap_do_without_it(striped, do):
     still = {"name": "per_class", "options": {"crops": [0.5], "geometric": {"degrees": 0}}}
     scores = []
     for search in (turned, still):
-        location = striped.post(
-            JOBS, json={"kind": "augmentation_search", "options": {"search": search}}
-        ).headers["Location"]
+        location = submit_job(striped, "augmentation_search", {"search": search})
         do(striped)
         scores.append(striped.get(location).json()["result"]["score"])
 
     assert scores[0] < scores[1]
-
-
-class Killed(BaseException):
-    """The process ends here."""
 
 
 @pytest.mark.parametrize(
@@ -100,8 +84,7 @@ class Killed(BaseException):
 def test_an_interrupted_search_ends_as_if_it_had_not_been(
     striped, do, monkeypatch, search, after, remembered
 ):
-    judge, judgements = Proxy._judge, iter(range(after))
-    judged: list[object] = []
+    judge, judged = Proxy._judge, list[object]()
 
     def count(*arguments):
         judged.append(arguments)
@@ -112,21 +95,8 @@ def test_an_interrupted_search_ends_as_if_it_had_not_been(
     do(striped)
     expected, needed = striped.get(whole).json()["result"], len(judged)
     location = submit(striped, search)
-
-    def until_killed(self, candidate):
-        if next(judgements, None) is None:
-            raise Killed
-        return judge(self, candidate)
-
-    monkeypatch.setattr(Proxy, "_judge", until_killed)
-    with pytest.raises(Killed):
-        do(striped)
+    interrupt(striped, do, location, Proxy, "_judge", after)
     judged.clear()
-    monkeypatch.setattr(Proxy, "_judge", count)
-    state = striped.app.state.parts
-    with state.queue.db.writing() as session:
-        job = state.queue.read("birds", UUID(location.rpartition("/")[2]))
-        session.merge(job).lease_until = job.created_at
 
     do(striped)
 
@@ -139,7 +109,7 @@ def test_an_interrupted_search_ends_as_if_it_had_not_been(
 
 
 def test_images_that_cannot_be_read_any_more_are_left_out(striped, do):
-    lose(striped, "level", 3)
+    lose_files(striped, 3, "level")
     location = submit(striped, images=32)
 
     do(striped)
@@ -153,7 +123,7 @@ def test_images_that_cannot_be_read_any_more_are_left_out(striped, do):
 
 def test_too_few_readable_images_fail_the_job_with_advice(striped, do):
     location = submit(striped, images=32)
-    lose(striped, "level", 15)
+    lose_files(striped, 15, "level")
 
     do(striped)
 
@@ -243,14 +213,3 @@ def test_a_terminal_shows_the_trials_and_what_came_out(striped, do):
     assert bar.tasks[0].completed == 1
     assert "held-out" in bar.tasks[0].fields["note"]
     assert terminal._short(job) == f"randaugment; {job.result.verdict.reason}"
-
-
-def lose(service, label, count):
-    """Remove the files of some images of a label."""
-    state = service.app.state.parts
-    with state.queue.db.reading() as session:
-        label_id = session.scalars(select(Label.id).where(Label.name == label)).one()
-        digests = session.scalars(select(Image.sha256).where(Image.label_id == label_id))
-        lost = list(digests)[:count]
-    for digest in lost:
-        state.promotions.blobs.remove(digest)

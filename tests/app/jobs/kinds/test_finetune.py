@@ -12,8 +12,10 @@ from app.jobs.checkpoints import Checkpoints
 from app.jobs.job_queue import LeaseLost
 from app.jobs.kinds import finetune
 from app.problems import StorageFull
-from app.sql.tables import Image, Label, Project, ProjectVersion
+from app.sql.tables import Image, Project, ProjectVersion
 from models.training.loop import Training
+from tests.app.jobs.conftest import JOBS, submit_job
+from tests.app.jobs.kinds.conftest import events, interrupt, lose_files, versions
 
 RECIPE = {"epochs": 8, "rate": 3e-3, "batch_size": 8}
 OPTIONS = {
@@ -22,22 +24,10 @@ OPTIONS = {
     "augmentation": [],
     "folds": 2,
 }
-JOBS = "/v1/projects/birds/jobs"
 
 
 def submit(service, **options):
-    answer = service.post(JOBS, json={"kind": "finetune", "options": OPTIONS | options})
-    assert answer.status_code == 202, answer.text
-    return answer.headers["Location"]
-
-
-def events(service, location, kind="metrics"):
-    items = service.get(f"{location}/events").json()["items"]
-    return [event["data"] for event in items if event["kind"] == kind]
-
-
-def versions(service):
-    return service.get("/v1/projects/birds/encoders").json()["items"]
+    return submit_job(service, "finetune", OPTIONS | options)
 
 
 def test_a_better_encoder_is_promoted_and_classifies_from_then_on(striped, do, stripes):
@@ -220,11 +210,7 @@ def test_a_rate_that_diverges_fails_the_job_and_leaves_the_champion(striped, do)
 
 
 def test_images_that_cannot_be_read_any_more_are_skipped_and_counted(striped, do):
-    state = striped.app.state.parts
-    with state.queue.db.reading() as session:
-        lost = list(session.scalars(select(Image.sha256).where(Image.label_id.is_not(None))))[:3]
-    for digest in lost:
-        state.promotions.blobs.remove(digest)
+    lose_files(striped, 3, "level")
     location = submit(striped, promote="always")
 
     do(striped)
@@ -241,13 +227,8 @@ def test_images_that_cannot_be_read_any_more_are_skipped_and_counted(striped, do
 
 
 def test_too_few_readable_images_fail_the_job_with_advice(striped, do):
-    state = striped.app.state.parts
-    with state.queue.db.reading() as session:
-        label = session.scalars(select(Label.id).where(Label.name == "level")).one()
-        lost = list(session.scalars(select(Image.sha256).where(Image.label_id == label)))[:15]
     location = submit(striped)
-    for digest in lost:
-        state.promotions.blobs.remove(digest)
+    lose_files(striped, 15, "level")
 
     do(striped)
 
@@ -256,35 +237,13 @@ def test_too_few_readable_images_fail_the_job_with_advice(striped, do):
     assert "upload the missing ones again" in job["error"]
 
 
-class Killed(BaseException):
-    """The process ends here."""
-
-
-def die(*_: object, **__: object) -> None:
-    raise Killed
-
-
 @pytest.mark.parametrize("after", [3, 8, 20])
-def test_an_interrupted_job_goes_on_and_ends_as_if_it_had_not_been(striped, do, monkeypatch, after):
+def test_an_interrupted_job_goes_on_and_ends_as_if_it_had_not_been(striped, do, after):
     whole = submit(striped, promote="never")
     do(striped)
     expected = [data["loss"] for data in events(striped, whole)]
-    state = striped.app.state.parts
     location = submit(striped, promote="never")
-    train, epochs = Training.__next__, iter(range(after))
-
-    def until_killed(self):
-        if next(epochs, None) is None:
-            raise Killed
-        return train(self)
-
-    monkeypatch.setattr(Training, "__next__", until_killed)
-    with pytest.raises(Killed):
-        do(striped)
-    monkeypatch.setattr(Training, "__next__", train)
-    with state.queue.db.writing() as session:
-        job = state.queue.read("birds", UUID(location.rpartition("/")[2]))
-        session.merge(job).lease_until = job.created_at
+    interrupt(striped, do, location, Training, "__next__", after)
 
     do(striped)
 
@@ -297,16 +256,9 @@ def test_an_interrupted_job_goes_on_and_ends_as_if_it_had_not_been(striped, do, 
     assert weights[0] == weights[1]
 
 
-def test_an_epoch_told_before_the_first_checkpoint_is_told_once(striped, do, monkeypatch):
+def test_an_epoch_told_before_the_first_checkpoint_is_told_once(striped, do):
     location = submit(striped, promote="never")
-    monkeypatch.setattr(Checkpoints, "write", die)
-    with pytest.raises(Killed):
-        do(striped)
-    monkeypatch.undo()
-    queue = striped.app.state.parts.queue
-    with queue.db.writing() as session:
-        job = queue.read("birds", UUID(location.rpartition("/")[2]))
-        session.merge(job).lease_until = job.created_at
+    interrupt(striped, do, location, Checkpoints, "write")
 
     do(striped)
 
@@ -315,17 +267,9 @@ def test_an_epoch_told_before_the_first_checkpoint_is_told_once(striped, do, mon
     assert len(epochs) == len(set(epochs))
 
 
-def test_a_job_interrupted_after_its_version_was_made_makes_no_second_one(striped, do, monkeypatch):
+def test_a_job_interrupted_after_its_version_was_made_makes_no_second_one(striped, do):
     location = submit(striped, promote="always")
-    monkeypatch.setattr(promotion, "promote_version", die)
-    with pytest.raises(Killed):
-        do(striped)
-    monkeypatch.undo()
-    state = striped.app.state.parts
-    claim = state.queue
-    with state.queue.db.writing() as session:
-        job = claim.read("birds", UUID(location.rpartition("/")[2]))
-        session.merge(job).lease_until = job.created_at
+    interrupt(striped, do, location, promotion, "promote_version")
 
     do(striped)
 

@@ -3,42 +3,25 @@
 import base64
 import io
 import math
-from uuid import UUID
 
 import PIL.Image
 import pytest
 from rich.console import Console
 from rich.progress import Progress, TextColumn
-from sqlalchemy import select
 
 from app.cli import terminal
-from app.sql.tables import Image
 from handful.contract.jobs import EventsRead
 from models.training.loop import Training
+from tests.app.jobs.conftest import JOBS, submit_job
+from tests.app.jobs.kinds.conftest import events, interrupt, lose_files, versions
 
-JOBS = "/v1/projects/birds/jobs"
 OPTIONS = {"epochs": 3, "batch_size": 12}  # of 36 images
 SMALL = {"name": "vit", "options": {"width": 24, "image_side": 16, "patch": 4, "depth": 2}}
 TINY = {"name": "conv4", "options": {"width": 8, "image_side": 16}}
 
 
-def post(service, **options):
-    return service.post(JOBS, json={"kind": "pretrain", "options": OPTIONS | options})
-
-
 def submit(service, **options):
-    answer = post(service, **options)
-    assert answer.status_code == 202, answer.text
-    return answer.headers["Location"]
-
-
-def events(service, location, kind="metrics"):
-    items = service.get(f"{location}/events").json()["items"]
-    return [event["data"] for event in items if event["kind"] == kind]
-
-
-def versions(service):
-    return service.get("/v1/projects/birds/encoders").json()["items"]
+    return submit_job(service, "pretrain", OPTIONS | options)
 
 
 def test_a_project_gets_an_encoder_that_learned_from_its_images(striped, do):
@@ -136,39 +119,14 @@ def test_without_labels_nothing_is_promoted_by_itself(birds, stripes, do):
     assert "too few labels" in result["verdict"]["reason"]
 
 
-class Killed(BaseException):
-    """The process ends here."""
-
-
-def let_go(service, location):
-    """The lease of a job runs out."""
-    queue = service.app.state.parts.queue
-    with queue.db.writing() as session:
-        job = queue.read("birds", UUID(location.rpartition("/")[2]))
-        session.merge(job).lease_until = job.created_at
-
-
 @pytest.mark.parametrize("method", ["simclr", "moco", "deepcluster"])
 @pytest.mark.parametrize("after", [1, 2])
-def test_an_interrupted_job_goes_on_and_ends_as_if_it_had_not_been(
-    striped, do, monkeypatch, method, after
-):
+def test_an_interrupted_job_goes_on_and_ends_as_if_it_had_not_been(striped, do, method, after):
     whole = submit(striped, method={"name": method}, promote="never")
     do(striped)
     expected = [data["loss"] for data in events(striped, whole)]
     location = submit(striped, method={"name": method}, promote="never")
-    train, epochs = Training.__next__, iter(range(after))
-
-    def until_killed(self):
-        if next(epochs, None) is None:
-            raise Killed
-        return train(self)
-
-    monkeypatch.setattr(Training, "__next__", until_killed)
-    with pytest.raises(Killed):
-        do(striped)
-    monkeypatch.setattr(Training, "__next__", train)
-    let_go(striped, location)
+    interrupt(striped, do, location, Training, "__next__", after)
 
     do(striped)
 
@@ -181,26 +139,10 @@ def test_an_interrupted_job_goes_on_and_ends_as_if_it_had_not_been(
     assert weights == expected_weights
 
 
-def test_images_deleted_meanwhile_are_left_out_and_the_training_starts_over(
-    striped, do, monkeypatch
-):
+def test_images_deleted_meanwhile_are_left_out_and_the_training_starts_over(striped, do):
     location = submit(striped, method={"name": "npid"}, promote="never")
-    train = Training.__next__
-
-    def until_killed(self):
-        if self.epoch == 1:
-            raise Killed
-        return train(self)
-
-    monkeypatch.setattr(Training, "__next__", until_killed)
-    with pytest.raises(Killed):
-        do(striped)
-    monkeypatch.undo()
-    let_go(striped, location)
-    state = striped.app.state.parts
-    with state.queue.db.reading() as session:
-        digest = session.scalars(select(Image.sha256).limit(1)).one()
-    state.promotions.blobs.remove(digest)
+    interrupt(striped, do, location, Training, "__next__", after=1)
+    lose_files(striped, 1)
 
     do(striped)
 
@@ -211,11 +153,7 @@ def test_images_deleted_meanwhile_are_left_out_and_the_training_starts_over(
 
 def test_too_few_images_that_can_be_read_fail_the_job(striped, do):
     location = submit(striped)
-    state = striped.app.state.parts
-    with state.queue.db.reading() as session:
-        digests = list(session.scalars(select(Image.sha256)))
-    for digest in digests[:30]:
-        state.promotions.blobs.remove(digest)
+    lose_files(striped, 30)
 
     do(striped)
 
@@ -290,7 +228,7 @@ def test_the_terminal_shows_how_it_goes(striped, do):
     ],
 )
 def test_what_cannot_be_done_is_refused_with_the_reason(striped, options, status, says):
-    answer = post(striped, **options)
+    answer = striped.post(JOBS, json={"kind": "pretrain", "options": OPTIONS | options})
 
     assert answer.status_code == status, answer.text
     assert says in answer.text

@@ -8,6 +8,7 @@ from sqlalchemy import func, select
 from app.encoders.promotion import Promotions
 from app.sql.tables import Embedding, Image
 from tests import databases
+from tests.app.jobs.kinds.conftest import events
 
 ENCODERS = "/v1/projects/birds/encoders"
 
@@ -43,8 +44,7 @@ def test_a_version_that_has_embedded_nothing_is_promoted_by_a_job(striped, versi
     assert answer.json()["promoted"] is False
     assert waiting == before
     assert serving(striped) == version
-    events = striped.get(f"{answer.headers['Location']}/events").json()["items"]
-    progress = [event["data"] for event in events if event["kind"] == "metrics"]
+    progress = events(striped, answer.headers["Location"])
     assert [p["done"] for p in progress] == sorted(p["done"] for p in progress)
     assert (progress[-1]["stage"], progress[-1]["done"], progress[-1]["left"]) == (
         "embedding",
