@@ -1,11 +1,17 @@
 """What tests of kinds of jobs ask of a service, and do to it."""
 
+import io
+from typing import NamedTuple
 from uuid import UUID
 
 import pytest
+from rich.console import Console
+from rich.progress import Progress
 from sqlalchemy import select
 
+from app.cli import terminal
 from app.sql.tables import Image, Label
+from handful.contract.jobs import EventsRead
 from tests.app.jobs.conftest import Killed
 
 
@@ -16,6 +22,26 @@ def events(service, location, kind="metrics"):
 
 def versions(service):
     return service.get("/v1/projects/birds/encoders").json()["items"]
+
+
+class Line(NamedTuple):
+    """What a terminal shows of a job at a time."""
+
+    title: str
+    share: float
+    note: str
+
+
+def terminal_lines(service, location):
+    """What a terminal shows after each event that tells how far a job is."""
+    bar = Progress(console=Console(file=io.StringIO()))
+    number = bar.add_task("queued", total=1.0, note="")
+    (task,), lines = bar.tasks, []
+    for event in EventsRead.model_validate(service.get(f"{location}/events").json()).items:
+        terminal._show(bar, number, event)
+        if event.kind == "metrics":
+            lines.append(Line(task.description, task.completed, task.fields["note"]))
+    return lines
 
 
 def interrupt(service, do, location, owner, name, after=0):

@@ -1,17 +1,13 @@
 """The job that searches for an augmentation, done in this process."""
 
-import io
-
 import pytest
 import torch
-from rich.console import Console
-from rich.progress import Progress, TextColumn
 
 from app.cli import terminal
-from handful.contract.jobs import EventsRead, JobRead
+from handful.contract.jobs import JobRead
 from models.augmentation_search.proxy import Proxy
 from tests.app.jobs.conftest import JOBS, submit_job
-from tests.app.jobs.kinds.conftest import events, interrupt, lose_files
+from tests.app.jobs.kinds.conftest import events, interrupt, lose_files, terminal_lines
 
 GRID = {"name": "grid", "options": {"n": [1], "m": [3, 6, 9]}}
 SEARCHES = {
@@ -202,14 +198,9 @@ def test_a_terminal_shows_the_trials_and_what_came_out(striped, do):
     location = submit(striped)
     do(striped)
     job = JobRead.model_validate(striped.get(location).json())
-    bar = Progress(TextColumn("{task.description}"), console=Console(file=io.StringIO()))
-    task = bar.add_task("queued", total=1.0, note="")
 
-    for event in EventsRead.model_validate(striped.get(f"{location}/events").json()).items:
-        if event.kind == "metrics":
-            terminal._show(bar, task, event)
+    line = terminal_lines(striped, location)[-1]
 
-    assert bar.tasks[0].description == "trial 3 of 3"
-    assert bar.tasks[0].completed == 1
-    assert "held-out" in bar.tasks[0].fields["note"]
+    assert (line.title, line.share) == ("trial 3 of 3", 1)
+    assert "held-out" in line.note
     assert terminal._short(job) == f"randaugment; {job.result.verdict.reason}"

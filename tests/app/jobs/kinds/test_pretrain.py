@@ -6,14 +6,10 @@ import math
 
 import PIL.Image
 import pytest
-from rich.console import Console
-from rich.progress import Progress, TextColumn
 
-from app.cli import terminal
-from handful.contract.jobs import EventsRead
 from models.training.loop import Training
 from tests.app.jobs.conftest import JOBS, submit_job
-from tests.app.jobs.kinds.conftest import events, interrupt, lose_files, versions
+from tests.app.jobs.kinds.conftest import events, interrupt, lose_files, terminal_lines, versions
 
 OPTIONS = {"epochs": 3, "batch_size": 12}  # of 36 images
 SMALL = {"name": "vit", "options": {"width": 24, "image_side": 16, "patch": 4, "depth": 2}}
@@ -186,14 +182,8 @@ def test_a_rate_that_is_too_high_fails_with_advice(striped, do):
 def test_the_terminal_shows_how_it_goes(striped, do):
     location = submit(striped)
     do(striped)
-    console = Console(file=io.StringIO(), width=200)
-    bar = Progress(TextColumn("{task.description} {task.fields[note]}"), console=console)
-    task = bar.add_task("", total=1.0, note="")
-    notes: list[str] = []
 
-    for event in EventsRead.model_validate(striped.get(f"{location}/events").json()).items:
-        terminal._show(bar, task, event)
-        notes.append(bar.tasks[0].fields["note"])
+    notes = [line.note for line in terminal_lines(striped, location)]
 
     assert any("loss by chance 3.135, rank" in note for note in notes)
     assert any("accuracy of neighbours" in note and "s left" in note for note in notes)

@@ -1,20 +1,17 @@
 """The job that labels the whole pool at once, done in this process."""
 
-import io
 import json
 from uuid import UUID
 
 import pytest
-from rich.console import Console
-from rich.progress import Progress, TextColumn
 from sqlalchemy import delete, select
 
 from app.cli import terminal
 from app.sql.tables import Embedding, Image, Job
-from handful.contract.jobs import EventsRead, JobRead
+from handful.contract.jobs import JobRead
 from models.transduction.alpha_tim import Transduction
 from tests.app.jobs.conftest import JOBS, submit_job
-from tests.app.jobs.kinds.conftest import events, interrupt
+from tests.app.jobs.kinds.conftest import events, interrupt, terminal_lines
 
 QUICK = {"epochs": 2, "rate": 0.01}
 RUNS = 16  # five folds, three times, and all labels
@@ -283,15 +280,9 @@ def test_a_terminal_shows_the_runs_and_what_came_out(striped, do):
     location = submit(striped)
     do(striped)
     job = JobRead.model_validate(striped.get(location).json())
-    bar = Progress(TextColumn("{task.description}"), console=Console(file=io.StringIO()))
-    task = bar.add_task("queued", total=1.0, note="")
-    titles = []
 
-    for event in EventsRead.model_validate(striped.get(f"{location}/events").json()).items:
-        if event.kind == "metrics":
-            terminal._show(bar, task, event)
-            titles.append(bar.tasks[0].description)
+    first, *_, last = terminal_lines(striped, location)
 
-    assert (titles[0], titles[-1]) == ("fold 1", "the whole pool")
-    assert bar.tasks[0].completed == 1
+    assert (first.title, last.title) == ("fold 1", "the whole pool")
+    assert last.share == 1
     assert terminal._short(job).startswith(f"{job.result.changed} of 4 images get another")
