@@ -355,7 +355,8 @@ def test_a_kill_between_rows_and_header_costs_only_those_rows(world, folder, row
     assert sum(rows_read) == 1
 
 
-def test_a_database_restored_from_a_backup_is_followed(world, folder):
+@pytest.fixture
+def restored(world, folder) -> World:
     """Of what came after the backup, files know more and the database nothing."""
     for n in range(3):
         world.add(n)
@@ -366,28 +367,22 @@ def test_a_database_restored_from_a_backup_is_followed(world, folder):
     with world.db.writing() as session:
         session.execute(delete(Image).where(Image.id.in_(lost)))
         session.get_one(Project, world.project).revision = revision
-
-    with capture_logs() as told:
-        restored = content(everything(world, folder))
-
-    assert restored == world.truth(support_only=False)
-    assert "backup" in told[0]["why"]
+    return world
 
 
-def test_a_restored_database_that_went_on_is_followed(world, folder):
-    for n in range(3):
-        world.add(n)
-    with world.db.reading() as session:
-        revision = session.get_one(Project, world.project).revision
-    lost = [world.add(n) for n in range(3)]
-    everything(world, folder)
-    with world.db.writing() as session:
-        session.execute(delete(Image).where(Image.id.in_(lost)))
-        session.get_one(Project, world.project).revision = revision
+def test_a_database_restored_from_a_backup_is_followed(restored, folder):
+    with capture_logs() as logs:
+        snapshot = everything(restored, folder)
+
+    assert content(snapshot) == restored.truth(support_only=False)
+    assert "backup" in logs[0]["why"]
+
+
+def test_a_restored_database_that_went_on_is_followed(restored, folder):
     for n in range(5):
-        world.add(n % 3)
+        restored.add(n % 3)
 
-    assert content(everything(world, folder)) == world.truth(support_only=False)
+    assert content(everything(restored, folder)) == restored.truth(support_only=False)
 
 
 def test_images_that_files_lack_are_found(world, folder):
