@@ -1,6 +1,6 @@
 """PIRL."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
@@ -9,18 +9,18 @@ from torch import Generator, Tensor, nn
 
 from models.encoders import Encoder
 from models.pretraining import Family, Pretext, PretextLoss
+from models.pretraining.contrastive import MemoryContrast, MemoryOptions
 from models.pretraining.layers import Bank
-from models.pretraining.losses import Contrast
 from models.pretraining.methods import methods
 from models.pretraining.tiling import check_tiles, embed_parts, gap_of
-from models.pretraining.views import Views, tiles
+from models.pretraining.views import tiles
 from models.registry import require_within
 from models.training.loop import Batch
 
 
 @methods.register
 @dataclass(frozen=True, kw_only=True)
-class PIRL:
+class PIRL(MemoryOptions):
     """Recognise an image, and its shuffled tiles, by a memory of how it looked.
 
     Misra & van der Maaten, 2020. https://arxiv.org/abs/1912.01991
@@ -32,26 +32,19 @@ class PIRL:
 
     grid: Literal[0, 2, 3] = 0  # tiles on a side; 0: as suits the size of the images
     share: float = 0.5  # of the loss that is that of the tiles (lambda, equation 5)
-    momentum: float = 0.5  # of the memory
-    negatives: int = 4096  # memories of others; at most one of each
-    projection: int = 128  # features that are compared
-    contrast: Contrast = field(default_factory=lambda: Contrast(temperature=0.07))
-    views: Views = field(default_factory=Views)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_within(self, "share", 0, 1)
-        require_within(self, "momentum", 0, 1)
-        require_within(self, "negatives", 1, 1_000_000)
-        require_within(self, "projection", 1, 2048)
 
     def build(self, encoder: Encoder, images: int) -> Pretext:
         return _Objective(encoder, self, images, check_tiles(encoder, "pirl", self.grid))
 
 
-class _Objective(Pretext):
+class _Objective(MemoryContrast):
     def __init__(self, encoder: Encoder, options: PIRL, images: int, grid: int) -> None:
-        super().__init__(encoder)
-        self.options, self.grid, size = options, grid, options.projection
+        super().__init__(encoder, options)
+        self.share, self.grid, size = options.share, grid, options.projection
         self.whole = nn.Linear(encoder.embedding_dim, size)
         self.part = nn.Linear(encoder.embedding_dim, size)
         self.parts = nn.Linear(grid * grid * size, size)
@@ -69,13 +62,6 @@ class _Objective(Pretext):
         whole, tiled = batch.views
         image = self.whole(self.encoder.features(whole))
         parts = self.parts(self.part(embed_parts(self.encoder, tiled)).flatten(1))
-        remembered = self.bank.features[batch.positions.to(image.device)]
-        negatives, is_own = self.bank.negatives(batch.positions, self.options.negatives)
-        contrast, share = self.options.contrast, self.options.share
-        self.chance = contrast.chance(len(negatives))
-        of_image, of_parts = (
-            contrast(queries, remembered, negatives, is_own) for queries in (image, parts)
-        )
-        if self.training:
-            self.bank.move(batch.positions, image.detach(), self.options.momentum)
-        return PretextLoss(share * of_parts + (1 - share) * of_image, [image, parts])
+        of_image, of_parts = self.compare(batch, image, parts)
+        loss = self.share * of_parts + (1 - self.share) * of_image
+        return PretextLoss(loss, [image, parts])

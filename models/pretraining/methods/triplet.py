@@ -4,13 +4,12 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from models.encoders import Encoder
-from models.pretraining import Family, Joint, Pretext, PretextLoss
-from models.pretraining.layers import projection_head
-from models.pretraining.losses import Contrast, swapped
+from models.pretraining import Family, Pretext
+from models.pretraining.contrastive import BatchContrast
+from models.pretraining.losses import Contrast
 from models.pretraining.methods import methods
 from models.pretraining.views import Views
 from models.registry import require_within
-from models.training.loop import Batch
 
 
 @methods.register
@@ -37,16 +36,4 @@ class Triplet:
         require_within(self, "projection", 1, 2048)
 
     def build(self, encoder: Encoder, images: int) -> Pretext:
-        return _Objective(encoder, self)
-
-
-class _Objective(Joint):
-    def __init__(self, encoder: Encoder, options: Triplet) -> None:
-        super().__init__(encoder, options.views)
-        self.options, width = options, encoder.embedding_dim
-        self.head = projection_head(width, width, options.projection)
-
-    def pretext_loss(self, batch: Batch) -> PretextLoss:
-        first, second = (self.head(self.encoder.features(view)) for view in batch.views)
-        self.chance = self.options.contrast.chance(2 * len(first) - 2)
-        return PretextLoss(swapped(self.options.contrast, first, second), [first, second])
+        return BatchContrast(encoder, self.views, self.contrast, self.projection)

@@ -13,7 +13,6 @@ from models.pretraining.views import Views
 from models.training.loop import Batch
 
 POSITIONS = [7, 30, 2]
-OTHERS = [n for n in range(40) if n not in POSITIONS]
 STILL = Views(flip=0.0, colour=0.0, grey=0.0, blur=0.0, crop=1.0)
 
 
@@ -30,19 +29,6 @@ def batch() -> Batch:
     whole = torch.rand(3, 3, 48, 48, generator=generator)
     parts = torch.rand(3, 4, 3, 20, 20, generator=generator)
     return Batch([whole, parts], torch.tensor(POSITIONS), torch.zeros(3, 0))
-
-
-@pytest.mark.parametrize("momentum", [0.0, 0.25])
-def test_the_memory_of_seen_images_moves_towards_the_whole_and_not_its_tiles(momentum):
-    method = objective(momentum=momentum)
-    before = method.bank.features.clone()
-
-    image, _ = method.pretext_loss(batch()).features
-
-    latest = F.normalize(image.detach(), dim=1)
-    blended = F.normalize(momentum * before[POSITIONS] + (1 - momentum) * latest, dim=1)
-    assert torch.allclose(method.bank.features[POSITIONS], blended, atol=1e-6)
-    assert torch.equal(method.bank.features[OTHERS], before[OTHERS])
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
@@ -82,12 +68,3 @@ def test_tiles_of_a_view_of_their_own_lie_in_any_order():
     assert len(orders) > 12  # of 24
     # A crop that is not square moves the border of the tiles by three pixels at most.
     assert torch.allclose(lit.sort(dim=1).values, light.expand(40, 4), atol=0.1)
-
-
-def test_a_loss_that_teaches_nothing_leaves_the_memory():
-    method = objective().eval()
-    before = method.bank.features.clone()
-
-    method.loss(batch())
-
-    assert torch.equal(method.bank.features, before)

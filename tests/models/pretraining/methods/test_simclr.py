@@ -4,25 +4,20 @@ import math
 
 import pytest
 import torch
-from torch import Generator, nn
+from torch import nn
 
 from models.encoders.architectures.conv4 import Conv4
+from models.pretraining.contrastive import BatchContrast
 from models.pretraining.losses import Contrast
-from models.pretraining.methods.simclr import SimCLR, _Objective
-from models.training.loop import Batch
+from models.pretraining.methods.simclr import SimCLR
+from tests.models.pretraining.methods.conftest import batch, unit_projections
 
 
-def objective(**options) -> _Objective:
+def objective(**options) -> BatchContrast:
     torch.manual_seed(0)
     built = SimCLR(projection=6, **options).build(Conv4(width=8, image_side=48).build(), 40)
-    assert isinstance(built, _Objective)
+    assert isinstance(built, BatchContrast)
     return built
-
-
-def batch(count: int) -> Batch:
-    generator = Generator().manual_seed(0)
-    views = [torch.rand(count, 3, 48, 48, generator=generator) for _ in range(2)]
-    return Batch(views, torch.arange(count), torch.zeros(count, 0))
 
 
 @pytest.mark.parametrize(("version", "layers"), [(1, 2), (2, 3)])
@@ -38,11 +33,7 @@ def test_each_view_is_told_from_all_others_of_the_batch():
 
     loss = float(method.loss(sample).detach())
 
-    views = [
-        projection / projection.norm()
-        for view in sample.views
-        for projection in method.head(method.encoder.features(view)).detach()
-    ]
+    views = unit_projections(method, sample)
     losses = []
     for i, query in enumerate(views):
         scores = {k: math.exp(float(query @ views[k]) / 0.5) for k in range(10) if k != i}

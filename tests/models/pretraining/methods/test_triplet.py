@@ -5,24 +5,20 @@ import torch
 from torch import Generator
 
 from models.encoders.architectures.conv4 import Conv4
+from models.pretraining.contrastive import BatchContrast
 from models.pretraining.losses import Contrast
-from models.pretraining.methods.triplet import Triplet, _Objective
+from models.pretraining.methods.triplet import Triplet
 from models.training.loop import Batch
+from tests.models.pretraining.methods.conftest import batch, unit_projections
 
 
-def objective(margin: float) -> _Objective:
+def objective(margin: float) -> BatchContrast:
     torch.manual_seed(0)
     contrast = Contrast(loss="triplet", margin=margin)
     method = Triplet(projection=8, contrast=contrast)
     built = method.build(Conv4(width=8, image_side=48).build(), 40)
-    assert isinstance(built, _Objective)
+    assert isinstance(built, BatchContrast)
     return built
-
-
-def batch() -> Batch:
-    generator = Generator().manual_seed(0)
-    views = [torch.rand(5, 3, 48, 48, generator=generator) for _ in range(2)]
-    return Batch(views, torch.arange(5), torch.zeros(5, 0))
 
 
 def test_its_views_are_compared_by_triplets():
@@ -36,22 +32,18 @@ def test_embeddings_that_are_all_alike_have_the_loss_of_the_margin(margin):
     torch.nn.init.zeros_(last.get_parameter("weight"))
     torch.nn.init.ones_(last.get_parameter("bias"))
 
-    loss = float(method.loss(batch()).detach())
+    loss = float(method.loss(batch(5)).detach())
 
     assert loss == pytest.approx(margin, abs=1e-5)
     assert method.chance == margin
 
 
 def test_views_are_to_be_nearer_by_the_margin_than_the_nearest_image_that_is_farther():
-    method, sample = objective(0.3), batch()
+    method, sample = objective(0.3), batch(5)
 
     loss = float(method.loss(sample).detach())
 
-    views = [
-        projection / projection.norm()
-        for view in sample.views
-        for projection in method.head(method.encoder.features(view)).detach()
-    ]
+    views = unit_projections(method, sample)
     losses = []
     for i, query in enumerate(views):
         alike = float(query @ views[(i + 5) % 10])
