@@ -8,7 +8,7 @@ from pydantic import Field
 
 from app.api import resource_router
 from app.api.parts import AllParts
-from app.http.openapi import problem_responses
+from app.http.openapi import file_responses
 from app.http.parameters import ProjectKey
 from app.jobs.planning.policies import DEFAULT, PerLabel, Policy
 from app.jobs.planning.previews import augmentation_sheet
@@ -35,10 +35,7 @@ class PreviewRequest(Schema):
 @router.post(
     "/preview",
     response_class=Response,
-    responses={
-        200: {"content": {MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}}},
-        **problem_responses(404, 422),
-    },
+    responses=file_responses(MEDIA_TYPE, 404, 422),
 )
 def preview_augmentations(project: ProjectKey, body: PreviewRequest, parts: AllParts) -> Response:
     """A picture of an image as the encoder sees it, first, and of random views of it."""

@@ -10,8 +10,9 @@ from app.api import resource_router
 from app.api.answers import page, show_job
 from app.api.parts import JobService, ProjectService, PromotionService, parts_of
 from app.encoders.promotion import VersionView
-from app.http.openapi import problem_responses
+from app.http.openapi import FILE, file_responses, problem_responses
 from app.http.parameters import Cursor, Limit, ProjectKey, after
+from app.http.uploads import media_type_of
 from app.jobs import build, submit
 from app.problems import UnsupportedMediaType
 from app.sql.tables import TrainingImage
@@ -26,7 +27,6 @@ from handful.contract.encoders import (
 
 router = resource_router("/v1/projects/{project}/encoders", tags=["encoders"])
 VersionKey = Annotated[UUID, Field(description="Id of the encoder version.")]
-WEIGHTS = {"schema": {"type": "string", "format": "binary"}}
 
 
 def show_version(view: VersionView) -> VersionRead:
@@ -120,7 +120,7 @@ def promote_version(
 @router.get(
     "/{version}/weights",
     response_class=Response,
-    responses={200: {"content": {WEIGHTS_TYPE: WEIGHTS}}, **problem_responses(404, 422)},
+    responses=file_responses(WEIGHTS_TYPE, 404, 422),
 )
 def read_weights(
     project: ProjectKey, version: VersionKey, promotions: PromotionService, request: Request
@@ -142,7 +142,7 @@ def read_weights(
     "",
     status_code=201,
     responses=problem_responses(404, 413, 415, 422),
-    openapi_extra={"requestBody": {"required": True, "content": {WEIGHTS_TYPE: WEIGHTS}}},
+    openapi_extra={"requestBody": {"required": True, "content": {WEIGHTS_TYPE: FILE}}},
 )
 def upload_version(
     project: ProjectKey,
@@ -156,9 +156,11 @@ def upload_version(
     ] = None,
 ) -> VersionRead:
     """Upload weights, as safetensors, for the architecture of a version that is known."""
-    given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if given != WEIGHTS_TYPE:
-        raise UnsupportedMediaType(f"send the file as {WEIGHTS_TYPE}, not as {given or 'nothing'}")
+    media_type = media_type_of(request)
+    if media_type != WEIGHTS_TYPE:
+        raise UnsupportedMediaType(
+            f"send the file as {WEIGHTS_TYPE}, not as {media_type or 'nothing'}"
+        )
     view = projects.read(project)
     parent = promotions.version(project, like or view.encoder.id).version
     version = parts_of(request).versions.upload(view.project.id, parent.id, weights)

@@ -14,7 +14,7 @@ from app.api.answers import refuse_if_all_failed, show_failed
 from app.api.parts import ExportService, ImportService
 from app.exchange.exports import ExportQuery
 from app.exchange.formats import formats
-from app.http.openapi import problem_responses
+from app.http.openapi import file_responses, problem_responses
 from app.http.parameters import ProjectKey
 from app.http.uploads import OPENAPI_FILE, OneFile, intake_of
 from app.plugin_fields import plugin_field
@@ -59,10 +59,7 @@ class ExportRequest(Schema):
 @router.post(
     "/export",
     response_class=StreamingResponse,
-    responses={
-        200: {"content": {"*/*": {"schema": {"type": "string", "format": "binary"}}}},
-        **problem_responses(404, 409, 422),
-    },
+    responses=file_responses("*/*", 404, 409, 422),
 )
 def export_project(
     project: ProjectKey, body: ExportRequest, exports: ExportService

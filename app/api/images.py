@@ -7,7 +7,7 @@ from fastapi import Query, Request, Response
 from app.api import resource_router
 from app.api.answers import page, show_failed, show_image
 from app.api.parts import AnnotationService, ImageService, SimilarService
-from app.http.openapi import problem_responses
+from app.http.openapi import file_responses, problem_responses
 from app.http.parameters import Cursor, ImageKey, Limit, Pairs, ProjectKey, after
 from app.labeling.annotations import Change
 from app.labeling.metadata import parse, replace_metadata
@@ -98,10 +98,7 @@ def set_many_metadata(
 @router.get(
     "/images/{image}/content",
     response_class=Response,
-    responses={
-        200: {"content": {"image/*": {"schema": {"type": "string", "format": "binary"}}}},
-        **problem_responses(404, 422),
-    },
+    responses=file_responses("image/*", 404, 422),
 )
 def read_content(
     project: ProjectKey, image: ImageKey, images: ImageService, request: Request
@@ -118,10 +115,7 @@ def read_content(
 @router.get(
     "/images/{image}/thumbnail",
     response_class=Response,
-    responses={
-        200: {"content": {"image/webp": {"schema": {"type": "string", "format": "binary"}}}},
-        **problem_responses(404, 422),
-    },
+    responses=file_responses("image/webp", 404, 422),
 )
 def read_thumbnail(
     project: ProjectKey,

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from app.api import resource_router
 from app.api.parts import AllParts
-from app.http.openapi import problem_responses
+from app.http.openapi import file_responses, problem_responses
 from app.http.parameters import ProjectKey
 from app.jobs.planning.previews import pretraining_sheet
 from app.jobs.planning.suitability import Suitability, suitabilities
@@ -72,10 +72,7 @@ def list_recipes(
 @router.post(
     "/pretraining/preview",
     response_class=Response,
-    responses={
-        200: {"content": {MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}}},
-        **problem_responses(404, 422),
-    },
+    responses=file_responses(MEDIA_TYPE, 404, 422),
 )
 def preview_pretraining(project: ProjectKey, body: PretrainingPreview, parts: AllParts) -> Response:
     """A picture of an image as the encoder sees it, first, and of what a method makes of it."""

@@ -27,6 +27,7 @@ TAGS = (
     "webhooks",
     "service",
 )  # as /docs shows them
+FILE = {"schema": {"type": "string", "format": "binary"}}
 
 
 def operation_id(route: APIRoute) -> str:
@@ -52,6 +53,11 @@ def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
         }
         for status in statuses
     }
+
+
+def file_responses(media_type: str, *problems: int) -> dict[int | str, dict[str, Any]]:
+    """How a file that a route answers with, and its problems look in the OpenAPI document."""
+    return {200: {"content": {media_type: FILE}}, **problem_responses(*problems)}
 
 
 def complete_openapi(app: FastAPI) -> None:

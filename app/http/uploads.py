@@ -22,6 +22,7 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect
 
+from app.http.openapi import FILE
 from app.labeling.uploads import Upload
 from app.problems import (
     ArchiveMemberRefused,
@@ -76,14 +77,13 @@ OPENAPI_BODY: dict[str, Any] = {
                     },
                 }
             },
-            "image/*": {"schema": {"type": "string", "format": "binary"}},
-            "application/zip": {"schema": {"type": "string", "format": "binary"}},
-            "application/x-tar": {"schema": {"type": "string", "format": "binary"}},
-            "application/gzip": {"schema": {"type": "string", "format": "binary"}},
+            "image/*": FILE,
+            "application/zip": FILE,
+            "application/x-tar": FILE,
+            "application/gzip": FILE,
         },
     }
 }
-FILE = {"schema": {"type": "string", "format": "binary"}}
 OPENAPI_FILE: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -114,10 +114,15 @@ def intake_of(request: Request) -> Intake:
     return cast(Intake, request.app.state.intake)
 
 
+def media_type_of(request: Request) -> str:
+    """That of the body, without parameters; empty where the request says nothing."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
 async def read_uploads(request: Request) -> AsyncIterator[Iterator[Upload]]:
     """The files of a request, read lazily; their temporary files go when the answer is ready."""
     limits = intake_of(request).limits
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = media_type_of(request)
     with ExitStack() as stack, _disk_errors():
         if kind == "multipart/form-data":
             files = await _form_files(request, limits, stack)
@@ -169,7 +174,7 @@ async def limit_concurrency(request: Request, _: UploadedFiles) -> AsyncIterator
 async def read_file(request: Request) -> AsyncIterator[IO[bytes]]:
     """The one file of a request, whatever it is; it goes when the answer is ready."""
     limits = intake_of(request).limits
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = media_type_of(request)
     with ExitStack() as stack, _disk_errors():
         if kind == "multipart/form-data":
             files = await _form_files(request, limits, stack)
