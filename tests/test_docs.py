@@ -10,6 +10,8 @@ import subprocess
 import sys
 import threading
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -18,6 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 import typer
 import yaml
+from fastapi import FastAPI
 from sklearn.datasets import load_digits
 
 from app import cli
@@ -133,6 +136,36 @@ def test_commands_are_shell_that_parses():
         assert check.returncode == 0, f"{name(page)}: {check.stderr}\n{code}"
 
 
+def run(script: str, url: str, folder: Path, **environment: str) -> str:
+    """What commands for a service print, which must succeed."""
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail"],
+        input=script.replace("http://127.0.0.1:8000", url).replace(
+            "curl ", "curl --fail-with-body --no-progress-meter "
+        ),
+        cwd=folder,
+        env=os.environ | {"HANDFUL_PORT": url.rpartition(":")[2]} | environment,
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@contextmanager
+def working(settings: Settings, app: FastAPI) -> Iterator[None]:
+    """A worker does the jobs of a service."""
+    worker = Worker(settings, app.state.parts.queue.db)
+    thread = threading.Thread(target=worker.run)
+    thread.start()
+    try:
+        yield
+    finally:
+        worker.stop.set()
+        thread.join()
+
+
 @pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
 def test_the_loop_of_the_readme_works_as_it_is_written(live_url, tmp_path):
     (script,) = [
@@ -140,20 +173,10 @@ def test_the_loop_of_the_readme_works_as_it_is_written(live_url, tmp_path):
     ]
     demo.write_digits(tmp_path / "handful-data/demo/digits")
 
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail"],
-        input=script.replace("http://127.0.0.1:8000", live_url).replace(
-            "curl ", "curl --fail-with-body --no-progress-meter "
-        ),
-        cwd=tmp_path,
-        text=True,
-        capture_output=True,
-        check=False,
-    )
+    output = run(script, live_url, tmp_path)
 
-    assert done.returncode == 0, done.stdout + done.stderr
     assert httpx.get(f"{live_url}/v1/projects/digits").json()["support"] == 10
-    assert '"strategy"' in done.stdout
+    assert '"strategy"' in output
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -169,19 +192,10 @@ def test_a_project_is_exported_and_imported_as_the_how_to_says(live_url, tmp_pat
             client.add_to_pool("digits", others[:2])
     script = "".join(code for page, code in blocks("bash") if page.stem == "export")
 
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail"],
-        input=script.replace("http://127.0.0.1:8000", live_url)
-        .replace("curl ", "curl --fail-with-body --no-progress-meter ")
-        .replace("handful ", f"{sys.executable} -m app.cli "),
-        cwd=tmp_path,
-        env={**os.environ, "HANDFUL_PORT": live_url.rpartition(":")[2], "PYTHONPATH": str(ROOT)},
-        text=True,
-        capture_output=True,
-        check=False,
-    )
+    script = script.replace("handful ", f"{sys.executable} -m app.cli ")
 
-    assert done.returncode == 0, done.stdout + done.stderr
+    run(script, live_url, tmp_path, PYTHONPATH=str(ROOT))
+
     for project in ("digits", "copy", "second"):
         read = httpx.get(f"{live_url}/v1/projects/{project}").json()
         assert (read["labels"], read["support"], read["pool"]) == (10, 20, 20)
@@ -198,26 +212,12 @@ def test_labels_become_a_promoted_version_as_the_how_to_says(live_service, setti
     url, app = live_service
     script = "".join(code for page, code in blocks("bash") if page.stem == "fine-tune")
     demo.write_digits(tmp_path / "handful-data/demo/digits")
-    worker = Worker(settings, app.state.parts.queue.db)
-    thread = threading.Thread(target=worker.run)
-    thread.start()
 
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail"],
-        input=script.replace("http://127.0.0.1:8000", url).replace(
-            "curl ", "curl --fail-with-body --no-progress-meter "
-        ),
-        cwd=tmp_path,
-        text=True,
-        capture_output=True,
-        check=False,
-    )
+    with working(settings, app):
+        output = run(script, url, tmp_path)
 
-    worker.stop.set()
-    thread.join()
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert '"state": "succeeded"' in done.stdout
-    assert '"promoted":true' in done.stdout  # back and forth
+    assert '"state": "succeeded"' in output
+    assert '"promoted":true' in output  # back and forth
     assert (tmp_path / "views.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "tuned.safetensors").stat().st_size > 1000
 
@@ -230,8 +230,6 @@ def test_images_become_an_encoder_that_serves_as_the_how_to_says(live_service, s
     script = "".join(code for page, code in blocks("bash") if page.stem == "pretrain")
     for old, new in (
         ("/usr/share/datasets/fashion-mnist", str(tmp_path)),
-        ("http://127.0.0.1:8000", url),
-        ("curl ", "curl --fail-with-body "),
         ("$data 10000", "$data 250"),
         ('"epochs": 60', '"epochs": 1'),
         ('"epochs": 30', '"epochs": 1'),
@@ -239,29 +237,14 @@ def test_images_become_an_encoder_that_serves_as_the_how_to_says(live_service, s
         assert old in script
         script = script.replace(old, new)
     write_fashion(tmp_path)
-    worker = Worker(settings, app.state.parts.queue.db)
-    thread = threading.Thread(target=worker.run)
-    thread.start()
 
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail"],
-        input=script,
-        cwd=tmp_path,
-        text=True,
-        capture_output=True,
-        check=False,
-        env=os.environ
-        | {
-            "HANDFUL_PORT": url.rpartition(":")[2],
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        },
-    )
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 
-    worker.stop.set()
-    thread.join()
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert len(re.findall(r"^\d+ of 40 are right$", done.stdout, re.MULTILINE)) == 4
-    assert "'against': {'prototypes':" in done.stdout  # the verdict
+    with working(settings, app):
+        output = run(script, url, tmp_path, PATH=path)
+
+    assert len(re.findall(r"^\d+ of 40 are right$", output, re.MULTILINE)) == 4
+    assert "'against': {'prototypes':" in output  # the verdict
     for name in ("views.png", "painted.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
 
