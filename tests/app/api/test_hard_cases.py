@@ -11,13 +11,14 @@ from app.sql.tables import Embedding
 from models.acquisition import of_labeled
 from models.acquisition.strategies import strategies
 from models.encoders import Encoder
+from tests.uploads import upload
 
 RANK = "/v1/projects/birds/pool/rank"
 
 
-def upload(service, path, *contents):
-    files = [("files", (f"{n}.png", content, "image/png")) for n, content in enumerate(contents)]
-    answer = service.post(f"/v1/projects/birds{path}", files=files)
+def add(service, path, *contents):
+    """Ids of the images that pictures become."""
+    answer = upload(service, path, *contents)
     assert answer.status_code == 201, answer.text
     return [image["id"] for image in answer.json()["images"]]
 
@@ -57,17 +58,17 @@ def test_a_pool_without_images(birds, png):
     handed = birds.post("/v1/projects/birds/pool/next", json={"annotator": "ann"})
     assert (handed.status_code, handed.json()["images"]) == (200, [])
 
-    upload(birds, "/labels/red/support", png("red"))
-    upload(birds, "/labels/blue/support", png("blue"))
+    add(birds, "/labels/red/support", png("red"))
+    add(birds, "/labels/blue/support", png("blue"))
 
     for name in strategies:
         assert ranked(birds, name) == []
 
 
 def test_a_pool_without_embeddings_yet_has_nothing_to_rank(birds, png):
-    upload(birds, "/labels/red/support", png("red"))
-    upload(birds, "/labels/blue/support", png("blue"))
-    first, second = upload(birds, "/pool", png("red", 1), png("blue", 1))
+    add(birds, "/labels/red/support", png("red"))
+    add(birds, "/labels/blue/support", png("blue"))
+    first, second = add(birds, "/pool", png("red", 1), png("blue", 1))
     with db(birds).writing() as session:
         session.execute(delete(Embedding).where(Embedding.image_id == UUID(first)))
 
@@ -78,8 +79,8 @@ def test_a_pool_without_embeddings_yet_has_nothing_to_rank(birds, png):
 
 
 def test_one_label_ranks_by_what_needs_no_probabilities(birds, png):
-    upload(birds, "/labels/red/support", png("red"))
-    pool = upload(birds, "/pool", png("red", 1), png("blue", 1))
+    add(birds, "/labels/red/support", png("red"))
+    pool = add(birds, "/pool", png("red", 1), png("blue", 1))
 
     for name in of_pool(needs_classes=False):
         assert sorted(ranked(birds, name)) == sorted(pool)
@@ -90,11 +91,9 @@ def test_one_label_ranks_by_what_needs_no_probabilities(birds, png):
 
 
 def test_one_shot_each_and_a_budget_beyond_the_pool(birds, png):
-    upload(birds, "/labels/red/support", png("red"))
-    upload(birds, "/labels/blue/support", png("blue"))
-    pool = upload(
-        birds, "/pool", *(png(c, n) for n in range(1, 4) for c in ("red", "blue", "grey"))
-    )
+    add(birds, "/labels/red/support", png("red"))
+    add(birds, "/labels/blue/support", png("blue"))
+    pool = add(birds, "/pool", *(png(c, n) for n in range(1, 4) for c in ("red", "blue", "grey")))
 
     for name in of_pool(needs_classes=False) + of_pool(needs_classes=True):
         assert sorted(ranked(birds, name, budget=10_000)) == sorted(pool)
@@ -104,9 +103,9 @@ def test_one_shot_each_and_a_budget_beyond_the_pool(birds, png):
 
 
 def test_images_all_the_same_are_each_ranked_once(birds, png):
-    labeled = upload(birds, "/labels/red/support", *same(png, 2))
-    labeled += upload(birds, "/labels/blue/support", *same(png, 2, first=2))
-    pool = upload(birds, "/pool", *same(png, 5, first=4))
+    labeled = add(birds, "/labels/red/support", *same(png, 2))
+    labeled += add(birds, "/labels/blue/support", *same(png, 2, first=2))
+    pool = add(birds, "/pool", *same(png, 5, first=4))
 
     for name in of_pool(needs_classes=False) + of_pool(needs_classes=True):
         assert sorted(ranked(birds, name, budget=5)) == sorted(pool)
@@ -117,9 +116,9 @@ def test_images_all_the_same_are_each_ranked_once(birds, png):
 
 
 def test_a_label_that_is_removed_between_rank_and_label(birds, png):
-    upload(birds, "/labels/red/support", png("red"))
-    upload(birds, "/labels/blue/support", png("blue"))
-    upload(birds, "/pool", png("red", 1), png("blue", 1))
+    add(birds, "/labels/red/support", png("red"))
+    add(birds, "/labels/blue/support", png("blue"))
+    add(birds, "/pool", png("red", 1), png("blue", 1))
     image = ranked(birds, "margin")[0]
     path = f"/v1/projects/birds/images/{image}/label"
 

@@ -3,13 +3,9 @@
 import pytest
 
 from tests import databases
+from tests.uploads import upload
 
 database_url = databases.each
-
-
-def upload(service, path, *contents, **params):
-    files = [("files", (f"{n}.png", content, "image/png")) for n, content in enumerate(contents)]
-    return service.post(f"/v1/projects/birds{path}", files=files, params=params)
 
 
 def test_two_labels_are_told_apart(birds, png):

@@ -3,14 +3,9 @@
 import pytest
 
 from tests import databases
+from tests.uploads import upload
 
 database_url = databases.each
-
-
-def upload(service, path, *contents, **params):
-    """Send pictures below the project `birds`; the answer."""
-    files = [("files", (f"{n}.png", content, "image/png")) for n, content in enumerate(contents)]
-    return service.post(f"/v1/projects/birds{path}", files=files, params=params)
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-from tests.app.labeling.conftest import upload
+from tests.uploads import upload
 
 
 def test_history_tells_who_said_what_and_undo_goes_back_step_by_step(birds, png):

@@ -1,6 +1,6 @@
 """Images are listed, read and shown."""
 
-from tests.app.labeling.conftest import upload
+from tests.uploads import upload
 
 
 def test_content_and_thumbnail(birds, png):

@@ -1,6 +1,6 @@
 """Labels are made, renamed and removed."""
 
-from tests.app.labeling.conftest import upload
+from tests.uploads import upload
 
 
 def test_deleting_a_label_sends_its_images_to_the_pool(birds, png):

@@ -4,7 +4,7 @@ import pytest
 
 from app.labeling.projects import check_edition, clean_name
 from app.problems import InvalidRequest, Stale
-from tests.app.labeling.conftest import upload
+from tests.uploads import upload
 
 
 def test_deleting_a_project_takes_all_it_has(birds, png):

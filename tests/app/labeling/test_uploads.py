@@ -5,7 +5,7 @@ import pytest
 from app.labeling import uploads
 from app.labeling.uploads import Upload, chunks
 from app.problems import ArchiveRefused
-from tests.app.labeling.conftest import upload
+from tests.uploads import upload
 
 
 def test_the_same_image_twice_is_one_shot(birds, png):

@@ -2,10 +2,7 @@
 
 import pytest
 
-
-def upload(service, path, *contents, **params):
-    files = [("files", (f"{n}.png", content, "image/png")) for n, content in enumerate(contents)]
-    return service.post(f"/v1/projects/birds{path}", files=files, params=params)
+from tests.uploads import upload
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from app.sql.lookups import find_project
 from tests import databases
-from tests.app.prediction.conftest import upload
+from tests.uploads import upload
 
 database_url = databases.each
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.app.prediction.conftest import upload
+from tests.uploads import upload
 
 
 def test_what_is_not_asked_for_is_not_said(colours, png):

@@ -1,7 +1,7 @@
 """What a fitted head says of queries: sets of labels, and images of no label."""
 
 from models.rejection import open_set
-from tests.app.prediction.conftest import upload
+from tests.uploads import upload
 
 
 def test_what_is_unknown_is_learned_once_and_only_when_asked_for(colours, png, monkeypatch):

@@ -5,6 +5,7 @@ from sqlalchemy import select
 
 from app.sql.tables import Reservation
 from tests import databases
+from tests.uploads import upload
 
 NEXT = "/v1/projects/birds/pool/next"
 RELABEL = {"name": "relabel"}
@@ -13,18 +14,13 @@ RELABEL = {"name": "relabel"}
 database_url = databases.each
 
 
-def upload(service, path, *contents):
-    files = [("files", (f"{n}.png", content, "image/png")) for n, content in enumerate(contents)]
-    return service.post(f"/v1/projects/birds{path}", files=files).json()["images"]
-
-
 @pytest.fixture
 def pool(birds, png):
     """Two labels with support, and twelve images in the pool; their ids."""
     upload(birds, "/labels/red/support", png("red"))
     upload(birds, "/labels/blue/support", png("blue"))
     contents = [png(colour, 30 + n) for n in range(4) for colour in ("red", "purple", "blue")]
-    return [image["id"] for image in upload(birds, "/pool", *contents)]
+    return [image["id"] for image in upload(birds, "/pool", *contents).json()["images"]]
 
 
 def hand_out(service, annotator, budget=3, **more):
@@ -47,7 +43,7 @@ def mislabeled(birds, png):
     """Twelve images of each label, one red one labeled blue by ann; its id."""
     upload(birds, "/labels/red/support", *(png("red", n) for n in range(12)))
     upload(birds, "/labels/blue/support", *(png("blue", n) for n in range(12)))
-    wrong = upload(birds, "/pool", png("red", 50), png("red", 51))[0]["id"]
+    wrong = upload(birds, "/pool", png("red", 50), png("red", 51)).json()["images"][0]["id"]
     path = f"/v1/projects/birds/images/{wrong}/label"
     assert birds.put(path, json={"label": "blue", "annotator": "ann"}).status_code == 200
     return wrong

@@ -4,7 +4,8 @@ import time
 
 import pytest
 
-from tests.app.ranking.conftest import RELABEL, hand_out, ids, upload
+from tests.app.ranking.conftest import RELABEL, hand_out, ids
+from tests.uploads import upload
 
 
 def test_filters_choose_by_suggestion_and_confidence(birds, pool):
@@ -30,7 +31,7 @@ def test_filters_choose_by_suggestion_and_confidence(birds, pool):
 
 def test_filters_choose_by_upload_time(birds, pool, png):
     time.sleep(0.01)
-    late = upload(birds, "/pool", png("green"))[0]["id"]
+    late = upload(birds, "/pool", png("green")).json()["images"][0]["id"]
     moment = birds.get(f"/v1/projects/birds/images/{late}").json()["created_at"]
 
     def ranked(**where):

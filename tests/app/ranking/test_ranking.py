@@ -6,7 +6,8 @@ import torch
 from app.prediction import predictor
 from app.ranking import ranking
 from models.acquisition.batch import choose
-from tests.app.ranking.conftest import hand_out, ids, upload
+from tests.app.ranking.conftest import hand_out, ids
+from tests.uploads import upload
 
 
 def test_suggestions_come_with_each_image(birds, pool):
