@@ -5,11 +5,11 @@ import torch
 from torch import Generator
 from torch.nn import functional as F
 
-from models.encoders.architectures.conv4 import Conv4
 from models.pretraining.contrastive import MemoryContrast
 from models.pretraining.methods.npid import NPID
 from models.pretraining.methods.pirl import PIRL
 from models.training.loop import Batch
+from tests.models.pretraining.conftest import conv
 
 POSITIONS = [7, 30, 2]
 OTHERS = [n for n in range(40) if n not in POSITIONS]
@@ -18,7 +18,7 @@ OTHERS = [n for n in range(40) if n not in POSITIONS]
 def objective(method: type[NPID | PIRL], momentum: float = 0.5) -> MemoryContrast:
     torch.manual_seed(0)
     options = method(projection=8, momentum=momentum)
-    built = options.build(Conv4(width=8, image_side=48).build(), 40)
+    built = options.build(conv(), 40)
     assert isinstance(built, MemoryContrast)
     return built
 

@@ -7,7 +7,6 @@ from torch import Generator, Tensor, nn
 
 from models.encoders import Encoder
 from models.encoders.architectures.conv4 import Conv4
-from models.encoders.architectures.vit import ViT
 from models.encoders.stages import split
 from models.pretraining.masking import (
     PixelPainter,
@@ -18,16 +17,7 @@ from models.pretraining.masking import (
     reveal,
     shuffled,
 )
-
-SIDE = 48
-
-
-def conv() -> Encoder:
-    return Conv4(width=8, image_side=SIDE).build()
-
-
-def vit() -> Encoder:
-    return ViT(width=24, image_side=SIDE, depth=2, heads=2).build()
+from tests.models.pretraining.conftest import SIDE, conv, vit
 
 
 def vit_with_prefix() -> Encoder:

@@ -14,7 +14,6 @@ from torch import Generator, Tensor
 
 from models.encoders import Encoder
 from models.encoders.architectures.conv4 import Conv4
-from models.encoders.architectures.vit import ViT
 from models.pretraining import (
     LOOK,
     STRIKES,
@@ -33,19 +32,11 @@ from models.pretraining.views import Views
 from models.training.checkpoint import pack, unpack
 from models.training.loop import Batch, Training
 from models.training.recipe import Recipe
+from tests.models.pretraining.conftest import SIDE, conv, vit
 
-SIDE = 48
 LINES = 80  # of code that a method may take
 RECIPE = Recipe(epochs=3, batch_size=16, rate=1e-3, schedule="cosine")
 WHOLE_ONLY = {"context", "jigsaw", "pirl"}  # look at tiles, which a transformer does not take
-
-
-def conv() -> Encoder:
-    return Conv4(width=8, image_side=SIDE).build()
-
-
-def vit() -> Encoder:
-    return ViT(width=24, image_side=SIDE, depth=2, heads=2).build()
 
 
 def shallow() -> Encoder:

@@ -3,20 +3,12 @@
 import pytest
 import torch
 from sklearn.neighbors import NearestNeighbors
-from torch.nn import functional as F
 
 from models.rejection import novelty
 from models.rejection.novelty import NeighbourDistance, RelativeMahalanobis
+from tests.models.rejection.conftest import draw
 
 MEASURES = [NeighbourDistance, RelativeMahalanobis]
-
-
-def draw(shots, dim=12, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    targets = torch.repeat_interleave(torch.arange(len(shots)), torch.tensor(shots))
-    centres = torch.randn(len(shots), dim, generator=generator, dtype=torch.float64)
-    noise = torch.randn(len(targets), dim, generator=generator, dtype=torch.float64)
-    return F.normalize(centres[targets] + 0.5 * noise, dim=1), targets
 
 
 def inverse_of(residuals, freedom):

@@ -8,14 +8,7 @@ from torch.nn import functional as F
 
 from models.rejection import open_set
 from models.rejection.open_set import NoveltyDetector, TooFewToReject
-
-
-def draw(shots, dim=12, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    targets = torch.repeat_interleave(torch.arange(len(shots)), torch.tensor(shots))
-    centres = torch.randn(len(shots), dim, generator=generator, dtype=torch.float64)
-    noise = torch.randn(len(targets), dim, generator=generator, dtype=torch.float64)
-    return F.normalize(centres[targets] + 0.5 * noise, dim=1), targets
+from tests.models.rejection.conftest import draw
 
 
 def digits(classes, shots, seed=0):

@@ -7,10 +7,10 @@ from models.pretraining.contrastive import BatchContrast
 from models.training.loop import Batch
 
 
-def batch(count: int) -> Batch:
-    generator = Generator().manual_seed(0)
-    views = [torch.rand(count, 3, 48, 48, generator=generator) for _ in range(2)]
-    return Batch(views, torch.arange(count), torch.zeros(count, 0))
+def batch(*positions: int, seed: int = 0) -> Batch:
+    generator = Generator().manual_seed(seed)
+    views = [torch.rand(len(positions), 3, 48, 48, generator=generator) for _ in range(2)]
+    return Batch(views, torch.tensor(positions), torch.zeros(len(positions), 0))
 
 
 def unit_projections(objective: BatchContrast, sample: Batch) -> list[Tensor]:

@@ -5,16 +5,16 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from models.encoders.architectures.conv4 import Conv4
 from models.pretraining.methods.byol import BYOL, _Objective
 from models.training.loop import Batch
+from tests.models.pretraining.conftest import conv
 
 SMALL = BYOL(projection=8, hidden=16)
 
 
 def objective() -> _Objective:
     torch.manual_seed(0)
-    built = SMALL.build(Conv4(width=8, image_side=48).build(), 40)
+    built = SMALL.build(conv(), 40)
     assert isinstance(built, _Objective)
     with torch.no_grad():
         for parameter in built.slow_encoder.parameters():
@@ -74,9 +74,7 @@ def test_gradients_are_those_of_predictions_of_what_stands_still():
 
 def test_only_the_second_view_is_solarized():
     white = torch.ones(40, 3, 48, 48)
-    method = BYOL(solarize=1.0, projection=8, hidden=16).build(
-        Conv4(width=8, image_side=48).build(), 40
-    )
+    method = BYOL(solarize=1.0, projection=8, hidden=16).build(conv(), 40)
 
     (first, second), _ = method.make_views(white, torch.zeros(40, 0), Generator().manual_seed(0))
 

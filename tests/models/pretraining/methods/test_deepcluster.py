@@ -7,11 +7,11 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from models.encoders.architectures.conv4 import Conv4
 from models.pretraining import start
 from models.pretraining.methods.deepcluster import DeepCluster
 from models.training.loop import Batch, Training
 from models.training.recipe import Recipe
+from tests.models.pretraining.conftest import conv
 
 RECIPE = Recipe(epochs=2, batch_size=16, rate=1e-3, schedule="cosine")
 
@@ -22,7 +22,7 @@ def pictures() -> Tensor:
 
 
 def training(**options) -> Training:
-    encoder = Conv4(width=8, image_side=48).build()
+    encoder = conv()
     return start(DeepCluster(projection=8, **options), encoder, pictures(), RECIPE, fresh=True)
 
 
@@ -93,7 +93,7 @@ def test_a_step_remembers_the_first_view_of_its_images_only():
     [(0, 40, 2), (0, 10, 2), (0, 4000, 200), (0, 30_000, 1000), (7, 40, 7), (100, 40, 40)],
 )
 def test_there_is_a_cluster_for_twenty_images_and_never_more_than_images(setting, images, clusters):
-    encoder = Conv4(width=8, image_side=48).build()
+    encoder = conv()
 
     objective = DeepCluster(clusters=setting, projection=8).build(encoder, images)
 

@@ -5,21 +5,11 @@ import torch
 from torch import Generator, nn
 
 from models.encoders import Encoder
-from models.encoders.architectures.conv4 import Conv4
-from models.encoders.architectures.vit import ViT
 from models.pretraining import Unsuited
 from models.pretraining.masking import PixelPainter, TokenPainter, patches
 from models.pretraining.methods.mae import MAE, _Objective
 from models.training.loop import Batch
-
-
-def conv() -> Encoder:
-    return Conv4(width=8, image_side=48).build()
-
-
-def vit() -> Encoder:
-    return ViT(width=24, image_side=48, depth=2, heads=2).build()
-
+from tests.models.pretraining.conftest import conv, vit
 
 ENCODERS = {"conv": conv, "vit": vit}
 

@@ -6,27 +6,21 @@ import pytest
 import torch
 from torch import Generator, Tensor, nn
 
-from models.encoders.architectures.conv4 import Conv4
 from models.pretraining.layers import projection_head
 from models.pretraining.methods.moco import MoCo, _Objective
-from models.training.loop import Batch
+from tests.models.pretraining.conftest import conv
+from tests.models.pretraining.methods.conftest import batch
 
 
 def objective(images: int = 40, **options) -> _Objective:
     torch.manual_seed(0)
-    encoder = Conv4(width=8, image_side=48).build()
+    encoder = conv()
     built = MoCo(**({"projection": 8} | options)).build(encoder, images)
     assert isinstance(built, _Objective)
     with torch.no_grad():
         for parameter in built.slow_encoder.parameters():
             parameter.add_(0.1)  # otherwise the copy would still be the encoder itself
     return built
-
-
-def batch(*positions: int, seed: int = 0) -> Batch:
-    generator = Generator().manual_seed(seed)
-    views = [torch.rand(len(positions), 3, 48, 48, generator=generator) for _ in range(2)]
-    return Batch(views, torch.tensor(positions), torch.zeros(len(positions), 0))
 
 
 def keys_of(method: _Objective, view: Tensor) -> Tensor:

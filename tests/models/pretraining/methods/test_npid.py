@@ -5,17 +5,17 @@ import torch
 from torch import Generator
 from torch.nn import functional as F
 
-from models.encoders.architectures.conv4 import Conv4
 from models.pretraining.losses import Contrast
 from models.pretraining.methods.npid import NPID, _Objective
 from models.training.loop import Batch
+from tests.models.pretraining.conftest import conv
 
 POSITIONS = [7, 30, 2]
 
 
 def objective(**options) -> _Objective:
     torch.manual_seed(0)
-    built = NPID(projection=8, **options).build(Conv4(width=8, image_side=48).build(), 40)
+    built = NPID(projection=8, **options).build(conv(), 40)
     assert isinstance(built, _Objective)
     return built
 

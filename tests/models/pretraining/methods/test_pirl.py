@@ -6,11 +6,11 @@ from torch import Generator, nn
 from torch.nn import functional as F
 
 from models.encoders import Encoder
-from models.encoders.architectures.conv4 import Conv4
 from models.images import Preprocessing
 from models.pretraining.methods.pirl import PIRL, _Objective
 from models.pretraining.views import Views
 from models.training.loop import Batch
+from tests.models.pretraining.conftest import conv
 
 POSITIONS = [7, 30, 2]
 STILL = Views(flip=0.0, colour=0.0, grey=0.0, blur=0.0, crop=1.0)
@@ -18,7 +18,7 @@ STILL = Views(flip=0.0, colour=0.0, grey=0.0, blur=0.0, crop=1.0)
 
 def objective(**options) -> _Objective:
     torch.manual_seed(0)
-    encoder = Conv4(width=8, image_side=48).build()
+    encoder = conv()
     built = PIRL(projection=8, grid=2, **options).build(encoder, 40)
     assert isinstance(built, _Objective)
     return built

@@ -6,16 +6,16 @@ import pytest
 import torch
 from torch import nn
 
-from models.encoders.architectures.conv4 import Conv4
 from models.pretraining.contrastive import BatchContrast
 from models.pretraining.losses import Contrast
 from models.pretraining.methods.simclr import SimCLR
+from tests.models.pretraining.conftest import conv
 from tests.models.pretraining.methods.conftest import batch, unit_projections
 
 
 def objective(**options) -> BatchContrast:
     torch.manual_seed(0)
-    built = SimCLR(projection=6, **options).build(Conv4(width=8, image_side=48).build(), 40)
+    built = SimCLR(projection=6, **options).build(conv(), 40)
     assert isinstance(built, BatchContrast)
     return built
 
@@ -29,7 +29,7 @@ def test_the_second_version_has_a_deeper_head(version, layers):
 
 
 def test_each_view_is_told_from_all_others_of_the_batch():
-    method, sample = objective(contrast=Contrast(temperature=0.5)), batch(5)
+    method, sample = objective(contrast=Contrast(temperature=0.5)), batch(*range(5))
 
     loss = float(method.loss(sample).detach())
 

@@ -9,21 +9,12 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from models.encoders import Encoder
-from models.encoders.architectures.conv4 import Conv4
-from models.encoders.architectures.vit import ViT
 from models.pretraining import start
 from models.pretraining.layers import sinkhorn
 from models.pretraining.methods.swav import SwAV, _Objective
 from models.training.loop import Batch
 from models.training.recipe import Recipe
-
-
-def conv() -> Encoder:
-    return Conv4(width=8, image_side=48).build()
-
-
-def vit() -> Encoder:
-    return ViT(width=24, image_side=48, depth=2, heads=2).build()
+from tests.models.pretraining.conftest import conv, vit
 
 
 def objective(encoder: Encoder | None = None, images: int = 40, **options) -> _Objective:

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import Generator
 
-from models.encoders.architectures.conv4 import Conv4
 from models.pretraining.contrastive import BatchContrast
 from models.pretraining.losses import Contrast
 from models.pretraining.methods.triplet import Triplet
 from models.training.loop import Batch
+from tests.models.pretraining.conftest import conv
 from tests.models.pretraining.methods.conftest import batch, unit_projections
 
 
@@ -16,7 +16,7 @@ def objective(margin: float) -> BatchContrast:
     torch.manual_seed(0)
     contrast = Contrast(loss="triplet", margin=margin)
     method = Triplet(projection=8, contrast=contrast)
-    built = method.build(Conv4(width=8, image_side=48).build(), 40)
+    built = method.build(conv(), 40)
     assert isinstance(built, BatchContrast)
     return built
 
@@ -32,14 +32,14 @@ def test_embeddings_that_are_all_alike_have_the_loss_of_the_margin(margin):
     torch.nn.init.zeros_(last.get_parameter("weight"))
     torch.nn.init.ones_(last.get_parameter("bias"))
 
-    loss = float(method.loss(batch(5)).detach())
+    loss = float(method.loss(batch(*range(5))).detach())
 
     assert loss == pytest.approx(margin, abs=1e-5)
     assert method.chance == margin
 
 
 def test_views_are_to_be_nearer_by_the_margin_than_the_nearest_image_that_is_farther():
-    method, sample = objective(0.3), batch(5)
+    method, sample = objective(0.3), batch(*range(5))
 
     loss = float(method.loss(sample).detach())
 
