@@ -243,7 +243,7 @@ def _log_trials(trials: Sequence[RuntimeTrial], streams: Streams | None) -> None
     log.info(
         "runtime chosen",
         runtime=trials[-1].runtime,
-        lanes=streams.number if streams else 1,
+        streams=streams.number if streams else 1,
         images_per_batch=streams.batch if streams else None,
         images_per_s=round(streams.images_per_s, 1) if streams else None,
     )

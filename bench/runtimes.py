@@ -3,8 +3,8 @@
 Each measurement has a process of its own, and runtimes take turns. Agreement is the lowest cosine
 of an embedding of a photo to that of PyTorch in float32. What the hardware can do is told by one
 large product of matrices in PyTorch, in float32 on a CPU and in float16 on CUDA; a runtime with
-better kernels than PyTorch's can be ahead of it. Lanes compute several batches at once, each on one
-core.
+better kernels than PyTorch's can be ahead of it. Streams compute several batches at once, each on
+one core.
 """
 
 import os
@@ -87,10 +87,10 @@ def prepare(
     agreement = float((embed(pictures[: max(SIZES)]) * expected[: max(SIZES)]).sum(dim=1).min())
     rates = {str(size): speed(embed, encoder, size) for size in SIZES}
     if device == "cpu" and (number := streams_beside(threads)):
-        lanes = replace(resources, threads=1, lanes=number)
-        embed = runtimes[runtime]().prepare(encoder, lanes)
+        alone = replace(resources, threads=1, streams=number)
+        embed = runtimes[runtime]().prepare(encoder, alone)
         for size in SIZES:
-            rates[f"lanes of {size}"] = speed_of_streams(embed, encoder, size, number)
+            rates[f"streams of {size}"] = speed_of_streams(embed, encoder, size, number)
     memory_mib = _memory(device) - before  # beyond that of the encoder in PyTorch
     return {"rates": rates, "agreement": agreement, "load_s": load_s, "memory_mib": memory_mib}
 

@@ -99,9 +99,9 @@ def run(settings: Settings, folder: Path | None, seconds: float, console: Consol
     encoder = parse(settings.encoder)[1].build().eval()
     for size in sorted({1, 8, settings.max_batch}):
         rows[f"forward, {size} at a time"] = speed(serving.embed, encoder, size)
-    if lanes := serving.lanes:
-        name = f"forward, {lanes.number} lanes of {lanes.batch}"
-        rows[name] = speed_of_streams(lanes.embed, encoder, lanes.batch, lanes.number)
+    if streams := serving.streams:
+        name = f"forward, {streams.number} streams of {streams.batch}"
+        rows[name] = speed_of_streams(streams.embed, encoder, streams.batch, streams.number)
     rows["both at once, no service"] = ceiling = _repeated(
         lambda part: pipeline(serving, part, settings.max_batch, decoders), found, seconds
     )
@@ -135,14 +135,14 @@ def prepare(spec: str, runtime: str, batch: int, device: str = "auto") -> Servin
 
 def pipeline(serving: Serving, bodies: Sequence[bytes], batch: int, decoders: int) -> None:
     """What the service does to images, without a service."""
-    if serving.lanes:
-        embed, size = serving.lanes.embed, serving.lanes.batch
+    if serving.streams:
+        embed, size = serving.streams.embed, serving.streams.batch
         parts = [bodies[start : start + size] for start in range(0, len(bodies), size)]
 
         def compute(part: Sequence[bytes]) -> None:
             embed(torch.stack([decode(body, serving.preprocessing).pixels for body in part]))
 
-        with ThreadPoolExecutor(serving.lanes.number, initializer=compute_alone) as threads:
+        with ThreadPoolExecutor(serving.streams.number, initializer=compute_alone) as threads:
             for _ in threads.map(compute, parts):
                 pass
         return

@@ -22,7 +22,7 @@ class LoadedEncoder:
     @property
     def streams(self) -> Streams | None:
         """What computes several batches at once; None also where nothing is prepared."""
-        return self.serving.lanes if self.serving else None
+        return self.serving.streams if self.serving else None
 
     def prepare(self) -> Serving:
         """Find or try the runtime, once; who comes meanwhile waits for it."""

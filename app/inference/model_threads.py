@@ -44,7 +44,7 @@ class ModelThreads:
         metrics: InferenceMetrics,
     ) -> None:
         self.threads = [
-            WatchedThread(f"lane-{n}" if n else "model", partial(self._run, n))
+            WatchedThread(f"stream-{n}" if n else "model", partial(self._run, n))
             for n in range(number)
         ]
         self.has_cores = threading.Event()  # the first thread, and threads yet to come may not

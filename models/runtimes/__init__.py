@@ -23,7 +23,7 @@ class Resources:
 
     threads: int  # of a CPU, for each batch
     batch: int  # images of the largest
-    lanes: int = 1  # batches that are computed at once, each called by a thread of its own
+    streams: int = 1  # batches that are computed at once, each called by a thread of its own
     cache: Path | None = None  # folder for what was converted; None: convert each time
 
 

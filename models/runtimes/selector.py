@@ -19,7 +19,7 @@ from models.runtimes.trial import AGREEMENT, REFERENCE, RuntimeTrial, agree, try
 EQUALLY = 0.95  # of the speed of the fastest size of batch: as fast
 
 
-TO_STREAMS = 0.8  # of the speed of all threads together on an idle machine, from which lanes win
+TO_STREAMS = 0.8  # of the speed of all threads together on an idle machine, from which streams win
 
 
 class Serving(NamedTuple):
@@ -28,7 +28,7 @@ class Serving(NamedTuple):
     embed: Embed  # one batch at a time, with all threads
     preprocessing: Preprocessing
     runtime: str
-    lanes: Streams | None = None  # None: these would be slower
+    streams: Streams | None = None  # None: these would be slower
 
     @property
     def in_caller(self) -> bool:
@@ -40,23 +40,23 @@ class _Choice(NamedTuple):
     """What was chosen for an architecture."""
 
     runtime: str
-    lanes: Streams | None
+    streams: Streams | None
 
     def document(self) -> dict[str, Any]:
         """As JSON has it."""
-        lanes = self.lanes
-        speed = lanes and {"batch": lanes.batch, "images_per_s": lanes.images_per_s}
-        return {"runtime": self.runtime, "lanes": speed}
+        streams = self.streams
+        speed = streams and {"batch": streams.batch, "images_per_s": streams.images_per_s}
+        return {"runtime": self.runtime, "streams": speed}
 
     @classmethod
     def read(cls, document: Any, threads: int) -> "_Choice | None":
         """The choice of a document; None: it is not one."""
         try:
-            lanes, speed = None, document["lanes"]
+            streams, speed = None, document["streams"]
             if speed is not None:
                 batch, images_per_s = int(speed["batch"]), float(speed["images_per_s"])
-                lanes = Streams(_unprepared, streams_beside(threads), batch, images_per_s)
-            return cls(document["runtime"], lanes) if document["runtime"] in runtimes else None
+                streams = Streams(_unprepared, streams_beside(threads), batch, images_per_s)
+            return cls(document["runtime"], streams) if document["runtime"] in runtimes else None
         except (KeyError, TypeError, ValueError):
             return None
 
@@ -72,7 +72,7 @@ class RuntimeSelector:
 
     Args:
         setting: the name of a runtime, or `auto` for the fastest that agrees.
-        listener: hears of each trial of a choice, the chosen one last, and of its lanes.
+        listener: hears of each trial of a choice, the chosen one last, and of its streams.
 
     Raises:
         RuntimeUnavailable: there is no runtime of that name.
@@ -82,7 +82,7 @@ class RuntimeSelector:
         self,
         setting: str,
         resources: Resources,
-        listener: TrialListener = lambda trials, lanes: None,
+        listener: TrialListener = lambda trials, streams: None,
     ) -> None:
         if setting != "auto" and setting not in runtimes:
             raise RuntimeUnavailable(
@@ -117,38 +117,38 @@ class RuntimeSelector:
             if best.refusal:
                 best = try_out(REFERENCE, folded, self._limits, timed=False)
                 trials.append(best)
-            lanes = self._lanes(best, folded, choice)
-            latest = self._choices[repr(encoder)] = _Choice(best.runtime, lanes)
+            streams = self._streams(best, folded, choice)
+            latest = self._choices[repr(encoder)] = _Choice(best.runtime, streams)
             if not choice and not busy:
                 self._measured.keep(latest.document(), *of)
             if not tried:
-                self._listener([*(trial for trial in trials if trial is not best), best], lanes)
+                self._listener([*(trial for trial in trials if trial is not best), best], streams)
         assert best.embed is not None
-        return Serving(best.embed, encoder.preprocessing, best.runtime, lanes)
+        return Serving(best.embed, encoder.preprocessing, best.runtime, streams)
 
     def _measured_of(self, encoder: Encoder) -> tuple[str, ...]:
         limits = self._limits
         return self._setting, str(limits.threads), str(limits.batch), repr(encoder)
 
-    def _lanes(
+    def _streams(
         self, best: RuntimeTrial, encoder: Encoder, choice: _Choice | None
     ) -> Streams | None:
-        """Lanes of one thread each, if they are about as fast as all threads together.
+        """Streams of one thread each, if they are about as fast as all threads together.
 
         They need not be faster: nobody loses a core during a trial, and often in service.
         """
         number, most = streams_beside(self._limits.threads), self._limits.batch
-        if not number or encoder.mean.device.type != "cpu" or (choice and not choice.lanes):
+        if not number or encoder.mean.device.type != "cpu" or (choice and not choice.streams):
             return None
-        resources = replace(self._limits, threads=1, lanes=number)
+        resources = replace(self._limits, threads=1, streams=number)
         try:
             embed = runtimes[best.runtime]().prepare(encoder, resources)
         except RuntimeUnavailable:
             return None
         if best.runtime != REFERENCE and not agree(embed, encoder) >= AGREEMENT:
             return None
-        if choice and choice.lanes:
-            return choice.lanes._replace(embed=embed)
+        if choice and choice.streams:
+            return choice.streams._replace(embed=embed)
         speeds = {
             size: speed_of_streams(embed, encoder, size, number)
             for size in sorted({1, min(4, most), most})
@@ -161,4 +161,4 @@ class RuntimeSelector:
 
 
 def _unprepared(_: Tensor) -> Tensor:
-    raise AssertionError("these lanes are only remembered")
+    raise AssertionError("these streams are only remembered")

@@ -30,15 +30,15 @@ class Streams(NamedTuple):
 
 
 def streams_beside(threads: int) -> int:
-    """How many lanes serve beside a model thread that has so many; 0: none are worth it.
+    """How many streams serve beside a model thread that has so many; 0: none are worth it.
 
     One more than there are threads: while one waits for the interpreter, its core has another.
     """
     return threads + 1 if threads > 1 else 0
 
 
-def speed_of_streams(embed: Embed, encoder: Encoder, size: int, lanes: int) -> float:
-    """Images per second of all lanes, in batches of one size."""
+def speed_of_streams(embed: Embed, encoder: Encoder, size: int, streams: int) -> float:
+    """Images per second of all streams, in batches of one size."""
     side = encoder.preprocessing.crop
     images = samples(side, 1).expand(size, 3, side, side).contiguous()
 
@@ -49,10 +49,10 @@ def speed_of_streams(embed: Embed, encoder: Encoder, size: int, lanes: int) -> f
             runs += 1
         return runs
 
-    with ThreadPoolExecutor(lanes, initializer=compute_alone) as threads:
-        list(threads.map(embed, [images] * lanes))  # what is set up lazily
+    with ThreadPoolExecutor(streams, initializer=compute_alone) as threads:
+        list(threads.map(embed, [images] * streams))  # what is set up lazily
         started = time.perf_counter()
-        futures = [threads.submit(compute) for _ in range(lanes)]
+        futures = [threads.submit(compute) for _ in range(streams)]
         runs = sum(future.result() for future in futures)
         return size * runs / (time.perf_counter() - started)
 

@@ -86,17 +86,17 @@ def _convert(openvino: Any, encoder: Encoder) -> Any:
 
 
 def _requests(core: Any, model: Any, resources: Resources) -> list[Any]:
-    """One for each lane; its threads get the priority of the calling one."""
+    """One for each stream; its threads get the priority of the calling one."""
     compiled = core.compile_model(
         model,
         "CPU",
         {
-            "INFERENCE_NUM_THREADS": resources.threads * resources.lanes,
+            "INFERENCE_NUM_THREADS": resources.threads * resources.streams,
             "INFERENCE_PRECISION_HINT": "f32",
-            "NUM_STREAMS": resources.lanes,
+            "NUM_STREAMS": resources.streams,
         },
     )
-    return [compiled.create_infer_request() for _ in range(resources.lanes)]
+    return [compiled.create_infer_request() for _ in range(resources.streams)]
 
 
 def _read(core: Any, file: Path) -> Any:

@@ -28,7 +28,7 @@ class Reference:
 
     late_s = 0.0
     wrong = False
-    wrong_in_lanes = False
+    wrong_in_streams = False
     lost = False
     refuses = False
     in_caller = True
@@ -44,7 +44,7 @@ class Reference:
             embeddings = encoder.embed(pixels)
             if self.lost:
                 return embeddings * torch.nan
-            wrong = self.wrong or (self.wrong_in_lanes and resources.lanes > 1)
+            wrong = self.wrong or (self.wrong_in_streams and resources.streams > 1)
             return embeddings.roll(1, dims=1) if wrong else embeddings
 
         return embed

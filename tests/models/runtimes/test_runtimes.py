@@ -31,10 +31,10 @@ def test_a_runtime_embeds_as_pytorch_does_or_says_why_not(runtime, name):
 
 
 @pytest.mark.parametrize("runtime", runtimes)
-def test_lanes_compute_side_by_side_what_one_batch_gives(runtime):
+def test_streams_compute_side_by_side_what_one_batch_gives(runtime):
     network = make_encoder()
     try:
-        embed = runtimes[runtime]().prepare(network, Resources(threads=1, batch=4, lanes=3))
+        embed = runtimes[runtime]().prepare(network, Resources(threads=1, batch=4, streams=3))
     except RuntimeUnavailable as error:
         pytest.skip(str(error))
     batches = samples(network.preprocessing.crop, 24).split(2)

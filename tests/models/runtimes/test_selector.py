@@ -19,13 +19,13 @@ Choices = list[tuple[Sequence[RuntimeTrial], Streams | None]]
 
 
 def keep(choices: Choices) -> TrialListener:
-    """Keeps the trials and lanes of each choice."""
-    return lambda trials, lanes: choices.append((trials, lanes))
+    """Keeps the trials and streams of each choice."""
+    return lambda trials, streams: choices.append((trials, streams))
 
 
-def lanes_of(serving: Serving) -> Streams:
-    assert serving.lanes is not None
-    return serving.lanes
+def streams_of(serving: Serving) -> Streams:
+    assert serving.streams is not None
+    return serving.streams
 
 
 @pytest.fixture
@@ -42,53 +42,53 @@ def install(monkeypatch):
 
 
 @pytest.fixture
-def lane_speeds(monkeypatch):
-    """Says how fast lanes are in batches of 1, 4 and 8."""
+def stream_speeds(monkeypatch):
+    """Says how fast streams are in batches of 1, 4 and 8."""
 
     def make(*speeds):
         by_size = dict(zip((1, 4, 8), speeds, strict=True))
         monkeypatch.setattr(
             "models.runtimes.selector.speed_of_streams",
-            lambda embed, encoder, size, lanes: by_size[size],
+            lambda embed, encoder, size, streams: by_size[size],
         )
 
     return make
 
 
-def test_lanes_have_the_smallest_batch_that_is_about_the_fastest(install, lane_speeds):
+def test_streams_have_the_smallest_batch_that_is_about_the_fastest(install, stream_speeds):
     kinds = install(pytorch={})
-    lane_speeds(50.0, 98.0, 100.0)
+    stream_speeds(50.0, 98.0, 100.0)
     choices: Choices = []
     selector = RuntimeSelector("pytorch", TWO, keep(choices))
 
-    lanes = selector.prepare(make_encoder()).lanes
+    streams = selector.prepare(make_encoder()).streams
 
-    assert (lanes.number, lanes.batch, lanes.images_per_s) == (3, 4, 98.0)
-    assert choices[0][1] == lanes
-    lane_speeds(100.0, 0.0, 0.0)  # a version of the same architecture is not tried again
-    assert lanes_of(selector.prepare(make_encoder()))[1:] == (3, 4, 98.0)
+    assert (streams.number, streams.batch, streams.images_per_s) == (3, 4, 98.0)
+    assert choices[0][1] == streams
+    stream_speeds(100.0, 0.0, 0.0)  # a version of the same architecture is not tried again
+    assert streams_of(selector.prepare(make_encoder()))[1:] == (3, 4, 98.0)
     assert len(kinds["pytorch"].prepared) == 4
 
 
-def test_there_are_no_lanes_where_they_are_slower_or_wrong(install, lane_speeds):
-    install(pytorch={}, right={"late_s": 0.001}, wrong_in_lanes={"wrong_in_lanes": True})
-    lane_speeds(1.0, 2.0, 3.0)
+def test_there_are_no_streams_where_they_are_slower_or_wrong(install, stream_speeds):
+    install(pytorch={}, right={"late_s": 0.001}, wrong_in_streams={"wrong_in_streams": True})
+    stream_speeds(1.0, 2.0, 3.0)
 
-    assert RuntimeSelector("auto", TWO).prepare(make_encoder()).lanes is None
-    assert RuntimeSelector("right", TWO).prepare(make_encoder()).lanes is not None
-    assert RuntimeSelector("wrong_in_lanes", TWO).prepare(make_encoder()).lanes is None
-    assert RuntimeSelector("right", RESOURCES).prepare(make_encoder()).lanes is None  # one thread
+    assert RuntimeSelector("auto", TWO).prepare(make_encoder()).streams is None
+    assert RuntimeSelector("right", TWO).prepare(make_encoder()).streams is not None
+    assert RuntimeSelector("wrong_in_streams", TWO).prepare(make_encoder()).streams is None
+    assert RuntimeSelector("right", RESOURCES).prepare(make_encoder()).streams is None  # one thread
 
 
-def test_a_version_without_lanes_makes_others_of_its_kind_have_none(install, lane_speeds):
+def test_a_version_without_streams_makes_others_of_its_kind_have_none(install, stream_speeds):
     install(pytorch={})
-    lane_speeds(1.0, 2.0, 3.0)
+    stream_speeds(1.0, 2.0, 3.0)
     selector = RuntimeSelector("auto", TWO)
     install(pytorch={}, other={"late_s": 0.1})
-    assert selector.prepare(make_encoder()).lanes is None
-    lane_speeds(1e6, 1e6, 1e6)
+    assert selector.prepare(make_encoder()).streams is None
+    stream_speeds(1e6, 1e6, 1e6)
 
-    assert selector.prepare(make_encoder()).lanes is None
+    assert selector.prepare(make_encoder()).streams is None
 
 
 def test_the_fastest_that_agrees_is_chosen(install):
@@ -104,8 +104,8 @@ def test_the_fastest_that_agrees_is_chosen(install):
     serving = RuntimeSelector("auto", RESOURCES, keep(choices)).prepare(make_encoder())
 
     assert serving.runtime == "right"
-    ((trials, lanes),) = choices
-    assert lanes is None
+    ((trials, streams),) = choices
+    assert streams is None
     assert trials[-1].runtime == "right"
     assert set(trials[-1].images_per_s) == {1, 4}
     refusals = {trial.runtime: trial.refusal for trial in trials}
@@ -139,21 +139,21 @@ def quiet(monkeypatch):
     return busy
 
 
-def test_what_was_found_holds_after_a_restart(install, lane_speeds, quiet, tmp_path):
+def test_what_was_found_holds_after_a_restart(install, stream_speeds, quiet, tmp_path):
     install(pytorch={"late_s": 0.01}, other={})
-    lane_speeds(50.0, 1e6, 2e6)
+    stream_speeds(50.0, 1e6, 2e6)
     resources = replace(TWO, cache=tmp_path)
     choices: Choices = []
     first = RuntimeSelector("auto", resources).prepare(make_encoder())
     install(pytorch={}, other={"late_s": 0.01})
-    lane_speeds(0.0, 0.0, 0.0)
+    stream_speeds(0.0, 0.0, 0.0)
 
     later = RuntimeSelector("auto", resources, keep(choices)).prepare(make_encoder())
 
-    assert (first.runtime, first.lanes.batch) == ("other", 8)
-    assert (later.runtime, lanes_of(later)[1:]) == ("other", lanes_of(first)[1:])
+    assert (first.runtime, first.streams.batch) == ("other", 8)
+    assert (later.runtime, streams_of(later)[1:]) == ("other", streams_of(first)[1:])
     pictures = samples(32, 3)
-    assert torch.allclose(later.lanes.embed(pictures), make_encoder().embed(pictures), atol=1e-5)
+    assert torch.allclose(later.streams.embed(pictures), make_encoder().embed(pictures), atol=1e-5)
     assert [trial.runtime for trial in choices[0][0]] == ["other"]  # what is chosen is still told
     for changed in (replace(resources, threads=1), replace(resources, batch=1)):
         assert RuntimeSelector("auto", changed).prepare(make_encoder()).runtime == "pytorch"
@@ -162,7 +162,9 @@ def test_what_was_found_holds_after_a_restart(install, lane_speeds, quiet, tmp_p
     assert RuntimeSelector("auto", elsewhere).prepare(make_encoder()).runtime == "pytorch"
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"runtime": "gone", "lanes": null}', '{"lanes": 1}'])
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"runtime": "gone", "streams": null}', '{"streams": 1}']
+)
 def test_what_cannot_be_read_of_earlier_is_measured_anew(install, quiet, tmp_path, text):
     resources = replace(RESOURCES, cache=tmp_path)
     install(pytorch={}, other={"late_s": 0.01})

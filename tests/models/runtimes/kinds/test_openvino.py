@@ -52,7 +52,7 @@ def test_its_threads_yield_and_the_one_that_calls_does_not():
     encoder, niceness = make_encoder("resnet18"), os.getpriority(os.PRIO_PROCESS, caller)
     before = threads()
 
-    embed = OpenVINO().prepare(encoder, Resources(threads=1, batch=4, lanes=2))
+    embed = OpenVINO().prepare(encoder, Resources(threads=1, batch=4, streams=2))
     pictures = samples(encoder.preprocessing.crop, 2)
     embed(pictures)
     since = {name: int(fields[11]) for name, fields in threads().items()}
