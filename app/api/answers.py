@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 from uuid import UUID
 
+from fastapi import Request, Response
+
 from app.labeling.images import ImageView
 from app.labeling.uploads import Stored
 from app.problems import Failed, NothingStored
@@ -68,6 +70,25 @@ def page(
     items, more = rows[:limit], len(rows) > limit
     cursor = base64.urlsafe_b64encode(key(items[-1]).bytes).rstrip(b"=").decode() if more else None
     return Page(items=[show(row) for row in items], next_cursor=cursor)
+
+
+def send_unchanging(
+    request: Request,
+    tag: str,
+    read: Callable[[], bytes],
+    *,
+    media_type: str,
+    disposition: str = "inline",
+) -> Response:
+    """A file that stays as it is, read only if the client does not have it yet."""
+    headers = {
+        "ETag": f'"{tag}"',
+        "Cache-Control": "private, max-age=31536000, immutable",
+        "Content-Disposition": disposition,
+    }
+    if request.headers.get("if-none-match") == headers["ETag"]:
+        return Response(status_code=304, headers=headers)
+    return Response(read(), media_type=media_type, headers=headers)
 
 
 def refuse_if_all_failed(failed: list[Failed], succeeded: int) -> None:

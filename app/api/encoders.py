@@ -7,7 +7,7 @@ from fastapi import Depends, Query, Request, Response
 from pydantic import Field
 
 from app.api import resource_router
-from app.api.answers import page, show_job
+from app.api.answers import page, send_unchanging, show_job
 from app.api.parts import JobService, ProjectService, PromotionService, parts_of
 from app.encoders.promotion import VersionView
 from app.http.openapi import FILE, file_responses, problem_responses
@@ -127,15 +127,13 @@ def read_weights(
 ) -> Response:
     """The weights as safetensors."""
     weights = promotions.version(project, version).version.weights
-    tag = f'"{weights}"'
-    headers = {
-        "ETag": tag,
-        "Cache-Control": "private, max-age=31536000, immutable",
-        "Content-Disposition": f'attachment; filename="{version}.safetensors"',
-    }
-    if request.headers.get("if-none-match") == tag:
-        return Response(status_code=304, headers=headers)
-    return Response(promotions.blobs.get(weights), media_type=WEIGHTS_TYPE, headers=headers)
+    return send_unchanging(
+        request,
+        weights,
+        lambda: promotions.blobs.get(weights),
+        media_type=WEIGHTS_TYPE,
+        disposition=f'attachment; filename="{version}.safetensors"',
+    )
 
 
 @router.post(

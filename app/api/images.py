@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from fastapi import Query, Request, Response
 
 from app.api import resource_router
-from app.api.answers import page, show_failed, show_image
+from app.api.answers import page, send_unchanging, show_failed, show_image
 from app.api.parts import AnnotationService, ImageService, SimilarService
 from app.http.openapi import file_responses, problem_responses
 from app.http.parameters import Cursor, ImageKey, Limit, Pairs, ProjectKey, after
@@ -104,12 +104,10 @@ def read_content(
     project: ProjectKey, image: ImageKey, images: ImageService, request: Request
 ) -> Response:
     """The file as it was uploaded."""
-    view = images.read(project, image)
-    tag = f'"{view.image.sha256}"'
-    if request.headers.get("if-none-match") == tag:
-        return Response(status_code=304, headers=_forever(tag))
-    content = images.content(view.image)
-    return Response(content, media_type=view.image.media_type, headers=_forever(tag))
+    file = images.read(project, image).image
+    return send_unchanging(
+        request, file.sha256, lambda: images.content(file), media_type=file.media_type
+    )
 
 
 @router.get(
@@ -125,12 +123,13 @@ def read_thumbnail(
     side: Side = 256,
 ) -> Response:
     """The image upright, at most `side` pixels wide and high, without its metadata."""
-    view = images.read(project, image)
-    tag = f'"{view.image.sha256}-{side}"'
-    if request.headers.get("if-none-match") == tag:
-        return Response(status_code=304, headers=_forever(tag))
-    content = images.thumbnail(view.image, side)
-    return Response(content, media_type="image/webp", headers=_forever(tag))
+    file = images.read(project, image).image
+    return send_unchanging(
+        request,
+        f"{file.sha256}-{side}",
+        lambda: images.thumbnail(file, side),
+        media_type="image/webp",
+    )
 
 
 @router.get("/images/{image}/similar", responses=problem_responses(404, 422))
@@ -202,11 +201,3 @@ def annotate(
     changes = [Change(a.image, a.label, a.annotator, a.source, a.replace) for a in body.annotations]
     failed = annotations.annotate(project, changes)
     return AppliedRead(applied=len(changes) - len(failed), failed=[show_failed(f) for f in failed])
-
-
-def _forever(tag: str) -> dict[str, str]:
-    return {
-        "ETag": tag,
-        "Cache-Control": "private, max-age=31536000, immutable",
-        "Content-Disposition": "inline",
-    }
