@@ -117,13 +117,16 @@ class JobQueue:
                 )
             return None
 
-    def renew(self, claim: Claim) -> bool:
+    def renew(self, claim: Claim, wait_s: float | None = None) -> bool:
         """Keep a claim for another lease; whether the job should be cancelled.
+
+        Args:
+            wait_s: for a lock, as in `Database.writing`.
 
         Raises:
             LeaseLost: as for every write of a worker.
         """
-        with self.db.writing() as session:
+        with self.db.writing(wait_s) as session:
             job = _held(session, claim)
             job.lease_until = self.db.clock(session) + timedelta(seconds=self.lease_s)
             return job.cancel_requested

@@ -94,7 +94,7 @@ class Worker:
         """Renew the lease in time, and end a job that is to be cancelled.
 
         Not that of a process that stands still: it may have stopped in a transaction, and we would
-        wait for its lock instead of ending it.
+        wait for its lock instead of ending it. It may have stopped just now, so we wait for little.
 
         Raises:
             LeaseLost: the job has ended, or is no longer ours.
@@ -105,7 +105,7 @@ class Worker:
                 self._queue.finish(claim, JobState.CANCELLED)
                 raise LeaseLost("cancelled")
             if alive and time.monotonic() - renewed > self._settings.lease_seconds / 3:
-                self._queue.renew(claim)
+                self._queue.renew(claim, FRESH_S)
                 return time.monotonic()
         except SQLAlchemyError as error:
             if not is_outage(error):

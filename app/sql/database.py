@@ -64,9 +64,16 @@ class Database:
             yield session
 
     @contextmanager
-    def writing(self) -> Iterator[Session]:
-        """A session that commits at the end, or not at all."""
-        with Session(self._writer, expire_on_commit=False) as session, session.begin():
+    def writing(self, wait_s: float | None = None) -> Iterator[Session]:
+        """A session that commits at the end, or not at all.
+
+        Args:
+            wait_s: that it waits for a lock; None: `BUSY_TIMEOUT_S`.
+        """
+        writer = self._writer
+        if wait_s is not None:
+            writer = writer.execution_options(handful_wait_s=wait_s)
+        with Session(writer, expire_on_commit=False) as session, session.begin():
             yield session
 
     def clock(self, session: Session) -> datetime:
@@ -172,10 +179,24 @@ def _sqlite(url: str) -> Engine:
 
     @event.listens_for(engine, "begin")
     def on_begin(connection: Connection) -> None:
-        writes = connection.get_execution_options().get("handful_writes")
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+        options = connection.get_execution_options()
+        if not options.get("handful_writes"):
+            connection.exec_driver_sql("BEGIN")
+            return
+        wait_s = options.get("handful_wait_s")
+        if wait_s is not None:
+            _wait_for_lock(connection, wait_s)
+        try:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        finally:
+            if wait_s is not None:
+                _wait_for_lock(connection, BUSY_TIMEOUT_S)
 
     return engine
+
+
+def _wait_for_lock(connection: Connection, seconds: float) -> None:
+    connection.exec_driver_sql(f"PRAGMA busy_timeout={round(seconds * 1000)}")
 
 
 def _postgresql(url: str) -> Engine:
@@ -183,9 +204,11 @@ def _postgresql(url: str) -> Engine:
 
     @event.listens_for(engine, "begin")
     def on_begin(connection: Connection) -> None:
-        if connection.get_execution_options().get("handful_writes"):
+        options = connection.get_execution_options()
+        if options.get("handful_writes"):
+            wait_s = options.get("handful_wait_s", BUSY_TIMEOUT_S)
             connection.exec_driver_sql(
-                f"SET LOCAL lock_timeout = '{BUSY_TIMEOUT_S}s'; "
+                f"SET LOCAL lock_timeout = '{round(wait_s * 1000)}ms'; "
                 f"SET LOCAL idle_in_transaction_session_timeout = '{IDLE_TIMEOUT_S}s'"
             )
 

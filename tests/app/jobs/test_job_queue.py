@@ -6,9 +6,12 @@ from uuid import uuid4
 
 import pytest
 from sqlalchemy import update
+from sqlalchemy.exc import OperationalError
 
 from app.jobs.job_queue import JobQueue, LeaseLost
 from app.problems import JobEnded, JobNotFound, SameJobUnfinished
+from app.sql import database
+from app.sql.outages import is_outage
 from app.sql.tables import Job, Project, now
 from handful.contract.jobs import JobState
 from tests import databases
@@ -121,6 +124,19 @@ def test_a_lease_that_is_renewed_holds(queue):
 
     assert queue.renew(claim) is False
     assert queue.claim() is None
+
+
+def test_a_lease_is_renewed_without_long_waits(queue, monkeypatch):
+    """A process that stopped in a transaction has locked its job."""
+    monkeypatch.setattr(database, "BUSY_TIMEOUT_S", 3600)
+    queue.enqueue("a", "finetune", {}, "")
+    claim = queue.claim()
+
+    with queue.holding(claim), pytest.raises(OperationalError) as error:
+        queue.renew(claim, wait_s=0.05)
+
+    assert is_outage(error.value)
+    assert queue.renew(claim, wait_s=0.05) is False
 
 
 def test_a_job_whose_worker_is_lost_again_and_again_fails(queue):
