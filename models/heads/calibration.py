@@ -10,13 +10,16 @@ from torch.nn import functional as F
 TRUST = 0.25  # deviation of the log of a temperature around what a head expects of it
 
 
+FAR = -1e30  # in place of minus infinity, which times a probability of zero is not a number
+
+
 REACH = 3.0  # how far from it a temperature may be, as a log: a factor of 20
 
 
-STEPS = 30  # of the golden section: 2 * REACH shrinks below 1e-5
+STEPS = 50  # of Newton's method at most; four or five do
 
 
-SHRINK = (math.sqrt(5) - 1) / 2
+CLOSE = 1e-7  # between two logs of a temperature that are taken to be one
 
 
 def log_loss(logits: Float[Tensor, "M C"], targets: Int[Tensor, " M"]) -> float:
@@ -47,27 +50,30 @@ def fit_temperature(
     """
     able = scores.gather(1, targets[:, None]).squeeze(1).isfinite()
     scores, targets = scores[able].double(), targets[able]
-
-    def cost(offset: float) -> float:
-        logits = scores / (expected * math.exp(offset))
-        loss = F.cross_entropy(logits, targets, reduction="sum")
-        return float(loss) + offset**2 / (2 * TRUST**2)
-
     if not len(targets):
         return expected
-    low, high = -REACH, REACH
-    lower, upper = high - SHRINK * (high - low), low + SHRINK * (high - low)
-    at_lower, at_upper = cost(lower), cost(upper)
-    for _ in range(STEPS):  # one of the two points inside serves again
-        if at_lower < at_upper:
-            high, upper, at_upper = upper, lower, at_lower
-            lower = high - SHRINK * (high - low)
-            at_lower = cost(lower)
-        else:
-            low, lower, at_lower = lower, upper, at_upper
-            upper = low + SHRINK * (high - low)
-            at_upper = cost(upper)
-    return expected * math.exp((low + high) / 2)
+    scores = scores.clamp(min=FAR)
+    low, high, offset = -REACH, REACH, 0.0  # logs of what multiplies the expected temperature
+    for _ in range(STEPS):
+        slope, curvature = _derivatives(scores / (expected * math.exp(offset)), targets)
+        slope, curvature = slope + offset / TRUST**2, curvature + 1 / TRUST**2
+        low, high = (low, offset) if slope > 0 else (offset, high)
+        following = offset - slope / curvature if curvature > 0 else math.nan
+        if not low <= following <= high:
+            following = (low + high) / 2
+        offset, step = following, abs(following - offset)
+        if step < CLOSE:
+            break
+    return expected * math.exp(offset)
+
+
+def _derivatives(logits: Float[Tensor, "M C"], targets: Int[Tensor, " M"]) -> tuple[float, float]:
+    """First and second, of the sum of negative log probabilities by the log of a temperature."""
+    probabilities = logits.softmax(1)
+    mean = (probabilities * logits).sum(1)
+    variance = (probabilities * (logits - mean[:, None]) ** 2).sum(1)
+    slope = (logits.gather(1, targets[:, None]).squeeze(1) - mean).sum()
+    return float(slope), float(variance.sum() - slope)
 
 
 def expected_calibration_error(
