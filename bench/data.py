@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
 from torch import Tensor
-from torch.nn import functional as F
 
 from app.cli.demo import write_digits
 from bench.harness import Options
 from handful.folders import SUFFIXES
 from models.encoders.specs import parse
+from models.heads import center_and_normalize
 from models.images import Preprocessing, decode
 
 BATCH = 8  # images at a time: what suits the processor's cache
@@ -68,14 +68,16 @@ class Draw(NamedTuple):
     queries: list[int]  # rows of the test images
     truth: Tensor  # their classes; -1 where it has no support
 
-    def question(self, *, centered: bool = True, **options: Any) -> dict[str, Any]:
+    def question(self, heads: Sequence[str]) -> dict[str, Any]:
         """What peers get: vectors of unit length, without the mean of the training images."""
-        mean = self.data.mean if centered else 0.0
-        support = F.normalize(self.data.train[self.support].float() - mean, dim=1)
-        queries = F.normalize(self.data.test[self.queries].float() - mean, dim=1)
-        targets, ways = self.targets.numpy(), int(self.targets.max()) + 1
-        vectors = {"support": support.numpy(), "queries": queries.numpy()}
-        return {**vectors, "targets": targets, "ways": ways, **options}
+        support = center_and_normalize(self.data.train[self.support], self.data.mean)
+        queries = center_and_normalize(self.data.test[self.queries], self.data.mean)
+        return {
+            "heads": heads,
+            "support": support.numpy(),
+            "queries": queries.numpy(),
+            "targets": self.targets.numpy(),
+        }
 
 
 def draw_classes(

@@ -6,11 +6,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-import torch
-from torch import Tensor
-
-from models.heads.calibration import expected_calibration_error
-
 Value = TypeVar("Value")
 WIDE = 8  # columns; a wider table is turned
 
@@ -52,12 +47,6 @@ def percentile(values: Sequence[float], percent: int) -> float:
 def percentiles(values: Sequence[float], *percents: int) -> dict[str, float]:
     """Some of them, by name."""
     return {f"p{percent}": round(percentile(values, percent), 1) for percent in percents}
-
-
-def calibration_error(hits: Tensor, confidence: Tensor) -> float:
-    """The expected calibration error of answers, (M,), from how likely each was said to be."""
-    answers = torch.stack([confidence, torch.zeros_like(confidence)], dim=1)
-    return expected_calibration_error(answers, (~hits).long())
 
 
 def progress(items: Sequence[Value], name: str, every: int = 20) -> Iterator[Value]:

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from bench.data import Draw, data_sets, draw_classes
-from bench.figures import calibration_error, mean, progress
+from bench.figures import mean, progress
 from bench.harness import ENCODER, Options, Result, option, peers, run
 from bench.tasks import ask_peer
-from models.heads.calibration import expected_calibration_error
+from models.evaluation.calibration_curve import reliability_curve
 from models.heads.kinds import heads
 
 OURS = ("cosine", "mahalanobis", "ridge", "knn", "blend", "auto")
@@ -105,8 +105,8 @@ def _ours(name: str, draw: Draw) -> Outcome:
 
 def _outcome(probabilities: Tensor, truth: Tensor, seconds: float) -> Outcome:
     confidence, predicted = probabilities.float().max(dim=1)
-    error = expected_calibration_error(probabilities.float(), truth)
-    return Outcome(predicted == truth, confidence, error, seconds)
+    hits = predicted == truth
+    return Outcome(hits, confidence, reliability_curve(confidence, hits).error, seconds)
 
 
 def _peers(python: Path, draws: Sequence[Draw], *, slow: bool) -> dict[str, list[Outcome]]:
@@ -133,7 +133,7 @@ def _cell(outcomes: Sequence[Outcome]) -> dict[str, float]:
     return {
         "accuracy": round(100 * mean([float(o.hits.double().mean()) for o in outcomes]), 2),
         "error": round(mean([outcome.error for outcome in outcomes]), 4),
-        "pooled_error": round(calibration_error(hits, confidence), 4),
+        "pooled_error": round(reliability_curve(confidence, hits).error, 4),
         "cpu_ms": round(1000 * mean([outcome.seconds for outcome in outcomes]), 2),
     }
 

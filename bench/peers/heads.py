@@ -52,11 +52,6 @@ def _ridge(support: Any, targets: Any, queries: Any) -> Any:
     return _softmax(scores if scores.ndim == 2 else np.stack([-scores, scores], axis=1))
 
 
-def _regression(support: Any, targets: Any, queries: Any) -> Any:
-    head = LogisticRegression(C=10, max_iter=2000)
-    return head.fit(support, targets).predict_proba(queries)
-
-
 def _regression_cv(support: Any, targets: Any, queries: Any) -> Any:
     fewest = int(np.bincount(targets).min())
     if fewest < 2:
@@ -106,7 +101,6 @@ HEADS: dict[str, Head] = {
     "easyfsl Finetune": _easyfsl(Finetune),
     "scikit-learn LDA, shrinkage=auto": _lda,
     "scikit-learn ridge": _ridge,
-    "scikit-learn LR, C=10": _regression,
     "scikit-learn LR, CV": _regression_cv,
     "scikit-learn kNN, k=5": _knn,
     "scikit-learn LocalOutlierFactor": _local_outlier_factor,
