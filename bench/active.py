@@ -322,7 +322,6 @@ def _needed(recall: Any, base: Any, stops: Sequence[int]) -> float:
 if __name__ == "__main__":
     run(
         measure,
-        __doc__,
         FOLDERS,
         ENCODER,
         option("--head", PLAIN, choices=sorted(heads)),

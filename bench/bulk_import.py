@@ -201,4 +201,4 @@ def _send(
 
 
 if __name__ == "__main__":
-    run(measure, __doc__, option("--photos", 100_000, quick=1000), ENCODER)
+    run(measure, option("--photos", 100_000, quick=1000), ENCODER)

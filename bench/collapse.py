@@ -151,7 +151,6 @@ SABOTAGES: dict[str, Callable[[Any, Start], Training | None]] = {
 if __name__ == "__main__":
     run(
         measure,
-        __doc__,
         option("--networks", ["conv4", "vit"], quick=["conv4"], nargs="+"),
         option("--methods", sorted(methods), nargs="+"),
         option("--seeds", 3, quick=1),

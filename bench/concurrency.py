@@ -236,4 +236,4 @@ def _stopping(server: Server, requests: Sequence[Request]) -> dict[str, Any]:
 
 if __name__ == "__main__":
     seconds = option("--seconds", 30.0, quick=5.0, help="of each part of overtaking")
-    run(measure, __doc__, PHOTOS, ENCODER, seconds)
+    run(measure, PHOTOS, ENCODER, seconds)

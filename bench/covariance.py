@@ -164,4 +164,4 @@ def _accuracy(data: DataSet, scores: Tensor) -> float:
 
 if __name__ == "__main__":
     folders = option("--images", [], type=Path, nargs="*", help="folders of photos")
-    run(measure, __doc__, folders, option("--seeds", 20, quick=2))
+    run(measure, folders, option("--seeds", 20, quick=2))

@@ -181,4 +181,4 @@ def _picture(number: int) -> bytes:
 
 if __name__ == "__main__":
     kills = option("--kills", 100, quick=3, help="on each database")
-    run(measure, __doc__, kills, DATABASE)
+    run(measure, kills, DATABASE)

@@ -89,4 +89,4 @@ def _ours(
 
 if __name__ == "__main__":
     repeats = option("--repeats", 5, quick=2)
-    run(measure, __doc__, PHOTOS, ENCODER, repeats, peers("torchvision, simplejpeg, OpenCV"))
+    run(measure, PHOTOS, ENCODER, repeats, peers("torchvision, simplejpeg, OpenCV"))

@@ -100,4 +100,4 @@ def _accuracy(client: Handful, test: Sequence[Photo]) -> float:
 
 if __name__ == "__main__":
     images = option("--images", type=Path, required=True, help="folder of class folders")
-    run(measure, __doc__, images, ENCODER)
+    run(measure, images, ENCODER)

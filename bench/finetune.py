@@ -329,7 +329,6 @@ def _interval(values: Sequence[float]) -> Interval:
 if __name__ == "__main__":
     run(
         measure,
-        __doc__,
         option("--images", type=Path, nargs="+", required=True, help="data sets"),
         option("--side", 64, help="pixels"),
         option("--shots", SHOTS, quick=(2, 5), type=int, nargs="+"),

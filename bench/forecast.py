@@ -116,4 +116,4 @@ def _summary(draws: list[Draw]) -> dict[str, float]:
 
 if __name__ == "__main__":
     repeats = option("--repeats", 100, quick=8, help="draws of each kind")
-    run(measure, __doc__, FOLDERS, ENCODER, repeats)
+    run(measure, FOLDERS, ENCODER, repeats)

@@ -141,7 +141,6 @@ def _cell(outcomes: Sequence[Outcome]) -> dict[str, float]:
 if __name__ == "__main__":
     run(
         measure,
-        __doc__,
         option("--images", type=Path, nargs="+", required=True, help="class folders"),
         ENCODER,
         option("--seeds", 20, quick=2),

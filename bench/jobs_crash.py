@@ -452,4 +452,4 @@ def _stripes(way: str, seed: int) -> bytes:
 
 if __name__ == "__main__":
     kills = option("--kills", 100, quick=len(BLOWS), help="on each database, stops included")
-    run(measure, __doc__, kills, DATABASE)
+    run(measure, kills, DATABASE)

@@ -154,4 +154,4 @@ def _round(server: Server, bodies: Sequence[Request], job: int, *, stopped: bool
 
 if __name__ == "__main__":
     images = option("--images", type=Path, required=True, help="folder of class folders")
-    run(measure, __doc__, images, ENCODER)
+    run(measure, images, ENCODER)

@@ -100,4 +100,4 @@ def average_precision(scores: Tensor, relevant: Tensor) -> float:
 
 if __name__ == "__main__":
     repeats = option("--repeats", 5, quick=1, help="draws of the wrong labels")
-    run(measure, __doc__, FOLDERS, ENCODER, repeats, peers("cleanlab"))
+    run(measure, FOLDERS, ENCODER, repeats, peers("cleanlab"))

@@ -144,4 +144,4 @@ def _drop(page: Page, client: Handful, url: str, folder: Path, photos: int) -> t
 
 
 if __name__ == "__main__":
-    run(measure, __doc__, ENCODER)
+    run(measure, ENCODER)

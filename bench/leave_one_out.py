@@ -79,7 +79,6 @@ def _world(rows: int, ways: int) -> tuple[Tensor, Tensor, Tensor]:
 if __name__ == "__main__":
     run(
         measure,
-        __doc__,
         option("--rows", ROWS, quick=5000, help="labeled images"),
         option("--ways", LABELS, quick=50, help="labels"),
         option("--heads", HEADS, nargs="+", choices=HEADS),

@@ -141,4 +141,4 @@ def _percent(hits: Tensor) -> float:
 
 
 if __name__ == "__main__":
-    run(measure, __doc__, FOLDERS, ENCODER, option("--seeds", 20, quick=2), peers("scikit-learn"))
+    run(measure, FOLDERS, ENCODER, option("--seeds", 20, quick=2), peers("scikit-learn"))

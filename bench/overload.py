@@ -131,7 +131,6 @@ def _milliseconds(answers: Sequence[Answer]) -> dict[str, float]:
 if __name__ == "__main__":
     run(
         measure,
-        __doc__,
         PHOTOS,
         ENCODER,
         option("--delay", 2.0, help="HANDFUL_MAX_DELAY_SECONDS"),

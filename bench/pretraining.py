@@ -281,7 +281,6 @@ def _verdict(rows: dict[str, dict[str, Any]]) -> tuple[str, bool]:
 if __name__ == "__main__":
     run(
         measure,
-        __doc__,
         option("--images", ["fashion"], nargs="+", help="`fashion`, `turned` or folders"),
         option("--networks", ["conv4", "vit"], nargs="+", choices=NETWORKS),
         option("--methods", sorted(methods), nargs="+"),

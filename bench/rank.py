@@ -188,7 +188,6 @@ def _peers(python: Path, world: World, head: FittedHead, rows: int) -> dict[str,
 if __name__ == "__main__":
     run(
         measure,
-        __doc__,
         option("--labels", [10, 100, 1000], type=int, nargs="+"),
         option("--rows", type=int, help="images; a million by default"),
         option("--peer-rows", 20_000, help="images that peers rank"),

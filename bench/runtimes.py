@@ -155,7 +155,6 @@ def _row(runs: list[Any], operations: float, product: float) -> dict[str, Any]:
 if __name__ == "__main__":
     run(
         measure,
-        __doc__,
         option("--encoders", ["efficientnet_lite:0"], nargs="+"),
         option("--device", "auto"),
         option("--threads", os.cpu_count() or 1),

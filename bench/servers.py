@@ -202,7 +202,6 @@ if __name__ == "__main__":
     programs = Path.home() / ".cache/handful-serving/bin"
     run(
         measure,
-        __doc__,
         PHOTOS,
         option("--repeats", 5, quick=1),
         peers("FastAPI, LitServe, BentoML", programs, "folder of their programs"),

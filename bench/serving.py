@@ -78,4 +78,4 @@ def _report(measured: dict[str, list[Run]]) -> Result:
 
 if __name__ == "__main__":
     repeats = option("--repeats", 5, quick=2, help="after a round that warms up")
-    run(measure, __doc__, PHOTOS, ENCODER, repeats)
+    run(measure, PHOTOS, ENCODER, repeats)

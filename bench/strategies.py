@@ -122,7 +122,6 @@ def _million(options: Options) -> Result:
 if __name__ == "__main__":
     run(
         measure,
-        __doc__,
         option("--million", action="store_true", help="a million images, without peers"),
         option("--only", nargs="*", help="strategies to run with --million"),
         peers("scikit-activeml"),

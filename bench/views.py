@@ -66,7 +66,6 @@ def _range(values: list[float]) -> dict[str, float]:
 if __name__ == "__main__":
     run(
         measure,
-        __doc__,
         option("--rounds", 7, quick=2),
         option("--seconds", 2.0, quick=0.2, help="of each figure"),
         peers("lightly"),
