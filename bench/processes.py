@@ -90,10 +90,6 @@ class Server(Command):
         ready = f"{self.url}/readyz"
         wait_until_ready(self._process, lambda: httpx.get(ready, trust_env=False))
 
-    def client(self, path: str = "") -> httpx.Client:
-        """A connection to it."""
-        return httpx.Client(base_url=f"{self.url}{path}", timeout=60, trust_env=False)
-
 
 @contextmanager
 def new_server(**settings: str) -> Iterator[Server]:
@@ -111,17 +107,6 @@ def wait_until_ready(process: "subprocess.Popen[bytes]", ask: Callable[[], httpx
                 return
         time.sleep(0.05)
     raise RuntimeError(f"the server did not become ready; exit code {process.poll()}")
-
-
-def listed(client: httpx.Client, path: str, **query: str) -> Iterator[dict[str, Any]]:
-    """All items of a listing, page after page."""
-    cursor: dict[str, str] | None = {}
-    while cursor is not None:
-        page = (
-            client.get(path, params={"limit": "500", **query, **cursor}).raise_for_status().json()
-        )
-        yield from page["items"]
-        cursor = {"cursor": page["next_cursor"]} if page["next_cursor"] else None
 
 
 def single(photo: bytes) -> Request:
