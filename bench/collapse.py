@@ -47,15 +47,8 @@ def measure(options: Options) -> Result:
         for method in options.methods
         for sabotage in SABOTAGES
     ]
-    alarms: dict[Task, dict[str, Any]] = {}
-    for task, alarm in run_all(attempt, tasks, options):
-        if alarm["suited"]:
-            alarms[task] = alarm
-            rang = f"step {alarm['step']}: {alarm['reason']}" if alarm["step"] else "silent"
-            print(
-                f"{task.network} {task.method}, {task.sabotage}, seed {task.seed}: {rang}",
-                flush=True,
-            )
+    outcomes = run_all(attempt, tasks, options, _describe)
+    alarms = {task: alarm for task, alarm in outcomes.items() if alarm["suited"]}
     healthy = [task for task in alarms if task.sabotage == HEALTHY]
     sabotaged = [task for task in alarms if task.sabotage != HEALTHY]
     false = [task for task in healthy if alarms[task]["step"]]
@@ -78,6 +71,13 @@ def measure(options: Options) -> Result:
         f"{CAUGHT_WITHIN} steps, {len(false)} of {len(healthy)} healthy ones in {options.steps}"
     )
     return Result(figures, headline, not missed and not false)
+
+
+def _describe(task: Task, alarm: dict[str, Any]) -> str:
+    rang = f"step {alarm['step']}: {alarm['reason']}" if alarm["step"] else "silent"
+    return (
+        f"{task.network} {task.method}, {task.sabotage}: {rang if alarm['suited'] else 'unsuited'}"
+    )
 
 
 def attempt(task: Task) -> dict[str, Any]:

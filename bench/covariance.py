@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from bench.data import DataSet, digits, draw_shots, embedded
-from bench.figures import means
+from bench.figures import mean_recall, means
 from bench.harness import Options, Result, option, run
 from models.heads import center_and_normalize
 from models.heads.kinds.mahalanobis import FittedMahalanobis, Mahalanobis
@@ -156,10 +156,7 @@ def _shrunk(draw: Draw, strength: float, prior: Tensor | None = None) -> Tensor:
 
 def _accuracy(data: DataSet, scores: Tensor) -> float:
     """In percent, the mean over labels."""
-    right = (scores.argmax(dim=1) == data.test_targets).double()
-    counts = torch.bincount(data.test_targets).double()
-    each = torch.zeros_like(counts).index_add_(0, data.test_targets, right) / counts
-    return 100 * float(each[counts > 0].mean())
+    return 100 * mean_recall(data.test_targets, scores.argmax(dim=1))
 
 
 if __name__ == "__main__":

@@ -53,11 +53,11 @@ def measure(options: Options) -> Result:
                 for threads, rate in speeds.items():
                     rates[f"{decoder}, {threads} threads"].append(rate)
         agreement.append(alike[OURS])
-        rows[name] = {}
-        for decoder, values in rates.items():
-            speed = spread(values, 2)
-            same = {"agreement": alike[decoder.rpartition(",")[0]]}
-            rows[name][decoder] = {"images_per_s": speed.pop("median"), **speed, **same}
+        rows[name] = {
+            decoder: spread(values, 2, median="images_per_s")
+            | {"agreement": alike[decoder.rpartition(",")[0]]}
+            for decoder, values in rates.items()
+        }
         parallel = [decoder for decoder in rates if not decoder.endswith(" 1 threads")]
         best = max(parallel, key=lambda decoder: rows[name][decoder]["images_per_s"])
         ours = next(decoder for decoder in parallel if decoder.startswith(OURS))

@@ -11,8 +11,8 @@ from uuid import UUID
 
 import numpy as np
 
-from bench.data import Photo, draw_shots, load, targets_of
-from bench.figures import mean
+from bench.data import Photo, draw_shots, split, targets_of
+from bench.figures import in_words, mean
 from bench.harness import ENCODER, Options, Result, option, run
 from bench.processes import new_server
 from handful.client import Handful
@@ -33,7 +33,7 @@ TOLERANCE = 1.5
 def measure(options: Options) -> Result:
     """Classify the test images of every draw."""
     name = options.images.resolve().name
-    train, test = load(options.images)
+    train, test = split(options.images)
     shots, repeats = ((1, 5), 2) if options.quick else (SHOTS, 8)
     table: dict[str, dict[str, list[float]]] = {row: {} for row in CENTERED}
     with new_server(encoder=options.encoder) as server, Handful(server.url) as client:
@@ -44,7 +44,7 @@ def measure(options: Options) -> Result:
             for seed in range(min(repeats, 3) if n >= 100 else repeats):
                 rows, _ = draw_shots(targets, n, np.random.default_rng(seed))
                 draws.append(_judge(client, {ids[row]: train[row].label for row in rows}, test))
-                print(f"{n} shots, seed {seed}: {draws[-1]}", flush=True)
+                print(f"{n} shots, seed {seed}: {in_words(draws[-1])}", flush=True)
             for row in CENTERED:
                 of = [draw[row] for draw in draws]
                 table[row][str(n)] = [round(x, 2) for x in (mean(of), min(of), max(of))]

@@ -3,8 +3,11 @@
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
+
+from sklearn.metrics import recall_score
+from torch import Tensor
 
 Value = TypeVar("Value")
 WIDE = 8  # columns; a wider table is turned
@@ -29,10 +32,10 @@ def means(rows: Sequence[Mapping[str, float]], digits: int) -> dict[str, float]:
     return {name: round(mean([row[name] for row in rows if name in row]), digits) for name in names}
 
 
-def spread(values: Sequence[float], digits: int = 3) -> dict[str, float]:
-    """Median, lowest and highest."""
+def spread(values: Sequence[float], digits: int = 3, *, median: str = "median") -> dict[str, float]:
+    """Median, by its name, lowest and highest."""
     return {
-        "median": round(statistics.median(values), digits),
+        median: round(statistics.median(values), digits),
         "lowest": round(min(values), digits),
         "highest": round(max(values), digits),
     }
@@ -44,9 +47,22 @@ def percentile(values: Sequence[float], percent: int) -> float:
     return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)] if ordered else math.nan
 
 
-def percentiles(values: Sequence[float], *percents: int) -> dict[str, float]:
+def percentiles(values: Sequence[float], *percents: int, name: str = "p{}") -> dict[str, float]:
     """Some of them, by name."""
-    return {f"p{percent}": round(percentile(values, percent), 1) for percent in percents}
+    return {name.format(percent): round(percentile(values, percent), 1) for percent in percents}
+
+
+def grouped(pairs: Iterable[tuple[str, Value]]) -> dict[str, list[Value]]:
+    """Values by what they count under, in the order in which that comes first."""
+    groups: dict[str, list[Value]] = {}
+    for key, value in pairs:
+        groups.setdefault(key, []).append(value)
+    return groups
+
+
+def mean_recall(truth: Tensor, answers: Tensor) -> float:
+    """The share of right answers, over labels that have images."""
+    return float(recall_score(truth, answers, labels=sorted(set(truth.tolist())), average="macro"))
 
 
 def progress(items: Sequence[Value], name: str, every: int = 20) -> Iterator[Value]:
@@ -59,9 +75,11 @@ def progress(items: Sequence[Value], name: str, every: int = 20) -> Iterator[Val
 
 def in_words(value: Any) -> str:
     """A figure, a mean with half of its interval, or a median between extremes, in words."""
+    if isinstance(value, Mapping) and "median" not in value:
+        return ", ".join(f"{name} {in_words(figure)}" for name, figure in value.items())
     if isinstance(value, Mapping):
-        low, high = (value.get(a, value.get(b)) for a, b in (("lowest", "min"), ("highest", "max")))
-        return f"{in_words(value['median'])} [{in_words(low)}, {in_words(high)}]"
+        words = {name: in_words(figure) for name, figure in value.items()}
+        return "{median} [{lowest}, {highest}]".format_map(words)
     if isinstance(value, list | tuple):
         if len(value) == 2 and isinstance(value, tuple):
             return in_words(value[0]) + ("" if value[1] is None else f" ± {in_words(value[1])}")

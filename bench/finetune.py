@@ -7,8 +7,6 @@ promote only what the guard finds better. The peer is fastai's `fine_tune` with 
 weights, images and number of passes, in an environment of its own (`make bench-peers`).
 """
 
-import itertools
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,17 +14,16 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from scipy import stats
 from torch import Tensor
 
-from bench.data import DataSet, decoded, draw_shots, load, targets_of
-from bench.figures import in_words, mean, timed
+from bench.data import DataSet, decoded
+from bench.figures import grouped, in_words, mean, timed
 from bench.harness import PROCESSES, RESUME, Options, Result, option, peers, run
 from bench.tasks import peer_of_process, run_all
 from models.augmentation.kinds import augmentations
-from models.encoders import Encoder, pick_device
+from models.encoders import Encoder
 from models.encoders.architectures.efficientnet_lite import classifier_network
 from models.encoders.specs import parse
 from models.evaluation.comparison import Verdict, compare
@@ -50,13 +47,11 @@ class Task(NamedTuple):
     images: Path
     side: int
     shots: int
-    support: tuple[int, ...]
     seed: int
     peers: Path | None  # the Python that has fastai
     epochs: int  # 0: as a job does when nothing is said
     folds: int
     repeats: int
-    device: str
 
     @property
     def name(self) -> str:
@@ -84,31 +79,24 @@ class Draw(NamedTuple):
 
 
 def measure(options: Options) -> Result:
-    """Train on all draws, seed by seed while there is time."""
-    device = str(pick_device(options.device))
-    how = 3 if options.quick else 0, options.folds, options.repeats, device
+    """Train on all draws."""
+    how = 3 if options.quick else 0, options.folds, options.repeats
     tasks = [
-        Task(folder, options.side, n, _support(folder, n, seed), seed, options.peers, *how)
-        for seed in range(options.seeds)
+        Task(folder, options.side, n, seed, options.peers, *how)
         for n in sorted(options.shots, reverse=True)  # the longest first: no core idles at the end
+        for seed in range(options.seeds)
         for folder in options.images
     ]
-    started, draws = time.monotonic(), list[Draw]()
-    for seed, group in itertools.groupby(tasks, key=lambda task: task.seed):
-        if time.monotonic() - started > 60 * options.minutes:
-            print(f"time is up: draws from seed {seed} on are left out")
-            break
-        of_seed = list(group)
-        theirs = dict(run_all(fine_tune_by_fastai, of_seed, options)) if options.peers else {}
-        for task, outcome in run_all(attempt, of_seed, options):
-            draws.append(_draw(task, outcome, theirs.get(task)))
-            accuracy = ", ".join(f"{k} {v:.1f}" for k, v in draws[-1].accuracy.items())
-            promoted = "promoted" if draws[-1].verdict.better else "kept"
-            place = f"{len(draws)}/{len(tasks)} {task.name} {task.shots} shots"
-            print(f"{place}: {accuracy}; {outcome['choice']}, {promoted}", flush=True)
+    theirs = run_all(fine_tune_by_fastai, tasks, options, _describe) if options.peers else {}
+    outcomes = run_all(attempt, tasks, options, _describe)
+    draws = [_draw(task, outcome, theirs.get(task)) for task, outcome in outcomes.items()]
     return _result(
         sorted(draws, key=lambda draw: (draw.task.name, draw.task.shots, draw.task.seed))
     )
+
+
+def _describe(task: Task, outcome: dict[str, Any]) -> str:
+    return f"{task.name}, {task.shots} shots: {in_words(outcome['accuracy'])}"
 
 
 def _draw(task: Task, outcome: dict[str, Any], fastai: dict[str, Any] | None) -> Draw:
@@ -122,19 +110,13 @@ def _draw(task: Task, outcome: dict[str, Any], fastai: dict[str, Any] | None) ->
     return Draw(task, accuracy, seconds, outcome["choice"], verdict)
 
 
-def _support(folder: Path, shots: int, seed: int) -> tuple[int, ...]:
-    train, _ = load(folder)
-    rows, _ = draw_shots(targets_of(train, train), shots, np.random.default_rng(seed))
-    return tuple(rows)
-
-
 def attempt(task: Task) -> dict[str, Any]:
     """Train in every way on one draw; how often each image of it, unseen, was right."""
     torch.set_num_threads(1)
     data = images(task.images, task.side)
-    encoder = encoder_at(task.side).to(task.device)
-    support = torch.tensor(task.support)
-    few, targets = data.train[support], data.targets[support]
+    encoder = encoder_at(task.side)
+    support, targets = data.draw(task.shots, task.seed)
+    few = data.train[support]
 
     def judge(encoder: Encoder) -> float:
         vectors = embed_all(encoder, few), embed_all(encoder, data.test)
@@ -150,11 +132,11 @@ def attempt(task: Task) -> dict[str, Any]:
     choose = partial(_cross_validate, encoder, few, targets, task)
     selection, seconds["auto"] = timed(choose, time.process_time)
     selected = selection.result()
-    whole = {_name(c.method): c.accuracy for c in selected.candidates if c.share == 1}
+    whole = {plugin_name(c.method): c.accuracy for c in selected.candidates if c.share == 1}
     accuracy["B or C"] = accuracy["C" if whole[WAYS["C"]] > whole[WAYS["B"]] else "B"]
     before = _right(selection.predict(selection.embeddings), targets)
     # Its last training, on all images, is that of the way it chose: it was done above.
-    way = next(way for way, name in WAYS.items() if name == _name(selected.method))
+    way = next(way for way, name in WAYS.items() if name == plugin_name(selected.method))
     candidate = interpolate(selected.method.prepare(encoder), tuned[way], selected.share)
     accuracy["candidate"] = judge(candidate)
     seconds["auto"] += seconds[way] if selected.share else 0
@@ -172,12 +154,13 @@ def attempt(task: Task) -> dict[str, Any]:
 def fine_tune_by_fastai(task: Task) -> dict[str, Any]:
     """Accuracy in % and CPU-seconds of fastai on the same draw."""
     assert task.peers
-    data, support = images(task.images, task.side), list(task.support)
+    data = images(task.images, task.side)
+    support, targets = data.draw(task.shots, task.seed)
     recipe = resolve_recipe(task.recipe, encoder_at(task.side), len(support))
     weights = classifier_network(0).state_dict()
     question = {
         "images": data.train[support].numpy(),
-        "targets": data.targets[support].numpy(),
+        "targets": targets.numpy(),
         "test": data.test.numpy(),
         "test_targets": data.test_targets.numpy(),
         "weights": {name: tensor.numpy() for name, tensor in weights.items()},
@@ -247,26 +230,12 @@ def _cross_validate(encoder: Encoder, few: Tensor, targets: Tensor, task: Task) 
     return selection
 
 
-def _name(method: FinetuningMethod) -> str:
-    return plugin_name(method)
-
-
 def _right(predicted: Tensor, targets: Tensor) -> Tensor:
     return (predicted == targets).float().mean(dim=0)
 
 
 def _result(draws: Sequence[Draw]) -> Result:
-    groups: dict[str, list[Draw]] = {}
-    for draw in draws:
-        groups.setdefault(f"{draw.task.name} {draw.task.shots}", []).append(draw)
-    accuracy = {
-        way: {cell: _interval([draw.accuracy[way] for draw in of]) for cell, of in groups.items()}
-        for way in draws[0].accuracy
-    }
-    seconds = {
-        way: {cell: _interval([draw.seconds[way] for draw in of]) for cell, of in groups.items()}
-        for way in draws[0].seconds
-    }
+    groups = grouped((f"{draw.task.name} {draw.task.shots}", draw) for draw in draws)
     late = [draw for draw in draws if draw.task.shots >= 20]
     gains = {
         f"{first} - {second}": _interval(
@@ -294,8 +263,8 @@ def _result(draws: Sequence[Draw]) -> Result:
         and worse <= 0.01 * len(promoted)
     )
     figures = {
-        "accuracy": accuracy,
-        "cpu_seconds": seconds,
+        "accuracy": _intervals({cell: [d.accuracy for d in of] for cell, of in groups.items()}),
+        "cpu_seconds": _intervals({cell: [d.seconds for d in of] for cell, of in groups.items()}),
         "gains_from_20_shots": gains,
         "auto_behind_the_best": regret,
         "promoted": len(promoted),
@@ -317,13 +286,21 @@ def _result(draws: Sequence[Draw]) -> Result:
     return Result(figures, headline, goal_met)
 
 
+def _intervals(cells: dict[str, list[dict[str, float]]]) -> dict[str, dict[str, Interval]]:
+    """By way and cell."""
+    ways = next(iter(cells.values()))[0]
+    return {
+        way: {cell: _interval([row[way] for row in rows]) for cell, rows in cells.items()}
+        for way in ways
+    }
+
+
 def _interval(values: Sequence[float]) -> Interval:
     """The mean and half of its 95 % interval, by Student's t; one value has none."""
-    array = np.array(values)
-    if len(array) < 2:
-        return round(float(array.mean()), 2), None
-    half = stats.t.ppf(0.975, len(array) - 1) * array.std(ddof=1) / math.sqrt(len(array))
-    return round(float(array.mean()), 2), round(float(half), 2)
+    if len(values) < 2:
+        return round(values[0], 2), None
+    half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+    return round(mean(values), 2), round(float(half), 2)
 
 
 if __name__ == "__main__":
@@ -335,9 +312,7 @@ if __name__ == "__main__":
         option("--seeds", 5, quick=1),
         option("--folds", 3, help="at most, of each choice"),
         option("--repeats", 1, help="of the cross-validation"),
-        option("--minutes", math.inf, help="begin no seed later"),
         RESUME,
-        option("--device", "cpu", help="cpu, cuda or auto"),
         PROCESSES,
         peers("fastai"),
     )

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from bench.data import Draw, data_sets, draw_classes
-from bench.figures import mean, progress
+from bench.figures import grouped, mean, progress
 from bench.harness import ENCODER, Options, Result, option, peers, run
 from bench.tasks import ask_peer
 from models.evaluation.calibration_curve import reliability_curve
@@ -59,13 +59,12 @@ def measure(options: Options) -> Result:
         outcomes |= _peers(options.peers, draws, slow=not options.quick)
     cells: dict[str, dict[str, dict[str, float]]] = {}
     late, behind = [], {}
-    for cell, shots in dict.fromkeys((draw.cell, draw.shots) for draw in draws):
-        places = [n for n, draw in enumerate(draws) if draw.cell == cell]
+    for cell, places in grouped((draw.cell, place) for place, draw in enumerate(draws)).items():
         cells[cell] = {name: _cell([every[n] for n in places]) for name, every in outcomes.items()}
         theirs = [row["accuracy"] for name, row in cells[cell].items() if name not in OURS]
         if theirs:
             behind[cell] = max(theirs) - cells[cell][JUDGED]["accuracy"]
-        if shots >= 5:
+        if draws[places[0]].shots >= 5:
             late.append(cells[cell][JUDGED]["pooled_error"])
     error = max(late)
     ahead = mean([of[JUDGED]["accuracy"] - of["cosine"]["accuracy"] for of in cells.values()])

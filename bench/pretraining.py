@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bench.data import DataSet, decoded
-from bench.figures import mean
+from bench.figures import grouped, in_words, mean
 from bench.finetune import centroid_accuracy, fine_tune
 from bench.harness import PROCESSES, RESUME, Options, Result, option, peers, run
 from bench.tasks import ask_peer, run_all
@@ -73,24 +73,22 @@ class Task(NamedTuple):
 
 def measure(options: Options) -> Result:
     """Run all tasks, and sum up by data set and network."""
-    tasks, outcomes = list(_tasks(options)), {}
-    for task, outcome in run_all(attempt, tasks, options):
-        outcomes[task] = outcome
-        scores = ", ".join(f"{name} {value:.1f}" for name, value in outcome["scores"].items())
-        print(
-            f"{len(outcomes)}/{len(tasks)} {task.group} {task.name}: {scores}; "
-            f"{outcome['steps']} steps in {outcome['seconds']:.0f} s {outcome['trouble']}",
-            flush=True,
-        )
-    groups: dict[str, dict[str, list[Any]]] = {}
-    for task in sorted(tasks, key=lambda task: (task.group, task.name, task.seed)):
-        groups.setdefault(task.group, {}).setdefault(task.name, []).append(outcomes[task])
+    outcomes = run_all(attempt, list(_tasks(options)), options, _describe)
+    groups = grouped((task.group, (task.name, outcome)) for task, outcome in outcomes.items())
     results = {
-        group: {name: _row(row) for name, row in rows.items()} for group, rows in groups.items()
+        group: {name: _row(runs) for name, runs in sorted(grouped(pairs).items())}
+        for group, pairs in sorted(groups.items())
     }
     verdicts = {group: _verdict(rows) for group, rows in results.items()}
     headline = "; ".join(f"{group}: {text}" for group, (text, _) in verdicts.items())
     return Result({"results": results}, headline, all(goal for _, goal in verdicts.values()))
+
+
+def _describe(task: Task, outcome: dict[str, Any]) -> str:
+    return (
+        f"{task.group} {task.name}: {in_words(outcome['scores'])}; {outcome['steps']} steps in "
+        f"{outcome['seconds']:.0f} s {outcome['trouble']}"
+    )
 
 
 def attempt(task: Task) -> dict[str, Any]:

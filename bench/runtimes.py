@@ -38,18 +38,16 @@ MATRIX = {"cpu": 2048, "cuda": 8192}  # rows of the product
 
 def measure(options: Options) -> Result:
     """Let the runtimes take turns with each encoder."""
-    device = str(pick_device(options.device))
+    device, threads = str(pick_device("auto")), os.cpu_count() or 1
     runs: dict[str, dict[str, list[Any]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(options.repeats):
             for encoder in options.encoders:
                 for runtime in runtimes:
-                    result = alone(prepare, encoder, runtime, device, options.threads, Path(folder))
+                    result = alone(prepare, encoder, runtime, device, threads, Path(folder))
                     runs.setdefault(encoder, {}).setdefault(runtime, []).append(result)
-    product = alone(_speed_of_a_product, device, options.threads)
-    name = (
-        torch.cuda.get_device_name() if device.startswith("cuda") else f"{options.threads} threads"
-    )
+    product = alone(_speed_of_a_product, device, threads)
+    name = torch.cuda.get_device_name() if device.startswith("cuda") else f"{threads} threads"
     rows: dict[str, dict[str, Any]] = {}
     best: dict[str, float] = {}
     for encoder, by_name in runs.items():
@@ -156,7 +154,5 @@ if __name__ == "__main__":
     run(
         measure,
         option("--encoders", ["efficientnet_lite:0"], nargs="+"),
-        option("--device", "auto"),
-        option("--threads", os.cpu_count() or 1),
         option("--repeats", 5, quick=2),
     )

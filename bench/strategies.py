@@ -8,8 +8,8 @@ import resource
 from typing import Any
 
 import torch
-from torch.nn import functional as F
 
+from bench.data import made_up
 from bench.figures import timed
 from bench.harness import NO_PEER, Options, Result, option, peers, run
 from bench.tasks import ask_peer
@@ -66,17 +66,10 @@ def measure(options: Options) -> Result:
     return Result({"strategies": rows}, headline, agreed == 1 and (fast or options.quick))
 
 
-def make_pool(images: int, *, dimensions: int, classes: int, shots: int, seed: int = 0) -> Pool:
-    """Float16 embeddings around a centre for each class, with labels and a head for some."""
-    generator = torch.Generator().manual_seed(seed)
-    centres = F.normalize(torch.randn(classes, dimensions, generator=generator), dim=1)
+def make_pool(images: int, *, dimensions: int, classes: int, shots: int) -> Pool:
+    """Made-up images, with labels and a head for some."""
     total = images + classes * shots
-    truth = torch.randint(classes, (total,), generator=generator)
-    truth[images:] = torch.arange(classes).repeat_interleave(shots)
-    embeddings = torch.empty(total, dimensions, dtype=torch.float16)
-    for rows in torch.split(torch.arange(total), 65_536):
-        noise = torch.randn(len(rows), dimensions, generator=generator) / dimensions**0.5
-        embeddings[rows] = F.normalize(centres[truth[rows]] + noise, dim=1).half()
+    embeddings, truth = made_up(total, dimensions, classes, shots=shots, noise=1.0)
     labeled, targets = torch.arange(images, total), truth[images:]
     head = Cosine(temperature=0.1).fit(embeddings[labeled], targets, classes)
     return Pool(embeddings, torch.arange(images), head.probabilities, labeled, targets)
@@ -104,8 +97,7 @@ def _million(options: Options) -> Result:
     images = 20_000 if options.quick else 1_000_000
     pool = make_pool(images, dimensions=384, classes=1000, shots=5)
     rows: dict[str, dict[str, float]] = {}
-    of_pool = [name for name, kind in strategies.items() if not of_labeled(kind())]
-    for name in options.only or of_pool:
+    for name in (name for name, kind in strategies.items() if not of_labeled(kind())):
         _, seconds = _pick(strategies[name](), pool, 100)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # of all so far
         rows[name] = {"seconds": seconds, "peak_gigabytes": peak}
@@ -123,6 +115,5 @@ if __name__ == "__main__":
     run(
         measure,
         option("--million", action="store_true", help="a million images, without peers"),
-        option("--only", nargs="*", help="strategies to run with --million"),
         peers("scikit-activeml"),
     )

@@ -34,7 +34,7 @@ def measure(options: Options) -> Result:
     for side in GOALS:
         ratios = [our / their for our, their in zip(ours[side], theirs[side], strict=True)]
         columns = {"ours": ours[side], "lightly": theirs[side], "ratio": ratios}
-        figures[side] = {name: _range(values) for name, values in columns.items()}
+        figures[side] = {name: spread(values, 2) for name, values in columns.items()}
     medians = {side: figures[side]["ratio"]["median"] for side in GOALS}
     by_side = ", ".join(f"{ratio:.1f} x at {side} px" for side, ratio in medians.items())
     return Result(
@@ -56,11 +56,6 @@ def _speed(side: int, seconds: float) -> float:
             views(values, generator)
         count += BATCH
     return count / passed
-
-
-def _range(values: list[float]) -> dict[str, float]:
-    row = spread(values, 2)
-    return {"min": row["lowest"], "median": row["median"], "max": row["highest"]}
 
 
 if __name__ == "__main__":
