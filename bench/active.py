@@ -5,13 +5,12 @@ up to 50 labels for each label of the data set or half of the pool, from a balan
 one whose labels have sizes by Zipf's law, 100 : 1. All are judged by the same head on the same
 images: mean recall over labels, so that rare labels count. That head is nearest centroid by cosine,
 which peers compute too, or with `--head` another, without peers. Who needs two labels before there
-are two takes images at random. Peers run in an environment of their own (`make bench-peers`). Seeds
-are shared out to processes of one thread each.
+are two takes images at random. Seeds are shared out to processes of one thread each.
 """
 
 import time
 from collections.abc import Sequence
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +19,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from bench.data import DataSet, digits, embedded
+from bench.data import DataSet, digits, draw_shots, embedded
 from bench.figures import grouped, mean_recall
 from bench.harness import ENCODER, FOLDERS, PROCESSES, RESUME, Options, Result, option, peers, run
 from bench.tasks import peer_of_process, run_all
@@ -67,7 +66,7 @@ class Task(NamedTuple):
 
     @property
     def data(self) -> DataSet:
-        return _data_set(self.folder, self.encoder)
+        return embedded(self.folder, self.encoder) if self.folder else digits(self.encoder)
 
     @property
     def setting(self) -> str:
@@ -104,11 +103,6 @@ def _describe(task: Task, curve: dict[str, Any]) -> str:
     return f"{task.setting}, seed {task.seed}, {task.strategy}: {curve['seconds']:.0f} s"
 
 
-@cache
-def _data_set(folder: Path | None, encoder: str) -> DataSet:
-    return embedded(folder, encoder) if folder else digits(encoder)
-
-
 def attempt(task: Task) -> dict[str, Any]:
     """Mean recall at each budget, and how long the strategy and the head took."""
     torch.set_num_threads(1)
@@ -133,21 +127,13 @@ def attempt(task: Task) -> dict[str, Any]:
 
 def _pool(task: Task) -> list[int]:
     """Rows of the training images: as many of each label, or fewer and fewer."""
-    generator = np.random.default_rng(task.seed)
-    targets = task.data.targets.numpy()
-    sizes = np.bincount(targets)
-    labels = np.arange(len(sizes))
-    ranks = np.empty(len(labels))
-    ranks[np.argsort(-sizes, kind="stable")] = labels + 1
-    power = np.log(LONG_TAIL) / np.log(len(labels))  # falls from 1 to 1 / LONG_TAIL
-    counts = (
-        np.full(len(labels), sizes.min())
-        if task.kind == "balanced"
-        else np.minimum(sizes, np.maximum(sizes.max() * ranks**-power, 1).round())
-    )
-    rows: list[int] = []
-    for label, size in zip(labels, counts.astype(int), strict=True):
-        rows += generator.choice(np.flatnonzero(targets == label), size, replace=False).tolist()
+    sizes = np.bincount(task.data.targets)
+    counts = np.full(len(sizes), sizes.min())
+    if task.kind == "zipf":
+        power = np.log(LONG_TAIL) / np.log(len(sizes))  # falls from 1 to 1 / LONG_TAIL
+        falling = sizes.max() * stats.rankdata(-sizes, method="ordinal") ** -power
+        counts = np.maximum(falling, 1).round().astype(int)
+    rows, _ = draw_shots(task.data.targets, counts.tolist(), np.random.default_rng(task.seed))
     return sorted(rows)
 
 
@@ -281,15 +267,11 @@ def _needed(recall: Any, base: Any, stops: Sequence[int]) -> float:
     """The share of all labels with which the mean curve first reaches where the base ends."""
     mean, goal = recall.mean(axis=0), float(base.mean(axis=0)[-1])
     steps = stops[: len(mean)]
-    for place, value in enumerate(mean):
-        if value >= goal - 1e-9:
-            if not place:
-                return steps[0] / steps[-1]
-            before = mean[place - 1]
-            part = (goal - before) / (value - before) if value > before else 1.0
-            labels = steps[place - 1] + part * (steps[place] - steps[place - 1])
-            return round(float(labels / steps[-1]), 3)
-    return float("inf")
+    reached = np.flatnonzero(mean >= goal - 1e-9)
+    if not len(reached):
+        return float("inf")
+    around = slice(max(0, reached[0] - 1), reached[0] + 1)
+    return round(float(np.interp(goal, mean[around], steps[around])) / steps[-1], 3)
 
 
 if __name__ == "__main__":

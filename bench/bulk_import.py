@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from app.cli.benchmark import PROJECT, photos, pipeline, prepare, register
 from bench.data import encoded, sample_pictures
@@ -34,20 +34,19 @@ BATCH = 16
 REGISTERED = 20  # photos that are there before
 SHARE, LABEL_MS = 0.9, 50.0
 GROWTH_MIB = 512.0  # of the server while photos come in
-Value = TypeVar("Value")
 
 
-class Answer(NamedTuple):
-    """How one request went."""
+class Visits(NamedTuple):
+    """How requests went that came meanwhile."""
 
-    kind: str  # "read" or "label"
-    ms: float
-    trouble: str  # empty: none
+    reads_ms: list[float]
+    labels_ms: list[float]
+    troubles: list[str]  # of requests that failed
 
 
 def measure(options: Options) -> Result:
     """Import in one process, half way by the service, and the second half among visitors."""
-    answers: list[Answer] = []
+    visits = Visits([], [], [])
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "photos"
         _write(folder, options.photos)
@@ -61,21 +60,16 @@ def measure(options: Options) -> Result:
             print(f"imported: {sent / first_s:.0f} photos/s", flush=True)
             works = [_read] * READERS + [_label] * LABELERS
             visitors = [
-                partial(_visit, server.url, work, n, answers) for n, work in enumerate(works)
+                partial(_visit, server.url, work, n, visits) for n, work in enumerate(works)
             ]
             with in_background(visitors):
                 rest_s = _import(client, folder)
             growth = memory("VmRSS", server.pid) - before
             stored = _images(client) - REGISTERED - _doubles(client)
     rate, visited = sent / first_s, (options.photos - sent) / rest_s
-    times = {
-        kind: [answer.ms for answer in answers if answer.kind == kind and not answer.trouble]
-        for kind in ("label", "read")
-    }
-    troubles = [answer.trouble for answer in answers if answer.trouble]
-    for trouble in troubles[:5]:
+    for trouble in visits.troubles[:5]:
         print(f"trouble: {trouble}")
-    labels, reads = (percentiles(times[kind], 50, 95, 99) for kind in ("label", "read"))
+    labels, reads = (percentiles(ms, 50, 95, 99) for ms in (visits.labels_ms, visits.reads_ms))
     figures = {
         "photos": options.photos,
         "in_one_process_per_s": round(alone, 1),
@@ -89,17 +83,17 @@ def measure(options: Options) -> Result:
         "photos_that_are_there": stored,
         "label_ms": labels,
         "read_ms": reads,
-        "requests_that_failed": len(troubles),
+        "requests_that_failed": len(visits.troubles),
         "server_grew_mib": round(growth),
     }
     headline = (
         f"{rate:.0f} photos/s, {100 * rate / alone:.0f} % of one process alone; {visited:.0f} with "
         f"visitors, whose labels take {labels['p50']:.0f} ms, p99 {labels['p99']:.0f} ms of "
-        f"{len(times['label'])}; {stored} of {options.photos} there, "
-        f"{len(troubles)} requests failed; the server grew by {growth:.0f} MiB"
+        f"{len(visits.labels_ms)}; {stored} of {options.photos} there, "
+        f"{len(visits.troubles)} requests failed; the server grew by {growth:.0f} MiB"
     )
     fast = rate >= SHARE * alone and labels["p99"] <= LABEL_MS
-    complete = stored == options.photos and not troubles
+    complete = stored == options.photos and not visits.troubles
     return Result(figures, headline, fast and complete and growth <= GROWTH_MIB)
 
 
@@ -155,41 +149,33 @@ def _images(client: Handful) -> int:
 
 def _visit(
     url: str,
-    work: Callable[[Handful, int, list[Answer]], None],
+    work: Callable[[Handful, int, Visits], None],
     number: int,
-    answers: list[Answer],
+    visits: Visits,
     stop: threading.Event,
 ) -> None:
     """Read or label again and again, with a connection of one's own."""
     with Handful(url, patience_s=0) as client:
         while not stop.wait(PAUSE_S):
-            work(client, number, answers)
+            try:
+                work(client, number, visits)
+            except (RequestRefused, ServiceUnreachable) as error:
+                visits.troubles.append(repr(error))
 
 
-def _read(client: Handful, number: int, answers: list[Answer]) -> None:
-    _note(answers, "read", partial(client.project, PROJECT))
-    _note(answers, "read", partial(client.rank, PROJECT, strategy="margin"))
+def _read(client: Handful, number: int, visits: Visits) -> None:
+    for ask in (client.project, partial(client.rank, strategy="margin")):
+        visits.reads_ms.append(1000 * timed(partial(ask, PROJECT))[1])
 
 
-def _label(client: Handful, number: int, answers: list[Answer]) -> None:
-    annotator = f"ann-{number}"
+def _label(client: Handful, number: int, visits: Visits) -> None:
+    annotator, label = f"ann-{number}", f"label-{number % 4}"
     ask = partial(client.next_images, PROJECT, annotator, budget=1, strategy="random")
-    ranking = _note(answers, "read", ask)
-    for image in ranking.images if ranking else []:
-        label = f"label-{number % 4}"
+    ranking, seconds = timed(ask)
+    visits.reads_ms.append(1000 * seconds)
+    for image in ranking.images:
         give = partial(client.set_label, PROJECT, image.image, label, annotator=annotator)
-        _note(answers, "label", give)
-
-
-def _note(answers: list[Answer], kind: str, ask: Callable[[], Value]) -> Value | None:
-    """The answer to a request, if it is a good one; how it went is noted."""
-    try:
-        answer, seconds = timed(ask)
-    except (RequestRefused, ServiceUnreachable) as error:
-        answers.append(Answer(kind, 0.0, repr(error)))
-        return None
-    answers.append(Answer(kind, 1000 * seconds, ""))
-    return answer
+        visits.labels_ms.append(1000 * timed(give)[1])
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from app.cli.benchmark import PATH, PROJECT, Request, load, multipart, photos, register
 from bench.figures import percentiles
 from bench.harness import ENCODER, PHOTOS, Options, Result, option, run
-from bench.processes import Server, in_background, new_server, on_the_wire, single
+from bench.processes import Server, in_background, new_server, on_the_wire, single, wait_for
 from handful.client import Handful
 
 POOL = f"/v1/projects/{PROJECT}/pool"
@@ -126,7 +126,7 @@ def _bulk(
 
 def _hanging_up(server: Server, requests: Sequence[Request]) -> dict[str, float]:
     """Clients leave while others, that came before them, are answered."""
-    before = _counted(server.url)
+    before = _metric(server.url, "handful_batch_images_sum")
     with ThreadPoolExecutor(WAITING) as threads:
         busy = [
             threads.submit(load, server.port, [requests[n % len(requests)]], 1)
@@ -140,10 +140,8 @@ def _hanging_up(server: Server, requests: Sequence[Request]) -> dict[str, float]
             connection.close()
         for future in busy:
             future.result()
-    deadline = time.monotonic() + 60
-    while (after := _counted(server.url))["waiting"] and time.monotonic() < deadline:
-        time.sleep(0.1)
-    computed = after["computed"] - before["computed"] - WAITING
+    wait_for(lambda: not _metric(server.url, "handful_queue_images"), patience_s=60)
+    computed = _metric(server.url, "handful_batch_images_sum") - before - WAITING
     return {
         "clients_that_stay": WAITING,
         "clients_that_leave": LEAVING,
@@ -151,17 +149,11 @@ def _hanging_up(server: Server, requests: Sequence[Request]) -> dict[str, float]
     }
 
 
-def _counted(url: str) -> dict[str, float]:
-    """Images that the network computed so far, and those that wait for it."""
+def _metric(url: str, name: str) -> float:
+    """What the service tells of itself, summed up over labels."""
     text = httpx.get(f"{url}/metrics", timeout=60, trust_env=False).text
     samples = [s for family in text_string_to_metric_families(text) for s in family.samples]
-    return {
-        name: sum(sample.value for sample in samples if sample.name == of)
-        for name, of in (
-            ("computed", "handful_batch_images_sum"),
-            ("waiting", "handful_queue_images"),
-        )
-    }
+    return sum(sample.value for sample in samples if sample.name == name)
 
 
 def _agreement(url: str, bodies: Sequence[bytes]) -> dict[str, Any]:

@@ -11,7 +11,6 @@ images judged. Accuracy is the mean over labels.
 
 import itertools
 from collections import defaultdict
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from bench.data import DataSet, digits, draw_shots, embedded
 from bench.figures import mean_recall, means
-from bench.harness import Options, Result, option, run
+from bench.harness import FOLDERS, Options, Result, option, run
 from models.heads import center_and_normalize
 from models.heads.kinds.mahalanobis import FittedMahalanobis, Mahalanobis
 
@@ -72,12 +71,9 @@ def _best(draws: list[dict[str, float]]) -> dict[str, float]:
 
 
 def _uneven(data: DataSet, generator: np.random.Generator) -> dict[str, float]:
-    labels = range(int(data.targets.max()) + 1)
-    rows, targets = [], []
-    for label in labels:
-        members, _ = draw_shots(data.targets, int(generator.choice(UNEVEN)), generator, [label])
-        rows += members
-        targets += [label] * len(members)
+    labels = data.labels
+    shots = generator.choice(UNEVEN, len(labels)).tolist()
+    rows, targets = draw_shots(data.targets, shots, generator)
     support, classes = data.train[rows], torch.tensor(targets)
     ours = Mahalanobis().fit(support, classes, len(labels), data.mean)
     assert isinstance(ours, FittedMahalanobis)
@@ -160,5 +156,4 @@ def _accuracy(data: DataSet, scores: Tensor) -> float:
 
 
 if __name__ == "__main__":
-    folders = option("--images", [], type=Path, nargs="*", help="folders of photos")
-    run(measure, folders, option("--seeds", 20, quick=2))
+    run(measure, FOLDERS, option("--seeds", 20, quick=2))

@@ -4,6 +4,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from sklearn.metrics import recall_score
@@ -19,6 +20,22 @@ def timed(
     """What a function gives, and its seconds."""
     started = clock()
     return work(), clock() - started
+
+
+def rate(work: Callable[[Value], Any], items: Sequence[Value], threads: int) -> float:
+    """Items a second, of which so many are in work at a time."""
+    with ThreadPoolExecutor(threads) as pool:
+        started = time.perf_counter()
+        list(pool.map(work, items))
+        return len(items) / (time.perf_counter() - started)
+
+
+def rate_of_turns(turn: Callable[[], int], seconds: float) -> float:
+    """Items a second of something that is repeated for a while, and says how many it did."""
+    count, started = 0, time.perf_counter()
+    while (passed := time.perf_counter() - started) < seconds:
+        count += turn()
+    return count / passed
 
 
 def mean(values: Sequence[float]) -> float:
@@ -41,15 +58,11 @@ def spread(values: Sequence[float], digits: int = 3, *, median: str = "median") 
     }
 
 
-def percentile(values: Sequence[float], percent: int) -> float:
-    """The value that so many percent lie below; not a number where there are none."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)] if ordered else math.nan
-
-
 def percentiles(values: Sequence[float], *percents: int, name: str = "p{}") -> dict[str, float]:
-    """Some of them, by name."""
-    return {name.format(percent): round(percentile(values, percent), 1) for percent in percents}
+    """The values that so many percent lie below, by name; not a number where there are none."""
+    ordered = sorted(values) or [math.nan]
+    places = {percent: min(len(ordered) - 1, len(ordered) * percent // 100) for percent in percents}
+    return {name.format(percent): round(ordered[place], 1) for percent, place in places.items()}
 
 
 def grouped(pairs: Iterable[tuple[str, Value]]) -> dict[str, list[Value]]:

@@ -1,10 +1,9 @@
 """Three ways to fine-tune, and the choice among them, on images that nobody trained on.
 
 For each draw of the labels: the plain prototypes, feature extraction (A), full (B) and
-discriminative fine-tuning (C); `B or C`, which leaves the decay of C to cross-validation, with B as
-the decay of 1; then `auto`, which is what a job does: choose among all by cross-validation and
-promote only what the guard finds better. The peer is fastai's `fine_tune` with the same
-weights, images and number of passes, in an environment of its own (`make bench-peers`).
+discriminative fine-tuning (C); then `auto`, which is what a job does: choose among all by
+cross-validation and promote only what the guard finds better. The peer is fastai's `fine_tune` with
+the same weights, images and number of passes.
 """
 
 import time
@@ -18,7 +17,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from bench.data import DataSet, decoded
+from bench.data import decoded
 from bench.figures import grouped, in_words, mean, timed
 from bench.harness import PROCESSES, RESUME, Options, Result, option, peers, run
 from bench.tasks import peer_of_process, run_all
@@ -27,10 +26,10 @@ from models.encoders import Encoder
 from models.encoders.architectures.efficientnet_lite import classifier_network
 from models.encoders.specs import parse
 from models.evaluation.comparison import Verdict, compare
-from models.finetuning import FinetuningMethod, embed_all, interpolate, resolve_recipe, start
+from models.finetuning import FinetuningMethod, embed_all, resolve_recipe, start
 from models.finetuning.lora import merge
 from models.finetuning.methods import methods
-from models.finetuning.model_selection import Selection
+from models.finetuning.model_selection import Selected, Selection
 from models.heads.kinds.cosine import Cosine
 from models.registry import plugin_name
 from models.training.recipe import Recipe
@@ -113,8 +112,8 @@ def _draw(task: Task, outcome: dict[str, Any], fastai: dict[str, Any] | None) ->
 def attempt(task: Task) -> dict[str, Any]:
     """Train in every way on one draw; how often each image of it, unseen, was right."""
     torch.set_num_threads(1)
-    data = images(task.images, task.side)
     encoder = encoder_at(task.side)
+    data = decoded(task.images, encoder.preprocessing)
     support, targets = data.draw(task.shots, task.seed)
     few = data.train[support]
 
@@ -124,39 +123,31 @@ def attempt(task: Task) -> dict[str, Any]:
 
     accuracy = {"prototypes": judge(encoder)}
     seconds: dict[str, float] = {}
-    tuned = {}
     for way, name in WAYS.items():
         train = partial(fine_tune, methods[name](), encoder, few, targets, task.recipe)
-        tuned[way], seconds[way] = timed(train, time.process_time)
-        accuracy[way] = judge(tuned[way])
-    choose = partial(_cross_validate, encoder, few, targets, task)
-    selection, seconds["auto"] = timed(choose, time.process_time)
-    selected = selection.result()
-    whole = {plugin_name(c.method): c.accuracy for c in selected.candidates if c.share == 1}
-    accuracy["B or C"] = accuracy["C" if whole[WAYS["C"]] > whole[WAYS["B"]] else "B"]
-    before = _right(selection.predict(selection.embeddings), targets)
-    # Its last training, on all images, is that of the way it chose: it was done above.
+        tuned, seconds[way] = timed(train, time.process_time)
+        accuracy[way] = judge(tuned)
+    choose = partial(_choose, encoder, few, targets, task)
+    (selected, before), seconds["auto"] = timed(choose, time.process_time)
+    accuracy["candidate"] = judge(selected.encoder)
     way = next(way for way, name in WAYS.items() if name == plugin_name(selected.method))
-    candidate = interpolate(selected.method.prepare(encoder), tuned[way], selected.share)
-    accuracy["candidate"] = judge(candidate)
-    seconds["auto"] += seconds[way] if selected.share else 0
-    right = _right(selected.predicted, targets)
     return {
         "accuracy": accuracy,
         "seconds": seconds,
         "choice": f"{way} {selected.share:g}",
         "targets": targets.tolist(),
-        "right": right.tolist(),
-        "before": before.tolist(),
+        "right": (selected.predicted == targets).float().mean(dim=0).tolist(),
+        "before": (before == targets).float().mean(dim=0).tolist(),
     }
 
 
 def fine_tune_by_fastai(task: Task) -> dict[str, Any]:
     """Accuracy in % and CPU-seconds of fastai on the same draw."""
     assert task.peers
-    data = images(task.images, task.side)
+    encoder = encoder_at(task.side)
+    data = decoded(task.images, encoder.preprocessing)
     support, targets = data.draw(task.shots, task.seed)
-    recipe = resolve_recipe(task.recipe, encoder_at(task.side), len(support))
+    recipe = resolve_recipe(task.recipe, encoder, len(support))
     weights = classifier_network(0).state_dict()
     question = {
         "images": data.train[support].numpy(),
@@ -169,12 +160,6 @@ def fine_tune_by_fastai(task: Task) -> dict[str, Any]:
     }
     accuracy, seconds = peer_of_process(task.peers, "fastai_finetune").ask(question)
     return {"accuracy": accuracy, "seconds": seconds}
-
-
-@cache
-def images(folder: Path, side: int) -> DataSet:
-    """A data set, decoded as an encoder of this side wants it."""
-    return decoded(folder, encoder_at(side).preprocessing)
 
 
 @cache
@@ -211,8 +196,8 @@ def centroid_accuracy(support: Tensor, targets: Tensor, queries: Tensor, truth: 
     return 100 * float(right.float().mean())
 
 
-def _cross_validate(encoder: Encoder, few: Tensor, targets: Tensor, task: Task) -> Selection:
-    """A choice among all ways as a job makes it, up to the training on all images."""
+def _choose(encoder: Encoder, few: Tensor, targets: Tensor, task: Task) -> tuple[Selected, Tensor]:
+    """A choice among all ways as a job makes it, and what the encoder said before."""
     selection = Selection(
         encoder,
         few,
@@ -224,14 +209,9 @@ def _cross_validate(encoder: Encoder, few: Tensor, targets: Tensor, task: Task) 
         folds=min(task.folds, int(torch.bincount(targets).min())),
         repeats=task.repeats,
     )
-    for progress in selection:
-        if progress.fold is None:
-            break
-    return selection
-
-
-def _right(predicted: Tensor, targets: Tensor) -> Tensor:
-    return (predicted == targets).float().mean(dim=0)
+    for _ in selection:
+        pass
+    return selection.result(), selection.predict(selection.embeddings)
 
 
 def _result(draws: Sequence[Draw]) -> Result:
@@ -241,7 +221,7 @@ def _result(draws: Sequence[Draw]) -> Result:
         f"{first} - {second}": _interval(
             [draw.accuracy[first] - draw.accuracy[second] for draw in late]
         )
-        for first, second in (("B", "A"), ("C", "B"), ("B or C", "B"))
+        for first, second in (("B", "A"), ("C", "B"))
         if late
     }
     ways = ("prototypes", *WAYS, "auto")

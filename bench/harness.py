@@ -51,7 +51,7 @@ def option(flag: str, default: Any = None, *, quick: Any = None, **settings: Any
 
 
 def peers(names: str, default: Path = PEERS, note: str = "their Python") -> Option:
-    """Where the peers are that a benchmark compares with; None where they are not installed."""
+    """Where the peers are, in an environment of their own; None where that was not made."""
     return Option("--peers", None, {"type": Path, "default": default, "help": note}, names)
 
 

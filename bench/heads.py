@@ -2,8 +2,7 @@
 
 Accuracy, expected calibration error and processor time to fit and answer, over draws of ways and
 shots: as many of each label, and for each label another number by chance. Everyone gets the same
-embeddings, centred by the mean of the training images. Peers run in an environment of their own
-(`make bench-peers`).
+embeddings, centred by the mean of the training images.
 """
 
 import itertools
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from bench.data import Draw, data_sets, draw_classes
 from bench.figures import grouped, mean, progress
-from bench.harness import ENCODER, Options, Result, option, peers, run
+from bench.harness import ENCODER, FOLDERS, Options, Result, option, peers, run
 from bench.tasks import ask_peer
 from models.evaluation.calibration_curve import reliability_curve
 from models.heads.kinds import heads
@@ -138,10 +137,5 @@ def _cell(outcomes: Sequence[Outcome]) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    run(
-        measure,
-        option("--images", type=Path, nargs="+", required=True, help="class folders"),
-        ENCODER,
-        option("--seeds", 20, quick=2),
-        peers("easyfsl, scikit-learn"),
-    )
+    seeds = option("--seeds", 20, quick=2)
+    run(measure, FOLDERS, ENCODER, seeds, peers("easyfsl, scikit-learn"))

@@ -15,13 +15,13 @@ import re
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import numpy as np
@@ -30,12 +30,11 @@ from app.sql.tables import Embedding, Image
 from bench.data import encoded
 from bench.figures import progress
 from bench.harness import DATABASE, Options, Result, option, run
-from bench.processes import Command, Server, children, on_databases, without_embedding
+from bench.processes import Command, Server, children, on_databases, wait_for, without_embedding
 from handful.client import Handful
 from handful.contract.jobs import FINAL, EventRead, JobRead
 
 LEASE_S = 2.0
-ATTEMPTS = 2  # of a job that shall fail
 PATIENCE_S = 300.0  # for what must happen
 POOL_IMAGES = 200  # that a promotion embeds
 HEADWAY = 0.75  # of the blows come after a job has got on; the others at any time
@@ -50,7 +49,6 @@ BLOWS = {  # what is hit and how, so many times of 20
     ("server", STOP): 1,
 }
 Json = dict[str, Any]
-Value = TypeVar("Value")
 
 
 class Outcome(NamedTuple):
@@ -72,12 +70,11 @@ class Service:
             "decode_threads": "2",
             "lease_seconds": str(LEASE_S),
             "checkpoint_seconds": "0",
+            "job_attempts": "1000000",
         }
-        patient = settings | {"job_attempts": "1000000"}
         self.folder, self.database = folder, database
-        self.server = Server(folder, workers="1", **patient)
-        self.workers = [Command("worker", data=folder, **patient) for _ in range(2)]
-        self.strict = Server(folder, workers="1", job_attempts=str(ATTEMPTS), **settings)
+        self.server = Server(folder, workers="1", **settings)
+        self.workers = [Command("worker", data=folder, **settings) for _ in range(2)]
 
     def busy_workers(self) -> list[tuple[int, list[int]]]:
         """The workers that have jobs, and the processes of these."""
@@ -136,22 +133,14 @@ class Stream:
         """Start to promote a version."""
         self._follow(self.client.promote(self.project, version).job)
 
-    def read(self) -> JobRead:
-        """The last job."""
-        return self.client.job(self.project, self._job)
-
     def ended(self) -> JobRead | None:
         """The last job, once it has ended."""
-        job = self.read()
+        job = self.client.job(self.project, self._job)
         return job if job.state in FINAL else None
 
     def end(self) -> JobRead:
         """The same, when it has ended."""
-        return _wait(self.ended)
-
-    def retry(self) -> None:
-        """Try the last job again, which has failed."""
-        self.client.retry_job(self.project, self._job)
+        return wait_for(self.ended, PATIENCE_S)
 
     def events(self, after: int = 0) -> list[EventRead]:
         """Events of the last job, after one of them."""
@@ -216,14 +205,11 @@ def _crash(kills: int, epochs: int, folder: Path, database: str) -> dict[str, An
             time.sleep(generator.uniform(0.2, 3.0))
             _advance(service, streams, tally)
             if generator.random() < HEADWAY:
-                _wait(partial(_headway, service, streams, tally))
+                wait_for(partial(_headway, service, streams, tally), PATIENCE_S)
                 time.sleep(generator.uniform(0.0, 1.0))
             _hit(service, victim, how, generator)
         for stream in streams:
             _judge(service, stream, stream.end(), tally)
-    with service.strict, Handful(service.strict.url) as client:
-        streams[0].client = client
-        _exhaust(service, streams[0], tally)
     return {
         "kills": kills,
         "blows": dict(Counter(f"{how.name} of the {victim}" for victim, how in blows)),
@@ -258,10 +244,7 @@ def _streams(client: Handful, epochs: int) -> list[Stream]:
 
 def _blows(count: int, generator: random.Random) -> list[tuple[str, signal.Signals]]:
     """Each kind of blow once, then as often as its share says, in random order."""
-    blows = list(BLOWS)
-    while len(blows) < count:
-        blows += [blow for blow, share in BLOWS.items() for _ in range(share)]
-    blows = blows[:count]
+    blows = [*BLOWS, *generator.choices(list(BLOWS), list(BLOWS.values()), k=count)][:count]
     generator.shuffle(blows)
     return blows
 
@@ -309,7 +292,7 @@ def _result(job: JobRead) -> Json:
 
 
 def _hit(service: Service, victim: str, how: signal.Signals, generator: random.Random) -> None:
-    pids = _wait(lambda: _victims(service, victim, generator))
+    pids = wait_for(lambda: _victims(service, victim, generator), PATIENCE_S)
     if how == KILL:
         service.kill(*pids)
         return
@@ -334,51 +317,8 @@ def _victims(service: Service, victim: str, generator: random.Random) -> list[in
     return {"job": jobs, "worker": [worker], "worker and job": [worker, *jobs]}[victim]
 
 
-def _exhaust(service: Service, stream: Stream, tally: Tally) -> None:
-    """Kill a job as often as it may be killed, and once more; then try it again."""
-    while not _is_hit_each_time(service, stream):
-        _judge(service, stream, stream.end(), tally)
-    job = stream.end()
-    error = str(job.error)
-    clear = f"interrupted {ATTEMPTS} times" in error and "SIGKILL" in error
-    tally.expect(job.state == "failed" and clear, job, f"should fail, but said {error!r}")
-    tally.expect(not stream.versions(), job, "failed, but has made a version")
-    stream.retry()
-    _judge(service, stream, stream.end(), tally, ends=("failed", "succeeded"))
-    print(f"killed {ATTEMPTS} times with as many attempts: {error}", flush=True)
-
-
-def _is_hit_each_time(service: Service, stream: Stream) -> bool:
-    """Start a job and kill each attempt; whether none ended before its blow."""
-    stream.train()
-    for attempt in range(1, ATTEMPTS + 1):
-        _wait(partial(_computes, stream, attempt))
-        workers = children(service.strict.pid or 0)
-        victims = [pid for worker in workers for pid in children(worker)]
-        for pid in victims:
-            service.kill(pid)
-        if not victims or stream.read().state == "succeeded":
-            return False
-    return True
-
-
-def _computes(stream: Stream, attempt: int) -> bool:
-    job = stream.read()
-    return job.state in FINAL or (job.state, job.attempt) == ("running", attempt)
-
-
-def _judge(
-    service: Service,
-    stream: Stream,
-    job: JobRead,
-    tally: Tally,
-    ends: Sequence[str] = ("succeeded",),
-) -> None:
-    """Compare the last job, which has ended, with what was promised.
-
-    Args:
-        ends: the final states that it must have entered, one after the other.
-    """
+def _judge(service: Service, stream: Stream, job: JobRead, tally: Tally) -> None:
+    """Compare the last job, which has ended, with what was promised."""
 
     def expect(promise_met: bool, complaint: str) -> None:
         tally.expect(promise_met, job, complaint)
@@ -389,9 +329,9 @@ def _judge(
     tally.jobs[f"{job.kind} {job.state}"] += 1
     tally.interruptions.update(re.sub(r"\d+", "N", reason) for reason in reasons)
     tally.most = max(tally.most, len(reasons))
-    expect(job.state == ends[-1], f"{job.state}: {job.error}")
+    expect(job.state == "succeeded", f"{job.state}: {job.error}")
     entered = [state.state for state in states if state.state in FINAL]
-    expect(entered == list(ends), f"entered the final states {entered}")
+    expect(entered == ["succeeded"], f"entered the final states {entered}")
     last = events[-1]
     expect(last.kind == "state" and last.data.state == job.state, "has events after its end")
     numbers = [event.number for event in events]
@@ -416,16 +356,6 @@ def _judge(
         in_project = Image.project_id == project.id
         bare = without_embedding(service.folder, service.database, theirs, in_project)
         expect(bare == 0, f"{bare} images have no embedding")
-
-
-def _wait(attempt: Callable[[], Value | None]) -> Value:
-    """What comes of trying until it is something."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not (value := attempt()):
-        if time.monotonic() > deadline:
-            raise RuntimeError(f"nothing happened for {PATIENCE_S:.0f} s")
-        time.sleep(0.1)
-    return value
 
 
 def _send(pid: int, how: signal.Signals) -> None:

@@ -3,7 +3,7 @@
 Some labels are set to another class at random. Both sides score all labels: ours by leave-one-out
 of the head, cleanlab by the recipe of its documentation, probabilities of a logistic regression by
 five-fold cross-validation. cleanlab's scores of our probabilities show which part of a difference
-is the head's. Peers run in an environment of their own (`make bench-peers`).
+is the head's.
 """
 
 import time

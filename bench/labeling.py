@@ -15,7 +15,7 @@ from playwright.sync_api import Page, sync_playwright
 from bench.data import encoded
 from bench.figures import percentiles, progress
 from bench.harness import ENCODER, Options, Result, run
-from bench.processes import new_server
+from bench.processes import new_server, wait_for
 from handful.client import Handful
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
@@ -119,8 +119,7 @@ def _drop(page: Page, client: Handful, url: str, folder: Path, photos: int) -> t
     page.wait_for_selector(".drop")
     started = time.perf_counter()
     page.set_input_files("input[type=file]", files)
-    while not client.project("new").pool:
-        time.sleep(0.02)
+    wait_for(lambda: client.project("new").pool, PATIENCE_S, pause_s=0.02)
     first = time.perf_counter() - started
     page.wait_for_selector(".good", timeout=3_600_000)
     return first, time.perf_counter() - started

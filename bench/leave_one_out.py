@@ -14,7 +14,7 @@ from torch import Tensor
 from bench.data import made_up
 from bench.figures import timed
 from bench.harness import Options, Result, run
-from bench.processes import memory, reset_peak
+from bench.processes import measured
 from bench.tasks import alone
 from models.heads.kinds import heads
 
@@ -44,10 +44,7 @@ def _measure(name: str, images: int, labels: int) -> dict[str, float]:
     mean = embeddings.double().mean(dim=0).float()
     head: Any = heads[name]
     fitted, fit = timed(lambda: head(centered=True).fit(embeddings, targets, labels, mean))
-    reset_peak()
-    before = memory("VmRSS")
-    _, seconds = timed(lambda: fitted.leave_one_out(embeddings, targets))
-    megabytes = memory("VmHWM") - before
+    _, seconds, megabytes = measured(lambda: fitted.leave_one_out(embeddings, targets))
     wide, off = embeddings.double(), 0.0
     exact = fitted.options.fit(wide, targets, labels, mean.double())
     for row in range(0, images, -(-images // REFITTED)):

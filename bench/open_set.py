@@ -5,7 +5,7 @@ the ROC curve of scores of being unknown, beside scikit-learn's; how many known 
 unknown, beside the rate that was asked for; how many unknown ones are caught, beside the estimate;
 and how often sets contain the label, and how large they are. Everyone gets the same embeddings,
 centred by the mean of the training images of all classes, as of a pool that has images of the
-classes without label too. Peers run in an environment of their own (`make bench-peers`).
+classes without label too.
 """
 
 import itertools

@@ -21,6 +21,8 @@ import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -231,16 +233,15 @@ def _judge_pixels(data: DataSet) -> dict[str, float]:
 def _judge_vectors(data: DataSet, train: Tensor, test: Tensor) -> dict[str, float]:
     """Accuracies in % of what needs no more than embeddings."""
     targets, truth = data.targets, data.test_targets
-    centre, deviation = train.mean(dim=0), train.std(dim=0).clamp_min(1e-6)
-    probe = LogisticRegression(max_iter=300)
+    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300))
     nearest = KNeighborsClassifier(20, metric="cosine", weights="distance")
     with warnings.catch_warnings(action="ignore"):  # 300 iterations say enough
-        probe.fit((train - centre) / deviation, targets)
+        probe.fit(train, targets)
     nearest.fit(train, targets)
     draws = [data.draw(SHOTS, seed) for seed in range(DRAWS)]
     few = [centroid_accuracy(train[rows], labels, test, truth) for rows, labels in draws]
     return {
-        "probe": 100 * float(probe.score((test - centre) / deviation, truth)),
+        "probe": 100 * float(probe.score(test, truth)),
         "kNN": 100 * float(nearest.score(test, truth)),
         "5-shot": mean(few),
     }

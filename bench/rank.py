@@ -1,9 +1,9 @@
 """Ranking a large pool by margin: how close to bare matrix products, and after one more label.
 
 Also 1,000 rounds of labels at random on a small pool, after each of which the ranking by what was
-remembered must be that of a full computation. Peers run in an environment of their own (`make
-bench-peers`) on as many threads: scikit-activeml's UncertaintySampling with the same head, and the
-100 nearest of each centroid by faiss and by pgvector, which is less than a ranking.
+remembered must be that of a full computation. Peers run on as many threads: scikit-activeml's
+UncertaintySampling with the same head, and the 100 nearest of each centroid by faiss and by
+pgvector, which is less than a ranking.
 """
 
 from dataclasses import replace
@@ -23,7 +23,7 @@ from app.vectors.matrices import POOL, Snapshot
 from bench.data import made_up
 from bench.figures import timed
 from bench.harness import Options, Result, peers, run
-from bench.processes import memory, reset_peak
+from bench.processes import measured
 from bench.tasks import ask_peer
 from models.acquisition import BLOCK_ROWS, Pool, Ranking
 from models.acquisition.strategies.margin import Margin
@@ -88,10 +88,7 @@ def _measure(images: int, dimensions: int, labels: int, peers: Path | None) -> d
     vectors, head = world.everything.vectors, world.head(labeled)
     pool = Pool(vectors, free, head.probabilities)
     _, bare = timed(partial(_products, vectors, head.centroids))
-    reset_peak()
-    before = memory("VmRSS")
-    whole, seconds = timed(lambda: Margin().rank(pool, BUDGET))
-    megabytes = memory("VmHWM") - before
+    whole, seconds, megabytes = measured(lambda: Margin().rank(pool, BUDGET))
     cosines = Cosines()
 
     def quick(head: FittedHead, rows: Tensor) -> Ranking:
@@ -173,11 +170,7 @@ def _peers(python: Path, world: World, head: FittedHead, rows: int) -> dict[str,
         "budget": BUDGET,
     }
     (answer,) = ask_peer(python, "rank", [question], threads=torch.get_num_threads())
-    missing = [peer for peer, seconds in answer.items() if seconds is None]
-    if missing:
-        print(f"{', '.join(missing)}: skipped, not installed")
-    seconds = {"ours": ours} | {p: s for p, s in answer.items() if s is not None}
-    return {f"peers_rows_{rows}_{peer}": value for peer, value in seconds.items()}
+    return {f"peers_rows_{rows}_{who}": s for who, s in [("ours", ours), *answer.items()]}
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from app.cli.benchmark import photos
 from bench.figures import spread, timed
 from bench.harness import Options, Result, option, run
+from bench.processes import memory
 from bench.tasks import alone
 from models.encoders import Encoder, EncoderUnavailable, pick_device
 from models.encoders.specs import parse
@@ -107,8 +108,7 @@ def _memory(device: str) -> float:
     """MiB of this process; on CUDA those of the device."""
     if device.startswith("cuda"):
         return torch.cuda.memory_reserved() / 2**20
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+    return memory("VmRSS")
 
 
 def _speed_of_a_product(device: str, threads: int) -> float:
@@ -151,8 +151,5 @@ def _row(runs: list[Any], operations: float, product: float) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    run(
-        measure,
-        option("--encoders", ["efficientnet_lite:0"], nargs="+"),
-        option("--repeats", 5, quick=2),
-    )
+    encoders = option("--encoders", ["efficientnet_lite:0"], nargs="+")
+    run(measure, encoders, option("--repeats", 5, quick=2))

@@ -3,11 +3,9 @@
 One server at a time, in an order that is drawn anew for each repeat. A request brings one photo.
 Measured are photos of a folder with 1 to 128 clients, photos of 12 megapixels, and photos of which
 every eighth is damaged: how many of the others fail.
-The peers compute with PyTorch, as their documentation shows; so does one of ours. Peers run in an
-environment of their own (`make bench-peers`).
+The peers compute with PyTorch, as their documentation shows; so does one of ours.
 """
 
-import json
 import os
 import random
 import signal
@@ -16,6 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,10 +32,7 @@ DAMAGED_CLIENTS = 32
 DAMAGED = "one of eight damaged"
 SUPPORT = 20  # photos, of four labels
 OURS = "handful"
-VERSIONS = """
-import importlib.metadata as m, json
-print(json.dumps({p: m.version(p) for p in ("fastapi", "litserve", "bentoml", "torch", "timm")}))
-"""
+PACKAGES = ("fastapi", "litserve", "bentoml", "torch", "timm")  # whose versions count
 
 
 class Kind(NamedTuple):
@@ -167,10 +163,9 @@ def _row(runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def _versions(peers: Path) -> dict[str, str]:
-    command: list[str | Path] = [peers / "python", "-c", VERSIONS]
-    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    versions: dict[str, str] = json.loads(output)
-    return versions
+    (site,) = peers.parent.glob("lib/python*/site-packages")
+    installed = {package.name: package.version for package in distributions(path=[str(site)])}
+    return {name: installed[name] for name in PACKAGES}
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The same batches as scikit-activeml, in how much less time; and with a million images.
 
-Embeddings are drawn around random centres, since only their geometry matters here. Peers run in an
-environment of their own (`make bench-peers`), on as many threads.
+Embeddings are drawn around random centres, since only their geometry matters here. Peers run on as
+many threads.
 """
 
 import resource
@@ -15,20 +15,14 @@ from bench.harness import NO_PEER, Options, Result, option, peers, run
 from bench.tasks import ask_peer
 from models.acquisition import AcquisitionStrategy, Pool, of_labeled
 from models.acquisition.strategies import strategies
-from models.acquisition.strategies.badge import Badge
-from models.acquisition.strategies.coreset import CoreSet
-from models.acquisition.strategies.entropy import Entropy
-from models.acquisition.strategies.margin import Margin
-from models.acquisition.strategies.maxherding import MaxHerding
-from models.acquisition.strategies.probcover import ProbCover
 from models.heads.kinds.cosine import Cosine
 
-SAME: dict[str, AcquisitionStrategy] = {
-    "margin": Margin(),
-    "entropy": Entropy(),
-    "coreset": CoreSet(),
-    "maxherding": MaxHerding(sigma=1.0, landmarks=20_000),
-    "probcover": ProbCover(radius=0.9, landmarks=20_000),
+SAME: dict[str, dict[str, float]] = {  # options with which they choose as the peer's do
+    "margin": {},
+    "entropy": {},
+    "coreset": {},
+    "maxherding": {"sigma": 1.0, "landmarks": 20_000},
+    "probcover": {"radius": 0.9, "landmarks": 20_000},
 }
 SECONDS, GIGABYTES = 120, 8  # for a million images
 GOALS = {"badge": 100, "maxherding": 20}  # times as fast as the peer
@@ -44,9 +38,9 @@ def measure(options: Options) -> Result:
     badge_rows = 1000 if options.quick else 10_000
     large = make_pool(badge_rows, dimensions=dimensions, classes=100, shots=1)
     picks, seconds = {}, {}
-    for name, strategy in SAME.items():
-        picks[name], seconds[name] = _pick(strategy, pool, budget)
-    _, seconds["badge"] = _pick(Badge(), large, budget)
+    for name, same in SAME.items():
+        picks[name], seconds[name] = _pick(strategies[name](**same), pool, budget)
+    _, seconds["badge"] = _pick(strategies["badge"](), large, budget)
     if not options.peers:
         return NO_PEER._replace(figures={"seconds": seconds})
     question = {"pool": _arrays(pool), "badge": _arrays(large), "picks": picks, "budget": budget}
@@ -112,8 +106,5 @@ def _million(options: Options) -> Result:
 
 
 if __name__ == "__main__":
-    run(
-        measure,
-        option("--million", action="store_true", help="a million images, without peers"),
-        peers("scikit-activeml"),
-    )
+    million = option("--million", action="store_true", help="a million images, without peers")
+    run(measure, million, peers("scikit-activeml"))

@@ -84,9 +84,7 @@ def _mahalanobis(support: Any, targets: Any, queries: Any) -> Any:
     """Least distance to a class mean under a shared covariance (Lee et al., 2018)."""
     means = np.stack([support[targets == c].mean(axis=0) for c in range(targets.max() + 1)])
     covariance = LedoitWolf(assume_centered=True).fit(support - means[targets])
-    offsets = queries[:, None] - means
-    products = offsets, covariance.precision_, offsets
-    return np.einsum("qcd,de,qce->qc", *products, optimize=True).min(axis=1)
+    return np.min([covariance.mahalanobis(queries - mean) for mean in means], axis=0)
 
 
 def _max_softmax(support: Any, targets: Any, queries: Any) -> Any:
