@@ -4,7 +4,6 @@ Every method learns from Fashion-MNIST as it should; then with a temperature of 
 that change nothing, and, where another network is followed, with gradients through that one too.
 """
 
-import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -13,9 +12,9 @@ from typing import Any, NamedTuple
 import torch
 
 from bench.harness import PROCESSES, Options, Result, option, run
-from bench.pretraining import images, network
+from bench.pretraining import images, network, train
 from bench.tasks import run_all
-from models.pretraining import Collapsed, PretrainingMethod, Unsuited, start
+from models.pretraining import PretrainingMethod, Unsuited, start
 from models.pretraining.methods import methods
 from models.pretraining.views import Views
 from models.training.loop import Training
@@ -95,13 +94,8 @@ def attempt(task: Task) -> dict[str, Any]:
         training = None
     if training is None:
         return alarm | {"suited": False}
-    steps = 0
-    try:
-        for _ in itertools.islice(training.steps(), task.steps):
-            steps += 1
-    except Collapsed as trouble:
-        alarm |= {"step": steps + 1, "reason": str(trouble)}
-    return alarm
+    steps, reason = train(training, task.steps)
+    return alarm | ({"step": steps + 1, "reason": reason} if reason else {})
 
 
 Start = Callable[[PretrainingMethod], Training]

@@ -42,7 +42,6 @@ class Outcome(NamedTuple):
 
     hits: Tensor
     confidence: Tensor
-    error: float  # expected calibration error of this draw alone
     seconds: float  # of a processor, to fit and answer
 
 
@@ -103,8 +102,7 @@ def _ours(name: str, draw: Draw) -> Outcome:
 
 def _outcome(probabilities: Tensor, truth: Tensor, seconds: float) -> Outcome:
     confidence, predicted = probabilities.float().max(dim=1)
-    hits = predicted == truth
-    return Outcome(hits, confidence, reliability_curve(confidence, hits).error, seconds)
+    return Outcome(predicted == truth, confidence, seconds)
 
 
 def _peers(python: Path, draws: Sequence[Draw], *, slow: bool) -> dict[str, list[Outcome]]:
@@ -121,16 +119,14 @@ def _peers(python: Path, draws: Sequence[Draw], *, slow: bool) -> dict[str, list
 
 
 def _cell(outcomes: Sequence[Outcome]) -> dict[str, float]:
-    """Means over draws; the pooled error is that of all their answers together.
+    """Means over draws; but the calibration error is that of all their answers together.
 
-    The error of a few hundred answers is some points even for perfect probabilities; that of many
-    draws together shows what is systematic.
+    That of a few hundred answers is some points even for perfect probabilities.
     """
     hits = torch.cat([outcome.hits for outcome in outcomes])
     confidence = torch.cat([outcome.confidence for outcome in outcomes])
     return {
         "accuracy": round(100 * mean([float(o.hits.double().mean()) for o in outcomes]), 2),
-        "error": round(mean([outcome.error for outcome in outcomes]), 4),
         "pooled_error": round(reliability_curve(confidence, hits).error, 4),
         "cpu_ms": round(1000 * mean([outcome.seconds for outcome in outcomes]), 2),
     }

@@ -6,7 +6,6 @@ fine-tuning with twenty labels of each class say what the encoder is worth on te
 autoencoders are for fine-tuning; neighbours do not judge them.
 """
 
-import functools
 import gzip
 import itertools
 import math
@@ -14,6 +13,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bench.data import DataSet, decoded
-from bench.figures import grouped, in_words, mean
+from bench.figures import grouped, in_words, mean, timed
 from bench.finetune import centroid_accuracy, fine_tune
 from bench.harness import PROCESSES, RESUME, Options, Result, option, peers, run
 from bench.tasks import ask_peer, run_all
@@ -40,6 +40,7 @@ from models.finetuning import embed_all
 from models.finetuning.methods import methods as ways
 from models.pretraining import Collapsed, Unsuited, start
 from models.pretraining.methods import methods
+from models.training.loop import Training
 from models.training.recipe import Recipe
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")  # of Debian's dataset-fashion-mnist
@@ -114,7 +115,7 @@ def attempt(task: Task) -> dict[str, Any]:
     return outcome
 
 
-@functools.cache
+@cache
 def images(name: str) -> DataSet:
     """A data set by its name or folder, decoded."""
     if name == "fashion":
@@ -171,22 +172,28 @@ def _turned(pixels: Tensor) -> Tensor:
 
 
 def _pretrain(task: Task, encoder: Encoder, data: DataSet) -> tuple[dict[str, Any], Encoder | None]:
-    recipe, steps, trouble = Recipe(batch_size=BATCH, seed=task.seed), 0, ""
+    recipe = Recipe(batch_size=BATCH, seed=task.seed)
     method = methods[task.method]
     try:
         epochs, pixels = _affordable(task, encoder, data.train, recipe)
         training = start(method(), encoder, pixels, replace(recipe, epochs=epochs), fresh=True)
     except Unsuited as error:
         return {"trouble": f"unsuited: {error}"}, None
-    started = time.process_time()
-    try:
-        for _ in training.steps():
-            steps += 1
-    except Collapsed as error:
-        trouble = f"collapsed: {error}"
-    seconds = time.process_time() - started
+    (steps, reason), seconds = timed(partial(train, training), time.process_time)
+    trouble = f"collapsed: {reason}" if reason else ""
     report = {"seconds": seconds, "steps": steps, "trouble": trouble}
     return report, training.objective.encoder
+
+
+def train(training: Training, most: int | None = None) -> tuple[int, str]:
+    """How many steps a training took, at most so many, and why it collapsed, if it did."""
+    steps = 0
+    try:
+        for _ in itertools.islice(training.steps(), most):
+            steps += 1
+    except Collapsed as error:
+        return steps, str(error)
+    return steps, ""
 
 
 def _affordable(task: Task, encoder: Encoder, pixels: Tensor, recipe: Recipe) -> tuple[int, Tensor]:
