@@ -25,7 +25,7 @@ from models.augmentation.kinds import augmentations
 from models.encoders import Encoder
 from models.encoders.architectures.efficientnet_lite import classifier_network
 from models.encoders.specs import parse
-from models.evaluation.comparison import Verdict, compare
+from models.evaluation.comparison import compare
 from models.finetuning import FinetuningMethod, embed_all, resolve_recipe, start
 from models.finetuning.lora import merge
 from models.finetuning.methods import methods
@@ -69,7 +69,8 @@ class Draw(NamedTuple):
     accuracy: dict[str, float]
     seconds: dict[str, float]
     choice: str
-    verdict: Verdict
+    promoted: bool
+    reason: str  # of the guard
 
     @property
     def gain(self) -> float:
@@ -88,7 +89,10 @@ def measure(options: Options) -> Result:
     ]
     theirs = run_all(fine_tune_by_fastai, tasks, options, _describe) if options.peers else {}
     outcomes = run_all(attempt, tasks, options, _describe)
-    draws = [_draw(task, outcome, theirs.get(task)) for task, outcome in outcomes.items()]
+    for task, outcome in theirs.items():
+        outcomes[task]["accuracy"] |= outcome["accuracy"]
+        outcomes[task]["seconds"] |= outcome["seconds"]
+    draws = [Draw(task, **outcome) for task, outcome in outcomes.items()]
     return _result(
         sorted(draws, key=lambda draw: (draw.task.name, draw.task.shots, draw.task.seed))
     )
@@ -98,19 +102,8 @@ def _describe(task: Task, outcome: dict[str, Any]) -> str:
     return f"{task.name}, {task.shots} shots: {in_words(outcome['accuracy'])}"
 
 
-def _draw(task: Task, outcome: dict[str, Any], fastai: dict[str, Any] | None) -> Draw:
-    """Ask the guard; it is not asked what it said when a draw was written down."""
-    right, before = (torch.tensor(outcome[name]) for name in ("right", "before"))
-    verdict = compare(right, before, torch.tensor(outcome["targets"]))
-    accuracy, seconds = outcome["accuracy"], outcome["seconds"]
-    accuracy["auto"] = accuracy["candidate" if verdict.better else "prototypes"]
-    if fastai:
-        accuracy["fastai"], seconds["fastai"] = fastai["accuracy"], fastai["seconds"]
-    return Draw(task, accuracy, seconds, outcome["choice"], verdict)
-
-
 def attempt(task: Task) -> dict[str, Any]:
-    """Train in every way on one draw; how often each image of it, unseen, was right."""
+    """Train in every way on one draw, choose among them, and ask the guard."""
     torch.set_num_threads(1)
     encoder = encoder_at(task.side)
     data = decoded(task.images, encoder.preprocessing)
@@ -130,14 +123,18 @@ def attempt(task: Task) -> dict[str, Any]:
     choose = partial(_choose, encoder, few, targets, task)
     (selected, before), seconds["auto"] = timed(choose, time.process_time)
     accuracy["candidate"] = judge(selected.encoder)
+    hits, hits_before = (
+        (classes == targets).float().mean(dim=0) for classes in (selected.predicted, before)
+    )
+    verdict = compare(hits, hits_before, targets)
+    accuracy["auto"] = accuracy["candidate" if verdict.better else "prototypes"]
     way = next(way for way, name in WAYS.items() if name == plugin_name(selected.method))
     return {
         "accuracy": accuracy,
         "seconds": seconds,
         "choice": f"{way} {selected.share:g}",
-        "targets": targets.tolist(),
-        "right": (selected.predicted == targets).float().mean(dim=0).tolist(),
-        "before": (before == targets).float().mean(dim=0).tolist(),
+        "promoted": verdict.better,
+        "reason": verdict.reason,
     }
 
 
@@ -159,7 +156,7 @@ def fine_tune_by_fastai(task: Task) -> dict[str, Any]:
         "epochs": recipe.epochs,
     }
     accuracy, seconds = peer_of_process(task.peers, "fastai_finetune").ask(question)
-    return {"accuracy": accuracy, "seconds": seconds}
+    return {"accuracy": {"fastai": accuracy}, "seconds": {"fastai": seconds}}
 
 
 @cache
@@ -229,7 +226,7 @@ def _result(draws: Sequence[Draw]) -> Result:
     for cell, of in groups.items():
         means = {way: mean([draw.accuracy[way] for draw in of]) for way in ways}
         regret[cell] = round(max(means.values()) - means["auto"], 2)
-    promoted = [draw for draw in draws if draw.verdict.better]
+    promoted = [draw for draw in draws if draw.promoted]
     worse = sum(draw.gain < -CLEARLY for draw in promoted)
     by_pair = ", ".join(f"{name} {in_words(gain)}" for name, gain in gains.items())
     headline = (
@@ -249,15 +246,15 @@ def _result(draws: Sequence[Draw]) -> Result:
         "auto_behind_the_best": regret,
         "promoted": len(promoted),
         "promoted_but_worse": worse,
-        "kept_but_better": sum(draw.gain > CLEARLY for draw in draws if not draw.verdict.better),
+        "kept_but_better": sum(draw.gain > CLEARLY for draw in draws if not draw.promoted),
         "draws": [
             {
                 "data": draw.task.name,
                 "shots": draw.task.shots,
                 "seed": draw.task.seed,
                 "chosen": draw.choice,
-                "promoted": draw.verdict.better,
-                "reason": draw.verdict.reason,
+                "promoted": draw.promoted,
+                "reason": draw.reason,
                 **{way: round(value, 2) for way, value in draw.accuracy.items()},
             }
             for draw in draws
