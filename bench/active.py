@@ -5,31 +5,28 @@ up to 50 labels for each label of the data set or half of the pool, from a balan
 one whose labels have sizes by Zipf's law, 100 : 1. All are judged by the same head on the same
 images: mean recall over labels, so that rare labels count. That head is nearest centroid by cosine,
 which peers compute too, or with `--head` another, without peers. Who needs two labels before there
-are two takes images at random. Peers run in an environment of their own (`make bench-peers`). Seeds
-are shared out to processes of one thread each.
-
-The penalty matrix is that of Ash et al. (2020, section 5, https://arxiv.org/abs/1906.03671): in how
-many settings, each counting 1, a strategy (row) is beaten by another (column) by a paired t-test.
+are two takes images at random. Seeds are shared out to processes of one thread each.
 """
 
 import time
 from collections.abc import Sequence
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from scipy import stats
 from torch import Tensor
-from torch.nn import functional as F
 
-from bench.data import DataSet, digits, embedded
+from bench.data import DataSet, digits, draw_shots, embedded
+from bench.figures import grouped, mean_recall
 from bench.harness import ENCODER, FOLDERS, PROCESSES, RESUME, Options, Result, option, peers, run
 from bench.tasks import peer_of_process, run_all
 from models.acquisition import Pool, of_labeled
 from models.acquisition.strategies import strategies
-from models.evaluation.intervals import normal_quantile, skill
-from models.heads import FittedHead
+from models.evaluation.intervals import skill
+from models.heads import FittedHead, center_and_normalize
 from models.heads.kinds import heads
 
 PER_LABEL = (1, 2, 3, 4, 5, 7, 10, 14, 20, 28, 38, 50)  # labels bought so far, for each label
@@ -43,7 +40,7 @@ PREFIX = "skactiveml "
 JUDGED, BASE = "adaptive", "random"
 PLAIN = "cosine"  # the head that peers compute too
 RANK, SHARE, SHARE_LONG_TAIL = 2.0, 0.60, 0.35
-CONFIDENCE = 0.95
+SIGNIFICANT = 0.025  # of one side
 
 
 class Labeled(NamedTuple):
@@ -69,7 +66,7 @@ class Task(NamedTuple):
 
     @property
     def data(self) -> DataSet:
-        return _data_set(self.folder, self.encoder)
+        return embedded(self.folder, self.encoder) if self.folder else digits(self.encoder)
 
     @property
     def setting(self) -> str:
@@ -77,7 +74,7 @@ class Task(NamedTuple):
         return f"{self.folder.resolve().name if self.folder else 'digits'}, {self.kind}"
 
 
-Areas = dict[str, dict[str, Any]]  # of each seed, by setting and strategy
+Curves = dict[str, dict[str, Any]]  # of each seed, by setting and strategy
 
 
 def measure(options: Options) -> Result:
@@ -85,8 +82,7 @@ def measure(options: Options) -> Result:
     folders = [None, *options.images][: 1 if options.quick else None]
     ours = [n for n in strategies if not of_labeled(strategies[n]()) and n != "rare_search"]
     theirs = [f"{PREFIX}{n}" for n in THEIRS if options.peers and options.head == PLAIN]
-    only, stops = options.only, QUICK if options.quick else PER_LABEL
-    names = [n for n in ours + theirs if not only or n in only or n == BASE]
+    names, stops = ours + theirs, QUICK if options.quick else PER_LABEL
     tasks = [
         Task(folder, options.encoder, kind, options.head, seed, name, stops, options.peers)
         for seed in range(options.seeds)
@@ -94,22 +90,17 @@ def measure(options: Options) -> Result:
         for kind in ("balanced", "zipf")
         for name in names
     ]
-    curves = {}
-    for task, curve in run_all(attempt, tasks, options):
-        curves[task] = curve
-        place = f"{len(curves)}/{len(tasks)} {task.setting}, seed {task.seed}"
-        print(f"{place}, {task.strategy}: {curve['seconds']:.0f} s", flush=True)
-    recall: Areas = {task.setting: {name: [] for name in names} for task in tasks}
-    seconds: Areas = {task.setting: {name: [] for name in names} for task in tasks}
-    for task in tasks:
-        recall[task.setting][task.strategy].append(curves[task]["recall"])
-        seconds[task.setting][task.strategy].append(curves[task]["seconds"])
-    return _result(names, stops, recall, seconds)
+    curves = run_all(attempt, tasks, options, _describe)
+    settings = grouped((task.setting, (task.strategy, c["recall"])) for task, c in curves.items())
+    recall = {
+        setting: {name: np.array(of_seeds) for name, of_seeds in grouped(pairs).items()}
+        for setting, pairs in settings.items()
+    }
+    return _result(names, stops, recall)
 
 
-@cache
-def _data_set(folder: Path | None, encoder: str) -> DataSet:
-    return embedded(folder, encoder) if folder else digits(encoder)
+def _describe(task: Task, curve: dict[str, Any]) -> str:
+    return f"{task.setting}, seed {task.seed}, {task.strategy}: {curve['seconds']:.0f} s"
 
 
 def attempt(task: Task) -> dict[str, Any]:
@@ -136,21 +127,13 @@ def attempt(task: Task) -> dict[str, Any]:
 
 def _pool(task: Task) -> list[int]:
     """Rows of the training images: as many of each label, or fewer and fewer."""
-    generator = np.random.default_rng(task.seed)
-    targets = task.data.targets.numpy()
-    sizes = np.bincount(targets)
-    labels = np.arange(len(sizes))
-    ranks = np.empty(len(labels))
-    ranks[np.argsort(-sizes, kind="stable")] = labels + 1
-    power = np.log(LONG_TAIL) / np.log(len(labels))  # falls from 1 to 1 / LONG_TAIL
-    counts = (
-        np.full(len(labels), sizes.min())
-        if task.kind == "balanced"
-        else np.minimum(sizes, np.maximum(sizes.max() * ranks**-power, 1).round())
-    )
-    rows: list[int] = []
-    for label, size in zip(labels, counts.astype(int), strict=True):
-        rows += generator.choice(np.flatnonzero(targets == label), size, replace=False).tolist()
+    sizes = np.bincount(task.data.targets)
+    counts = np.full(len(sizes), sizes.min())
+    if task.kind == "zipf":
+        power = np.log(LONG_TAIL) / np.log(len(sizes))  # falls from 1 to 1 / LONG_TAIL
+        falling = sizes.max() * stats.rankdata(-sizes, method="ordinal") ** -power
+        counts = np.maximum(falling, 1).round().astype(int)
+    rows, _ = draw_shots(task.data.targets, counts.tolist(), np.random.default_rng(task.seed))
     return sorted(rows)
 
 
@@ -172,9 +155,7 @@ def _recall(data: DataSet, labeled: Labeled) -> float:
     if labeled.head is not None:
         best = labeled.head.probabilities(data.test.float()).argmax(dim=1)
         answers = torch.tensor(labeled.classes)[best]
-    right = (answers == truth).double()
-    labels = sorted(set(truth.tolist()))
-    return float(np.mean([float(right[truth == label].mean()) for label in labels]))
+    return mean_recall(truth, answers)
 
 
 def _choose(task: Task, labeled: Labeled, free: list[int], budget: int, seed: int) -> list[int]:
@@ -202,12 +183,12 @@ def _ask(task: Task, labeled: Labeled, free: list[int], budget: int, seed: int) 
     head = labeled.head
     if head is None or head.mean is None or task.peers is None:
         return _at_random(free, budget, seed)
-    vectors = task.data.train[free + labeled.rows].float()
+    vectors = task.data.train[free + labeled.rows]
     question = {
         "strategy": task.strategy.removeprefix(PREFIX),
         "budget": budget,
         "seed": seed,
-        "vectors": F.normalize(vectors - head.mean, dim=1).numpy(),
+        "vectors": center_and_normalize(vectors, head.mean).numpy(),
         "targets": labeled.targets.numpy(),
         "centroids": head.centroids.numpy(),
         "temperature": head.temperature,
@@ -229,23 +210,12 @@ def _skill(data: DataSet, labeled: Labeled, head: FittedHead) -> float | None:
     return skill(scores.argmax(dim=1) == targets, targets)
 
 
-def _result(names: Sequence[str], stops: Sequence[int], curves: Areas, seconds: Areas) -> Result:
-    recall = {s: {n: np.array(rows) for n, rows in row.items()} for s, row in curves.items()}
+def _result(names: Sequence[str], stops: Sequence[int], recall: Curves) -> Result:
     # Few labels count as much as many, since batches grow; the first is the same for all.
     area = {s: {n: r[:, 1:].mean(axis=1) for n, r in row.items()} for s, row in recall.items()}
     best = {s: max(names, key=lambda name: float(a[name].mean())) for s, a in area.items()}
     ranks = {name: _mean_rank(area, dict.fromkeys(area, name)) for name in names}
     hindsight = _mean_rank(area, best)
-    # By row how often it is beaten by each column, each setting counting 1.
-    penalty = {
-        loser: {
-            winner: round(
-                sum(float(_beats(r[winner], r[loser])[1:].mean()) for r in recall.values()), 2
-            )
-            for winner in names
-        }
-        for loser in names
-    }
     needed = {s: {n: _needed(r[n], r[BASE], stops) for n in names} for s, r in recall.items()}
     figures = {
         "labels_per_label": list(stops),
@@ -256,22 +226,15 @@ def _result(names: Sequence[str], stops: Sequence[int], curves: Areas, seconds: 
         "area": {
             s: {n: round(float(a.mean()), 4) for n, a in row.items()} for s, row in area.items()
         },
-        "seconds": {
-            s: {n: float(np.median(times)) for n, times in row.items()}
-            for s, row in seconds.items()
-        },
         "mean_rank": ranks,
         "mean_rank_of_the_best_of_each_setting_in_hindsight": hindsight,
-        "penalty": penalty,
         "share_of_labels_for_the_final_accuracy_of_random": needed,
     }
-    if JUDGED not in names:
-        return Result(figures, f"{JUDGED} did not run", goal_met=False)
     even, tail = (
         max(row[JUDGED] for setting, row in needed.items() if setting.endswith(kind))
         for kind in ("balanced", "zipf")
     )
-    worse = sum(int(_beats(r[BASE], r[JUDGED]).sum()) for r in recall.values())
+    worse = sum(_times_above(r[BASE], r[JUDGED]) for r in recall.values())
     headline = (
         f"{JUDGED}: mean rank {ranks[JUDGED]:.1f} of {len(names)} "
         f"({hindsight:.1f}: the best of each setting in hindsight); "
@@ -282,52 +245,42 @@ def _result(names: Sequence[str], stops: Sequence[int], curves: Areas, seconds: 
     return Result(figures, headline, goal_met)
 
 
-def _mean_rank(area: Areas, name: dict[str, str]) -> float:
+def _mean_rank(area: Curves, name: dict[str, str]) -> float:
     """Of a strategy by setting; 1 for the best of a seed, equals share the mean of their ranks."""
     ranks = []
     for setting, row in area.items():
-        areas, ours = np.stack(list(row.values())), row[name[setting]]
-        ranks.append(1 + (areas > ours).sum(axis=0) + ((areas == ours).sum(axis=0) - 1) / 2)
+        of_all = stats.rankdata([-areas for areas in row.values()], axis=0)
+        ranks.append(of_all[list(row).index(name[setting])])
     return round(float(np.mean(ranks)), 2)
 
 
-def _beats(first: Any, second: Any) -> Any:
-    """At each budget, whether the first is better over the same seeds, by a paired t-test."""
-    differences = first - second
-    freedom = len(differences) - 1
-    if not freedom:
-        return np.zeros(differences.shape[1], dtype=bool)
-    z = normal_quantile((1 + CONFIDENCE) / 2)
-    # The quantile of t from that of the normal distribution (Abramowitz & Stegun, 26.7.5).
-    t = z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
-    error = differences.std(axis=0, ddof=1) / (freedom + 1) ** 0.5
-    return (error > 0) & (differences.mean(axis=0) > t * error)
+def _times_above(first: Any, second: Any) -> int:
+    """At how many budgets the first is better over the same seeds, by a paired t-test."""
+    if len(first) < 2:
+        return 0
+    with np.errstate(invalid="ignore"):  # where both are equal at all seeds there is no p
+        test = stats.ttest_rel(first, second, alternative="greater")
+    return int((test.pvalue < SIGNIFICANT).sum())
 
 
 def _needed(recall: Any, base: Any, stops: Sequence[int]) -> float:
     """The share of all labels with which the mean curve first reaches where the base ends."""
     mean, goal = recall.mean(axis=0), float(base.mean(axis=0)[-1])
     steps = stops[: len(mean)]
-    for place, value in enumerate(mean):
-        if value >= goal - 1e-9:
-            if not place:
-                return steps[0] / steps[-1]
-            before = mean[place - 1]
-            part = (goal - before) / (value - before) if value > before else 1.0
-            labels = steps[place - 1] + part * (steps[place] - steps[place - 1])
-            return round(float(labels / steps[-1]), 3)
-    return float("inf")
+    reached = np.flatnonzero(mean >= goal - 1e-9)
+    if not len(reached):
+        return float("inf")
+    around = slice(max(0, reached[0] - 1), reached[0] + 1)
+    return round(float(np.interp(goal, mean[around], steps[around])) / steps[-1], 3)
 
 
 if __name__ == "__main__":
     run(
         measure,
-        __doc__,
         FOLDERS,
         ENCODER,
         option("--head", PLAIN, choices=sorted(heads)),
         option("--seeds", 50, quick=2),
-        option("--only", nargs="*", help="strategies to run; random is always among them"),
         PROCESSES,
         RESUME,
         peers("scikit-activeml"),

@@ -26,4 +26,4 @@ def measure(options: Options) -> Result:
 
 
 if __name__ == "__main__":
-    run(measure, __doc__, peers("lightly"))
+    run(measure, peers("lightly"))

@@ -20,13 +20,13 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import httpx
-
-from app.cli.benchmark import photos, pipeline, prepare, register
+from app.cli.benchmark import PROJECT, photos, pipeline, prepare, register
 from bench.data import encoded, sample_pictures
 from bench.figures import percentiles, timed
 from bench.harness import ENCODER, Options, Result, option, run
-from bench.processes import Server, in_background, listed, memory, new_server
+from bench.processes import in_background, memory, new_server
+from handful.client import Handful
+from handful.retries import RequestRefused, ServiceUnreachable
 
 READERS, LABELERS = 8, 4
 PAUSE_S = 0.5  # of each between requests
@@ -36,43 +36,40 @@ SHARE, LABEL_MS = 0.9, 50.0
 GROWTH_MIB = 512.0  # of the server while photos come in
 
 
-class Answer(NamedTuple):
-    """How one request went."""
+class Visits(NamedTuple):
+    """How requests went that came meanwhile."""
 
-    kind: str  # "read" or "label"
-    ms: float
-    trouble: str  # empty: none
+    reads_ms: list[float]
+    labels_ms: list[float]
+    troubles: list[str]  # of requests that failed
 
 
 def measure(options: Options) -> Result:
     """Import in one process, half way by the service, and the second half among visitors."""
-    answers: list[Answer] = []
+    visits = Visits([], [], [])
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "photos"
         _write(folder, options.photos)
         alone = _pipeline(options.encoder, folder)
         print(f"in one process: {alone:.0f} photos/s", flush=True)
-        with new_server(encoder=options.encoder) as server:
+        with new_server(encoder=options.encoder) as server, Handful(server.url) as client:
             register(server.url, photos(None, REGISTERED))
             before = memory("VmRSS", server.pid)
-            first_s = _import(server, folder, until=options.photos // 2)
-            sent = _images(server) - REGISTERED
+            first_s = _import(client, folder, until=options.photos // 2)
+            sent = _images(client) - REGISTERED
             print(f"imported: {sent / first_s:.0f} photos/s", flush=True)
             works = [_read] * READERS + [_label] * LABELERS
-            visitors = [partial(_visit, server, work, n, answers) for n, work in enumerate(works)]
+            visitors = [
+                partial(_visit, server.url, work, n, visits) for n, work in enumerate(works)
+            ]
             with in_background(visitors):
-                rest_s = _import(server, folder)
+                rest_s = _import(client, folder)
             growth = memory("VmRSS", server.pid) - before
-            stored = _images(server) - REGISTERED - _doubles(server)
+            stored = _images(client) - REGISTERED - _doubles(client)
     rate, visited = sent / first_s, (options.photos - sent) / rest_s
-    times = {
-        kind: [answer.ms for answer in answers if answer.kind == kind and not answer.trouble]
-        for kind in ("label", "read")
-    }
-    troubles = [answer.trouble for answer in answers if answer.trouble]
-    for trouble in troubles[:5]:
+    for trouble in visits.troubles[:5]:
         print(f"trouble: {trouble}")
-    labels, reads = (percentiles(times[kind], 50, 95, 99) for kind in ("label", "read"))
+    labels, reads = (percentiles(ms, 50, 95, 99) for ms in (visits.labels_ms, visits.reads_ms))
     figures = {
         "photos": options.photos,
         "in_one_process_per_s": round(alone, 1),
@@ -86,17 +83,17 @@ def measure(options: Options) -> Result:
         "photos_that_are_there": stored,
         "label_ms": labels,
         "read_ms": reads,
-        "requests_that_failed": len(troubles),
+        "requests_that_failed": len(visits.troubles),
         "server_grew_mib": round(growth),
     }
     headline = (
         f"{rate:.0f} photos/s, {100 * rate / alone:.0f} % of one process alone; {visited:.0f} with "
         f"visitors, whose labels take {labels['p50']:.0f} ms, p99 {labels['p99']:.0f} ms of "
-        f"{len(times['label'])}; {stored} of {options.photos} there, "
-        f"{len(troubles)} requests failed; the server grew by {growth:.0f} MiB"
+        f"{len(visits.labels_ms)}; {stored} of {options.photos} there, "
+        f"{len(visits.troubles)} requests failed; the server grew by {growth:.0f} MiB"
     )
     fast = rate >= SHARE * alone and labels["p99"] <= LABEL_MS
-    complete = stored == options.photos and not troubles
+    complete = stored == options.photos and not visits.troubles
     return Result(figures, headline, fast and complete and growth <= GROWTH_MIB)
 
 
@@ -123,15 +120,15 @@ def _pipeline(encoder: str, folder: Path) -> float:
     return len(files) / statistics.median(timed(embed)[1] for _ in range(3))
 
 
-def _import(server: Server, folder: Path, until: int | None = None) -> float:
+def _import(client: Handful, folder: Path, until: int | None = None) -> float:
     """Seconds of an import; stopped as by Ctrl-C when so many photos are there."""
     command = [sys.executable, "-m", "app.cli", "import", str(folder)]
-    command += ["--project", "bench", "--url", server.url]
+    command += ["--project", PROJECT, "--url", client.url]
     started = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while process.poll() is None:
         time.sleep(0.5)
-        if until is not None and _images(server) >= until:
+        if until is not None and _images(client) >= until:
             process.send_signal(signal.SIGINT)
             process.wait()
     if until is None and process.returncode:
@@ -139,66 +136,47 @@ def _import(server: Server, folder: Path, until: int | None = None) -> float:
     return time.perf_counter() - started
 
 
-def _images(server: Server) -> int:
-    with server.client() as client:
-        project = client.get("/v1/projects/bench").json()
-    return int(project["support"]) + int(project["pool"])
-
-
-def _doubles(server: Server) -> int:
+def _doubles(client: Handful) -> int:
     """Images beyond one for each content; the service promises none."""
-    with server.client() as client:
-        contents = [image["sha256"] for image in listed(client, "/v1/projects/bench/images")]
+    contents = [image.sha256 for image in client.all(client.images, PROJECT)]
     return len(contents) - len(set(contents))
 
 
+def _images(client: Handful) -> int:
+    project = client.project(PROJECT)
+    return project.support + project.pool
+
+
 def _visit(
-    server: Server,
-    work: Callable[[httpx.Client, int, list[Answer]], None],
+    url: str,
+    work: Callable[[Handful, int, Visits], None],
     number: int,
-    answers: list[Answer],
+    visits: Visits,
     stop: threading.Event,
 ) -> None:
     """Read or label again and again, with a connection of one's own."""
-    with server.client("/v1") as client:
+    with Handful(url, patience_s=0) as client:
         while not stop.wait(PAUSE_S):
-            work(client, number, answers)
+            try:
+                work(client, number, visits)
+            except (RequestRefused, ServiceUnreachable) as error:
+                visits.troubles.append(repr(error))
 
 
-def _read(client: httpx.Client, number: int, answers: list[Answer]) -> None:
-    _send(client, answers, "read", "GET", "/projects/bench")
-    body = {"budget": 10, "strategy": {"name": "margin"}}
-    _send(client, answers, "read", "POST", "/projects/bench/pool/rank", body)
+def _read(client: Handful, number: int, visits: Visits) -> None:
+    for ask in (client.project, partial(client.rank, strategy="margin")):
+        visits.reads_ms.append(1000 * timed(partial(ask, PROJECT))[1])
 
 
-def _label(client: httpx.Client, number: int, answers: list[Answer]) -> None:
-    body = {"annotator": f"ann-{number}", "budget": 1, "strategy": {"name": "random"}}
-    answer = _send(client, answers, "read", "POST", "/projects/bench/pool/next", body)
-    for image in answer.json()["images"] if answer is not None else []:
-        label = {"label": f"label-{number % 4}", "annotator": f"ann-{number}"}
-        path = f"/projects/bench/images/{image['image']}/label"
-        _send(client, answers, "label", "PUT", path, label)
-
-
-def _send(
-    client: httpx.Client,
-    answers: list[Answer],
-    kind: str,
-    method: str,
-    path: str,
-    body: object = None,
-) -> httpx.Response | None:
-    """The answer, if it is a good one; how it went is noted."""
-    started = time.perf_counter()
-    try:
-        answer = client.request(method, path, json=body)
-    except httpx.TransportError as error:
-        answers.append(Answer(kind, 0.0, repr(error)))
-        return None
-    trouble = "" if answer.is_success else f"{answer.status_code} {answer.text[:200]}"
-    answers.append(Answer(kind, 1000 * (time.perf_counter() - started), trouble))
-    return None if trouble else answer
+def _label(client: Handful, number: int, visits: Visits) -> None:
+    annotator, label = f"ann-{number}", f"label-{number % 4}"
+    ask = partial(client.next_images, PROJECT, annotator, budget=1, strategy="random")
+    ranking, seconds = timed(ask)
+    visits.reads_ms.append(1000 * seconds)
+    for image in ranking.images:
+        give = partial(client.set_label, PROJECT, image.image, label, annotator=annotator)
+        visits.labels_ms.append(1000 * timed(give)[1])
 
 
 if __name__ == "__main__":
-    run(measure, __doc__, option("--photos", 100_000, quick=1000), ENCODER)
+    run(measure, option("--photos", 100_000, quick=1000), ENCODER)

@@ -4,7 +4,6 @@ Every method learns from Fashion-MNIST as it should; then with a temperature of 
 that change nothing, and, where another network is followed, with gradients through that one too.
 """
 
-import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -13,9 +12,9 @@ from typing import Any, NamedTuple
 import torch
 
 from bench.harness import PROCESSES, Options, Result, option, run
-from bench.pretraining import images, network
+from bench.pretraining import images, network, train
 from bench.tasks import run_all
-from models.pretraining import Collapsed, PretrainingMethod, Unsuited, start
+from models.pretraining import PretrainingMethod, Unsuited, start
 from models.pretraining.methods import methods
 from models.pretraining.views import Views
 from models.training.loop import Training
@@ -47,15 +46,8 @@ def measure(options: Options) -> Result:
         for method in options.methods
         for sabotage in SABOTAGES
     ]
-    alarms: dict[Task, dict[str, Any]] = {}
-    for task, alarm in run_all(attempt, tasks, options):
-        if alarm["suited"]:
-            alarms[task] = alarm
-            rang = f"step {alarm['step']}: {alarm['reason']}" if alarm["step"] else "silent"
-            print(
-                f"{task.network} {task.method}, {task.sabotage}, seed {task.seed}: {rang}",
-                flush=True,
-            )
+    outcomes = run_all(attempt, tasks, options, _describe)
+    alarms = {task: alarm for task, alarm in outcomes.items() if alarm["suited"]}
     healthy = [task for task in alarms if task.sabotage == HEALTHY]
     sabotaged = [task for task in alarms if task.sabotage != HEALTHY]
     false = [task for task in healthy if alarms[task]["step"]]
@@ -80,6 +72,13 @@ def measure(options: Options) -> Result:
     return Result(figures, headline, not missed and not false)
 
 
+def _describe(task: Task, alarm: dict[str, Any]) -> str:
+    rang = f"step {alarm['step']}: {alarm['reason']}" if alarm["step"] else "silent"
+    return (
+        f"{task.network} {task.method}, {task.sabotage}: {rang if alarm['suited'] else 'unsuited'}"
+    )
+
+
 def attempt(task: Task) -> dict[str, Any]:
     """Train, and see at which step the alarm rings and why."""
     torch.set_num_threads(1)
@@ -95,13 +94,8 @@ def attempt(task: Task) -> dict[str, Any]:
         training = None
     if training is None:
         return alarm | {"suited": False}
-    steps = 0
-    try:
-        for _ in itertools.islice(training.steps(), task.steps):
-            steps += 1
-    except Collapsed as trouble:
-        alarm |= {"step": steps + 1, "reason": str(trouble)}
-    return alarm
+    steps, reason = train(training, task.steps)
+    return alarm | ({"step": steps + 1, "reason": reason} if reason else {})
 
 
 Start = Callable[[PretrainingMethod], Training]
@@ -151,7 +145,6 @@ SABOTAGES: dict[str, Callable[[Any, Start], Training | None]] = {
 if __name__ == "__main__":
     run(
         measure,
-        __doc__,
         option("--networks", ["conv4", "vit"], quick=["conv4"], nargs="+"),
         option("--methods", sorted(methods), nargs="+"),
         option("--seeds", 3, quick=1),

@@ -9,9 +9,7 @@
   answer; one that finds nobody listening is not, since it can go elsewhere.
 """
 
-import http.client
 import itertools
-import json
 import signal
 import socket
 import threading
@@ -24,14 +22,16 @@ from functools import partial
 from typing import Any
 
 import httpx
+import torch
 from prometheus_client.parser import text_string_to_metric_families
 
-from app.cli.benchmark import PATH, Request, load, multipart, photos, register
-from bench.figures import percentile
+from app.cli.benchmark import PATH, PROJECT, Request, load, multipart, photos, register
+from bench.figures import percentiles
 from bench.harness import ENCODER, PHOTOS, Options, Result, option, run
-from bench.processes import Server, in_background, new_server, on_the_wire, single
+from bench.processes import Server, in_background, new_server, on_the_wire, single, wait_for
+from handful.client import Handful
 
-POOL = "/v1/projects/bench/pool"
+POOL = f"/v1/projects/{PROJECT}/pool"
 BULK_CONNECTIONS, BULK_FILES = 4, 32
 PAUSE_S = 0.05  # of the one client between its photos
 WAITING = 64  # clients that wait when others hang up
@@ -52,7 +52,7 @@ def measure(options: Options) -> Result:
         load(server.port, requests, 8)  # warms up
         figures["overtaking"] = _overtaking(server.port, requests, bodies, options.seconds)
         figures["hanging_up"] = _hanging_up(server, requests)
-        figures["agreement"] = _agreement(server.port, requests[:128])
+        figures["agreement"] = _agreement(server.url, bodies[:128])
         figures["stopping"] = _stopping(server, requests)
     overtaking, nobody = figures["overtaking"], figures["hanging_up"]["computed_for_nobody"]
     differ = max(value for name, value in figures["agreement"].items() if name != "photos")
@@ -84,10 +84,8 @@ def _overtaking(
         beside = _wait_times(port, requests, seconds)
         bulk_beside = (sent() - before) / seconds
     return {
-        "alone_p50_ms": round(percentile(alone, 50), 1),
-        "alone_p99_ms": round(percentile(alone, 99), 1),
-        "beside_bulk_p50_ms": round(percentile(beside, 50), 1),
-        "beside_bulk_p99_ms": round(percentile(beside, 99), 1),
+        **percentiles(alone, 50, 99, name="alone_p{}_ms"),
+        **percentiles(beside, 50, 99, name="beside_bulk_p{}_ms"),
         "answers_beside_bulk": len(beside),
         "bulk_photos_per_s": round(bulk, 1),
         "bulk_beside_a_client_photos_per_s": round(bulk_beside, 1),
@@ -115,7 +113,10 @@ def _bulk(
 
     def send(connection: int, stop: threading.Event) -> None:
         while not stop.is_set():
-            part = [_distinct(bodies[n % len(bodies)], n) for n in itertools.islice(numbers, 32)]
+            part = [  # other files of the same pictures, as what is behind their end tells
+                bodies[n % len(bodies)] + str(n).encode()
+                for n in itertools.islice(numbers, BULK_FILES)
+            ]
             load(port, [multipart(part)], 1, POOL)
             counts[connection] += len(part)
 
@@ -123,17 +124,9 @@ def _bulk(
         yield lambda: sum(counts)
 
 
-def _distinct(photo: bytes, number: int) -> bytes:
-    """The same picture as another file: a JPEG with a comment, a PNG with bytes behind its end."""
-    comment = str(number).encode()
-    if not photo.startswith(b"\xff\xd8"):
-        return photo + comment
-    return photo[:2] + b"\xff\xfe" + (len(comment) + 2).to_bytes(2) + comment + photo[2:]
-
-
 def _hanging_up(server: Server, requests: Sequence[Request]) -> dict[str, float]:
     """Clients leave while others, that came before them, are answered."""
-    before = _counted(server.url)
+    before = _metric(server.url, "handful_batch_images_sum")
     with ThreadPoolExecutor(WAITING) as threads:
         busy = [
             threads.submit(load, server.port, [requests[n % len(requests)]], 1)
@@ -147,10 +140,8 @@ def _hanging_up(server: Server, requests: Sequence[Request]) -> dict[str, float]
             connection.close()
         for future in busy:
             future.result()
-    deadline = time.monotonic() + 60
-    while (after := _counted(server.url))["waiting"] and time.monotonic() < deadline:
-        time.sleep(0.1)
-    computed = after["computed"] - before["computed"] - WAITING
+    wait_for(lambda: not _metric(server.url, "handful_queue_images"), patience_s=60)
+    computed = _metric(server.url, "handful_batch_images_sum") - before - WAITING
     return {
         "clients_that_stay": WAITING,
         "clients_that_leave": LEAVING,
@@ -158,70 +149,48 @@ def _hanging_up(server: Server, requests: Sequence[Request]) -> dict[str, float]
     }
 
 
-def _counted(url: str) -> dict[str, float]:
-    """Images that the network computed so far, and those that wait for it."""
+def _metric(url: str, name: str) -> float:
+    """What the service tells of itself, summed up over labels."""
     text = httpx.get(f"{url}/metrics", timeout=60, trust_env=False).text
     samples = [s for family in text_string_to_metric_families(text) for s in family.samples]
-    return {
-        name: sum(sample.value for sample in samples if sample.name == of)
-        for name, of in (
-            ("computed", "handful_batch_images_sum"),
-            ("waiting", "handful_queue_images"),
-        )
-    }
+    return sum(sample.value for sample in samples if sample.name == name)
 
 
-def _agreement(port: int, requests: Sequence[Request]) -> dict[str, Any]:
-    alone = [_cosines(port, request) for request in requests]
-    figures: dict[str, Any] = {"photos": len(requests)}
-    for clients in AT_ONCE:
-        with ThreadPoolExecutor(clients) as threads:
-            together = list(threads.map(lambda request: _cosines(port, request), requests))
-        differences = [
-            abs(expected[label] - cosines[label])
-            for expected, cosines in zip(alone, together, strict=True)
-            for label in expected
-        ]
-        figures[f"largest_difference_of_{clients}_at_once"] = round(max(differences), 6)
+def _agreement(url: str, bodies: Sequence[bytes]) -> dict[str, Any]:
+    figures: dict[str, Any] = {"photos": len(bodies)}
+    with Handful(url) as client:
+
+        def cosines(photo: bytes) -> list[float]:
+            (prediction,) = client.classify(PROJECT, [photo], nearest=0).predictions
+            labels = sorted(prediction.probabilities, key=lambda label: label.label)
+            return [label.cosine for label in labels]
+
+        alone = torch.tensor([cosines(photo) for photo in bodies])
+        for clients in AT_ONCE:
+            with ThreadPoolExecutor(clients) as threads:
+                together = torch.tensor(list(threads.map(cosines, bodies)))
+            difference = round(float((together - alone).abs().max()), 6)
+            figures[f"largest_difference_of_{clients}_at_once"] = difference
     return figures
-
-
-def _cosines(port: int, request: Request) -> dict[str, float]:
-    """Of a photo to each label."""
-    status, answer = _answered(port, request)
-    assert status == 200, answer[:300]
-    (prediction,) = json.loads(answer)["predictions"]
-    return {label["label"]: label["cosine"] for label in prediction["probabilities"]}
-
-
-def _answered(port: int, request: Request) -> tuple[int, bytes]:
-    """Status and body, on a connection of its own."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
-    headers = {"Content-Type": request.content_type, "Connection": "close"}
-    try:
-        connection.request("POST", PATH, request.body, headers)
-        answer = connection.getresponse()
-        return answer.status, answer.read()
-    finally:
-        connection.close()
 
 
 def _stopping(server: Server, requests: Sequence[Request]) -> dict[str, Any]:
     """Clients send one photo after the other until nobody listens any more."""
-    answers: Counter[str] = Counter()
-    lock = threading.Lock()
+    answers: list[str] = []
+    url = f"{server.url}{PATH}"
 
     def send(number: int) -> None:
-        for request in itertools.cycle(requests[number:]):
-            try:
-                status, _ = _answered(server.port, request)
-                outcome = str(status)
-            except ConnectionRefusedError:
-                return
-            except (OSError, http.client.HTTPException) as error:
-                outcome = f"lost: {type(error).__name__}"
-            with lock:
-                answers[outcome] += 1
+        with httpx.Client(timeout=120, trust_env=False) as client:
+            for request in itertools.cycle(requests[number:]):
+                headers = {"Content-Type": request.content_type, "Connection": "close"}
+                try:
+                    answer = client.post(url, content=request.body, headers=headers)
+                except httpx.ConnectError:
+                    return
+                except httpx.TransportError as error:
+                    answers.append(f"lost: {type(error).__name__}")
+                else:
+                    answers.append(str(answer.status_code))
 
     with ThreadPoolExecutor(STOPPING_CLIENTS) as threads:
         futures = [threads.submit(send, n) for n in range(STOPPING_CLIENTS)]
@@ -231,9 +200,9 @@ def _stopping(server: Server, requests: Sequence[Request]) -> dict[str, Any]:
         seconds = time.perf_counter() - started
         for future in futures:
             future.result()
-    return {"seconds_until_the_end": round(seconds, 1), "answers": dict(answers)}
+    return {"seconds_until_the_end": round(seconds, 1), "answers": dict(Counter(answers))}
 
 
 if __name__ == "__main__":
     seconds = option("--seconds", 30.0, quick=5.0, help="of each part of overtaking")
-    run(measure, __doc__, PHOTOS, ENCODER, seconds)
+    run(measure, PHOTOS, ENCODER, seconds)

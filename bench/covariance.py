@@ -11,34 +11,24 @@ images judged. Accuracy is the mean over labels.
 
 import itertools
 from collections import defaultdict
-from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from bench.data import DataSet, digits, draw_shots, embedded
-from bench.figures import means
-from bench.harness import Options, Result, option, run
+from bench.figures import mean_recall, means
+from bench.harness import FOLDERS, Options, Result, option, run
 from models.heads import center_and_normalize
 from models.heads.kinds.mahalanobis import FittedMahalanobis, Mahalanobis
+from models.heads.sufficient_statistics import Statistics
 
 ENCODER = "efficientnet_lite:0"
 UNEVEN = (1, 2, 5, 20, 100)
 EVEN = (1, 2, 5, 10, 20)
 STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 OURS, PLAIN, SPHERE = "less what few shots add (ours)", "as they are", "sphere (ours)"
-
-
-class Draw(NamedTuple):
-    """Support images and class means, float64, and the images to judge; all centred."""
-
-    shots: Tensor  # (C,)
-    means: Tensor  # (C, D)
-    within: Tensor  # (D, D), the scatter
-    images: int
-    queries: Tensor  # (Q, D)
 
 
 def measure(options: Options) -> Result:
@@ -72,31 +62,25 @@ def _best(draws: list[dict[str, float]]) -> dict[str, float]:
 
 
 def _uneven(data: DataSet, generator: np.random.Generator) -> dict[str, float]:
-    labels = range(int(data.targets.max()) + 1)
-    rows, targets = [], []
-    for label in labels:
-        members, _ = draw_shots(data.targets, int(generator.choice(UNEVEN)), generator, [label])
-        rows += members
-        targets += [label] * len(members)
+    labels, dimensions = len(data.labels), data.train.shape[1]
+    shots = generator.choice(UNEVEN, labels).tolist()
+    rows, targets = draw_shots(data.targets, shots, generator)
     support, classes = data.train[rows], torch.tensor(targets)
-    ours = Mahalanobis().fit(support, classes, len(labels), data.mean)
+    ours = Mahalanobis().fit(support, classes, labels, data.mean)
     assert isinstance(ours, FittedMahalanobis)
-    plain = Mahalanobis(spread=0.0).fit(support, classes, len(labels), data.mean)
-    draw = _draw(data, rows, classes)
-    freedom = draw.images - len(labels)
-    covariance = _shrunk(draw, ours.shrinkage) / freedom
-    filled = float(covariance.trace() ** 2 / covariance.square().sum())
-    factor = torch.linalg.cholesky(covariance)
-    whitened = [
-        torch.linalg.solve_triangular(factor, vectors.T, upper=False).T.contiguous()
-        for vectors in (draw.queries, draw.means)
-    ]
-    distances = torch.cdist(*whitened).square()
-    wider = (draw.shots + 1) / draw.shots
+    plain = Mahalanobis(spread=0.0).fit(support, classes, labels, data.mean)
+    scatter, freedom = ours.scatter, len(rows) - labels
+    weight, added = scatter.covariance(ours.shrinkage)
+    variances = F.pad(weight * scatter.eigenvalues, (0, dimensions - len(scatter.eigenvalues)))
+    variances += added
+    filled = float(variances.sum() ** 2 / variances.square().sum())
+    queries = center_and_normalize(data.test, data.mean)
+    distances = scatter.squares(queries, ours.shrinkage)
+    wider = (scatter.shots + 1) / scatter.shots
     scores = {
         OURS: ours.scores(data.test),
         PLAIN: plain.scores(data.test),
-        "Student t": _student(distances, wider, freedom, len(covariance)),
+        "Student t": _student(distances, wider, freedom, dimensions),
         "Student t, filled dimensions": _student(distances, wider, freedom, filled),
     }
     return {rule: _accuracy(data, values) for rule, values in scores.items()}
@@ -110,16 +94,18 @@ def _student(distances: Tensor, wider: Tensor, freedom: float, dimensions: float
 
 def _within(data: DataSet) -> Tensor:
     """The covariance within the labels of a data set, of trace D."""
-    draw = _draw(data, [*range(len(data.train))], data.targets)
-    return draw.within * len(draw.within) / draw.within.trace()
+    centered = center_and_normalize(data.train, data.mean)
+    within = Statistics.of(centered, data.targets, len(data.labels)).within
+    return within * len(within) / within.trace()
 
 
 def _even(
     data: DataSet, shots: int, generator: np.random.Generator, covariances: list[Tensor]
 ) -> dict[str, float]:
     rows, targets = draw_shots(data.targets, shots, generator)
-    draw = _draw(data, rows, torch.tensor(targets))
     centered = center_and_normalize(data.train, data.mean).double()
+    queries = center_and_normalize(data.test, data.mean).double()
+    support = Statistics.of(centered[rows], torch.tensor(targets), len(data.labels))
     pool = centered.T @ centered
     sphere = torch.eye(len(pool), dtype=torch.float64)
     priors = {SPHERE: sphere, "half sphere, half pool": sphere + pool * len(pool) / pool.trace()}
@@ -128,40 +114,23 @@ def _even(
         priors["half sphere, half within other labels"] = sphere + sum(covariances) / len(
             covariances
         )
+    # Of one shot each there is no scatter.
+    variance = float(support.within.trace()) if shots > 1 else 1.0
     accuracies = {}
     for (name, prior), strength in itertools.product(priors.items(), STRENGTHS):
         unit = prior * len(prior) / prior.trace()
-        weights = torch.linalg.solve(_shrunk(draw, strength, unit), draw.means.T)
-        scores = draw.queries @ weights - (draw.means.T * weights).sum(dim=0) / 2
+        # The scatter W + k tr(W) / (n - 1) P.
+        shrunk = support.within + strength * variance / max(1, len(rows) - 1) * unit
+        weights = torch.linalg.solve(shrunk, support.means.T)
+        scores = queries @ weights - (support.means.T * weights).sum(dim=0) / 2
         accuracies[f"{name} x {strength}"] = _accuracy(data, scores)
     return accuracies
 
 
-def _draw(data: DataSet, rows: list[int], targets: Tensor) -> Draw:
-    support = center_and_normalize(data.train[rows], data.mean).double()
-    shots = torch.bincount(targets).double()
-    means = torch.zeros(len(shots), support.shape[1], dtype=torch.float64)
-    means = means.index_add_(0, targets, support) / shots[:, None]
-    residuals = support - means[targets]
-    queries = center_and_normalize(data.test, data.mean).double()
-    return Draw(shots, means, residuals.T @ residuals, len(rows), queries)
-
-
-def _shrunk(draw: Draw, strength: float, prior: Tensor | None = None) -> Tensor:
-    """The scatter W + k tr(W) / (n - 1) P, where P is the identity if None."""
-    unit = torch.eye(len(draw.within), dtype=torch.float64) if prior is None else prior
-    variance = float(draw.within.trace()) or 1.0  # of one shot each there is none
-    return draw.within + strength * variance / max(1, draw.images - 1) * unit
-
-
 def _accuracy(data: DataSet, scores: Tensor) -> float:
     """In percent, the mean over labels."""
-    right = (scores.argmax(dim=1) == data.test_targets).double()
-    counts = torch.bincount(data.test_targets).double()
-    each = torch.zeros_like(counts).index_add_(0, data.test_targets, right) / counts
-    return 100 * float(each[counts > 0].mean())
+    return 100 * mean_recall(data.test_targets, scores.argmax(dim=1))
 
 
 if __name__ == "__main__":
-    folders = option("--images", [], type=Path, nargs="*", help="folders of photos")
-    run(measure, __doc__, folders, option("--seeds", 20, quick=2))
+    run(measure, FOLDERS, option("--seeds", 20, quick=2))

@@ -12,30 +12,31 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from uuid import UUID
 
-import httpx
 import numpy as np
 
 from app.sql.tables import Embedding, Image
 from bench.data import encoded
 from bench.harness import DATABASE, Options, Result, option, run
-from bench.processes import Server, in_background, listed, on_databases, without_embedding
+from bench.processes import Server, in_background, on_databases, without_embedding
+from handful.client import Handful
+from handful.retries import RequestRefused, ServiceUnreachable
 
 CLIENTS = 4
 LABELS = ("a", "b", "c")
-BASE = "/v1/projects/crash"
+PROJECT = "crash"
 
 
 @dataclass
 class Ledger:
     """What the server acknowledged to one client."""
 
-    sha256: dict[str, str] = field(default_factory=dict)  # by image
-    labels: dict[str, set[str | None]] = field(default_factory=dict)  # what may be there
+    sha256: dict[UUID, str] = field(default_factory=dict)  # by image
+    labels: dict[UUID, set[str | None]] = field(default_factory=dict)  # what may be there
     uploads: int = 0
     labelings: int = 0
     refused: int = 0  # answered with an error, and so not acknowledged
@@ -63,10 +64,10 @@ def _crash(kills: int, folder: Path, database: str) -> dict[str, int]:
     lost = {"uploads_lost": 0, "labels_lost": 0, "without_embedding": 0, "unseen_by_rank": 0}
     numbers = itertools.count()
     server.start()
-    with server.client() as client:
-        client.post("/v1/projects", json={"name": "crash"}).raise_for_status()
+    with Handful(server.url) as client:
+        client.create_project(PROJECT)
         for label in LABELS:
-            client.post(f"{BASE}/labels", json={"name": label}).raise_for_status()
+            client.create_label(PROJECT, label)
     for number in range(kills):
         checked = {image for ledger in ledgers for image in ledger.sha256}
         works = [
@@ -78,7 +79,7 @@ def _crash(kills: int, folder: Path, database: str) -> dict[str, int]:
         server.start()
         # Every tenth time all that was ever acknowledged, otherwise what is new.
         whole = number % 10 == 9 or number == kills - 1
-        with server.client() as client:
+        with Handful(server.url) as client:
             _check(client, ledgers, set() if whole else checked, lost)
             lost["without_embedding"] += without_embedding(
                 folder, database, Embedding.image_id == Image.id
@@ -101,47 +102,46 @@ def _work(
 ) -> None:
     """Upload, label, relabel and undo until the server is gone."""
     generator = random.Random(seed)
-    changes: list[Callable[[httpx.Client, Ledger, random.Random], None]] = [_label, _annotate]
-    with suppress(httpx.TransportError), server.client() as client:
+    changes: list[Callable[[Handful, Ledger, random.Random], None]] = [_label, _annotate]
+    with Handful(server.url, patience_s=0) as client:
         while not stop.is_set():
             try:
                 if ledger.sha256 and generator.random() < 0.6:
                     generator.choice(changes)(client, ledger, generator)
                 else:
                     _upload(client, ledger, numbers, generator)
-            except httpx.HTTPStatusError:
+            except RequestRefused:
                 ledger.refused += 1
+            except ServiceUnreachable:
+                return
 
 
 def _upload(
-    client: httpx.Client, ledger: Ledger, numbers: Iterator[int], generator: random.Random
+    client: Handful, ledger: Ledger, numbers: Iterator[int], generator: random.Random
 ) -> None:
     label = generator.choice([None, *LABELS])
-    path = f"{BASE}/labels/{label}/support" if label else f"{BASE}/pool"
     files = [_picture(next(numbers)) for _ in range(generator.choice([1, 1, 4, 16]))]
-    answer = client.post(path, files=[("files", ("x.png", file)) for file in files])
-    for stored in answer.raise_for_status().json()["images"]:
-        ledger.sha256[stored["id"]] = hashlib.sha256(files[stored["position"]]).hexdigest()
-        ledger.labels[stored["id"]] = {label}
+    for stored in client.add_images(PROJECT, files, label=label).images:
+        ledger.sha256[stored.id] = hashlib.sha256(files[stored.position]).hexdigest()
+        ledger.labels[stored.id] = {label}
         ledger.uploads += 1
 
 
-def _label(client: httpx.Client, ledger: Ledger, generator: random.Random) -> None:
+def _label(client: Handful, ledger: Ledger, generator: random.Random) -> None:
     image, label = generator.choice(list(ledger.sha256)), generator.choice(LABELS)
     ledger.labels[image].add(label)  # it may be there even if the answer never comes
-    client.put(f"{BASE}/images/{image}/label", json={"label": label}).raise_for_status()
+    client.set_label(PROJECT, image, label)
     ledger.labels[image] = {label}
     ledger.labelings += 1
 
 
-def _annotate(client: httpx.Client, ledger: Ledger, generator: random.Random) -> None:
+def _annotate(client: Handful, ledger: Ledger, generator: random.Random) -> None:
     images = generator.sample(list(ledger.sha256), min(8, len(ledger.sha256)))
     label = generator.choice([None, *LABELS])
     for image in images:
         ledger.labels[image].add(label)
-    changes = [{"image": image, "label": label} for image in images]
-    answer = client.post(f"{BASE}/annotations", json={"annotations": changes}).raise_for_status()
-    refused = {failed["position"] for failed in answer.json()["failed"]}
+    answer = client.annotate(PROJECT, dict.fromkeys(images, label))
+    refused = {failed.position for failed in answer.failed}
     ledger.refused += len(refused)
     for position, image in enumerate(images):
         if position not in refused:
@@ -150,27 +150,26 @@ def _annotate(client: httpx.Client, ledger: Ledger, generator: random.Random) ->
 
 
 def _check(
-    client: httpx.Client, ledgers: list[Ledger], checked: set[str], lost: dict[str, int]
+    client: Handful, ledgers: list[Ledger], checked: set[UUID], lost: dict[str, int]
 ) -> None:
-    stored = {image["id"]: image for image in listed(client, f"{BASE}/images")}
+    stored = {image.id: image.label for image in client.all(client.images, PROJECT)}
     for ledger in ledgers:
         for image, sha256 in ledger.sha256.items():
             if image not in stored:
                 lost["uploads_lost"] += 1
                 continue
-            lost["labels_lost"] += stored[image]["label"] not in ledger.labels[image]
-            ledger.labels[image] = {stored[image]["label"]}
+            lost["labels_lost"] += stored[image] not in ledger.labels[image]
+            ledger.labels[image] = {stored[image]}
             if image not in checked:
-                content = client.get(f"{BASE}/images/{image}/content").content
+                content = client.image_content(PROJECT, image)
                 lost["uploads_lost"] += hashlib.sha256(content).hexdigest() != sha256
 
 
-def _check_rank(client: httpx.Client, lost: dict[str, int]) -> None:
-    pool = {image["id"] for image in listed(client, f"{BASE}/images", state="pool")}
-    body = {"strategy": {"name": "random"}, "budget": 10_000}
-    ranked = client.post(f"{BASE}/pool/rank", json=body).raise_for_status().json()["images"]
-    lost["unseen_by_rank"] += len(pool ^ {image["image"] for image in ranked})
-    client.post(f"{BASE}/classify", files={"files": _picture(0)}).raise_for_status()
+def _check_rank(client: Handful, lost: dict[str, int]) -> None:
+    pool = {image.id for image in client.all(client.images, PROJECT, state="pool")}
+    ranked = client.rank(PROJECT, strategy="random", budget=10_000).images
+    lost["unseen_by_rank"] += len(pool ^ {image.image for image in ranked})
+    client.classify(PROJECT, [_picture(0)])
 
 
 def _picture(number: int) -> bytes:
@@ -181,4 +180,4 @@ def _picture(number: int) -> bytes:
 
 if __name__ == "__main__":
     kills = option("--kills", 100, quick=3, help="on each database")
-    run(measure, __doc__, kills, DATABASE)
+    run(measure, kills, DATABASE)

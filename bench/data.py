@@ -1,5 +1,6 @@
 """What benchmarks learn from: folders of photos, their embeddings, and draws of support."""
 
+import functools
 import hashlib
 import io
 import tempfile
@@ -16,8 +17,9 @@ from torch.nn import functional as F
 
 from app.cli.demo import write_digits
 from bench.harness import Options
-from handful.folders import SUFFIXES
+from handful.folders import scan
 from models.encoders.specs import parse
+from models.heads import center_and_normalize
 from models.images import Preprocessing, decode
 
 BATCH = 8  # images at a time: what suits the processor's cache
@@ -26,7 +28,7 @@ LARGE = (4000, 3000)  # pixels
 
 
 class Photo(NamedTuple):
-    """An image and its true label."""
+    """An image file and its true label."""
 
     path: Path
     label: str
@@ -68,14 +70,16 @@ class Draw(NamedTuple):
     queries: list[int]  # rows of the test images
     truth: Tensor  # their classes; -1 where it has no support
 
-    def question(self, *, centered: bool = True, **options: Any) -> dict[str, Any]:
+    def question(self, heads: Sequence[str]) -> dict[str, Any]:
         """What peers get: vectors of unit length, without the mean of the training images."""
-        mean = self.data.mean if centered else 0.0
-        support = F.normalize(self.data.train[self.support].float() - mean, dim=1)
-        queries = F.normalize(self.data.test[self.queries].float() - mean, dim=1)
-        targets, ways = self.targets.numpy(), int(self.targets.max()) + 1
-        vectors = {"support": support.numpy(), "queries": queries.numpy()}
-        return {**vectors, "targets": targets, "ways": ways, **options}
+        support = center_and_normalize(self.data.train[self.support], self.data.mean)
+        queries = center_and_normalize(self.data.test[self.queries], self.data.mean)
+        return {
+            "heads": heads,
+            "support": support.numpy(),
+            "queries": queries.numpy(),
+            "targets": self.targets.numpy(),
+        }
 
 
 def draw_classes(
@@ -102,39 +106,36 @@ def draw_classes(
     )
 
 
-def load(folder: Path) -> tuple[list[Photo], list[Photo]]:
+def split(folder: Path) -> tuple[list[Photo], list[Photo]]:
     """The images of the folders `train` and `test`, or two random thirds and the other."""
     if (folder / "train").is_dir() and (folder / "test").is_dir():
         return _photos(folder / "train"), _photos(folder / "test")
-    photos = _photos(folder)
-    cut = len(photos) - len(photos) // 3
-    shuffled = np.random.default_rng(0).permutation(len(photos)).tolist()
-    return [photos[i] for i in sorted(shuffled[:cut])], [photos[i] for i in sorted(shuffled[cut:])]
+    images = _photos(folder)
+    shuffled = np.random.default_rng(0).permutation(len(images))
+    rows = np.split(shuffled, [len(images) - len(images) // 3])
+    train, test = ([images[row] for row in sorted(part)] for part in rows)
+    return train, test
 
 
-def targets_of(photos: Sequence[Photo], train: Sequence[Photo]) -> Tensor:
+def targets_of(images: Sequence[Photo], train: Sequence[Photo]) -> Tensor:
     """The place of each label among those of the training images in order."""
-    labels = sorted({photo.label for photo in train})
-    return torch.tensor([labels.index(photo.label) for photo in photos])
+    labels = sorted({image.label for image in train})
+    return torch.tensor([labels.index(image.label) for image in images])
 
 
+@functools.cache
 def decoded(folder: Path, preprocessing: Preprocessing) -> DataSet:
     """The images of a folder of class folders, as pixels."""
-    return _data_set(folder, lambda photos: _pixels(photos, preprocessing))
+    return _data_set(folder, lambda paths: _pixels(paths, preprocessing))
 
 
+@functools.cache
 def embedded(folder: Path, encoder: str) -> DataSet:
     """The same as the service embeds them; computed once and kept in a temporary folder."""
-
-    def embed(photos: Sequence[Photo]) -> Tensor:
-        architecture = parse(encoder)[1].build().eval()
-        batches = [photos[start : start + BATCH] for start in range(0, len(photos), BATCH)]
-        preprocessing = architecture.preprocessing
-        return torch.cat([architecture.embed(_pixels(part, preprocessing)) for part in batches])
-
-    return _data_set(folder, lambda photos: _remembered(_digest(encoder, photos), embed, photos))
+    return _data_set(folder, lambda paths: _embeddings(paths, encoder))
 
 
+@functools.cache
 def digits(encoder: str) -> DataSet:
     """The 1,797 handwritten digits of scikit-learn, a random third of them to judge with."""
     with tempfile.TemporaryDirectory() as folder:
@@ -169,6 +170,26 @@ def draw_shots(
     return rows, places
 
 
+def made_up(
+    images: int, dimensions: int, labels: int, *, shots: int, noise: float
+) -> tuple[Tensor, Tensor]:
+    """Embeddings, float16, around a random centre for each label, and the place of their label.
+
+    Args:
+        shots: how many of each label the last ones are; the others are by chance.
+        noise: mean distance to the centre, before all have unit length.
+    """
+    generator = torch.Generator().manual_seed(0)
+    centres = F.normalize(torch.randn(labels, dimensions, generator=generator), dim=1)
+    targets = torch.randint(labels, (images,), generator=generator)
+    targets[images - labels * shots :] = torch.arange(labels).repeat_interleave(shots)
+    embeddings = torch.empty(images, dimensions, dtype=torch.float16)
+    for rows in torch.split(torch.arange(images), 16_384):
+        offsets = noise * torch.randn(len(rows), dimensions, generator=generator) / dimensions**0.5
+        embeddings[rows] = F.normalize(centres[targets[rows]] + offsets, dim=1).half()
+    return embeddings, targets
+
+
 def large_photos(count: int) -> list[bytes]:
     """JPEGs of twelve megapixels as a phone takes them."""
     pictures = sample_pictures()
@@ -195,40 +216,34 @@ def encoded(picture: Any, kind: str, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def _data_set(folder: Path, tensor: Callable[[Sequence[Photo]], Tensor]) -> DataSet:
-    train, test = load(folder)
-    targets = [targets_of(photos, train) for photos in (train, test)]
-    return DataSet(folder.resolve().name, tensor(train), targets[0], tensor(test), targets[1])
+def _data_set(folder: Path, tensor: Callable[[Sequence[Path]], Tensor]) -> DataSet:
+    train, test = split(folder)
+    columns = []
+    for part in (train, test):
+        columns += [tensor([image.path for image in part]), targets_of(part, train)]
+    return DataSet(folder.resolve().name, *columns)
 
 
 def _photos(folder: Path) -> list[Photo]:
-    return [
-        Photo(path, below.name)
-        for below in sorted(p for p in folder.iterdir() if p.is_dir())
-        for path in sorted(below.rglob("*"))
-        if path.suffix.lower() in SUFFIXES
-    ]
+    return [Photo(path, label) for path, label in scan(folder) if label]
 
 
-def _pixels(photos: Sequence[Photo], preprocessing: Preprocessing) -> Tensor:
-    return torch.stack([decode(p.path.read_bytes(), preprocessing).pixels for p in photos])
+def _pixels(paths: Sequence[Path], preprocessing: Preprocessing) -> Tensor:
+    return torch.stack([decode(path.read_bytes(), preprocessing).pixels for path in paths])
 
 
-def _digest(encoder: str, photos: Sequence[Photo]) -> str:
+def _embeddings(paths: Sequence[Path], encoder: str) -> Tensor:
     digest = hashlib.sha256(encoder.encode())
-    for photo in photos:
-        digest.update(photo.label.encode() + hashlib.sha256(photo.path.read_bytes()).digest())
-    return digest.hexdigest()[:16]
-
-
-def _remembered(
-    name: str, embed: Callable[[Sequence[Photo]], Tensor], photos: Sequence[Photo]
-) -> Tensor:
-    file = EMBEDDINGS / f"{name}.pt"
+    for path in paths:
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    file = EMBEDDINGS / f"{digest.hexdigest()[:16]}.pt"
     if not file.exists():
         EMBEDDINGS.mkdir(exist_ok=True)
+        architecture = parse(encoder)[1].build().eval()
+        batches = [paths[start : start + BATCH] for start in range(0, len(paths), BATCH)]
+        pixels = (_pixels(batch, architecture.preprocessing) for batch in batches)
         partial = file.with_suffix(".partial")
-        torch.save(embed(photos).half(), partial)
+        torch.save(torch.cat([architecture.embed(part) for part in pixels]).half(), partial)
         partial.rename(file)
     embeddings: Tensor = torch.load(file, weights_only=True)
     return embeddings

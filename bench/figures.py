@@ -3,13 +3,12 @@
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-import torch
+from sklearn.metrics import recall_score
 from torch import Tensor
-
-from models.heads.calibration import expected_calibration_error
 
 Value = TypeVar("Value")
 WIDE = 8  # columns; a wider table is turned
@@ -23,6 +22,22 @@ def timed(
     return work(), clock() - started
 
 
+def rate(work: Callable[[Value], Any], items: Sequence[Value], threads: int) -> float:
+    """Items a second, of which so many are in work at a time."""
+    with ThreadPoolExecutor(threads) as pool:
+        started = time.perf_counter()
+        list(pool.map(work, items))
+        return len(items) / (time.perf_counter() - started)
+
+
+def rate_of_turns(turn: Callable[[], int], seconds: float) -> float:
+    """Items a second of something that is repeated for a while, and says how many it did."""
+    count, started = 0, time.perf_counter()
+    while (passed := time.perf_counter() - started) < seconds:
+        count += turn()
+    return count / passed
+
+
 def mean(values: Sequence[float]) -> float:
     """Of at least one."""
     return float(sum(values) / len(values))
@@ -34,30 +49,33 @@ def means(rows: Sequence[Mapping[str, float]], digits: int) -> dict[str, float]:
     return {name: round(mean([row[name] for row in rows if name in row]), digits) for name in names}
 
 
-def spread(values: Sequence[float], digits: int = 3) -> dict[str, float]:
-    """Median, lowest and highest."""
+def spread(values: Sequence[float], digits: int = 3, *, median: str = "median") -> dict[str, float]:
+    """Median, by its name, lowest and highest."""
     return {
-        "median": round(statistics.median(values), digits),
+        median: round(statistics.median(values), digits),
         "lowest": round(min(values), digits),
         "highest": round(max(values), digits),
     }
 
 
-def percentile(values: Sequence[float], percent: int) -> float:
-    """The value that so many percent lie below; not a number where there are none."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)] if ordered else math.nan
+def percentiles(values: Sequence[float], *percents: int, name: str = "p{}") -> dict[str, float]:
+    """The values that so many percent lie below, by name; not a number where there are none."""
+    ordered = sorted(values) or [math.nan]
+    places = {percent: min(len(ordered) - 1, len(ordered) * percent // 100) for percent in percents}
+    return {name.format(percent): round(ordered[place], 1) for percent, place in places.items()}
 
 
-def percentiles(values: Sequence[float], *percents: int) -> dict[str, float]:
-    """Some of them, by name."""
-    return {f"p{percent}": round(percentile(values, percent), 1) for percent in percents}
+def grouped(pairs: Iterable[tuple[str, Value]]) -> dict[str, list[Value]]:
+    """Values by what they count under, in the order in which that comes first."""
+    groups: dict[str, list[Value]] = {}
+    for key, value in pairs:
+        groups.setdefault(key, []).append(value)
+    return groups
 
 
-def calibration_error(hits: Tensor, confidence: Tensor) -> float:
-    """The expected calibration error of answers, (M,), from how likely each was said to be."""
-    answers = torch.stack([confidence, torch.zeros_like(confidence)], dim=1)
-    return expected_calibration_error(answers, (~hits).long())
+def mean_recall(truth: Tensor, answers: Tensor) -> float:
+    """The share of right answers, over labels that have images."""
+    return float(recall_score(truth, answers, labels=sorted(set(truth.tolist())), average="macro"))
 
 
 def progress(items: Sequence[Value], name: str, every: int = 20) -> Iterator[Value]:
@@ -70,9 +88,11 @@ def progress(items: Sequence[Value], name: str, every: int = 20) -> Iterator[Val
 
 def in_words(value: Any) -> str:
     """A figure, a mean with half of its interval, or a median between extremes, in words."""
+    if isinstance(value, Mapping) and "median" not in value:
+        return ", ".join(f"{name} {in_words(figure)}" for name, figure in value.items())
     if isinstance(value, Mapping):
-        low, high = (value.get(a, value.get(b)) for a, b in (("lowest", "min"), ("highest", "max")))
-        return f"{in_words(value['median'])} [{in_words(low)}, {in_words(high)}]"
+        words = {name: in_words(figure) for name, figure in value.items()}
+        return "{median} [{lowest}, {highest}]".format_map(words)
     if isinstance(value, list | tuple):
         if len(value) == 2 and isinstance(value, tuple):
             return in_words(value[0]) + ("" if value[1] is None else f" ± {in_words(value[1])}")

@@ -1,14 +1,11 @@
 """Three ways to fine-tune, and the choice among them, on images that nobody trained on.
 
 For each draw of the labels: the plain prototypes, feature extraction (A), full (B) and
-discriminative fine-tuning (C); `B or C`, which leaves the decay of C to cross-validation, with B as
-the decay of 1; then `auto`, which is what a job does: choose among all by cross-validation and
-promote only what the guard finds better. The peer is fastai's `fine_tune` with the same
-weights, images and number of passes, in an environment of its own (`make bench-peers`).
+discriminative fine-tuning (C); then `auto`, which is what a job does: choose among all by
+cross-validation and promote only what the guard finds better. The peer is fastai's `fine_tune` with
+the same weights, images and number of passes.
 """
 
-import itertools
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,24 +13,23 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from scipy import stats
 from torch import Tensor
 
-from bench.data import DataSet, decoded, draw_shots, load, targets_of
-from bench.figures import in_words, mean, timed
+from bench.data import decoded
+from bench.figures import grouped, in_words, mean, timed
 from bench.harness import PROCESSES, RESUME, Options, Result, option, peers, run
 from bench.tasks import peer_of_process, run_all
 from models.augmentation.kinds import augmentations
-from models.encoders import Encoder, pick_device
+from models.encoders import Encoder
 from models.encoders.architectures.efficientnet_lite import classifier_network
 from models.encoders.specs import parse
-from models.evaluation.comparison import Verdict, compare
-from models.finetuning import FinetuningMethod, embed_all, interpolate, resolve_recipe, start
+from models.evaluation.comparison import compare
+from models.finetuning import FinetuningMethod, embed_all, resolve_recipe, start
 from models.finetuning.lora import merge
 from models.finetuning.methods import methods
-from models.finetuning.model_selection import Selection
+from models.finetuning.model_selection import Selected, Selection
 from models.heads.kinds.cosine import Cosine
 from models.registry import plugin_name
 from models.training.recipe import Recipe
@@ -50,13 +46,11 @@ class Task(NamedTuple):
     images: Path
     side: int
     shots: int
-    support: tuple[int, ...]
     seed: int
     peers: Path | None  # the Python that has fastai
     epochs: int  # 0: as a job does when nothing is said
     folds: int
     repeats: int
-    device: str
 
     @property
     def name(self) -> str:
@@ -75,7 +69,8 @@ class Draw(NamedTuple):
     accuracy: dict[str, float]
     seconds: dict[str, float]
     choice: str
-    verdict: Verdict
+    promoted: bool
+    reason: str  # of the guard
 
     @property
     def gain(self) -> float:
@@ -84,57 +79,36 @@ class Draw(NamedTuple):
 
 
 def measure(options: Options) -> Result:
-    """Train on all draws, seed by seed while there is time."""
-    device = str(pick_device(options.device))
-    how = 3 if options.quick else 0, options.folds, options.repeats, device
+    """Train on all draws."""
+    how = 3 if options.quick else 0, options.folds, options.repeats
     tasks = [
-        Task(folder, options.side, n, _support(folder, n, seed), seed, options.peers, *how)
-        for seed in range(options.seeds)
+        Task(folder, options.side, n, seed, options.peers, *how)
         for n in sorted(options.shots, reverse=True)  # the longest first: no core idles at the end
+        for seed in range(options.seeds)
         for folder in options.images
     ]
-    started, draws = time.monotonic(), list[Draw]()
-    for seed, group in itertools.groupby(tasks, key=lambda task: task.seed):
-        if time.monotonic() - started > 60 * options.minutes:
-            print(f"time is up: draws from seed {seed} on are left out")
-            break
-        of_seed = list(group)
-        theirs = dict(run_all(fine_tune_by_fastai, of_seed, options)) if options.peers else {}
-        for task, outcome in run_all(attempt, of_seed, options):
-            draws.append(_draw(task, outcome, theirs.get(task)))
-            accuracy = ", ".join(f"{k} {v:.1f}" for k, v in draws[-1].accuracy.items())
-            promoted = "promoted" if draws[-1].verdict.better else "kept"
-            place = f"{len(draws)}/{len(tasks)} {task.name} {task.shots} shots"
-            print(f"{place}: {accuracy}; {outcome['choice']}, {promoted}", flush=True)
+    theirs = run_all(fine_tune_by_fastai, tasks, options, _describe) if options.peers else {}
+    outcomes = run_all(attempt, tasks, options, _describe)
+    for task, outcome in theirs.items():
+        outcomes[task]["accuracy"] |= outcome["accuracy"]
+        outcomes[task]["seconds"] |= outcome["seconds"]
+    draws = [Draw(task, **outcome) for task, outcome in outcomes.items()]
     return _result(
         sorted(draws, key=lambda draw: (draw.task.name, draw.task.shots, draw.task.seed))
     )
 
 
-def _draw(task: Task, outcome: dict[str, Any], fastai: dict[str, Any] | None) -> Draw:
-    """Ask the guard; it is not asked what it said when a draw was written down."""
-    right, before = (torch.tensor(outcome[name]) for name in ("right", "before"))
-    verdict = compare(right, before, torch.tensor(outcome["targets"]))
-    accuracy, seconds = outcome["accuracy"], outcome["seconds"]
-    accuracy["auto"] = accuracy["candidate" if verdict.better else "prototypes"]
-    if fastai:
-        accuracy["fastai"], seconds["fastai"] = fastai["accuracy"], fastai["seconds"]
-    return Draw(task, accuracy, seconds, outcome["choice"], verdict)
-
-
-def _support(folder: Path, shots: int, seed: int) -> tuple[int, ...]:
-    train, _ = load(folder)
-    rows, _ = draw_shots(targets_of(train, train), shots, np.random.default_rng(seed))
-    return tuple(rows)
+def _describe(task: Task, outcome: dict[str, Any]) -> str:
+    return f"{task.name}, {task.shots} shots: {in_words(outcome['accuracy'])}"
 
 
 def attempt(task: Task) -> dict[str, Any]:
-    """Train in every way on one draw; how often each image of it, unseen, was right."""
+    """Train in every way on one draw, choose among them, and ask the guard."""
     torch.set_num_threads(1)
-    data = images(task.images, task.side)
-    encoder = encoder_at(task.side).to(task.device)
-    support = torch.tensor(task.support)
-    few, targets = data.train[support], data.targets[support]
+    encoder = encoder_at(task.side)
+    data = decoded(task.images, encoder.preprocessing)
+    support, targets = data.draw(task.shots, task.seed)
+    few = data.train[support]
 
     def judge(encoder: Encoder) -> float:
         vectors = embed_all(encoder, few), embed_all(encoder, data.test)
@@ -142,42 +116,39 @@ def attempt(task: Task) -> dict[str, Any]:
 
     accuracy = {"prototypes": judge(encoder)}
     seconds: dict[str, float] = {}
-    tuned = {}
     for way, name in WAYS.items():
         train = partial(fine_tune, methods[name](), encoder, few, targets, task.recipe)
-        tuned[way], seconds[way] = timed(train, time.process_time)
-        accuracy[way] = judge(tuned[way])
-    choose = partial(_cross_validate, encoder, few, targets, task)
-    selection, seconds["auto"] = timed(choose, time.process_time)
-    selected = selection.result()
-    whole = {_name(c.method): c.accuracy for c in selected.candidates if c.share == 1}
-    accuracy["B or C"] = accuracy["C" if whole[WAYS["C"]] > whole[WAYS["B"]] else "B"]
-    before = _right(selection.predict(selection.embeddings), targets)
-    # Its last training, on all images, is that of the way it chose: it was done above.
-    way = next(way for way, name in WAYS.items() if name == _name(selected.method))
-    candidate = interpolate(selected.method.prepare(encoder), tuned[way], selected.share)
-    accuracy["candidate"] = judge(candidate)
-    seconds["auto"] += seconds[way] if selected.share else 0
-    right = _right(selected.predicted, targets)
+        tuned, seconds[way] = timed(train, time.process_time)
+        accuracy[way] = judge(tuned)
+    choose = partial(_choose, encoder, few, targets, task)
+    (selected, before), seconds["auto"] = timed(choose, time.process_time)
+    accuracy["candidate"] = judge(selected.encoder)
+    hits, hits_before = (
+        (classes == targets).float().mean(dim=0) for classes in (selected.predicted, before)
+    )
+    verdict = compare(hits, hits_before, targets)
+    accuracy["auto"] = accuracy["candidate" if verdict.better else "prototypes"]
+    way = next(way for way, name in WAYS.items() if name == plugin_name(selected.method))
     return {
         "accuracy": accuracy,
         "seconds": seconds,
         "choice": f"{way} {selected.share:g}",
-        "targets": targets.tolist(),
-        "right": right.tolist(),
-        "before": before.tolist(),
+        "promoted": verdict.better,
+        "reason": verdict.reason,
     }
 
 
 def fine_tune_by_fastai(task: Task) -> dict[str, Any]:
     """Accuracy in % and CPU-seconds of fastai on the same draw."""
     assert task.peers
-    data, support = images(task.images, task.side), list(task.support)
-    recipe = resolve_recipe(task.recipe, encoder_at(task.side), len(support))
+    encoder = encoder_at(task.side)
+    data = decoded(task.images, encoder.preprocessing)
+    support, targets = data.draw(task.shots, task.seed)
+    recipe = resolve_recipe(task.recipe, encoder, len(support))
     weights = classifier_network(0).state_dict()
     question = {
         "images": data.train[support].numpy(),
-        "targets": data.targets[support].numpy(),
+        "targets": targets.numpy(),
         "test": data.test.numpy(),
         "test_targets": data.test_targets.numpy(),
         "weights": {name: tensor.numpy() for name, tensor in weights.items()},
@@ -185,13 +156,7 @@ def fine_tune_by_fastai(task: Task) -> dict[str, Any]:
         "epochs": recipe.epochs,
     }
     accuracy, seconds = peer_of_process(task.peers, "fastai_finetune").ask(question)
-    return {"accuracy": accuracy, "seconds": seconds}
-
-
-@cache
-def images(folder: Path, side: int) -> DataSet:
-    """A data set, decoded as an encoder of this side wants it."""
-    return decoded(folder, encoder_at(side).preprocessing)
+    return {"accuracy": {"fastai": accuracy}, "seconds": {"fastai": seconds}}
 
 
 @cache
@@ -228,8 +193,8 @@ def centroid_accuracy(support: Tensor, targets: Tensor, queries: Tensor, truth: 
     return 100 * float(right.float().mean())
 
 
-def _cross_validate(encoder: Encoder, few: Tensor, targets: Tensor, task: Task) -> Selection:
-    """A choice among all ways as a job makes it, up to the training on all images."""
+def _choose(encoder: Encoder, few: Tensor, targets: Tensor, task: Task) -> tuple[Selected, Tensor]:
+    """A choice among all ways as a job makes it, and what the encoder said before."""
     selection = Selection(
         encoder,
         few,
@@ -241,38 +206,19 @@ def _cross_validate(encoder: Encoder, few: Tensor, targets: Tensor, task: Task) 
         folds=min(task.folds, int(torch.bincount(targets).min())),
         repeats=task.repeats,
     )
-    for progress in selection:
-        if progress.fold is None:
-            break
-    return selection
-
-
-def _name(method: FinetuningMethod) -> str:
-    return plugin_name(method)
-
-
-def _right(predicted: Tensor, targets: Tensor) -> Tensor:
-    return (predicted == targets).float().mean(dim=0)
+    for _ in selection:
+        pass
+    return selection.result(), selection.predict(selection.embeddings)
 
 
 def _result(draws: Sequence[Draw]) -> Result:
-    groups: dict[str, list[Draw]] = {}
-    for draw in draws:
-        groups.setdefault(f"{draw.task.name} {draw.task.shots}", []).append(draw)
-    accuracy = {
-        way: {cell: _interval([draw.accuracy[way] for draw in of]) for cell, of in groups.items()}
-        for way in draws[0].accuracy
-    }
-    seconds = {
-        way: {cell: _interval([draw.seconds[way] for draw in of]) for cell, of in groups.items()}
-        for way in draws[0].seconds
-    }
+    groups = grouped((f"{draw.task.name} {draw.task.shots}", draw) for draw in draws)
     late = [draw for draw in draws if draw.task.shots >= 20]
     gains = {
         f"{first} - {second}": _interval(
             [draw.accuracy[first] - draw.accuracy[second] for draw in late]
         )
-        for first, second in (("B", "A"), ("C", "B"), ("B or C", "B"))
+        for first, second in (("B", "A"), ("C", "B"))
         if late
     }
     ways = ("prototypes", *WAYS, "auto")
@@ -280,7 +226,7 @@ def _result(draws: Sequence[Draw]) -> Result:
     for cell, of in groups.items():
         means = {way: mean([draw.accuracy[way] for draw in of]) for way in ways}
         regret[cell] = round(max(means.values()) - means["auto"], 2)
-    promoted = [draw for draw in draws if draw.verdict.better]
+    promoted = [draw for draw in draws if draw.promoted]
     worse = sum(draw.gain < -CLEARLY for draw in promoted)
     by_pair = ", ".join(f"{name} {in_words(gain)}" for name, gain in gains.items())
     headline = (
@@ -294,21 +240,21 @@ def _result(draws: Sequence[Draw]) -> Result:
         and worse <= 0.01 * len(promoted)
     )
     figures = {
-        "accuracy": accuracy,
-        "cpu_seconds": seconds,
+        "accuracy": _intervals({cell: [d.accuracy for d in of] for cell, of in groups.items()}),
+        "cpu_seconds": _intervals({cell: [d.seconds for d in of] for cell, of in groups.items()}),
         "gains_from_20_shots": gains,
         "auto_behind_the_best": regret,
         "promoted": len(promoted),
         "promoted_but_worse": worse,
-        "kept_but_better": sum(draw.gain > CLEARLY for draw in draws if not draw.verdict.better),
+        "kept_but_better": sum(draw.gain > CLEARLY for draw in draws if not draw.promoted),
         "draws": [
             {
                 "data": draw.task.name,
                 "shots": draw.task.shots,
                 "seed": draw.task.seed,
                 "chosen": draw.choice,
-                "promoted": draw.verdict.better,
-                "reason": draw.verdict.reason,
+                "promoted": draw.promoted,
+                "reason": draw.reason,
                 **{way: round(value, 2) for way, value in draw.accuracy.items()},
             }
             for draw in draws
@@ -317,28 +263,33 @@ def _result(draws: Sequence[Draw]) -> Result:
     return Result(figures, headline, goal_met)
 
 
+def _intervals(cells: dict[str, list[dict[str, float]]]) -> dict[str, dict[str, Interval]]:
+    """By way and cell."""
+    ways = next(iter(cells.values()))[0]
+    return {
+        way: {cell: _interval([row[way] for row in rows]) for cell, rows in cells.items()}
+        for way in ways
+    }
+
+
 def _interval(values: Sequence[float]) -> Interval:
     """The mean and half of its 95 % interval, by Student's t; one value has none."""
-    array = np.array(values)
-    if len(array) < 2:
-        return round(float(array.mean()), 2), None
-    half = stats.t.ppf(0.975, len(array) - 1) * array.std(ddof=1) / math.sqrt(len(array))
-    return round(float(array.mean()), 2), round(float(half), 2)
+    if len(values) < 2:
+        return round(values[0], 2), None
+    half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+    return round(mean(values), 2), round(float(half), 2)
 
 
 if __name__ == "__main__":
     run(
         measure,
-        __doc__,
         option("--images", type=Path, nargs="+", required=True, help="data sets"),
         option("--side", 64, help="pixels"),
         option("--shots", SHOTS, quick=(2, 5), type=int, nargs="+"),
         option("--seeds", 5, quick=1),
         option("--folds", 3, help="at most, of each choice"),
         option("--repeats", 1, help="of the cross-validation"),
-        option("--minutes", math.inf, help="begin no seed later"),
         RESUME,
-        option("--device", "cpu", help="cpu, cuda or auto"),
         PROCESSES,
         peers("fastai"),
     )

@@ -15,6 +15,7 @@ from torch import Tensor
 from bench.data import DataSet, data_sets
 from bench.harness import ENCODER, FOLDERS, Options, Result, option, run
 from models.evaluation.forecast import forecast, learning_curve
+from models.evaluation.intervals import weighted_accuracy
 from models.heads.kinds.cosine import Cosine
 
 SHOTS = (5, 10, 20, 40)
@@ -83,10 +84,8 @@ def _accuracy(data: DataSet, support: Tensor) -> float:
     unlabeled[support] = False
     truth = data.targets[unlabeled]
     right = fitted.probabilities(data.train[unlabeled].float()).argmax(dim=1) == truth
-    images = torch.bincount(truth, minlength=len(counts))
-    weights = counts.double() * (images > 0)  # a class may have no image left
-    recalls = torch.bincount(truth, right.double(), minlength=len(counts)) / images.clamp_min(1)
-    return float((recalls * weights).sum() / weights.sum())
+    weights = counts / torch.bincount(truth, minlength=len(counts))
+    return weighted_accuracy(right, weights[truth]).value
 
 
 def _support(targets: Tensor, shots: int, seed: int) -> Tensor:
@@ -116,4 +115,4 @@ def _summary(draws: list[Draw]) -> dict[str, float]:
 
 if __name__ == "__main__":
     repeats = option("--repeats", 100, quick=8, help="draws of each kind")
-    run(measure, __doc__, FOLDERS, ENCODER, repeats)
+    run(measure, FOLDERS, ENCODER, repeats)

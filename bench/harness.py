@@ -1,6 +1,7 @@
 """The skeleton of every benchmark: its options, `--quick`, `--check`, saving and the headline."""
 
 import argparse
+import inspect
 import json
 import os
 import platform
@@ -50,7 +51,7 @@ def option(flag: str, default: Any = None, *, quick: Any = None, **settings: Any
 
 
 def peers(names: str, default: Path = PEERS, note: str = "their Python") -> Option:
-    """Where the peers are that a benchmark compares with; None where they are not installed."""
+    """Where the peers are, in an environment of their own; None where that was not made."""
     return Option("--peers", None, {"type": Path, "default": default, "help": note}, names)
 
 
@@ -64,14 +65,14 @@ RESUME = option("--resume", type=Path, help="keep outcomes here, and go on from 
 DATABASE = option("--database", choices=["sqlite", "postgresql"], help="only this one")
 
 
-def run(measure: Callable[[Options], Result], description: str | None, *options: Option) -> None:
+def run(measure: Callable[[Options], Result], *options: Option) -> None:
     """Measure, keep the result, print the headline as the last line, and exit by `--check`.
 
-    SIGTERM ends a benchmark and all that it has started.
+    `--help` shows the docstring of its module. SIGTERM ends it and all that it has started.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # so that contexts are left
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background
-    values = _parse(description, options)
+    values = _parse(inspect.getdoc(inspect.getmodule(measure)), options)
     look_past_what_stays()  # which would count as the server's delay
     result = measure(values)
     if values.save:

@@ -2,8 +2,7 @@
 
 Accuracy, expected calibration error and processor time to fit and answer, over draws of ways and
 shots: as many of each label, and for each label another number by chance. Everyone gets the same
-embeddings, centred by the mean of the training images. Peers run in an environment of their own
-(`make bench-peers`).
+embeddings, centred by the mean of the training images.
 """
 
 import itertools
@@ -19,10 +18,10 @@ import torch
 from torch import Tensor
 
 from bench.data import Draw, data_sets, draw_classes
-from bench.figures import calibration_error, mean, progress
-from bench.harness import ENCODER, Options, Result, option, peers, run
+from bench.figures import grouped, mean, progress
+from bench.harness import ENCODER, FOLDERS, Options, Result, option, peers, run
 from bench.tasks import ask_peer
-from models.heads.calibration import expected_calibration_error
+from models.evaluation.calibration_curve import reliability_curve
 from models.heads.kinds import heads
 
 OURS = ("cosine", "mahalanobis", "ridge", "knn", "blend", "auto")
@@ -43,7 +42,6 @@ class Outcome(NamedTuple):
 
     hits: Tensor
     confidence: Tensor
-    error: float  # expected calibration error of this draw alone
     seconds: float  # of a processor, to fit and answer
 
 
@@ -59,13 +57,12 @@ def measure(options: Options) -> Result:
         outcomes |= _peers(options.peers, draws, slow=not options.quick)
     cells: dict[str, dict[str, dict[str, float]]] = {}
     late, behind = [], {}
-    for cell, shots in dict.fromkeys((draw.cell, draw.shots) for draw in draws):
-        places = [n for n, draw in enumerate(draws) if draw.cell == cell]
+    for cell, places in grouped((draw.cell, place) for place, draw in enumerate(draws)).items():
         cells[cell] = {name: _cell([every[n] for n in places]) for name, every in outcomes.items()}
         theirs = [row["accuracy"] for name, row in cells[cell].items() if name not in OURS]
         if theirs:
             behind[cell] = max(theirs) - cells[cell][JUDGED]["accuracy"]
-        if shots >= 5:
+        if draws[places[0]].shots >= 5:
             late.append(cells[cell][JUDGED]["pooled_error"])
     error = max(late)
     ahead = mean([of[JUDGED]["accuracy"] - of["cosine"]["accuracy"] for of in cells.values()])
@@ -105,8 +102,7 @@ def _ours(name: str, draw: Draw) -> Outcome:
 
 def _outcome(probabilities: Tensor, truth: Tensor, seconds: float) -> Outcome:
     confidence, predicted = probabilities.float().max(dim=1)
-    error = expected_calibration_error(probabilities.float(), truth)
-    return Outcome(predicted == truth, confidence, error, seconds)
+    return Outcome(predicted == truth, confidence, seconds)
 
 
 def _peers(python: Path, draws: Sequence[Draw], *, slow: bool) -> dict[str, list[Outcome]]:
@@ -123,27 +119,19 @@ def _peers(python: Path, draws: Sequence[Draw], *, slow: bool) -> dict[str, list
 
 
 def _cell(outcomes: Sequence[Outcome]) -> dict[str, float]:
-    """Means over draws; the pooled error is that of all their answers together.
+    """Means over draws; but the calibration error is that of all their answers together.
 
-    The error of a few hundred answers is some points even for perfect probabilities; that of many
-    draws together shows what is systematic.
+    That of a few hundred answers is some points even for perfect probabilities.
     """
     hits = torch.cat([outcome.hits for outcome in outcomes])
     confidence = torch.cat([outcome.confidence for outcome in outcomes])
     return {
         "accuracy": round(100 * mean([float(o.hits.double().mean()) for o in outcomes]), 2),
-        "error": round(mean([outcome.error for outcome in outcomes]), 4),
-        "pooled_error": round(calibration_error(hits, confidence), 4),
+        "pooled_error": round(reliability_curve(confidence, hits).error, 4),
         "cpu_ms": round(1000 * mean([outcome.seconds for outcome in outcomes]), 2),
     }
 
 
 if __name__ == "__main__":
-    run(
-        measure,
-        __doc__,
-        option("--images", type=Path, nargs="+", required=True, help="class folders"),
-        ENCODER,
-        option("--seeds", 20, quick=2),
-        peers("easyfsl, scikit-learn"),
-    )
+    seeds = option("--seeds", 20, quick=2)
+    run(measure, FOLDERS, ENCODER, seeds, peers("easyfsl, scikit-learn"))

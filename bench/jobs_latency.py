@@ -13,28 +13,25 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
+from uuid import UUID
 
-from app.cli.benchmark import Request, load, photos
-from bench.figures import in_words, percentile, spread
+from app.cli.benchmark import PROJECT, Request, load, photos
+from bench.figures import in_words, percentiles, spread
 from bench.harness import ENCODER, Options, Result, option, run
-from bench.processes import Server, children, cpu_seconds, new_server, single
+from bench.processes import Server, children, cpu_seconds, new_server, single, wait_for
 from handful.client import Handful
 from handful.folders import scan, upload
 
 CLIENTS = 4
 GOAL = 1.5  # p99 while training, as a factor of p99 without
 SHOTS = 20  # of each label, at most
-PATIENCE_S = 300.0  # until the job trains
+PATIENCE_S = 300.0  # until a job trains, or has ended
 SETTLE_S = 0.5  # before a round
 CANCELS = 5  # of jobs that train
 TRAINED_S = 3.0  # before its cancel
 CANCELLED_S = 1.0  # from the request to the end, at most
-POLL_S = 0.02
 # More epochs than there is time for; all layers learn, which is the most that a job computes.
-JOB = {
-    "kind": "finetune",
-    "options": {"methods": [{"name": "full"}], "recipe": {"epochs": 100_000}, "promote": "never"},
-}
+JOB = {"methods": [{"name": "full"}], "recipe": {"epochs": 100_000}, "promote": "never"}
 
 
 class Round(NamedTuple):
@@ -47,29 +44,25 @@ class Round(NamedTuple):
 
 
 def measure(options: Options) -> Result:
-    """Measure with all training threads, and where there are more than two cores with one."""
+    """Let rounds take turns, then cancel jobs."""
     busy = os.getloadavg()[0]
     if busy > 0.5:
         print(f"the load average is {busy:.1f} already: figures of a busy machine are worth little")
     spare = (os.cpu_count() or 1) > 2  # with two cores, a request that uses both has none to spare
-    settings: dict[str, dict[str, str]] = {"as it comes": {}}
-    if spare:
-        settings["one training thread"] = {"training_threads": "1"}
-    rows: dict[str, dict[str, Any]] = {}
     cancels: list[float] = []
-    for setting, threads in settings.items():
-        rounds = _measure(options, cancels, **threads)
-        for name, by_name in rounds.items():
-            columns = zip(Round._fields, zip(*by_name, strict=True), strict=True)
-            rows[f"{setting}, {name}"] = {field: spread(values) for field, values in columns}
-        pairs = list(zip(rounds["training"], rounds["idle"], strict=True))
-        rows[f"{setting}, training / idle"] = {
-            "p50_ratio": spread([training.p50_ms / idle.p50_ms for training, idle in pairs]),
-            "p99_ratio": spread([training.p99_ms / idle.p99_ms for training, idle in pairs]),
-        }
+    rounds = _measure(options, cancels)
+    rows: dict[str, dict[str, Any]] = {}
+    for name, by_name in rounds.items():
+        columns = zip(Round._fields, zip(*by_name, strict=True), strict=True)
+        rows[f"as it comes, {name}"] = {field: spread(values) for field, values in columns}
+    pairs = list(zip(rounds["training"], rounds["idle"], strict=True))
+    ratios = {
+        "p50_ratio": spread([training.p50_ms / idle.p50_ms for training, idle in pairs]),
+        "p99_ratio": spread([training.p99_ms / idle.p99_ms for training, idle in pairs]),
+    }
+    rows["as it comes, training / idle"] = ratios
     idle, training = (rows[f"as it comes, {n}"]["p99_ms"]["median"] for n in ("idle", "training"))
-    ratio = rows["as it comes, training / idle"]["p99_ratio"]["median"]
-    cancelled = spread(cancels)
+    ratio, cancelled = ratios["p99_ratio"]["median"], spread(cancels)
     headline = (
         f"p99 of classify, {CLIENTS} at a time: {idle:.0f} ms, {training:.0f} ms while a job "
         f"trains, {ratio:.2f} times{'' if spare else '; with two cores not judged'}; "
@@ -80,17 +73,17 @@ def measure(options: Options) -> Result:
     return Result(figures, headline, goal_met)
 
 
-def _measure(options: Options, cancels: list[float], **settings: str) -> dict[str, list[Round]]:
+def _measure(options: Options, cancels: list[float]) -> dict[str, list[Round]]:
     rounds, requests = (3, 100) if options.quick else (8, 400)
     bodies = [single(photo) for photo in photos(options.images, requests)]
     bodies = (bodies * (requests // len(bodies) + 1))[:requests]
     # A job that is stopped for a round must not be taken for lost.
-    settings |= {"encoder": options.encoder, "workers": "1", "lease_seconds": "3600"}
+    settings = {"encoder": options.encoder, "workers": "1", "lease_seconds": "3600"}
     measured: dict[str, list[Round]] = {"idle": [], "training": []}
     with new_server(**settings) as server, Handful(server.url) as client:
         sources = [source for source in scan(options.images, SHOTS) if source.label]
-        client.get_or_create_project("bench")
-        upload(client, "bench", sources, lambda _: None)
+        client.create_project(PROJECT)
+        upload(client, PROJECT, sources, lambda _: None)
         print(f"jobs train on {len(sources)} images", flush=True)
         with _training(server, client) as job:
             for number in range(rounds + 1):
@@ -98,40 +91,34 @@ def _measure(options: Options, cancels: list[float], **settings: str) -> dict[st
                     result = _round(server, bodies, job, stopped=name == "idle")
                     if number:  # the first warms up
                         measured[name].append(result)
-                        figures = {key: in_words(value) for key, value in result._asdict().items()}
-                        print(name, figures, flush=True)
+                        print(f"{name}: {in_words(result._asdict())}", flush=True)
         for _ in range(1 if options.quick else CANCELS):
-            path = _start(client)
+            started = _start(client)
             time.sleep(TRAINED_S)
-            cancels.append(_cancel(client, path))
+            cancels.append(_cancel(client, started))
             print(f"a job that trained ended {cancels[-1]:.2f} s after its cancel", flush=True)
     return measured
 
 
-def _start(client: Handful) -> str:
-    """The path of a new job, once it trains."""
-    path = f"/v1/projects/bench/jobs/{client.post('/v1/projects/bench/jobs', JOB)['id']}"
-    deadline = time.monotonic() + PATIENCE_S
-    while (job := client.get(path))["state"] != "running":
-        if time.monotonic() > deadline or job["finished_at"]:
-            raise RuntimeError(f"the job did not come to train: {job}")
-        time.sleep(0.2)
-    return path
+def _start(client: Handful) -> UUID:
+    """A new job, once it trains."""
+    job = client.start_job(PROJECT, "finetune", **JOB).id
+    wait_for(lambda: client.job(PROJECT, job).state == "running", PATIENCE_S)
+    return job
 
 
-def _cancel(client: Handful, path: str) -> float:
+def _cancel(client: Handful, job: UUID) -> float:
     """Seconds from the request until the job has ended."""
     started = time.perf_counter()
-    client.post(f"{path}/cancel", None)
-    while not client.get(path)["finished_at"]:
-        time.sleep(POLL_S)
+    client.cancel_job(PROJECT, job)
+    wait_for(lambda: client.job(PROJECT, job).finished_at, PATIENCE_S, pause_s=0.02)
     return time.perf_counter() - started
 
 
 @contextmanager
 def _training(server: Server, client: Handful) -> Iterator[int]:
     """The process of a job that trains."""
-    path = _start(client)
+    started = _start(client)
     assert server.pid is not None
     (worker,) = children(server.pid)
     (process,) = children(worker)
@@ -139,7 +126,7 @@ def _training(server: Server, client: Handful) -> Iterator[int]:
         yield process
     finally:
         os.kill(process, signal.SIGCONT)
-        _cancel(client, path)
+        _cancel(client, started)
 
 
 def _round(server: Server, bodies: Sequence[Request], job: int, *, stopped: bool) -> Round:
@@ -148,10 +135,10 @@ def _round(server: Server, bodies: Sequence[Request], job: int, *, stopped: bool
     before, started = cpu_seconds(job), time.perf_counter()
     run = load(server.port, bodies, CLIENTS)
     cores = (cpu_seconds(job) - before) / (time.perf_counter() - started)
-    p50, p99 = (percentile(run.latencies_ms, percent) for percent in (50, 99))
-    return Round(p50, p99, run.images_per_s, cores)
+    waits = percentiles(run.latencies_ms, 50, 99)
+    return Round(waits["p50"], waits["p99"], run.images_per_s, cores)
 
 
 if __name__ == "__main__":
     images = option("--images", type=Path, required=True, help="folder of class folders")
-    run(measure, __doc__, images, ENCODER)
+    run(measure, images, ENCODER)

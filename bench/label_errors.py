@@ -3,20 +3,21 @@
 Some labels are set to another class at random. Both sides score all labels: ours by leave-one-out
 of the head, cleanlab by the recipe of its documentation, probabilities of a logistic regression by
 five-fold cross-validation. cleanlab's scores of our probabilities show which part of a difference
-is the head's. Peers run in an environment of their own (`make bench-peers`).
+is the head's.
 """
 
 import time
 from pathlib import Path
 
 import torch
+from sklearn.metrics import average_precision_score
 from torch import Tensor
 
 from bench.data import data_sets
 from bench.figures import means
 from bench.harness import ENCODER, FOLDERS, Options, Result, option, peers, run
 from bench.tasks import ask_peer
-from models.evaluation.label_errors import confident_joint, label_errors, label_quality
+from models.evaluation.label_errors import label_errors, label_quality
 from models.heads.kinds.auto import Auto
 
 NOISE = (0.05, 0.1)
@@ -68,7 +69,7 @@ def _run(
     errors = label_errors(probabilities, targets)
     seconds = time.perf_counter() - started
     figures = {
-        "handful: area": average_precision(-quality, wrong),
+        "handful: area": average_precision_score(wrong, -quality),
         "handful: seconds": seconds,
         "handful: listed": float(len(errors.rows)),
         "handful: of these wrong": float(wrong[errors.rows].float().mean()),
@@ -82,22 +83,11 @@ def _run(
     }
     (theirs,) = ask_peer(peers, "cleanlab_errors", [question])
     for name in ("cleanlab", "cleanlab on ours"):
-        figures[f"{name}: area"] = average_precision(-torch.from_numpy(theirs[name]), wrong)
+        figures[f"{name}: area"] = average_precision_score(wrong, -theirs[name])
     figures["cleanlab: seconds"] = theirs["seconds"]
-    # Where several classes are confident, cleanlab takes the likeliest of all classes, the paper
-    # (equation 1) the likeliest of the confident ones; so do we.
-    difference = torch.from_numpy(theirs["joint"]) - confident_joint(probabilities, targets)
-    figures["confident joint: share apart"] = float(difference.abs().sum()) / len(targets)
     return figures
-
-
-def average_precision(scores: Tensor, relevant: Tensor) -> float:
-    """The area under the precision-recall curve: mean precision at each relevant item."""
-    hits: Tensor = relevant[scores.argsort(descending=True, stable=True)].double()
-    precision: Tensor = hits.cumsum(dim=0) / torch.arange(1, len(hits) + 1)
-    return float((precision * hits).sum() / float(hits.sum()))
 
 
 if __name__ == "__main__":
     repeats = option("--repeats", 5, quick=1, help="draws of the wrong labels")
-    run(measure, __doc__, FOLDERS, ENCODER, repeats, peers("cleanlab"))
+    run(measure, FOLDERS, ENCODER, repeats, peers("cleanlab"))

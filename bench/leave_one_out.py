@@ -10,15 +10,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from bench.data import made_up
 from bench.figures import timed
-from bench.harness import Options, Result, option, run
-from bench.processes import memory, reset_peak
+from bench.harness import Options, Result, run
+from bench.processes import measured
 from bench.tasks import alone
 from models.heads.kinds import heads
 
-ROWS, LABELS, DIMENSIONS = 100_000, 1000, 384
+DIMENSIONS = 384
 HEADS = ("cosine", "mahalanobis", "multi_centroid", "ridge", "blend", "knn")  # `auto`: one of them
 SECONDS = 10.0
 ALIKE = 1e-8
@@ -27,30 +27,29 @@ REFITTED = 3  # images that a head is fitted without, to compare
 
 def measure(options: Options) -> Result:
     """Each head in a process of its own, so that memory is its own."""
-    rows = {name: alone(_measure, name, options.rows, options.ways) for name in options.heads}
+    images, labels = (5000, 50) if options.quick else (100_000, 1000)
+    rows = {name: alone(_measure, name, images, labels) for name in HEADS}
     slowest = max(row["leave_one_out_seconds"] for name, row in rows.items() if name != "knn")
     error = max(row["largest_difference"] for row in rows.values())
     seconds = ", ".join(f"{n} {row['leave_one_out_seconds']:.1f} s" for n, row in rows.items())
     return Result(
         {"heads": rows},
-        f"{options.rows} x {options.ways} x {DIMENSIONS}: {seconds}; off by at most {error:.0e}",
+        f"{images} x {labels} x {DIMENSIONS}: {seconds}; off by at most {error:.0e}",
         slowest <= SECONDS and error <= ALIKE,
     )
 
 
-def _measure(name: str, rows: int, ways: int) -> dict[str, float]:
-    embeddings, targets, mean = _world(rows, ways)
+def _measure(name: str, images: int, labels: int) -> dict[str, float]:
+    embeddings, targets = made_up(images, DIMENSIONS, labels, shots=images // labels, noise=1.5)
+    mean = embeddings.double().mean(dim=0).float()
     head: Any = heads[name]
-    fitted, fit = timed(lambda: head(centered=True).fit(embeddings, targets, ways, mean))
-    reset_peak()
-    before = memory("VmRSS")
-    _, seconds = timed(lambda: fitted.leave_one_out(embeddings, targets))
-    megabytes = memory("VmHWM") - before
+    fitted, fit = timed(lambda: head(centered=True).fit(embeddings, targets, labels, mean))
+    _, seconds, megabytes = measured(lambda: fitted.leave_one_out(embeddings, targets))
     wide, off = embeddings.double(), 0.0
-    exact = fitted.options.fit(wide, targets, ways, mean.double())
-    for row in range(0, rows, -(-rows // REFITTED)):
-        remaining, image = torch.arange(rows) != row, slice(row, row + 1)
-        refitted = fitted.options.fit(wide[remaining], targets[remaining], ways, mean.double())
+    exact = fitted.options.fit(wide, targets, labels, mean.double())
+    for row in range(0, images, -(-images // REFITTED)):
+        remaining, image = torch.arange(images) != row, slice(row, row + 1)
+        refitted = fitted.options.fit(wide[remaining], targets[remaining], labels, mean.double())
         expected = (refitted.scores(wide[image]) / refitted.temperature)[0]
         scores = exact.leave_one_out(wide[image], targets[image])[0]
         # Log odds: what is the same for all classes does not count.
@@ -67,20 +66,5 @@ def _centred(odds: Tensor) -> Tensor:
     return odds - odds.logsumexp(dim=0)
 
 
-def _world(rows: int, ways: int) -> tuple[Tensor, Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    centres = F.normalize(torch.randn(ways, DIMENSIONS, generator=generator), dim=1)
-    targets = torch.arange(rows) % ways
-    noise = torch.randn(rows, DIMENSIONS, generator=generator) / DIMENSIONS**0.5
-    embeddings = F.normalize(centres[targets] + 1.5 * noise, dim=1).half()
-    return embeddings, targets, embeddings.double().mean(dim=0).float()
-
-
 if __name__ == "__main__":
-    run(
-        measure,
-        __doc__,
-        option("--rows", ROWS, quick=5000, help="labeled images"),
-        option("--ways", LABELS, quick=50, help="labels"),
-        option("--heads", HEADS, nargs="+", choices=HEADS),
-    )
+    run(measure)

@@ -5,7 +5,7 @@ the ROC curve of scores of being unknown, beside scikit-learn's; how many known 
 unknown, beside the rate that was asked for; how many unknown ones are caught, beside the estimate;
 and how often sets contain the label, and how large they are. Everyone gets the same embeddings,
 centred by the mean of the training images of all classes, as of a pool that has images of the
-classes without label too. Peers run in an environment of their own (`make bench-peers`).
+classes without label too.
 """
 
 import itertools
@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.metrics import roc_auc_score
 from torch import Tensor
-from torch.nn import functional as F
 
 from bench.data import Draw, data_sets, draw_classes
-from bench.figures import means, progress
+from bench.figures import grouped, means, progress
 from bench.harness import ENCODER, FOLDERS, Options, Result, option, peers, run
 from bench.tasks import ask_peer
 from models.heads.kinds import heads
@@ -49,11 +49,9 @@ def measure(options: Options) -> Result:
         answers = ask_peer(options.peers, "heads", draws, partial(Draw.question, heads=THEIRS))
         for row, draw, answer in zip(figures, draws, answers, strict=True):
             for name in THEIRS:
-                row[f"area: {name}"] = area(torch.from_numpy(answer[name][0]), draw.truth < 0)
-    cells: dict[str, dict[str, float]] = {}
-    for cell in dict.fromkeys(draw.cell for draw in draws):
-        places = [n for n, draw in enumerate(draws) if draw.cell == cell]
-        cells[cell] = means([figures[n] for n in places], 2)
+                row[f"area: {name}"] = area(answer[name][0], draw.truth < 0)
+    by_cell = grouped((draw.cell, row) for draw, row in zip(draws, figures, strict=True))
+    cells = {cell: means(rows, 2) for cell, rows in by_cell.items()}
     every = means(figures, 2)
     late = means([row for row, draw in zip(figures, draws, strict=True) if draw.shots >= 5], 2)
     headline = (
@@ -94,15 +92,12 @@ def _ours(draw: Draw) -> dict[str, float]:
     probabilities = head.probabilities(queries)
     detector = fit_detector(support, targets, classes, mean)
     scores = detector.scores(queries)
-    parts = {type(part.measure).__name__: part.measure for part in detector.detector.parts}
-    centered = F.normalize(queries - mean, dim=1)
     in_pool = torch.isin(data.targets, data.targets[draw.support])
     pool_mean = data.train[in_pool].double().mean(dim=0).float()
     without = fit_detector(support, targets, classes, pool_mean)
     figures = {
         "area: handful": area(scores, unseen),
         "area: handful, no unseen class in the pool": area(without.scores(queries), unseen),
-        **{f"area: {name} alone": area(m.scores(centered), unseen) for name, m in parts.items()},
         f"area: {HEAD}, max softmax": area(1 - probabilities.max(dim=1).values, unseen),
         "accuracy": _percent(probabilities[~unseen].argmax(dim=1) == truth[~unseen]),
     }
@@ -128,12 +123,9 @@ def _ours(draw: Draw) -> dict[str, float]:
     return figures
 
 
-def area(scores: Tensor, unseen: Tensor) -> float:
+def area(scores: Any, unseen: Tensor) -> float:
     """Under the ROC curve, in points: how often an unknown image scores above a known one."""
-    ordered = scores[~unseen].double().sort().values
-    below = torch.searchsorted(ordered, scores[unseen].double())
-    upto = torch.searchsorted(ordered, scores[unseen].double(), right=True)
-    return float(100 * (below + upto).double().mean() / 2 / len(ordered))
+    return 100 * float(roc_auc_score(unseen, scores))
 
 
 def _percent(hits: Tensor) -> float:
@@ -141,4 +133,4 @@ def _percent(hits: Tensor) -> float:
 
 
 if __name__ == "__main__":
-    run(measure, __doc__, FOLDERS, ENCODER, option("--seeds", 20, quick=2), peers("scikit-learn"))
+    run(measure, FOLDERS, ENCODER, option("--seeds", 20, quick=2), peers("scikit-learn"))

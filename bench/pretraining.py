@@ -6,7 +6,6 @@ fine-tuning with twenty labels of each class say what the encoder is worth on te
 autoencoders are for fine-tuning; neighbours do not judge them.
 """
 
-import functools
 import gzip
 import itertools
 import math
@@ -14,6 +13,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,11 +21,13 @@ import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 from torch.nn import functional as F
 
 from bench.data import DataSet, decoded
-from bench.figures import mean
+from bench.figures import grouped, in_words, mean, timed
 from bench.finetune import centroid_accuracy, fine_tune
 from bench.harness import PROCESSES, RESUME, Options, Result, option, peers, run
 from bench.tasks import ask_peer, run_all
@@ -38,6 +40,7 @@ from models.finetuning import embed_all
 from models.finetuning.methods import methods as ways
 from models.pretraining import Collapsed, Unsuited, start
 from models.pretraining.methods import methods
+from models.training.loop import Training
 from models.training.recipe import Recipe
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")  # of Debian's dataset-fashion-mnist
@@ -73,24 +76,22 @@ class Task(NamedTuple):
 
 def measure(options: Options) -> Result:
     """Run all tasks, and sum up by data set and network."""
-    tasks, outcomes = list(_tasks(options)), {}
-    for task, outcome in run_all(attempt, tasks, options):
-        outcomes[task] = outcome
-        scores = ", ".join(f"{name} {value:.1f}" for name, value in outcome["scores"].items())
-        print(
-            f"{len(outcomes)}/{len(tasks)} {task.group} {task.name}: {scores}; "
-            f"{outcome['steps']} steps in {outcome['seconds']:.0f} s {outcome['trouble']}",
-            flush=True,
-        )
-    groups: dict[str, dict[str, list[Any]]] = {}
-    for task in sorted(tasks, key=lambda task: (task.group, task.name, task.seed)):
-        groups.setdefault(task.group, {}).setdefault(task.name, []).append(outcomes[task])
+    outcomes = run_all(attempt, list(_tasks(options)), options, _describe)
+    groups = grouped((task.group, (task.name, outcome)) for task, outcome in outcomes.items())
     results = {
-        group: {name: _row(row) for name, row in rows.items()} for group, rows in groups.items()
+        group: {name: _row(runs) for name, runs in sorted(grouped(pairs).items())}
+        for group, pairs in sorted(groups.items())
     }
     verdicts = {group: _verdict(rows) for group, rows in results.items()}
     headline = "; ".join(f"{group}: {text}" for group, (text, _) in verdicts.items())
     return Result({"results": results}, headline, all(goal for _, goal in verdicts.values()))
+
+
+def _describe(task: Task, outcome: dict[str, Any]) -> str:
+    return (
+        f"{task.group} {task.name}: {in_words(outcome['scores'])}; {outcome['steps']} steps in "
+        f"{outcome['seconds']:.0f} s {outcome['trouble']}"
+    )
 
 
 def attempt(task: Task) -> dict[str, Any]:
@@ -114,7 +115,7 @@ def attempt(task: Task) -> dict[str, Any]:
     return outcome
 
 
-@functools.cache
+@cache
 def images(name: str) -> DataSet:
     """A data set by its name or folder, decoded."""
     if name == "fashion":
@@ -171,22 +172,28 @@ def _turned(pixels: Tensor) -> Tensor:
 
 
 def _pretrain(task: Task, encoder: Encoder, data: DataSet) -> tuple[dict[str, Any], Encoder | None]:
-    recipe, steps, trouble = Recipe(batch_size=BATCH, seed=task.seed), 0, ""
+    recipe = Recipe(batch_size=BATCH, seed=task.seed)
     method = methods[task.method]
     try:
         epochs, pixels = _affordable(task, encoder, data.train, recipe)
         training = start(method(), encoder, pixels, replace(recipe, epochs=epochs), fresh=True)
     except Unsuited as error:
         return {"trouble": f"unsuited: {error}"}, None
-    started = time.process_time()
-    try:
-        for _ in training.steps():
-            steps += 1
-    except Collapsed as error:
-        trouble = f"collapsed: {error}"
-    seconds = time.process_time() - started
+    (steps, reason), seconds = timed(partial(train, training), time.process_time)
+    trouble = f"collapsed: {reason}" if reason else ""
     report = {"seconds": seconds, "steps": steps, "trouble": trouble}
     return report, training.objective.encoder
+
+
+def train(training: Training, most: int | None = None) -> tuple[int, str]:
+    """How many steps a training took, at most so many, and why it collapsed, if it did."""
+    steps = 0
+    try:
+        for _ in itertools.islice(training.steps(), most):
+            steps += 1
+    except Collapsed as error:
+        return steps, str(error)
+    return steps, ""
 
 
 def _affordable(task: Task, encoder: Encoder, pixels: Tensor, recipe: Recipe) -> tuple[int, Tensor]:
@@ -233,16 +240,15 @@ def _judge_pixels(data: DataSet) -> dict[str, float]:
 def _judge_vectors(data: DataSet, train: Tensor, test: Tensor) -> dict[str, float]:
     """Accuracies in % of what needs no more than embeddings."""
     targets, truth = data.targets, data.test_targets
-    centre, deviation = train.mean(dim=0), train.std(dim=0).clamp_min(1e-6)
-    probe = LogisticRegression(max_iter=300)
+    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300))
     nearest = KNeighborsClassifier(20, metric="cosine", weights="distance")
     with warnings.catch_warnings(action="ignore"):  # 300 iterations say enough
-        probe.fit((train - centre) / deviation, targets)
+        probe.fit(train, targets)
     nearest.fit(train, targets)
     draws = [data.draw(SHOTS, seed) for seed in range(DRAWS)]
     few = [centroid_accuracy(train[rows], labels, test, truth) for rows, labels in draws]
     return {
-        "probe": 100 * float(probe.score((test - centre) / deviation, truth)),
+        "probe": 100 * float(probe.score(test, truth)),
         "kNN": 100 * float(nearest.score(test, truth)),
         "5-shot": mean(few),
     }
@@ -281,7 +287,6 @@ def _verdict(rows: dict[str, dict[str, Any]]) -> tuple[str, bool]:
 if __name__ == "__main__":
     run(
         measure,
-        __doc__,
         option("--images", ["fashion"], nargs="+", help="`fashion`, `turned` or folders"),
         option("--networks", ["conv4", "vit"], nargs="+", choices=NETWORKS),
         option("--methods", sorted(methods), nargs="+"),

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import httpx
 from sqlalchemy import ColumnElement, func, select
@@ -22,9 +22,11 @@ from app.cli.benchmark import PATH, Request, media_type
 from app.settings import Settings
 from app.sql.database import Database, migrate
 from app.sql.tables import Embedding, Image
+from bench.figures import timed
 
 ROOT = Path(__file__).parent.parent
 START_S = 600.0  # a busy machine takes its time
+Value = TypeVar("Value")
 
 
 class Command:
@@ -90,10 +92,6 @@ class Server(Command):
         ready = f"{self.url}/readyz"
         wait_until_ready(self._process, lambda: httpx.get(ready, trust_env=False))
 
-    def client(self, path: str = "") -> httpx.Client:
-        """A connection to it."""
-        return httpx.Client(base_url=f"{self.url}{path}", timeout=60, trust_env=False)
-
 
 @contextmanager
 def new_server(**settings: str) -> Iterator[Server]:
@@ -104,24 +102,25 @@ def new_server(**settings: str) -> Iterator[Server]:
 
 def wait_until_ready(process: "subprocess.Popen[bytes]", ask: Callable[[], httpx.Response]) -> None:
     """Wait until a server that was started answers 200, for at most `START_S`."""
-    deadline = time.monotonic() + START_S
-    while time.monotonic() < deadline and process.poll() is None:
+
+    def is_ready() -> bool:
+        if process.poll() is not None:
+            raise RuntimeError(f"the server did not become ready; exit code {process.returncode}")
         with suppress(httpx.TransportError):
-            if ask().status_code == 200:
-                return
-        time.sleep(0.05)
-    raise RuntimeError(f"the server did not become ready; exit code {process.poll()}")
+            return ask().status_code == 200
+        return False
+
+    wait_for(is_ready, START_S, pause_s=0.05)
 
 
-def listed(client: httpx.Client, path: str, **query: str) -> Iterator[dict[str, Any]]:
-    """All items of a listing, page after page."""
-    cursor: dict[str, str] | None = {}
-    while cursor is not None:
-        page = (
-            client.get(path, params={"limit": "500", **query, **cursor}).raise_for_status().json()
-        )
-        yield from page["items"]
-        cursor = {"cursor": page["next_cursor"]} if page["next_cursor"] else None
+def wait_for(attempt: Callable[[], Value | None], patience_s: float, pause_s: float = 0.1) -> Value:
+    """What comes of trying until it is something."""
+    deadline = time.monotonic() + patience_s
+    while not (value := attempt()):
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"nothing happened for {patience_s:.0f} s")
+        time.sleep(pause_s)
+    return value
 
 
 def single(photo: bytes) -> Request:
@@ -173,9 +172,12 @@ def memory(name: str, pid: int | None = None) -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1024
 
 
-def reset_peak() -> None:
-    """Let VmHWM count from now."""
-    Path("/proc/self/clear_refs").write_text("5")
+def measured(work: Callable[[], Value]) -> tuple[Value, float, float]:
+    """What a function gives, its seconds, and the mebibytes that it takes at its peak."""
+    Path("/proc/self/clear_refs").write_text("5")  # VmHWM counts from now
+    before = memory("VmRSS")
+    value, seconds = timed(work)
+    return value, seconds, memory("VmHWM") - before
 
 
 def cpu_seconds(pid: int) -> float:

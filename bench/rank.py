@@ -1,9 +1,9 @@
 """Ranking a large pool by margin: how close to bare matrix products, and after one more label.
 
 Also 1,000 rounds of labels at random on a small pool, after each of which the ranking by what was
-remembered must be that of a full computation. Peers run in an environment of their own (`make
-bench-peers`) on as many threads: scikit-activeml's UncertaintySampling with the same head, and the
-100 nearest of each centroid by faiss and by pgvector, which is less than a ranking.
+remembered must be that of a full computation. Peers run on as many threads: scikit-activeml's
+UncertaintySampling with the same head, and the 100 nearest of each centroid by faiss and by
+pgvector, which is less than a ranking.
 """
 
 from dataclasses import replace
@@ -20,16 +20,19 @@ from torch.nn import functional as F
 from app.inference.process import keep_freed_memory
 from app.ranking.cosine_cache import Cosines
 from app.vectors.matrices import POOL, Snapshot
+from bench.data import made_up
 from bench.figures import timed
-from bench.harness import Options, Result, option, peers, run
-from bench.processes import memory, reset_peak
+from bench.harness import Options, Result, peers, run
+from bench.processes import measured
 from bench.tasks import ask_peer
 from models.acquisition import BLOCK_ROWS, Pool, Ranking
 from models.acquisition.strategies.margin import Margin
 from models.heads import FittedHead
 from models.heads.kinds.cosine import Cosine
 
+LABELS = (10, 100, 1000)
 MOST_SHOTS, BUDGET = 20, 100
+PEER_ROWS = 20_000  # images that peers rank
 SECONDS = {10: 1.0, 100: 4.0}  # by the number of labels
 SHARE, LATER, MEGABYTES = 0.85, 0.15, 300
 ALIKE = 1e-5  # scores that float32 may put in another order
@@ -51,9 +54,8 @@ class World(NamedTuple):
 def measure(options: Options) -> Result:
     """Rank among few and many labels, and compare shortcuts with full computations."""
     keep_freed_memory()  # as the service does
-    images = options.rows or (20_000 if options.quick else 1_000_000)
-    dimensions, rounds = (128, 50) if options.quick else (1280, 1000)
-    rows = {str(k): _measure(images, dimensions, k, options) for k in options.labels}
+    images, dimensions, rounds = (20_000, 128, 50) if options.quick else (1_000_000, 1280, 1000)
+    rows = {str(k): _measure(images, dimensions, k, options.peers) for k in LABELS}
     alike = _rounds(rounds)
     parts = [
         f"{k} labels {row['seconds']:.2f} s, {100 * row['share']:.0f} % of bare products, "
@@ -71,32 +73,22 @@ def measure(options: Options) -> Result:
     return Result({"labels": rows, "alike": alike, "rounds": rounds}, headline, goal_met)
 
 
-def _world(images: int, dimensions: int, labels: int, seed: int = 0) -> World:
-    generator = torch.Generator().manual_seed(seed)
-    centres = F.normalize(torch.randn(labels, dimensions, generator=generator), dim=1)
-    truth = torch.randint(labels, (images,), generator=generator)
+def _world(images: int, dimensions: int, labels: int) -> World:
     shots = _shots(images, labels)
-    truth[images - labels * shots :] = torch.arange(labels).repeat_interleave(shots)
-    vectors = torch.empty(images, dimensions, dtype=torch.float16)
-    for at in torch.split(torch.arange(images), 16_384):
-        noise = torch.randn(len(at), dimensions, generator=generator) / dimensions**0.5
-        vectors[at] = F.normalize(centres[truth[at]] + 1.5 * noise, dim=1).half()
+    vectors, truth = made_up(images, dimensions, labels, shots=shots, noise=1.5)
     ids = np.zeros((images, 16), np.uint8)
     ids[:, -4:] = np.arange(images, dtype=">u4").view(np.uint8).reshape(images, 4)
     return World(Snapshot(1, vectors, ids, np.full(images, POOL, np.int32), []), truth, labels)
 
 
-def _measure(images: int, dimensions: int, labels: int, options: Options) -> dict[str, float]:
+def _measure(images: int, dimensions: int, labels: int, peers: Path | None) -> dict[str, float]:
     world = _world(images, dimensions, labels)
     free = torch.arange(images - labels * _shots(images, labels))
     labeled = torch.arange(len(free), images)
     vectors, head = world.everything.vectors, world.head(labeled)
     pool = Pool(vectors, free, head.probabilities)
     _, bare = timed(partial(_products, vectors, head.centroids))
-    reset_peak()
-    before = memory("VmRSS")
-    whole, seconds = timed(lambda: Margin().rank(pool, BUDGET))
-    megabytes = memory("VmHWM") - before
+    whole, seconds, megabytes = measured(lambda: Margin().rank(pool, BUDGET))
     cosines = Cosines()
 
     def quick(head: FittedHead, rows: Tensor) -> Ranking:
@@ -116,8 +108,8 @@ def _measure(images: int, dimensions: int, labels: int, options: Options) -> dic
         "after_one_label": later,
         "megabytes": megabytes,
     }
-    if options.peers:
-        row |= _peers(options.peers, world, head, min(options.peer_rows, len(free)))
+    if peers:
+        row |= _peers(peers, world, head, min(PEER_ROWS, len(free)))
     return row
 
 
@@ -178,19 +170,8 @@ def _peers(python: Path, world: World, head: FittedHead, rows: int) -> dict[str,
         "budget": BUDGET,
     }
     (answer,) = ask_peer(python, "rank", [question], threads=torch.get_num_threads())
-    missing = [peer for peer, seconds in answer.items() if seconds is None]
-    if missing:
-        print(f"{', '.join(missing)}: skipped, not installed")
-    seconds = {"ours": ours} | {p: s for p, s in answer.items() if s is not None}
-    return {f"peers_rows_{rows}_{peer}": value for peer, value in seconds.items()}
+    return {f"peers_rows_{rows}_{who}": s for who, s in [("ours", ours), *answer.items()]}
 
 
 if __name__ == "__main__":
-    run(
-        measure,
-        __doc__,
-        option("--labels", [10, 100, 1000], type=int, nargs="+"),
-        option("--rows", type=int, help="images; a million by default"),
-        option("--peer-rows", 20_000, help="images that peers rank"),
-        peers("scikit-activeml, faiss, pgvector"),
-    )
+    run(measure, peers("scikit-activeml, faiss, pgvector"))

@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from app.cli.benchmark import photos
 from bench.figures import spread, timed
 from bench.harness import Options, Result, option, run
+from bench.processes import memory
 from bench.tasks import alone
 from models.encoders import Encoder, EncoderUnavailable, pick_device
 from models.encoders.specs import parse
@@ -38,18 +39,16 @@ MATRIX = {"cpu": 2048, "cuda": 8192}  # rows of the product
 
 def measure(options: Options) -> Result:
     """Let the runtimes take turns with each encoder."""
-    device = str(pick_device(options.device))
+    device, threads = str(pick_device("auto")), os.cpu_count() or 1
     runs: dict[str, dict[str, list[Any]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(options.repeats):
             for encoder in options.encoders:
                 for runtime in runtimes:
-                    result = alone(prepare, encoder, runtime, device, options.threads, Path(folder))
+                    result = alone(prepare, encoder, runtime, device, threads, Path(folder))
                     runs.setdefault(encoder, {}).setdefault(runtime, []).append(result)
-    product = alone(_speed_of_a_product, device, options.threads)
-    name = (
-        torch.cuda.get_device_name() if device.startswith("cuda") else f"{options.threads} threads"
-    )
+    product = alone(_speed_of_a_product, device, threads)
+    name = torch.cuda.get_device_name() if device.startswith("cuda") else f"{threads} threads"
     rows: dict[str, dict[str, Any]] = {}
     best: dict[str, float] = {}
     for encoder, by_name in runs.items():
@@ -109,8 +108,7 @@ def _memory(device: str) -> float:
     """MiB of this process; on CUDA those of the device."""
     if device.startswith("cuda"):
         return torch.cuda.memory_reserved() / 2**20
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+    return memory("VmRSS")
 
 
 def _speed_of_a_product(device: str, threads: int) -> float:
@@ -153,11 +151,5 @@ def _row(runs: list[Any], operations: float, product: float) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    run(
-        measure,
-        __doc__,
-        option("--encoders", ["efficientnet_lite:0"], nargs="+"),
-        option("--device", "auto"),
-        option("--threads", os.cpu_count() or 1),
-        option("--repeats", 5, quick=2),
-    )
+    encoders = option("--encoders", ["efficientnet_lite:0"], nargs="+")
+    run(measure, encoders, option("--repeats", 5, quick=2))

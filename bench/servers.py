@@ -2,30 +2,27 @@
 
 One server at a time, in an order that is drawn anew for each repeat. A request brings one photo.
 Measured are photos of a folder with 1 to 128 clients, photos of 12 megapixels, and photos of which
-every eighth is damaged: how many of the others fail. The client's own CPU time is counted apart.
-The peers compute with PyTorch, as their documentation shows; so does one of ours. Peers run in an
-environment of their own (`make bench-peers`).
+every eighth is damaged: how many of the others fail.
+The peers compute with PyTorch, as their documentation shows; so does one of ours.
 """
 
-import json
 import os
 import random
 import signal
-import statistics
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import httpx
 
-from app.cli.benchmark import PATH, Request, load, multipart, photos, register
+from app.cli.benchmark import PATH, Request, Run, load, multipart, photos, register
 from bench.data import large_photos
-from bench.figures import percentile, spread
+from bench.figures import percentiles, spread
 from bench.harness import PHOTOS, Options, Result, option, peers, run
 from bench.processes import ROOT, free_port, new_server, single, wait_until_ready
 
@@ -35,10 +32,7 @@ DAMAGED_CLIENTS = 32
 DAMAGED = "one of eight damaged"
 SUPPORT = 20  # photos, of four labels
 OURS = "handful"
-VERSIONS = """
-import importlib.metadata as m, json
-print(json.dumps({p: m.version(p) for p in ("fastapi", "litserve", "bentoml", "torch", "timm")}))
-"""
+PACKAGES = ("fastapi", "litserve", "bentoml", "torch", "timm")  # whose versions count
 
 
 class Kind(NamedTuple):
@@ -65,21 +59,12 @@ KINDS = {
 }
 
 
-class Measured(NamedTuple):
-    """One workload on one server."""
-
-    images_per_s: float
-    latencies_ms: list[float]
-    client_cpu_ms: float  # of a photo
-    failed: int  # photos that are whole
-
-
 def measure(options: Options) -> Result:
     """Measure one server at a time, in another order in each repeat."""
     names = [name for name, kind in KINDS.items() if not kind.command or options.peers]
     small = photos(options.images, 64 if options.quick else 256)
     large = large_photos(8 if options.quick else 24)
-    measured: dict[str, dict[str, list[Measured]]] = {name: {} for name in names}
+    measured: dict[str, dict[str, list[Run]]] = {name: {} for name in names}
     for repeat in range(options.repeats):
         random.Random(repeat).shuffle(names)
         for name in names:
@@ -151,58 +136,42 @@ def _classify(kind: Kind, port: int, photo: bytes) -> httpx.Response:
 
 def _measure(
     kind: Kind, port: int, small: Sequence[bytes], large: Sequence[bytes]
-) -> Iterator[tuple[str, Measured]]:
+) -> Iterator[tuple[str, Run]]:
+    """Workloads, and how they went; of photos that are refused only those that are whole."""
+    send = partial(load, port, path=kind.path, strict=False)
     whole = [kind.request(photo) for photo in small]
     for clients in CLIENTS:
-        yield f"{clients} at a time", _send(kind, port, whole, clients)
+        yield f"{clients} at a time", send(whole, clients)
     big = [kind.request(photo) for photo in large]
-    yield f"12 megapixels, {LARGE_CLIENTS} at a time", _send(kind, port, big, LARGE_CLIENTS)
+    yield f"12 megapixels, {LARGE_CLIENTS} at a time", send(big, LARGE_CLIENTS)
     damaged = {
         n: kind.request(photo[: len(photo) // 2]) for n, photo in enumerate(small) if n % 8 == 7
     }
     mixed = [damaged.get(n, request) for n, request in enumerate(whole)]
-    yield DAMAGED, _send(kind, port, mixed, DAMAGED_CLIENTS, {*damaged.values()})
+    run = send(mixed, DAMAGED_CLIENTS)
+    refused = [request for request in run.refused if request not in damaged.values()]
+    yield DAMAGED, run._replace(refused=refused)
 
 
-def _send(
-    kind: Kind,
-    port: int,
-    requests: Sequence[Request],
-    clients: int,
-    damaged: frozenset[Request] | set[Request] = frozenset(),
-) -> Measured:
-    started = time.process_time()
-    run = load(port, requests, clients, kind.path, strict=False)
-    spent = 1000 * (time.process_time() - started) / len(requests)
-    failed = sum(request not in damaged for request in run.refused)
-    return Measured(run.images_per_s, run.latencies_ms, spent, failed)
-
-
-def _row(runs: Sequence[Measured]) -> dict[str, Any]:
-    speed = spread([run.images_per_s for run in runs], 2)
+def _row(runs: Sequence[Run]) -> dict[str, Any]:
     latencies = [ms for run in runs for ms in run.latencies_ms]
     return {
-        "photos_per_s": speed.pop("median"),
-        **speed,
-        "p50_ms": round(percentile(latencies, 50), 1),
-        "p99_ms": round(percentile(latencies, 99), 1),
-        "client_cpu_ms": round(statistics.median(run.client_cpu_ms for run in runs), 3),
-        "failed": sum(run.failed for run in runs),
+        **spread([run.images_per_s for run in runs], 2, median="photos_per_s"),
+        **percentiles(latencies, 50, 99, name="p{}_ms"),
+        "failed": sum(len(run.refused) for run in runs),
     }
 
 
 def _versions(peers: Path) -> dict[str, str]:
-    command: list[str | Path] = [peers / "python", "-c", VERSIONS]
-    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    versions: dict[str, str] = json.loads(output)
-    return versions
+    (site,) = peers.parent.glob("lib/python*/site-packages")
+    installed = {package.name: package.version for package in distributions(path=[str(site)])}
+    return {name: installed[name] for name in PACKAGES}
 
 
 if __name__ == "__main__":
     programs = Path.home() / ".cache/handful-serving/bin"
     run(
         measure,
-        __doc__,
         PHOTOS,
         option("--repeats", 5, quick=1),
         peers("FastAPI, LitServe, BentoML", programs, "folder of their programs"),

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from app.cli.benchmark import Run, load, multipart, photos, pipeline, prepare, register
-from bench.figures import percentile, spread
+from bench.figures import percentiles, spread
 from bench.harness import ENCODER, PHOTOS, Options, Result, option, run
 from bench.processes import new_server, single
 from models.encoders import pick_device
@@ -56,16 +56,14 @@ def _loop(spec: str, bodies: Sequence[bytes]) -> Callable[[], Run]:
 
 
 def _report(measured: dict[str, list[Run]]) -> Result:
-    speeds = {name: spread([r.images_per_s for r in runs], 9) for name, runs in measured.items()}
-    loop = speeds["in-process loop"]["median"]
     rows: dict[str, dict[str, float]] = {}
     for name, runs in measured.items():
-        speed, latencies = speeds[name], [ms for run in runs for ms in run.latencies_ms]
-        row = {"images_per_s": speed.pop("median"), **speed}
-        row["ratio"] = row["images_per_s"] / loop
-        if latencies:
-            row |= {"p50_ms": percentile(latencies, 50), "p99_ms": percentile(latencies, 99)}
-        rows[name] = {key: round(value, 3) for key, value in row.items()}
+        rows[name] = spread([run.images_per_s for run in runs], median="images_per_s")
+        if latencies := [ms for run in runs for ms in run.latencies_ms]:
+            rows[name] |= percentiles(latencies, 50, 99, name="p{}_ms")
+    loop = rows["in-process loop"]["images_per_s"]
+    for row in rows.values():
+        row["ratio"] = round(row["images_per_s"] / loop, 3)
     raw, many = (
         rows[f"{shape}, 32 at a time"] for shape in ("raw, 1 image", "multipart, 16 images")
     )
@@ -78,4 +76,4 @@ def _report(measured: dict[str, list[Run]]) -> Result:
 
 if __name__ == "__main__":
     repeats = option("--repeats", 5, quick=2, help="after a round that warms up")
-    run(measure, __doc__, PHOTOS, ENCODER, repeats)
+    run(measure, PHOTOS, ENCODER, repeats)

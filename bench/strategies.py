@@ -1,34 +1,28 @@
 """The same batches as scikit-activeml, in how much less time; and with a million images.
 
-Embeddings are drawn around random centres, since only their geometry matters here. Peers run in an
-environment of their own (`make bench-peers`), on as many threads.
+Embeddings are drawn around random centres, since only their geometry matters here. Peers run on as
+many threads.
 """
 
 import resource
 from typing import Any
 
 import torch
-from torch.nn import functional as F
 
+from bench.data import made_up
 from bench.figures import timed
 from bench.harness import NO_PEER, Options, Result, option, peers, run
 from bench.tasks import ask_peer
 from models.acquisition import AcquisitionStrategy, Pool, of_labeled
 from models.acquisition.strategies import strategies
-from models.acquisition.strategies.badge import Badge
-from models.acquisition.strategies.coreset import CoreSet
-from models.acquisition.strategies.entropy import Entropy
-from models.acquisition.strategies.margin import Margin
-from models.acquisition.strategies.maxherding import MaxHerding
-from models.acquisition.strategies.probcover import ProbCover
 from models.heads.kinds.cosine import Cosine
 
-SAME: dict[str, AcquisitionStrategy] = {
-    "margin": Margin(),
-    "entropy": Entropy(),
-    "coreset": CoreSet(),
-    "maxherding": MaxHerding(sigma=1.0, landmarks=20_000),
-    "probcover": ProbCover(radius=0.9, landmarks=20_000),
+SAME: dict[str, dict[str, float]] = {  # options with which they choose as the peer's do
+    "margin": {},
+    "entropy": {},
+    "coreset": {},
+    "maxherding": {"sigma": 1.0, "landmarks": 20_000},
+    "probcover": {"radius": 0.9, "landmarks": 20_000},
 }
 SECONDS, GIGABYTES = 120, 8  # for a million images
 GOALS = {"badge": 100, "maxherding": 20}  # times as fast as the peer
@@ -44,9 +38,9 @@ def measure(options: Options) -> Result:
     badge_rows = 1000 if options.quick else 10_000
     large = make_pool(badge_rows, dimensions=dimensions, classes=100, shots=1)
     picks, seconds = {}, {}
-    for name, strategy in SAME.items():
-        picks[name], seconds[name] = _pick(strategy, pool, budget)
-    _, seconds["badge"] = _pick(Badge(), large, budget)
+    for name, same in SAME.items():
+        picks[name], seconds[name] = _pick(strategies[name](**same), pool, budget)
+    _, seconds["badge"] = _pick(strategies["badge"](), large, budget)
     if not options.peers:
         return NO_PEER._replace(figures={"seconds": seconds})
     question = {"pool": _arrays(pool), "badge": _arrays(large), "picks": picks, "budget": budget}
@@ -66,17 +60,10 @@ def measure(options: Options) -> Result:
     return Result({"strategies": rows}, headline, agreed == 1 and (fast or options.quick))
 
 
-def make_pool(images: int, *, dimensions: int, classes: int, shots: int, seed: int = 0) -> Pool:
-    """Float16 embeddings around a centre for each class, with labels and a head for some."""
-    generator = torch.Generator().manual_seed(seed)
-    centres = F.normalize(torch.randn(classes, dimensions, generator=generator), dim=1)
+def make_pool(images: int, *, dimensions: int, classes: int, shots: int) -> Pool:
+    """Made-up images, with labels and a head for some."""
     total = images + classes * shots
-    truth = torch.randint(classes, (total,), generator=generator)
-    truth[images:] = torch.arange(classes).repeat_interleave(shots)
-    embeddings = torch.empty(total, dimensions, dtype=torch.float16)
-    for rows in torch.split(torch.arange(total), 65_536):
-        noise = torch.randn(len(rows), dimensions, generator=generator) / dimensions**0.5
-        embeddings[rows] = F.normalize(centres[truth[rows]] + noise, dim=1).half()
+    embeddings, truth = made_up(total, dimensions, classes, shots=shots, noise=1.0)
     labeled, targets = torch.arange(images, total), truth[images:]
     head = Cosine(temperature=0.1).fit(embeddings[labeled], targets, classes)
     return Pool(embeddings, torch.arange(images), head.probabilities, labeled, targets)
@@ -104,8 +91,7 @@ def _million(options: Options) -> Result:
     images = 20_000 if options.quick else 1_000_000
     pool = make_pool(images, dimensions=384, classes=1000, shots=5)
     rows: dict[str, dict[str, float]] = {}
-    of_pool = [name for name, kind in strategies.items() if not of_labeled(kind())]
-    for name in options.only or of_pool:
+    for name in (name for name, kind in strategies.items() if not of_labeled(kind())):
         _, seconds = _pick(strategies[name](), pool, 100)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # of all so far
         rows[name] = {"seconds": seconds, "peak_gigabytes": peak}
@@ -120,10 +106,5 @@ def _million(options: Options) -> Result:
 
 
 if __name__ == "__main__":
-    run(
-        measure,
-        __doc__,
-        option("--million", action="store_true", help="a million images, without peers"),
-        option("--only", nargs="*", help="strategies to run with --million"),
-        peers("scikit-activeml"),
-    )
+    million = option("--million", action="store_true", help="a million images, without peers")
+    run(measure, million, peers("scikit-activeml"))

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import pickle
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -71,9 +71,12 @@ def ask_peer(
 
 
 def run_all(
-    work: Callable[[Task], Figures], tasks: Sequence[Task], options: Options
-) -> Iterator[tuple[Task, Figures]]:
-    """The figures of tasks as they come, from as many processes as `--processes` says.
+    work: Callable[[Task], Figures],
+    tasks: Sequence[Task],
+    options: Options,
+    describe: Callable[[Task, Figures], str] = lambda task, figures: str(task),
+) -> dict[Task, Figures]:
+    """The figures of tasks, from as many processes as `--processes` says; each is told as it comes.
 
     With `--resume` they are written to its file, a task a line, and those that are there are read.
     """
@@ -81,14 +84,16 @@ def run_all(
     lines = file.read_text().splitlines() if file is not None and file.exists() else []
     saved = dict(json.loads(line) for line in lines)
     keys = {task: f"{work.__name__} {task}" for task in tasks}
-    yield from ((task, saved[key]) for task, key in keys.items() if key in saved)
-    remaining = [task for task, key in keys.items() if key not in saved]
+    outcomes = {task: saved[key] for task, key in keys.items() if key in saved}
+    remaining = [task for task in tasks if task not in outcomes]
     with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
         for task, figures in pool.imap_unordered(functools.partial(_pair, work), remaining):
             if file is not None:
                 with file.open("a") as journal:
                     journal.write(json.dumps([keys[task], figures]) + "\n")
-            yield task, figures
+            outcomes[task] = figures
+            print(f"{len(outcomes)}/{len(tasks)} {describe(task, figures)}", flush=True)
+    return {task: outcomes[task] for task in tasks}
 
 
 def _pair(work: Callable[[Task], Figures], task: Task) -> tuple[Task, Figures]:

@@ -5,13 +5,12 @@ Ours and lightly's take turns, so that both meet the same machine.
 """
 
 import itertools
-import time
 
 import torch
 from torch import Generator
 
-from bench.figures import spread
-from bench.harness import NO_PEER, Options, Result, option, peers, run
+from bench.figures import rate_of_turns, spread
+from bench.harness import NO_PEER, Options, Result, peers, run
 from bench.tasks import ask_peer
 from models.pretraining.views import Views
 from models.training.loop import as_values
@@ -27,14 +26,15 @@ def measure(options: Options) -> Result:
     torch.set_num_threads(1)
     ours: dict[int, list[float]] = {side: [] for side in GOALS}
     theirs: dict[int, list[float]] = {side: [] for side in GOALS}
-    for _, side in itertools.product(range(options.rounds), GOALS):
-        theirs[side] += ask_peer(options.peers, "lightly_views", [(side, options.seconds)])
-        ours[side].append(_speed(side, options.seconds))
+    rounds, seconds = (2, 0.2) if options.quick else (7, 2.0)
+    for _, side in itertools.product(range(rounds), GOALS):
+        theirs[side] += ask_peer(options.peers, "lightly_views", [(side, seconds)])
+        ours[side].append(_speed(side, seconds))
     figures = {}
     for side in GOALS:
         ratios = [our / their for our, their in zip(ours[side], theirs[side], strict=True)]
         columns = {"ours": ours[side], "lightly": theirs[side], "ratio": ratios}
-        figures[side] = {name: _range(values) for name, values in columns.items()}
+        figures[side] = {name: spread(values, 2) for name, values in columns.items()}
     medians = {side: figures[side]["ratio"]["median"] for side in GOALS}
     by_side = ", ".join(f"{ratio:.1f} x at {side} px" for side, ratio in medians.items())
     return Result(
@@ -49,25 +49,15 @@ def _speed(side: int, seconds: float) -> float:
     generator = Generator().manual_seed(side)
     images = torch.randint(0, 256, (BATCH, 3, side, side), dtype=torch.uint8, generator=generator)
     views = Views(crop=0.08, colour=1.0)
-    count, started = 0, time.perf_counter()
-    while (passed := time.perf_counter() - started) < seconds:
+
+    def turn() -> int:
         values = as_values(images)
         for _ in range(2):
             views(values, generator)
-        count += BATCH
-    return count / passed
+        return BATCH
 
-
-def _range(values: list[float]) -> dict[str, float]:
-    row = spread(values, 2)
-    return {"min": row["lowest"], "median": row["median"], "max": row["highest"]}
+    return rate_of_turns(turn, seconds)
 
 
 if __name__ == "__main__":
-    run(
-        measure,
-        __doc__,
-        option("--rounds", 7, quick=2),
-        option("--seconds", 2.0, quick=0.2, help="of each figure"),
-        peers("lightly"),
-    )
+    run(measure, peers("lightly"))

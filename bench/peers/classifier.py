@@ -21,12 +21,10 @@ RESIZE = 256
 class Classifier:
     """Names the class whose centroid is nearest to the embedding of a photo.
 
-    Args:
-        folder: photos named LABEL_NUMBER.jpg, of which the centroids are made; BENCH_SUPPORT if
-            None.
+    Centroids are of the photos in the folder BENCH_SUPPORT, named LABEL_NUMBER.jpg.
     """
 
-    def __init__(self, folder: Path | None = None) -> None:
+    def __init__(self) -> None:
         net: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False)
         spec = importlib.util.find_spec(PACKAGE)
         assert spec is not None
@@ -45,7 +43,7 @@ class Classifier:
                 v2.Normalize([127 / 255] * 3, [128 / 255] * 3),
             ]
         )
-        paths = sorted((folder or Path(os.environ["BENCH_SUPPORT"])).iterdir())
+        paths = sorted(Path(os.environ["BENCH_SUPPORT"]).iterdir())
         embeddings = self.embed(torch.stack([self.decode(p.read_bytes()) for p in paths]))
         names = [path.name.partition("_")[0] for path in paths]
         self.labels = sorted(set(names))

@@ -3,7 +3,6 @@
 import time
 from typing import Any
 
-from cleanlab.count import compute_confident_joint
 from cleanlab.filter import find_label_issues
 from cleanlab.rank import get_label_quality_scores
 from sklearn.linear_model import LogisticRegression
@@ -26,7 +25,6 @@ def answer(question: dict[str, Any]) -> dict[str, Any]:
         "seconds": time.perf_counter() - started,
         "cleanlab": scores,
         "cleanlab on ours": get_label_quality_scores(targets, ours, method=BY),
-        "joint": compute_confident_joint(targets, ours, calibrate=False),
     }
 
 

@@ -1,9 +1,6 @@
 """JPEG files to squares by torchvision, simplejpeg and OpenCV; in the peers' environment."""
 
 import io
-import os
-import time
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import cv2
@@ -13,6 +10,7 @@ import torch
 from PIL import Image
 from torchvision.io import ImageReadMode, decode_jpeg
 
+from bench.figures import rate
 from bench.peers.exchange import serve
 
 RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
@@ -24,8 +22,8 @@ OPENCV_SCALES = {
 }
 
 
-def answer(question: dict[str, Any]) -> dict[str, tuple[Any, dict[int, float]]]:
-    """The squares of each, and images per second by the number of threads."""
+def answer(question: dict[str, Any]) -> dict[str, tuple[Any, float]]:
+    """The squares of each, and images per second."""
     resize, crop, bodies = question["resize"], question["crop"], question["bodies"]
 
     def square(pixels: Any) -> Any:
@@ -49,17 +47,11 @@ def answer(question: dict[str, Any]) -> dict[str, tuple[Any, dict[int, float]]]:
         pixels = cv2.imdecode(np.frombuffer(body, np.uint8), OPENCV_SCALES[scale])
         return square(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB))
 
-    answers = {}
     peers = {"torchvision": with_torchvision, "simplejpeg": with_simplejpeg, "OpenCV": with_opencv}
-    for name, work in peers.items():
-        squares, rates = np.stack([work(body) for body in bodies]), {}
-        for threads in sorted({1, os.cpu_count() or 1}):
-            with ThreadPoolExecutor(threads) as pool:
-                started = time.perf_counter()
-                list(pool.map(work, bodies))
-                rates[threads] = len(bodies) / (time.perf_counter() - started)
-        answers[name] = squares, rates
-    return answers
+    return {
+        name: (np.stack([work(body) for body in bodies]), rate(work, bodies, question["threads"]))
+        for name, work in peers.items()
+    }
 
 
 if __name__ == "__main__":

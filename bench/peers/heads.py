@@ -52,11 +52,6 @@ def _ridge(support: Any, targets: Any, queries: Any) -> Any:
     return _softmax(scores if scores.ndim == 2 else np.stack([-scores, scores], axis=1))
 
 
-def _regression(support: Any, targets: Any, queries: Any) -> Any:
-    head = LogisticRegression(C=10, max_iter=2000)
-    return head.fit(support, targets).predict_proba(queries)
-
-
 def _regression_cv(support: Any, targets: Any, queries: Any) -> Any:
     fewest = int(np.bincount(targets).min())
     if fewest < 2:
@@ -89,9 +84,7 @@ def _mahalanobis(support: Any, targets: Any, queries: Any) -> Any:
     """Least distance to a class mean under a shared covariance (Lee et al., 2018)."""
     means = np.stack([support[targets == c].mean(axis=0) for c in range(targets.max() + 1)])
     covariance = LedoitWolf(assume_centered=True).fit(support - means[targets])
-    offsets = queries[:, None] - means
-    products = offsets, covariance.precision_, offsets
-    return np.einsum("qcd,de,qce->qc", *products, optimize=True).min(axis=1)
+    return np.min([covariance.mahalanobis(queries - mean) for mean in means], axis=0)
 
 
 def _max_softmax(support: Any, targets: Any, queries: Any) -> Any:
@@ -106,7 +99,6 @@ HEADS: dict[str, Head] = {
     "easyfsl Finetune": _easyfsl(Finetune),
     "scikit-learn LDA, shrinkage=auto": _lda,
     "scikit-learn ridge": _ridge,
-    "scikit-learn LR, C=10": _regression,
     "scikit-learn LR, CV": _regression_cv,
     "scikit-learn kNN, k=5": _knn,
     "scikit-learn LocalOutlierFactor": _local_outlier_factor,

@@ -1,12 +1,11 @@
 """Images a second of lightly's views; runs in the peers' environment."""
 
-import time
-
 import numpy as np
 import torch
 from lightly.transforms import SimCLRTransform
 from PIL import Image
 
+from bench.figures import rate_of_turns
 from bench.peers.exchange import serve
 
 IMAGES = 64
@@ -18,11 +17,13 @@ def answer(question: tuple[int, float]) -> float:
     noise = np.random.default_rng(side).integers(0, 256, (IMAGES, side, side, 3), dtype=np.uint8)
     images = [Image.fromarray(pixels) for pixels in noise]
     transform = SimCLRTransform(input_size=side, normalize=None)
-    count, started = 0, time.perf_counter()
-    while (passed := time.perf_counter() - started) < seconds:
-        transform(images[count % IMAGES])
-        count += 1
-    return count / passed
+
+    def turn() -> int:
+        for image in images:
+            transform(image)
+        return IMAGES
+
+    return rate_of_turns(turn, seconds)
 
 
 if __name__ == "__main__":

