@@ -27,6 +27,7 @@ from app.main import create_app
 from app.settings import Settings
 from app.sql.database import Database, migrate
 from app.sql.tables import EncoderVersion
+from tests.server_process import ServerProcess
 
 torch.set_num_threads(1)  # tiny tensors: threads cost four times what they save
 
@@ -163,6 +164,21 @@ def live_service(settings) -> Iterator[tuple[str, FastAPI]]:
     yield url, app
     server.should_exit = True
     thread.join(timeout=10)
+
+
+@pytest.fixture(scope="module")
+def server_process(tmp_path_factory) -> Iterator[Callable[..., ServerProcess]]:
+    """Starts services in processes of their own; one serves all tests of a module, in projects."""
+    running: list[ServerProcess] = []
+
+    def start(database_url: str = "", **settings: object) -> ServerProcess:
+        data = tmp_path_factory.mktemp("data")
+        running.append(ServerProcess(data, database_url, **settings))
+        return running[-1]
+
+    yield start
+    for server in running:
+        server.kill()
 
 
 @pytest.fixture(scope="session")

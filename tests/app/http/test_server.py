@@ -1,70 +1,34 @@
 """A server that stops."""
 
 import http.client
-import os
 import signal
-import socket
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import httpx
 import pytest
 
-ROOT = Path(__file__).parents[3]
+from tests.server_process import ServerProcess, wait_until
 
 
 @pytest.fixture
 def start(tmp_path):
-    """Starts a server in a process of its own that is ready: the process, its port, its address."""
+    """Starts a server in a process of its own."""
     running = []
 
-    def make(drain_seconds: float) -> tuple[subprocess.Popen[bytes], int, str]:
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            port = probe.getsockname()[1]
-        settings = {
-            "HANDFUL_DATA_DIR": str(tmp_path),
-            "HANDFUL_ENCODER": "conv4:8",
-            "HANDFUL_RUNTIME": "pytorch",
-            "HANDFUL_WORKERS": "0",
-            "HANDFUL_DRAIN_SECONDS": str(drain_seconds),
-        }
-        command = [sys.executable, "-m", "app.cli", "serve", "--port", str(port)]
-        process = subprocess.Popen(
-            command, cwd=ROOT, env={**os.environ, **settings}, stderr=subprocess.DEVNULL
-        )
-        running.append(process)
-        url = f"http://127.0.0.1:{port}"
-        wait_until(lambda: status(url) == 200)
-        return process, port, url
+    def make(drain_seconds: float) -> ServerProcess:
+        running.append(ServerProcess(tmp_path, drain_seconds=drain_seconds))
+        return running[-1]
 
     yield make
-    for process in running:
-        process.kill()
-        process.wait()
-
-
-def status(url: str) -> int | None:
-    """Of `/readyz`; None while nobody listens."""
-    try:
-        return httpx.get(f"{url}/readyz", trust_env=False).status_code
-    except httpx.TransportError:
-        return None
-
-
-def wait_until(there) -> None:
-    deadline = time.monotonic() + 120
-    while not there():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    for server in running:
+        server.kill()
 
 
 def test_it_is_not_ready_then_takes_nothing_new_then_finishes_then_ends(start, png):
-    process, port, url = start(drain_seconds=12)
+    server = start(drain_seconds=12)
+    process, url = server.process, server.url
     httpx.post(f"{url}/v1/projects", json={"name": "birds"}).raise_for_status()
     content = png("red")
-    slow = http.client.HTTPConnection("127.0.0.1", port)
+    slow = http.client.HTTPConnection("127.0.0.1", server.port)
     slow.putrequest("POST", "/v1/projects/birds/pool")
     slow.putheader("Content-Type", "image/png")
     slow.putheader("Content-Length", str(len(content)))
@@ -72,10 +36,10 @@ def test_it_is_not_ready_then_takes_nothing_new_then_finishes_then_ends(start, p
     slow.send(content[:20])
 
     process.send_signal(signal.SIGTERM)
-    wait_until(lambda: status(url) == 503)
+    wait_until(lambda: server.readiness() == 503)
     answer = httpx.get(f"{url}/readyz").json()
     other = httpx.post(f"{url}/v1/projects/birds/pool", files={"files": png("blue")})
-    wait_until(lambda: status(url) is None)
+    wait_until(lambda: server.readiness() is None)
     assert process.poll() is None
     slow.send(content[20:])
 
@@ -87,9 +51,10 @@ def test_it_is_not_ready_then_takes_nothing_new_then_finishes_then_ends(start, p
 
 
 def test_a_second_signal_spares_the_wait(start):
-    process, _, url = start(drain_seconds=600)
+    server = start(drain_seconds=600)
+    process = server.process
     process.send_signal(signal.SIGTERM)
-    wait_until(lambda: status(url) == 503)
+    wait_until(lambda: server.readiness() == 503)
 
     process.send_signal(signal.SIGTERM)
 
@@ -97,7 +62,7 @@ def test_a_second_signal_spares_the_wait(start):
 
 
 def test_ctrl_c_does_not_wait(start):
-    process, _, _ = start(drain_seconds=600)
+    process = start(drain_seconds=600).process
 
     process.send_signal(signal.SIGINT)
 
