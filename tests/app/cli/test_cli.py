@@ -323,7 +323,12 @@ def test_serve_answers_until_it_is_told_to_stop(tmp_path):
     server = subprocess.Popen(
         [sys.executable, "-m", "app.cli", "serve", "--port", str(port)],
         cwd=ROOT,
-        env={**os.environ, "HANDFUL_DATA_DIR": str(tmp_path), "HANDFUL_ENCODER": "conv4:8"},
+        env=os.environ
+        | {
+            "HANDFUL_DATA_DIR": str(tmp_path),
+            "HANDFUL_ENCODER": "conv4:8",
+            "HANDFUL_RUNTIME": "pytorch",
+        },
         stderr=subprocess.PIPE,
         text=True,
     )
