@@ -254,12 +254,15 @@ def striped(birds, stripes) -> TestClient:
 
 
 @pytest.fixture
-def do(settings) -> Callable[..., JobContext]:
-    """Does the oldest job of a service in this process; the work as it was."""
+def do(settings) -> Callable[..., JobContext | None]:
+    """Does the oldest job of a service in this process; the work as it was, None without a job."""
 
-    def make(service: TestClient, **changes: object) -> JobContext:
-        state = cast(FastAPI, service.app).state.parts
+    def make(service: TestClient | FastAPI, **changes: object) -> JobContext | None:
+        app = service if isinstance(service, FastAPI) else cast(FastAPI, service.app)
+        state = app.state.parts
         claim = state.queue.claim()
+        if claim is None:
+            return None
         given = {
             "claim": claim,
             "queue": state.queue,

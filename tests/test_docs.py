@@ -11,7 +11,6 @@ import sys
 import threading
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -20,12 +19,10 @@ import pyarrow.parquet as pq
 import pytest
 import typer
 import yaml
-from fastapi import FastAPI
 from sklearn.datasets import load_digits
 
 from app import cli
 from app.cli import demo
-from app.jobs.worker import Worker
 from app.settings import Settings
 from docs import generate
 from handful.client import Handful
@@ -153,17 +150,21 @@ def run(script: str, url: str, folder: Path, **environment: str) -> str:
     return done.stdout
 
 
-@contextmanager
-def working(settings: Settings, app: FastAPI) -> Iterator[None]:
-    """A worker does the jobs of a service."""
-    worker = Worker(settings, app.state.parts.queue.db)
-    thread = threading.Thread(target=worker.run)
+@pytest.fixture
+def working(live_service, do) -> Iterator[None]:
+    """The jobs of the service are done, in this process."""
+    stop = threading.Event()
+
+    def work() -> None:
+        while not stop.is_set():
+            if do(live_service[1]) is None:
+                stop.wait(0.2)
+
+    thread = threading.Thread(target=work)
     thread.start()
-    try:
-        yield
-    finally:
-        worker.stop.set()
-        thread.join()
+    yield
+    stop.set()
+    thread.join()
 
 
 @pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
@@ -208,13 +209,12 @@ def test_a_project_is_exported_and_imported_as_the_how_to_says(live_url, tmp_pat
 
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
-def test_labels_become_a_promoted_version_as_the_how_to_says(live_service, settings, tmp_path):
-    url, app = live_service
+@pytest.mark.usefixtures("working")
+def test_labels_become_a_promoted_version_as_the_how_to_says(live_url, tmp_path):
     script = "".join(code for page, code in blocks("bash") if page.stem == "fine-tune")
     demo.write_digits(tmp_path / "handful-data/demo/digits")
 
-    with working(settings, app):
-        output = run(script, url, tmp_path)
+    output = run(script, live_url, tmp_path)
 
     assert '"state": "succeeded"' in output
     assert '"promoted":true' in output  # back and forth
@@ -223,10 +223,10 @@ def test_labels_become_a_promoted_version_as_the_how_to_says(live_service, setti
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)  # four jobs, each in a process of its own, and a dozen commands
+@pytest.mark.timeout(400)  # four jobs and a dozen commands
 @pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
-def test_images_become_an_encoder_that_serves_as_the_how_to_says(live_service, settings, tmp_path):
-    url, app = live_service
+@pytest.mark.usefixtures("working")
+def test_images_become_an_encoder_that_serves_as_the_how_to_says(live_url, tmp_path):
     script = "".join(code for page, code in blocks("bash") if page.stem == "pretrain")
     for old, new in (
         ("/usr/share/datasets/fashion-mnist", str(tmp_path)),
@@ -240,8 +240,7 @@ def test_images_become_an_encoder_that_serves_as_the_how_to_says(live_service, s
 
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 
-    with working(settings, app):
-        output = run(script, url, tmp_path, PATH=path)
+    output = run(script, live_url, tmp_path, PATH=path)
 
     assert len(re.findall(r"^\d+ of 40 are right$", output, re.MULTILINE)) == 4
     assert "'against': {'prototypes':" in output  # the verdict

@@ -7,8 +7,6 @@ import pytest
 import safetensors.torch
 import torch
 
-from app.jobs.worker import Worker
-
 ENCODERS = "/v1/projects/birds/encoders"
 BINARY = {"content-type": "application/octet-stream"}
 
@@ -136,12 +134,12 @@ def fill(birds, png, count):
         birds.post(f"/v1/projects/birds/labels/{label}/support", files=files)
 
 
-def test_queries_may_be_embedded_by_another_version(birds, png, current, weights, settings):
+def test_queries_may_be_embedded_by_another_version(birds, png, current, weights, do):
     fill(birds, png, 12)
     other = other_version(birds, weights)
     for version in (other, current):  # both have all images now
         birds.post(f"{ENCODERS}/{version}/promote")
-        Worker(settings, birds.app.state.parts.queue.db).run(until_idle=True)
+        do(birds)
     assert birds.get("/v1/projects/birds").json()["encoder"]["id"] == current
 
     plain = classify(birds, png("red", 99))

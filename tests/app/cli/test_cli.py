@@ -16,7 +16,6 @@ from typer.testing import CliRunner
 
 from app import cli
 from app.cli import demo, failures, serving
-from app.jobs.worker import Worker
 from app.settings import Settings
 from handful import folders
 from handful.retries import RequestRefused, ServiceUnreachable
@@ -440,10 +439,10 @@ def started(url, photos) -> str:
 
 
 @pytest.mark.slow
-def test_a_job_is_watched_until_it_ends_and_then_listed(live_service, photos, settings):
+def test_a_job_is_watched_until_it_ends_and_then_listed(live_service, photos, do):
     url, app = live_service
     job = started(url, photos)
-    Worker(settings, app.state.parts.queue.db).run(until_idle=True)
+    do(app)
 
     watched = run("jobs", "watch", job, "--project", "p", "--url", url).stdout
     listed = run("jobs", "list", "--project", "p", "--url", url).stdout

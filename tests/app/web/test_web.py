@@ -14,8 +14,6 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from pydantic import SecretStr
 
-from app.jobs.worker import Worker
-
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 FLAGS = [
     "--no-sandbox",
@@ -405,11 +403,11 @@ def many_images(count: int) -> bytes:
 
 
 def test_a_version_shows_its_accuracy_and_its_job_what_came_out(
-    visit, api, stripes_project, live_service, settings
+    visit, api, stripes_project, live_service, do
 ):
     options = {"recipe": {"epochs": 1}, "promote": "never"}
     job = api.post("/s/jobs", json={"kind": "finetune", "options": options}).json()
-    Worker(settings, live_service[1].state.parts.queue.db).run(until_idle=True)
+    do(live_service[1])
     summary = api.get(f"/s/jobs/{job['id']}").json()["result"]["summary"]
 
     page = visit("s/train")
