@@ -28,8 +28,14 @@ demo: .venv/ready ## Start the service and show the whole loop. IMAGES=folder, O
 TESTS_TMPDIR := $(shell test "$$(df -Pk /dev/shm 2>/dev/null | awk 'END {print $$4}')" -gt 4000000 \
 	2>/dev/null && echo TMPDIR=/dev/shm)
 
+# Each process that a test starts would compile the code anew.
+unexport PYTHONDONTWRITEBYTECODE
+
+# Three processes on two cores: a test that waits for a process or a browser leaves its core to another.
+TEST_PROCESSES ?= 3
+
 test: check ## Format check, lint, types, import rules and tests.
-	$(TESTS_TMPDIR) $(BIN)/pytest --cov --cov-report=term:skip-covered --cov-fail-under=90 -n 2 $(ARGS)
+	$(TESTS_TMPDIR) $(BIN)/pytest --cov --cov-report=term:skip-covered --cov-fail-under=90 -n $(TEST_PROCESSES) $(ARGS)
 
 # What others have may be less, or older, than what .venv has. Each environment is 6 GB. What old
 # versions warn of is no error: newer ones have mended it.
