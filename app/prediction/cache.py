@@ -13,9 +13,8 @@ from torch import Tensor
 from app.prediction.predictor import Predictor, fit_predictor
 from app.problems import NoBridge
 from app.sql.database import Database
-from app.sql.lookups import label_names
 from app.sql.tables import Project
-from app.vectors.matrices import GONE, Snapshot, Vectors
+from app.vectors.matrices import GONE, Revision, Snapshot, Vectors
 from models.embeddings import alignment
 from models.embeddings.alignment import Alignment
 from models.heads import Head
@@ -47,21 +46,25 @@ class PredictorCache:
         self._bridges: OrderedDict[Hashable, _FittedBridge] = OrderedDict()
         self._lock = threading.Lock()
 
-    def fitted(self, project: Project) -> Predictor:
+    def fitted(self, project: Project, revision: Revision | None = None) -> Predictor:
         """The project's head fitted to its support images as they are now.
+
+        Args:
+            revision: with everything, to fit to what was then.
 
         Raises:
             TooFewLabels: fewer than two labels have support images.
             ProjectNotFound: the project was deleted since it was looked up.
         """
-        state = project.revision, project.encoder_id, repr(project.head)
+        number = project.revision if revision is None else revision.number
+        state = number, project.encoder_id, repr(project.head)
         with self._lock:
             latest = self._latest.get(project.id)
             turn = self._turns.setdefault(project.id, threading.Lock())
-        if latest is not None and latest[0] == state:
+        if revision is None and latest is not None and latest[0] == state:
             return latest[1]
         with turn:  # who waited finds what the one before fitted, if that is still new enough
-            predictor = self._as_of_now(project)
+            predictor = self._fit(project, revision)
         with self._lock:
             self._latest[project.id] = state, predictor
             self._latest.move_to_end(project.id)
@@ -70,14 +73,14 @@ class PredictorCache:
                 self._turns.pop(oldest, None)
         return predictor
 
-    def _as_of_now(self, project: Project) -> Predictor:
-        """Fitted to what is at least as new as the project's revision."""
+    def _fit(self, project: Project, revision: Revision | None) -> Predictor:
+        """Fitted to a revision, or to what is at least as new as the project's."""
         options: Head = heads[project.head["name"]](**project.head["options"])
         of = project.id, project.encoder_id
-        support = self._vectors.support(*of)
-        mean = self._vectors.everything(*of).mean if options.uses_mean else None
-        with self._db.reading() as session:
-            names = label_names(session, project.id)
+        if revision is None:
+            revision = self._vectors.at_once(*of, everything=options.uses_mean)
+        support, names = revision.support, revision.names
+        mean = revision.everything.mean if options.uses_mean else None
         key = (
             of,
             options,

@@ -25,9 +25,9 @@ from app.problems import StrategyRefused, TooFewLabels
 from app.ranking.cosine_cache import Cosines
 from app.ranking.filters import ID, RankQuery, matching_pool, rows_of, without
 from app.sql.database import Database
-from app.sql.lookups import find_project, label_names
+from app.sql.lookups import find_project
 from app.sql.tables import Image, Project
-from app.vectors.matrices import Snapshot, Vectors
+from app.vectors.matrices import Revision, Snapshot, Vectors
 from models.acquisition import NoClasses, Pool, Ranking, of_labeled
 from models.acquisition.batch import choose
 
@@ -86,12 +86,13 @@ class Ranker:
         """
         with self.turns:
             needed = query.strategy.needs_classes or query.by_prediction
-            predictor = self._predictor(project, needed=needed)
+            revision = self.vectors.at_once(project.id, project.encoder_id)
+            predictor = self._predictor(project, revision, needed=needed)
             candidates = self._candidates(project, query)
             if predictor and of_labeled(query.strategy):
                 return _rank_labeled(predictor, query, reserved | avoided, candidates)
-            snapshot = self.vectors.everything(project.id, project.encoder_id)
-            pool = self._pool(project, snapshot, predictor)
+            snapshot = revision.everything
+            pool = self._pool(project, revision, predictor)
             pool = replace(
                 pool,
                 rows=without(snapshot, pool.rows, reserved | avoided),
@@ -114,17 +115,16 @@ class Ranker:
             candidates = _packed(session.scalars(images))
         return candidates if named is None else np.intersect1d(candidates, named)
 
-    def _predictor(self, project: Project, *, needed: bool) -> Predictor | None:
+    def _predictor(self, project: Project, revision: Revision, *, needed: bool) -> Predictor | None:
         try:
-            return self.predictors.fitted(project)
+            return self.predictors.fitted(project, revision)
         except TooFewLabels:
             if needed:
                 raise
             return None
 
-    def _pool(self, project: Project, snapshot: Snapshot, predictor: Predictor | None) -> Pool:
-        with self.db.reading() as session:
-            names = label_names(session, project.id)
+    def _pool(self, project: Project, revision: Revision, predictor: Predictor | None) -> Pool:
+        snapshot, names = revision.everything, revision.names
         labeled = snapshot.rows(labeled=True)
         codes = torch.from_numpy(snapshot.codes)[labeled].long()
         used = sorted(set(codes.tolist()), key=lambda c: names.get(snapshot.label_ids[c], ""))
@@ -142,7 +142,7 @@ class Ranker:
             mean=mean.vector,
             names=tuple(names.get(snapshot.label_ids[code], "") for code in used),
             unseen=max(0, len(names) - len(used)),
-            seed=_seed(project),
+            seed=_seed(project.id, revision.number),
         )
         if predictor is None:
             return pool
@@ -227,9 +227,9 @@ def _choose(pool: Pool, query: RankQuery) -> Ranking:
         raise StrategyRefused(str(error)) from error
 
 
-def _seed(project: Project) -> int:
+def _seed(project_id: UUID, revision: int) -> int:
     """The same for the same state of a project, also after a restart."""
-    digest = hashlib.sha256(f"{project.id} {project.revision}".encode()).digest()
+    digest = hashlib.sha256(f"{project_id} {revision}".encode()).digest()
     return int.from_bytes(digest[:4])
 
 

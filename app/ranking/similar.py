@@ -10,7 +10,7 @@ from torch import Tensor
 from app.problems import ImageNotFound
 from app.ranking.filters import row_of
 from app.sql.database import Database
-from app.sql.lookups import find_project, label_names
+from app.sql.lookups import find_project
 from app.vectors.matrices import GONE, Snapshot, Vectors
 
 ROWS_PER_BLOCK = 4096
@@ -39,8 +39,8 @@ class SimilarImages:
         """
         with self.db.reading() as session:
             project = find_project(session, project_key)
-            names = label_names(session, project.id)
-        snapshot = self.vectors.everything(project.id, project.encoder_id)
+        revision = self.vectors.at_once(project.id, project.encoder_id)
+        snapshot, names = revision.everything, revision.names
         row = row_of(snapshot, image_id)
         if row is None:
             raise ImageNotFound(f"project {project.name!r} has no image {image_id}")

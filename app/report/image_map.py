@@ -12,7 +12,7 @@ from app.prediction.cache import PredictorCache
 from app.prediction.predictor import Predictor
 from app.problems import TooFewLabels
 from app.sql.database import Database
-from app.sql.lookups import find_project, label_names
+from app.sql.lookups import find_project
 from app.vectors.matrices import Snapshot, Vectors
 from models.embeddings.pca import principal_components
 
@@ -49,10 +49,10 @@ class ImageMaps:
         """Where images lie, along the two directions in which their embeddings vary most."""
         with self.db.reading() as session:
             project = find_project(session, project_key)
-            names = label_names(session, project.id)
-        snapshot = self.vectors.everything(project.id, project.encoder_id)
+        revision = self.vectors.at_once(project.id, project.encoder_id)
+        snapshot, names = revision.everything, revision.names
         try:
-            predictor = self.predictors.fitted(project)
+            predictor = self.predictors.fitted(project, revision)
         except TooFewLabels:
             predictor = None
         rows = torch.cat([snapshot.rows(labeled=True), snapshot.rows(labeled=False)])

@@ -44,6 +44,14 @@ class Database:
         self.is_sqlite = make_url(url).get_backend_name() == "sqlite"
         self.engine = _sqlite(url) if self.is_sqlite else _postgresql(url)
         self._writer = self.engine.execution_options(handful_writes=True)
+        # All queries of a session see one moment, on PostgreSQL as on SQLite.
+        self._reader = (
+            self.engine
+            if self.is_sqlite
+            else self.engine.execution_options(
+                isolation_level="REPEATABLE READ", postgresql_readonly=True
+            )
+        )
 
     def observe(self, seconds: Callable[[float], None]) -> None:
         """Tell how long each connection was used: a transaction, waiting for its locks included."""
@@ -59,8 +67,8 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
-        """A session for queries."""
-        with Session(self.engine, expire_on_commit=False) as session:
+        """A session for queries, which all see the database at the moment of the first."""
+        with Session(self._reader, expire_on_commit=False) as session:
             yield session
 
     @contextmanager

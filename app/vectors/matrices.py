@@ -4,20 +4,23 @@ import itertools
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from typing import NamedTuple
 from uuid import UUID
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sqlalchemy import LargeBinary, Row, Select, String, cast, func, select, type_coerce
+from sqlalchemy import Row, Select, select
 from sqlalchemy.orm import Session
 from torch import Tensor
 
 from app.problems import ProjectNotFound
 from app.sql.database import Database
+from app.sql.lookups import label_names
 from app.sql.tables import Embedding, EncoderVersion, Image, Project, Removal
 from app.vectors.files import ID_BYTES, VectorFiles, VectorRows, fill
+from app.vectors.queries import all_ids, dim_of, packed_ids, revision_of, with_vectors
 from app.vectors.running_mean import Mean, RunningMean
 
 POOL = -1  # label code of an image without a label
@@ -46,6 +49,15 @@ class Snapshot(NamedTuple):
         return torch.from_numpy(np.flatnonzero(mask))
 
 
+class Revision(NamedTuple):
+    """A project under one encoder version, all of it at one moment."""
+
+    number: int
+    names: dict[UUID, str]  # of the labels, in order of creation
+    support: Snapshot
+    everything: Snapshot  # with the pool, where that was asked for
+
+
 class _Key(NamedTuple):
     project_id: UUID
     encoder_id: UUID
@@ -69,11 +81,23 @@ class Vectors:
 
     def support(self, project_id: UUID, encoder_id: UUID) -> Snapshot:
         """The embeddings of all support images."""
-        return self._read(_Key(project_id, encoder_id, support_only=True))
+        return self._read(_Key(project_id, encoder_id, support_only=True))[-1][0]
 
     def everything(self, project_id: UUID, encoder_id: UUID) -> Snapshot:
         """The embeddings of support images and pool, in the order of image ids."""
-        return self._read(_Key(project_id, encoder_id, support_only=False))
+        return self._read(_Key(project_id, encoder_id, support_only=False))[-1][0]
+
+    def at_once(self, project_id: UUID, encoder_id: UUID, *, everything: bool = True) -> Revision:
+        """Support, pool and names of labels at one moment, for an answer that needs several.
+
+        Args:
+            everything: whether the pool is needed too.
+        """
+        parts = (True, False) if everything else (True,)
+        number, names, snapshots = self._read(
+            *(_Key(project_id, encoder_id, support_only=part) for part in parts)
+        )
+        return Revision(number, names, snapshots[0], snapshots[-1])
 
     def forget(self, project_id: UUID) -> None:
         """Let go of a project that was deleted, in memory and in files."""
@@ -102,20 +126,34 @@ class Vectors:
         if self._files:
             self._files.close()
 
-    def _read(self, key: _Key) -> Snapshot:
+    def _read(self, *keys: _Key) -> tuple[int, dict[UUID, str], list[Snapshot]]:
+        """A project's revision and labels, and some of its matrices, in one transaction."""
+        project_id = keys[0].project_id
         with self._lock:
-            matrix = self._matrices.get(key) or self._matrices.setdefault(key, self._matrix(key))
-            self._matrices.move_to_end(key)
-            matrix.users += 1
+            matrices = []
+            for key in keys:
+                matrix = self._matrices.get(key) or self._matrices.setdefault(
+                    key, self._matrix(key)
+                )
+                self._matrices.move_to_end(key)
+                matrix.users += 1
+                matrices.append(matrix)
         try:
-            with matrix.lock, self._db.reading() as session:
-                return matrix.refresh(session)
+            with ExitStack() as stack:
+                for matrix in matrices:
+                    stack.enter_context(matrix.lock)
+                # Begun under the locks: it is later than all that the matrices hold.
+                session = stack.enter_context(self._db.reading())
+                revision = revision_of(session, project_id)
+                snapshots = [matrix.refresh(session, revision) for matrix in matrices]
+                return revision, label_names(session, project_id), snapshots
         except ProjectNotFound:
-            self.forget(key.project_id)
+            self.forget(project_id)
             raise
         finally:
             with self._lock:
-                matrix.users -= 1
+                for matrix in matrices:
+                    matrix.users -= 1
                 self._evict()
 
     def _matrix(self, key: _Key) -> "_Matrix":
@@ -156,15 +194,8 @@ class _Matrix:
     def nbytes(self) -> int:
         return self._rows.vectors.nbytes
 
-    def refresh(self, session: Session) -> Snapshot:
-        """Catch up with the database.
-
-        The revision is read first: what commits while we read may be applied again next time,
-        which changes nothing, and is never missed.
-        """
-        revision = session.scalar(select(Project.revision).where(Project.id == self.key.project_id))
-        if revision is None:
-            raise ProjectNotFound(f"project {self.key.project_id} was deleted meanwhile")
+    def refresh(self, session: Session, revision: int) -> Snapshot:
+        """Catch up with the database, which is at this revision of the project."""
         if revision != self._revision:
             rows, count, codes = self._rows, self._rows.count, self._codes
             self._codes = codes.copy()  # readers keep the old one
@@ -197,7 +228,7 @@ class _Matrix:
     def _start_again(self, session: Session, why: str) -> None:
         """Forget all rows; what readers hold stays theirs."""
         self._running = None
-        self._rows = self._no_rows(_dim(session, self.key.encoder_id), why)
+        self._rows = self._no_rows(dim_of(session, self.key.encoder_id), why)
         self._codes = np.empty(0, np.int32)
         self._label_ids, self._code_of = [], {}
         self._revision = -1
@@ -211,7 +242,7 @@ class _Matrix:
 
     def _append(self, rows: Sequence[Row[UUID, UUID | None, bytes]], revision: int) -> None:
         vectors = np.frombuffer(b"".join(row[2] for row in rows), "<f2").astype(np.float16)
-        ids = _packed(row[0] for row in rows).view(np.uint8).reshape(-1, ID_BYTES)
+        ids = packed_ids(row[0] for row in rows).view(np.uint8).reshape(-1, ID_BYTES)
         codes = np.array([self._code(row[1]) for row in rows], np.int32)
         self._codes = fill(self._codes, self._rows.count, codes)
         self._store(vectors.reshape(len(rows), -1), ids, revision)
@@ -255,11 +286,11 @@ class _Support(_Matrix):
     def _catch_up(self, session: Session, revision: int) -> str | None:
         changed = self._embedded().where(Image.revision > self._revision)
         if self._revision < 0:
-            self._rows, self._row_of = VectorRows(_dim(session, self.key.encoder_id)), {}
+            self._rows, self._row_of = VectorRows(dim_of(session, self.key.encoder_id)), {}
         else:
             self._drop(session.scalars(self._removed()))
             self._drop(session.scalars(changed.where(Image.label_id.is_(None))))
-        labeled = _with_vectors(changed.where(Image.label_id.is_not(None)))
+        labeled = with_vectors(changed.where(Image.label_id.is_not(None)))
         for rows in session.execute(labeled).partitions(ROWS_PER_FETCH):
             new = []
             for row in rows:
@@ -307,14 +338,14 @@ class _Everything(_Matrix):
 
     def _open(self, session: Session, revision: int) -> NDArray[np.bytes_]:
         """Begin with the rows in files, as far as there are images to them; which have no row."""
-        dim = _dim(session, self.key.encoder_id)
+        dim = dim_of(session, self.key.encoder_id)
         of = self.key.project_id, self.key.encoder_id
         self._rows = self._files.open(*of, dim, revision) if self._files else VectorRows(dim)
         self._codes = np.full(self._rows.count, GONE, np.int32)
         self._opened = True
         if not self._rows.count:
             return NONE
-        ids = _all_ids(session, self._embedded())
+        ids = all_ids(session, self._embedded())
         places, present = self._find(ids)
         self._codes[places[present]] = POOL
         self._relabel(session, self._embedded().where(Image.label_id.is_not(None)))
@@ -324,14 +355,14 @@ class _Everything(_Matrix):
         """Follow removals and labels; which images have no row."""
         if not self._rows.count:
             return NONE
-        places, present = self._find(_packed(session.scalars(self._removed())))
+        places, present = self._find(packed_ids(session.scalars(self._removed())))
         self._codes[places[present]] = GONE
         return self._relabel(session, self._embedded().where(Image.revision > self._revision))
 
     def _relabel(self, session: Session, images: Select[UUID, UUID | None]) -> NDArray[np.bytes_]:
         rowless = [NONE]
         for rows in session.execute(images).partitions(ROWS_PER_FETCH):
-            ids = _packed(row[0] for row in rows)
+            ids = packed_ids(row[0] for row in rows)
             places, present = self._find(ids)
             codes = np.array([self._code(row[1]) for row in rows], np.int32)
             self._codes[places[present]] = codes[present]
@@ -340,11 +371,11 @@ class _Everything(_Matrix):
 
     @property
     def _keys(self) -> NDArray[np.bytes_]:
-        """The ids of the rows, as `_packed` has them; in order."""
+        """The ids of the rows, as `packed_ids` has them; in order."""
         return self._rows.ids.view(f"S{ID_BYTES}").ravel()
 
     def _newer(self) -> Select[UUID, UUID | None, bytes]:
-        images = _with_vectors(self._embedded()).order_by(Image.id)
+        images = with_vectors(self._embedded()).order_by(Image.id)
         if self._rows.count:
             images = images.where(Image.id > UUID(bytes=self._rows.ids[-1].tobytes()))
         return images.where(Image.revision > self._revision) if self._revision >= 0 else images
@@ -367,25 +398,3 @@ class _Everything(_Matrix):
                 self._files.failed(error)
             self._rows = self._rows.in_memory()
             self._rows.append(vectors, ids, revision)
-
-
-def _dim(session: Session, encoder_id: UUID) -> int:
-    """Components of the vectors of a version."""
-    query = select(EncoderVersion.embedding_dim).where(EncoderVersion.id == encoder_id)
-    return session.scalar(query) or 0
-
-
-def _with_vectors(images: Select[UUID, UUID | None]) -> Select[UUID, UUID | None, bytes]:
-    return images.add_columns(type_coerce(Embedding.vector, LargeBinary))
-
-
-def _packed(ids: Iterable[UUID]) -> NDArray[np.bytes_]:
-    """UUIDs as byte strings, which numpy compares as the databases do."""
-    return np.frombuffer(b"".join(image_id.bytes for image_id in ids), f"S{ID_BYTES}")
-
-
-def _all_ids(session: Session, images: Select[UUID, UUID | None]) -> NDArray[np.bytes_]:
-    """The ids of images; as one long string, since a million UUID objects take seconds."""
-    text = func.aggregate_strings(cast(Image.id, String), "")
-    joined = session.scalar(images.with_only_columns(text)) or ""
-    return np.frombuffer(bytes.fromhex(joined.replace("-", "")), f"S{ID_BYTES}")

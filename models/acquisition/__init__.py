@@ -45,6 +45,22 @@ class Pool:
     shortcut: Callable[[Tensor, Callable[[Tensor], Tensor], float, int], "Ranking"] | None = None
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        """Refuse labels and probabilities of two moments, whose classes are not the same.
+
+        Raises:
+            ValueError: there are targets or probabilities of other classes than have names.
+        """
+        if not self.names:
+            return
+        count = len(self.names)
+        if len(self.targets) and int(self.targets.max()) >= count:
+            raise ValueError(f"target {int(self.targets.max())} is none of {count} classes")
+        if self.probabilities is not None:
+            columns = self.probabilities(self.embeddings[:0].float()).shape[1]
+            if columns != count:
+                raise ValueError(f"there are probabilities of {columns} classes, not of {count}")
+
     def __len__(self) -> int:
         return len(self.rows)
 

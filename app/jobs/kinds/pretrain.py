@@ -81,8 +81,11 @@ class Pretrain:
     ] = "auto"
 
     def check(self, session: Session, project: Project) -> Checked:
-        query = select(func.count(), func.max(Image.id)).where(Image.project_id == project.id)
-        count, newest = session.execute(query).one()
+        of_project = Image.project_id == project.id
+        count = session.scalars(select(func.count()).where(of_project)).one()
+        # Not max(): PostgreSQL knows none of UUIDs.
+        query = select(Image.id).where(of_project).order_by(Image.id.desc()).limit(1)
+        newest = session.scalar(query)
         if count < self.batch_size:
             raise TooFewImages(
                 f"the project has {count} images, fewer than a batch of {self.batch_size}: "

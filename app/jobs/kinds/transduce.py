@@ -20,7 +20,6 @@ from app.jobs.verdicts import combine_verdicts, unjudged
 from app.plugin_fields import forbid_extra
 from app.prediction.predictor import Predictor, fit_predictor
 from app.problems import EmptyPool, TooFewLabels
-from app.sql.lookups import label_names
 from app.sql.tables import Embedding, Image, Label, Project
 from app.vectors.matrices import ROWS_PER_FETCH, Snapshot, Vectors
 from handful.contract.jobs import JobResult, VerdictRead
@@ -161,9 +160,9 @@ class Transducer:
 def _gather(context: JobContext) -> Transducible:
     with context.db.reading() as session:
         project = session.get_one(Project, context.project_id)
-        names = label_names(session, project.id)
         pool = _count_pool(session, project)
-    everything = Vectors(context.db, 0).everything(project.id, project.encoder_id)
+    revision = Vectors(context.db, 0).at_once(project.id, project.encoder_id)
+    everything, names = revision.everything, revision.names
     head: Head = heads[project.head["name"]](**project.head["options"])
     assert everything.mean is not None
     mean = everything.mean.vector

@@ -4,9 +4,11 @@ import pytest
 import torch
 
 from app.prediction import predictor
+from app.prediction.cache import PredictorCache
 from app.ranking import ranking
 from models.acquisition.batch import choose
 from tests.app.ranking.conftest import hand_out, ids
+from tests.interleavings import paused
 from tests.uploads import upload
 
 
@@ -34,6 +36,23 @@ def test_the_same_state_gives_the_same_ranking(birds, pool):
         return birds.post("/v1/projects/birds/pool/rank", json={"budget": 6}).json()
 
     assert ranked() == ranked()
+
+
+@pytest.mark.parametrize("strategy", ["adaptive", "margin"])
+def test_a_label_that_comes_while_the_pool_is_ranked_is_in_the_next_answer(birds, pool, strategy):
+    def rank():
+        body = {"budget": 12, "strategy": {"name": strategy}}
+        answer = birds.post("/v1/projects/birds/pool/rank", json=body)
+        assert answer.status_code == 200, answer.text
+        return {i["image"]: len(i["suggestions"]) for i in answer.json()["images"]}
+
+    birds.post("/v1/projects/birds/labels", json={"name": "purple"})
+    with paused(PredictorCache, "fitted", rank) as during:
+        path = f"/v1/projects/birds/images/{pool[0]}/label"
+        assert birds.put(path, json={"label": "purple"}).status_code == 200
+
+    assert during.result() == dict.fromkeys(pool, 2)
+    assert rank() == dict.fromkeys(pool[1:], 3)
 
 
 @pytest.mark.parametrize("labeled", [True, False])

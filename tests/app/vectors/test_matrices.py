@@ -156,6 +156,30 @@ def test_after_any_history_the_matrix_is_what_the_database_says(db, world, folde
             assert content(support) == world.truth(support_only=True)
 
 
+def test_support_and_pool_are_of_one_moment_whatever_commits_between(db, world, monkeypatch):
+    images = [world.add(), world.add(1)]
+    vectors = Vectors(db, 1 << 30)
+    vectors.at_once(world.project, world.version)
+    world.add()
+    refresh = matrices._Everything.refresh
+
+    def late(*arguments):
+        monkeypatch.undo()  # once
+        world.relabel(images[0], 2)
+        world.add(1)
+        return refresh(*arguments)
+
+    monkeypatch.setattr(matrices._Everything, "refresh", late)
+
+    moments = [vectors.at_once(world.project, world.version) for _ in range(2)]
+
+    for moment, count, labeled in zip(moments, (3, 4), (1, 3), strict=True):
+        assert len(content(moment.everything)) == count
+        assert len(content(moment.support)) == labeled
+        assert content(moment.support).items() <= content(moment.everything).items()
+    assert content(moments[1].everything) == world.truth(support_only=False)
+
+
 def test_nothing_is_read_again_while_nothing_changes(db, world):
     world.add()
     vectors = Vectors(db, 1 << 30)

@@ -25,6 +25,18 @@ def test_blocks_change_nothing():
     assert torch.allclose(pool.part(backwards).score(closeness), whole[backwards], atol=1e-6)
 
 
+def test_labels_and_probabilities_of_two_moments_are_refused():
+    classes = classify(unit(1, 8)).shape[1]
+    names = tuple(str(n) for n in range(classes))
+
+    make_pool(3, names=names, labeled=torch.tensor([0]), targets=torch.tensor([classes - 1]))
+
+    with pytest.raises(ValueError, match="probabilities of"):
+        make_pool(3, names=(*names, "new"))
+    with pytest.raises(ValueError, match="is none of"):
+        make_pool(3, names=names, labeled=torch.tensor([0]), targets=torch.tensor([classes]))
+
+
 def test_ties_keep_the_order_of_the_pool():
     indices, _, _ = top(torch.tensor([1.0, 2.0, 1.0, 2.0, 1.0]), 4)
 

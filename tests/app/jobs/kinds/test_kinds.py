@@ -1,0 +1,45 @@
+"""Every kind of job, from being asked for to its result, on PostgreSQL; others try them closer."""
+
+import pytest
+
+from app.jobs.kinds import kinds
+from tests.app.jobs.conftest import submit_job
+from tests.app.jobs.kinds.conftest import versions
+
+SHORT = {"epochs": 1, "rate": 1e-3, "batch_size": 16}
+OPTIONS = {
+    "augmentation_search": {
+        "search": {"name": "grid", "options": {"n": [1], "m": [3]}},
+        "images": 16,
+        "views": 1,
+    },
+    "finetune": {
+        "methods": [{"name": "feature_extraction"}],
+        "recipe": SHORT,
+        "augmentation": [],
+        "folds": 2,
+        "promote": "never",
+    },
+    "pretrain": {"epochs": 1, "batch_size": 36, "promote": "never"},
+    "transduce": {"alpha_tim": {"epochs": 1, "rate": 0.01}},
+    "promote": {},  # the version that is there by then
+}
+
+
+@pytest.fixture
+def database_url(postgresql) -> str:
+    return postgresql()
+
+
+def test_every_kind_of_job_succeeds_on_postgresql(striped, do):
+    assert set(OPTIONS) == set(kinds)
+    states = {}
+
+    for kind, options in OPTIONS.items():
+        newest = versions(striped)[0]["id"]
+        location = submit_job(striped, kind, {"version": newest} if kind == "promote" else options)
+        do(striped)
+        job = striped.get(location).json()
+        states[kind] = job["state"], job["error"]
+
+    assert states == dict.fromkeys(kinds, ("succeeded", None))
