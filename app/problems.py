@@ -33,6 +33,22 @@ class InvalidRequest(Problem):
     status = HTTPStatus.UNPROCESSABLE_ENTITY
 
 
+class MalformedRequest(Problem):
+    """The request is not HTTP, or a header of it is malformed."""
+
+
+class HeadersTooLarge(Problem):
+    """The headers of the request are too many or too long."""
+
+    status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+
+
+class HeadersTooSlow(Problem):
+    """The request did not come in time."""
+
+    status = HTTPStatus.REQUEST_TIMEOUT
+
+
 class NotFound(Problem):
     """The resource does not exist."""
 

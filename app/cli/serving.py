@@ -171,7 +171,12 @@ def _server(settings: "Settings", announced: str = "") -> "uvicorn.Server":
     """
     import uvicorn
 
-    from app.http.server import DrainingServer
+    from app.http.server import (
+        BoundedProtocol,
+        DrainingServer,
+        max_connections,
+        raise_descriptors,
+    )
     from app.inference.process import look_past_what_stays
     from app.main import create_app
 
@@ -185,6 +190,8 @@ def _server(settings: "Settings", announced: str = "") -> "uvicorn.Server":
             access_log=False,
             server_header=False,
             timeout_keep_alive=KEEP_ALIVE_S,
+            http=BoundedProtocol,
+            limit_concurrency=max_connections(raise_descriptors()),
         ),
         settings.drain_seconds,
     )

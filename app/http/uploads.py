@@ -6,11 +6,8 @@ temporary file, and their names only serve to tell the client which one failed.
 
 import asyncio
 import errno
-import tarfile
 import tempfile
 import threading
-import zipfile
-import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import IO, Annotated, Any, NamedTuple, cast
@@ -36,14 +33,8 @@ from app.problems import (
     UnsupportedMediaType,
 )
 from app.settings import UploadLimits
-from app.storage.archives import (
-    Members,
-    check_room,
-    is_litter,
-    name_complaint,
-    printable_name,
-    too_large,
-)
+from app.storage.archives import Members, printable_name, too_large
+from app.storage.tars import is_tar, read_tar
 
 SPOOL_BYTES = 1 << 20  # a body larger than this waits on disk
 ARCHIVES = {
@@ -271,7 +262,7 @@ def _read(file: IO[bytes], name: str | None, limits: UploadLimits) -> Upload:
 def _is_archive(file: IO[bytes]) -> bool:
     file.seek(0)
     start = file.read(512)
-    return start[:4] == b"PK\x03\x04" or start[:2] == b"\x1f\x8b" or start[257:262] == b"ustar"
+    return start[:4] == b"PK\x03\x04" or is_tar(start)
 
 
 def _expand(archive: IO[bytes], name: str | None, limits: UploadLimits) -> Iterator[Upload]:
@@ -279,15 +270,14 @@ def _expand(archive: IO[bytes], name: str | None, limits: UploadLimits) -> Itera
     archive.seek(0)
     is_zip = archive.read(2) == b"PK"
     archive.seek(0)
-    members = _zip_members(archive, limits) if is_zip else _tar_members(archive, limits)
     try:
-        yield from members
+        if is_zip:
+            yield from _zip_members(archive, limits)
+        else:
+            for member in read_tar(archive, limits):
+                yield Upload(printable_name(member.name), member.content)
     except ArchiveRefused as problem:
         yield Upload(printable_name(name), problem)
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, ValueError, OSError) as e:
-        if getattr(e, "errno", None) == errno.ENOSPC:
-            raise
-        yield Upload(printable_name(name), ArchiveRefused(f"the archive cannot be read: {e}"))
 
 
 def _zip_members(archive: IO[bytes], limits: UploadLimits) -> Iterator[Upload]:
@@ -298,40 +288,6 @@ def _zip_members(archive: IO[bytes], limits: UploadLimits) -> Iterator[Upload]:
             yield Upload(name, members.read(member))
         except (ArchiveMemberRefused, FileTooLarge) as problem:
             yield Upload(name, problem)
-
-
-def _tar_members(archive: IO[bytes], limits: UploadLimits) -> Iterator[Upload]:
-    with tarfile.open(fileobj=archive, mode="r:*") as opened:
-        room = limits.archive_bytes
-        count = 0
-        for member in opened:
-            if member.isdir() or is_litter(member.name):
-                continue
-            count += 1
-            if count > limits.archive_files:
-                raise ArchiveRefused(f"the archive has more than {limits.archive_files} files")
-            # A member is skipped by unpacking it, so its declared size counts even when refused.
-            room -= member.size
-            check_room(room, limits)
-            complaint = name_complaint(member.name)
-            if complaint is None and not member.isreg():
-                complaint = "is a link or a device, not a file"
-            file = None if complaint else opened.extractfile(member)
-            if file is None:
-                yield _refused(member.name, complaint or "cannot be unpacked")
-                continue
-            yield _member(member.name, file.read(limits.file_bytes + 1), limits)
-
-
-def _member(name: str, content: bytes, limits: UploadLimits) -> Upload:
-    too_many = len(content) > limits.file_bytes
-    return Upload(printable_name(name), too_large(limits) if too_many else content)
-
-
-def _refused(name: str, complaint: str) -> Upload:
-    return Upload(
-        printable_name(name), ArchiveMemberRefused(f"the archive member {name!r} {complaint}")
-    )
 
 
 @contextmanager

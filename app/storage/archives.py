@@ -3,21 +3,31 @@
 A name in an archive never becomes a path on this machine.
 """
 
+import errno
+import lzma
 import stat
+import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, cast
 
-from app.problems import ArchiveMemberRefused, ArchiveRefused, FileTooLarge
+from app.problems import ArchiveMemberRefused, ArchiveRefused, FileTooLarge, Problem
 from app.settings import UploadLimits
 
 COPY_BYTES = 1 << 20
 THEN = (1980, 1, 1, 0, 0, 0)  # the same content makes the same archive
-UNREADABLE = (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, ValueError)
+# What unpacking raises on bytes that are not what they claim to be; `OSError` comes from bzip2 and
+# gzip, `MemoryError` where LZMA would need more than there is.
+DAMAGES = (
+    *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError),
+    *(NotImplementedError, ValueError, OverflowError, MemoryError),
+)
+DIRECTORY_BYTES = 512  # of a zip, for each file that it may have; a name of 400 characters fits
+ENTRY = b"PK\x01\x02"  # with which each begins there
 
 
 class ZipStream:
@@ -91,15 +101,13 @@ class Members:
         """
         self.limits = limits
         self._room = limits.archive_bytes
-        with _readable():
-            self._zip = zipfile.ZipFile(file)
+        with readable():
+            directory = _Directory(file, limits.archive_files)
+            self._zip = zipfile.ZipFile(cast(IO[bytes], directory))
+            self._zip.fp = file  # the directory was read
         self.infos = [
             m for m in self._zip.infolist() if not m.is_dir() and not is_litter(m.filename)
         ]
-        if len(self.infos) > limits.archive_files:
-            raise ArchiveRefused(
-                f"the archive has {len(self.infos)} files; {limits.archive_files} are allowed"
-            )
         self._named = {member.filename: member for member in self.infos}
 
     def __iter__(self) -> Iterator[str]:
@@ -119,13 +127,11 @@ class Members:
         info = self._named[member] if isinstance(member, str) else member
         if complaint := _zip_complaint(info):
             raise ArchiveMemberRefused(f"the archive member {info.filename!r} {complaint}")
-        try:
-            with self._zip.open(info) as file:
-                content = file.read(self.limits.file_bytes + 1)
-        except UNREADABLE as error:
-            raise ArchiveMemberRefused(
-                f"the archive member {info.filename!r} cannot be unpacked: {error}"
-            ) from error
+        with (
+            readable(ArchiveMemberRefused, f"the archive member {info.filename!r}"),
+            self._zip.open(info) as file,
+        ):
+            content = file.read(self.limits.file_bytes + 1)
         self._room -= len(content)
         check_room(self._room, self.limits)
         if len(content) > self.limits.file_bytes:
@@ -143,16 +149,47 @@ class Members:
         if complaint := _zip_complaint(member):
             raise ArchiveRefused(f"the archive member {name!r} {complaint}")
         check_room(self.limits.archive_bytes - member.file_size, self.limits)
-        with _readable(), self._zip.open(member) as file:
+        with readable(), self._zip.open(member) as file:
             yield file
 
 
+class _Directory:
+    """A zip while its directory is read, which is refused before it is parsed if it is too large.
+
+    What the end of a zip says of the number of its members need not be so, thus they are counted.
+    """
+
+    def __init__(self, file: IO[bytes], files: int) -> None:
+        self._file = file
+        self._files = files
+        self.seek, self.tell, self.seekable = file.seek, file.tell, lambda: True
+
+    def read(self, size: int = -1) -> bytes:
+        if size > DIRECTORY_BYTES * (self._files + 1):
+            raise ArchiveRefused(f"the archive has a directory of {size} bytes; send it in parts")
+        content = self._file.read(size)
+        members = content.count(ENTRY)
+        if members > self._files:
+            raise ArchiveRefused(
+                f"the archive has {members} files and folders; {self._files} are allowed"
+            )
+        return content
+
+
 @contextmanager
-def _readable() -> Iterator[None]:
+def readable(refusal: type[Problem] = ArchiveRefused, what: str = "the archive") -> Iterator[None]:
+    """Refuse what is damaged, whatever its compression; an error of our own disk is none of it.
+
+    Raises:
+        Problem: of the kind `refusal`, with the reason.
+    """
     try:
         yield
-    except UNREADABLE as error:
-        raise ArchiveRefused(f"the archive cannot be read: {error}") from error
+    except DAMAGES as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise
+        reason = str(error) or type(error).__name__
+        raise refusal(f"{what} cannot be unpacked: {reason}") from error
 
 
 def _member(name: str) -> zipfile.ZipInfo:

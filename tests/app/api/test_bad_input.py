@@ -276,7 +276,7 @@ def test_too_many_members(limited, png):
     crowd = zipped(**{f"{n}.png": png("red", n) for n in range(101)})
 
     assert (
-        "101 files"
+        "101 files and folders"
         in problem(send(limited, crowd, "application/zip"), 422, "archive-refused")["detail"]
     )
 

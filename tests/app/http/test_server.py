@@ -1,12 +1,19 @@
-"""A server that stops."""
+"""A server that stops, and one whose connections are bounded."""
 
 import http.client
 import signal
+import socket
+import subprocess
+import sys
+import threading
+from contextlib import ExitStack, suppress
 
 import httpx
 import pytest
+import uvicorn
 
-from tests.server_process import ServerProcess, wait_until
+from app.http.server import HEAD_BYTES, HEADERS, BoundedProtocol
+from tests.server_process import PATIENCE_S, ServerProcess, wait_until
 
 
 @pytest.fixture
@@ -67,3 +74,152 @@ def test_ctrl_c_does_not_wait(start):
     process.send_signal(signal.SIGINT)
 
     assert process.wait(60) == 0
+
+
+@pytest.fixture
+def bounded(monkeypatch):
+    """Starts servers of a small application in this process; the port of each."""
+    running = []
+
+    async def application(scope, receive, send):
+        await read_body(receive)
+        await send(
+            {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]}
+        )
+        await send({"type": "http.response.body"})
+
+    def make(connections: int = 100, head_s: float = 300) -> int:
+        monkeypatch.setattr("app.http.server.HEAD_S", head_s)
+        listener = socket.create_server(("127.0.0.1", 0))
+        config = uvicorn.Config(
+            application,
+            lifespan="off",
+            log_config=None,
+            http=BoundedProtocol,
+            limit_concurrency=connections,
+        )
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+        thread.start()
+        running.append((server, thread, listener))
+        return listener.getsockname()[1]
+
+    yield make
+    for server, thread, listener in running:
+        server.should_exit = True
+        thread.join()
+        listener.close()
+
+
+async def read_body(receive) -> None:
+    while (message := await receive())["type"] == "http.request" and message["more_body"]:
+        pass
+
+
+def connect(port: int) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S)
+
+
+def exchange(port: int, *parts: bytes) -> bytes:
+    """What a server sends to bytes, until it closes the connection."""
+    with connect(port) as connection:
+        with suppress(ConnectionError):  # it need not read to the end
+            for part in parts:
+                connection.sendall(part)
+        answer = b""
+        with suppress(ConnectionError):
+            while received := connection.recv(1 << 16):
+                answer += received
+    return answer
+
+
+START = b"GET / HTTP/1.1\r\nHost: a\r\n"
+CHUNKED = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        (START + b"X: " + b"x" * HEAD_BYTES + b"\r\n\r\n",),
+        (START + b"X: ", *[b"x" * 4096] * 64),
+        (START + b"a: b\r\n" * HEADERS + b"\r\n",),
+        (b"GET /" + b"x" * HEAD_BYTES + b" HTTP/1.1\r\nHost: a\r\n\r\n",),
+        (CHUNKED + b"0\r\n", *[b"a: b\r\n"] * HEADERS),
+        (CHUNKED + b"1;", *[b"x" * 4096] * 64),
+    ],
+    ids=["long", "endless", "many", "address", "trailers", "chunk-extension"],
+)
+def test_what_is_no_body_is_bounded(bounded, parts):
+    answer = exchange(bounded(), *parts)
+
+    assert answer.startswith(b"HTTP/1.1 431 ")
+    assert b"/problems/headers-too-large" in answer
+
+
+def test_bodies_are_not(bounded):
+    port = bounded()
+    large = b"POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 1000000\r\n\r\n"
+    tiny = CHUNKED.replace(b"Host", b"Connection: close\r\nHost")
+    ordinary = START + b"X: y\r\n" * (HEADERS - 2) + b"Connection: close\r\n\r\n"
+
+    for parts in ((large, bytes(1_000_000)), (tiny, b"1\r\nx\r\n" * 20_000, b"0\r\n\r\n")):
+        assert exchange(port, *parts).startswith(b"HTTP/1.1 200 ")
+    assert (
+        exchange(port, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" * 3000 + ordinary).count(b" 200 ")
+        == 3001
+    )
+
+
+@pytest.mark.parametrize("start", [b"", b"GET / HT", START])
+def test_headers_have_to_come_in_time(bounded, start):
+    answer = exchange(bounded(head_s=0.2), start)
+
+    assert b"HTTP/1.1 408 " in answer
+    assert b"/problems/headers-too-slow" in answer
+
+
+def test_headers_of_a_later_request_have_to_come_in_time(bounded):
+    with connect(bounded(head_s=0.2)) as connection:
+        connection.sendall(START + b"\r\n")
+        assert b" 200 " in connection.recv(1 << 16)
+        connection.sendall(b"\r\n")  # which ends uvicorn's own wait
+
+        assert b" 408 " in connection.recv(1 << 16)
+        assert connection.recv(1) == b""
+
+
+def test_what_is_no_http_is_told_so(bounded):
+    answer = exchange(bounded(), b"nonsense\r\n\r\n")
+
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"/problems/malformed-request" in answer
+
+
+def test_who_holds_many_connections_shuts_nobody_out(bounded):
+    port = bounded(connections=20)
+    with ExitStack() as stack:
+        half_open = [stack.enter_context(connect(port)) for _ in range(60)]
+        for connection in half_open:
+            with suppress(ConnectionError):
+                connection.sendall(b"GET / HT")
+
+        answers = [exchange(port, START + b"Connection: close\r\n\r\n") for _ in range(10)]
+
+        assert all(answer.startswith(b"HTTP/1.1 200 ") for answer in answers)
+        with suppress(ConnectionResetError):
+            assert half_open[0].recv(1) == b""
+
+
+def test_the_limit_of_open_files_is_raised():
+    program = (
+        "import resource; from app.http.server import *; "
+        "hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]; "
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard)); "
+        "print(raise_descriptors(), min(hard, DESCRIPTORS), max_connections(1024))"
+    )
+
+    output = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+
+    descriptors, most, connections = map(int, output.stdout.split())
+    assert descriptors == most
+    assert connections == 512

@@ -71,8 +71,24 @@ def test_a_member_to_read_in_part_may_not_be_larger_than_all():
 
 
 def test_too_many_members_are_refused():
-    with pytest.raises(ArchiveRefused, match="4 files; 3 are allowed"):
+    with pytest.raises(ArchiveRefused, match="4 files and folders; 3 are allowed"):
         Members(packed(a=b"", b=b"", c=b"", d=b""), LIMITS)
+
+
+def test_folders_and_litter_count_before_the_directory_is_parsed(monkeypatch):
+    content = packed(**{"a/": b"", "__MACOSX/a": b"", ".DS_Store": b"", "b/": b""}).getvalue()
+    content = content[:-12] + b"\1\0" + content[-10:]  # its end says that it is one
+    monkeypatch.setattr(zipfile, "ZipInfo", None)
+
+    with pytest.raises(ArchiveRefused, match="4 files and folders; 3 are allowed"):
+        Members(io.BytesIO(content), LIMITS)
+
+
+def test_a_directory_that_is_too_large_for_its_members_is_refused():
+    content = packed(**{"a" * 3000: b""})
+
+    with pytest.raises(ArchiveRefused, match="directory of 3046 bytes"):
+        Members(content, LIMITS)
 
 
 def test_a_damaged_member_fails_alone():
@@ -81,6 +97,23 @@ def test_a_damaged_member_fails_alone():
 
     with pytest.raises(ArchiveMemberRefused, match="'a' cannot be unpacked"):
         members.read("a")
+    assert members.read("b") == b"second"
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_member_fails_alone_whatever_compressed_it(method):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", method) as archive:
+        archive.writestr("a", bytes(range(90)))
+        archive.writestr("b", b"second")
+    content = bytearray(buffer.getvalue())
+    content[31:120] = b"\xff" * 89  # behind the header of the first and its name
+    members = Members(io.BytesIO(bytes(content)), LIMITS)
+
+    with pytest.raises(ArchiveMemberRefused, match="'a' cannot be unpacked"):
+        members.read("a")
+    with pytest.raises(ArchiveRefused, match="cannot be unpacked"), members.open("a") as file:
+        file.read()
     assert members.read("b") == b"second"
 
 
