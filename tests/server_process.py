@@ -25,6 +25,7 @@ class ServerProcess:
     """
 
     def __init__(self, data: Path, database_url: str = "", **settings: object) -> None:
+        self.data = data
         chosen = {
             "data_dir": data,
             "database_url": database_url,

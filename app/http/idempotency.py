@@ -3,24 +3,33 @@
 draft-ietf-httpapi-idempotency-key-header: https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/
 """
 
+import asyncio
 import hashlib
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import NamedTuple
+from uuid import UUID, uuid4
 
 import anyio.to_thread
-from sqlalchemy import delete, update
-from sqlalchemy.exc import IntegrityError
+from anyio import CapacityLimiter
+from sqlalchemy import ColumnElement, delete, update
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.problems import InvalidRequest, KeyInUse, KeyReused
+from app.http.guard import OPEN_PATHS
+from app.logs import logger
+from app.problems import InvalidRequest, KeyInUse, KeyReused, Problem
 from app.sql.database import Database
-from app.sql.tables import StoredResponse, now
+from app.sql.tables import StoredResponse
 
+log = logger("handful.idempotency")
 REMEMBERED_BYTES = 8 << 20  # larger answers are not kept for an Idempotency-Key
-CLAIM_S = 300  # a request that runs longer, or whose server died, can be repeated by another
+CLAIM_S = 300  # a request whose server was silent for longer can be repeated by another
+BEAT_S = 30.0  # between two signs of life of a request that runs
+UNKNOWN = ""  # fingerprint of a body that nobody read to its end
 
 
 class FirstResponse(NamedTuple):
@@ -32,6 +41,13 @@ class FirstResponse(NamedTuple):
     fingerprint: str
 
 
+class KeyClaim(NamedTuple):
+    """The right to make the first answer to a key, until another takes it over."""
+
+    key: str  # hash of key and address
+    token: UUID
+
+
 @dataclass(frozen=True)
 class StoredResponses:
     """The table of answers. A key belongs to one method and address."""
@@ -39,54 +55,77 @@ class StoredResponses:
     db: Database
     keep_hours: float
 
-    def claim(self, key: str, address: str) -> FirstResponse | str:
+    def claim(self, key: str, address: str) -> FirstResponse | KeyClaim:
         """The remembered answer, or else the claim that lets us make it.
 
         Raises:
             KeyInUse: another request with the key is running.
         """
-        claim = hashlib.sha256(f"{address}\n{key}".encode()).hexdigest()
+        claim = KeyClaim(hashlib.sha256(f"{address}\n{key}".encode()).hexdigest(), uuid4())
         try:
             with self.db.writing() as session:
-                row = session.get(StoredResponse, claim)
-                stale = now() - timedelta(seconds=CLAIM_S)
-                if row is not None and row.status is None and row.created_at < stale:
-                    session.delete(row)
-                    session.flush()
-                    row = None
+                moment = self.db.clock(session)
+                row = session.get(StoredResponse, claim.key)
                 if row is None:
-                    session.add(StoredResponse(key=claim))
+                    session.add(StoredResponse(key=claim.key, token=claim.token, created_at=moment))
                     return claim
-                if row.status is None or row.fingerprint is None:
+                if row.status is not None:
+                    return FirstResponse(
+                        row.status, row.headers, row.body, row.fingerprint or UNKNOWN
+                    )
+                abandoned = session.execute(
+                    update(StoredResponse)
+                    .where(
+                        StoredResponse.key == claim.key,
+                        StoredResponse.status.is_(None),
+                        StoredResponse.created_at < moment - timedelta(seconds=CLAIM_S),
+                    )
+                    .values(token=claim.token, created_at=moment)
+                    .returning(StoredResponse.key)
+                ).all()
+                if not abandoned:
                     raise KeyInUse(
                         "the first request with this Idempotency-Key is still running; "
                         "repeat it in a moment",
                         retry_after=1,
                     )
-                return FirstResponse(row.status, row.headers, row.body, row.fingerprint)
+                return claim
         except IntegrityError as error:
             raise KeyInUse(
                 "another request with this Idempotency-Key came at the same moment; repeat it",
                 retry_after=1,
             ) from error
 
+    def renew(self, claim: KeyClaim) -> None:
+        """Say that a request still runs, so that no other takes its claim over."""
+        with self.db.writing() as session:
+            moment = self.db.clock(session)
+            session.execute(
+                update(StoredResponse).where(*_unanswered(claim)).values(created_at=moment)
+            )
+
     def remember(
-        self, claim: str, fingerprint: str, status: int, headers: dict[str, str], body: bytes
+        self,
+        claim: KeyClaim,
+        fingerprint: str,
+        status: int,
+        headers: dict[str, str],
+        body: bytes,
     ) -> None:
-        """Keep the answer that was just given, and forget those that are old."""
+        """Keep the answer that is about to be given, and forget those that are old."""
         with self.db.writing() as session:
             session.execute(
                 update(StoredResponse)
-                .where(StoredResponse.key == claim)
+                .where(*_unanswered(claim))
                 .values(fingerprint=fingerprint, status=status, headers=headers, body=body)
             )
-            old = now() - timedelta(hours=self.keep_hours)
+            old = self.db.clock(session) - timedelta(hours=self.keep_hours)
             session.execute(delete(StoredResponse).where(StoredResponse.created_at < old))
 
-    def release(self, claim: str) -> None:
+    def release(self, claim: KeyClaim) -> None:
         """Give up a claim: the request failed on our side and may be repeated."""
         with self.db.writing() as session:
-            session.execute(delete(StoredResponse).where(StoredResponse.key == claim))
+            session.execute(delete(StoredResponse).where(*_unanswered(claim)))
 
     def release_all(self) -> None:
         """Give up what a server that died had claimed; only when no other server runs."""
@@ -94,12 +133,26 @@ class StoredResponses:
             session.execute(delete(StoredResponse).where(StoredResponse.status.is_(None)))
 
 
+def _unanswered(claim: KeyClaim) -> tuple[ColumnElement[bool], ...]:
+    """The row of a claim, while nobody else has taken it over."""
+    return (
+        StoredResponse.key == claim.key,
+        StoredResponse.token == claim.token,
+        StoredResponse.status.is_(None),
+    )
+
+
 class Idempotency:
-    """Answers a POST that carries a known `Idempotency-Key` as the first time."""
+    """Answers a POST that carries a known `Idempotency-Key` as the first time.
+
+    Paths that are open to everybody are left out: nothing is changed there that could be changed
+    twice, and who has no key shall not have anything kept.
+    """
 
     def __init__(self, app: ASGIApp, answers: StoredResponses) -> None:
         self.app = app
         self._answers = answers
+        self._beats = CapacityLimiter(1)  # a thread that requests do not use up
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         key = (
@@ -107,7 +160,7 @@ class Idempotency:
             if scope["type"] == "http" and scope["method"] == "POST"
             else None
         )
-        if key is None:
+        if key is None or scope["path"] in OPEN_PATHS:
             await self.app(scope, receive, send)
             return
         if not 1 <= len(key) <= 255:
@@ -136,27 +189,59 @@ class Idempotency:
         )
         await send({"type": "http.response.body", "body": answer.body})
 
-    async def _first(self, claim: str, scope: Scope, receive: Receive, send: Send) -> None:
-        request, answer = _HashedBody(receive, scope), _Recorder(send)
-        finished = False
+    async def _first(self, claim: KeyClaim, scope: Scope, receive: Receive, send: Send) -> None:
+        request = _HashedBody(receive, scope)
+        settled = False
+
+        async def settle(answer: "_Recorder") -> None:
+            nonlocal settled
+            settled = True
+            await self._settle(claim, request, answer)
+
+        beating = asyncio.create_task(self._beat(claim))
         try:
-            await self.app(scope, request, answer)
-            # What failed on our side, or asks to come again, may come again.
-            if answer.complete and answer.status < 500 and answer.status != 429:
-                await request.drain()
-                await anyio.to_thread.run_sync(
-                    self._answers.remember,
-                    claim,
-                    request.fingerprint,
-                    answer.status,
-                    answer.headers,
-                    bytes(answer.body),
-                )
-                finished = True
+            await self.app(scope, request, _Recorder(send, settle))
         finally:
-            if not finished:
+            beating.cancel()
+            if not settled:
                 with anyio.CancelScope(shield=True):
                     await anyio.to_thread.run_sync(self._answers.release, claim)
+
+    async def _settle(self, claim: KeyClaim, request: "_HashedBody", answer: "_Recorder") -> None:
+        """Remember an answer whose last byte was not sent yet, or let the request come again."""
+        # What failed on our side, or asks to come again, may come again.
+        final = answer.status < 500 and answer.status != 429
+        fingerprint = UNKNOWN
+        if final and answer.is_kept:
+            try:
+                await request.drain()
+                fingerprint = request.fingerprint
+            except (ClientDisconnect, Problem):  # what was done is done, whoever still listens
+                pass
+        try:
+            with anyio.CancelScope(shield=True):
+                if final and answer.is_kept:
+                    await anyio.to_thread.run_sync(
+                        self._answers.remember,
+                        claim,
+                        fingerprint,
+                        answer.status,
+                        answer.headers,
+                        bytes(answer.body),
+                    )
+                else:
+                    await anyio.to_thread.run_sync(self._answers.release, claim)
+        except SQLAlchemyError as error:  # the answer is still true; the claim holds for a while
+            log.warning("an answer is not remembered", error=str(error))
+
+    async def _beat(self, claim: KeyClaim) -> None:
+        """Renew a claim until the request has ended."""
+        while True:
+            await anyio.sleep(BEAT_S)
+            try:
+                await anyio.to_thread.run_sync(self._answers.renew, claim, limiter=self._beats)
+            except SQLAlchemyError as error:
+                log.warning("a claim is not renewed", error=str(error))
 
 
 class _HashedBody:
@@ -202,23 +287,39 @@ class _HashedBody:
 
 
 class _Recorder:
-    """An answer that is passed on and kept, unless it is large."""
+    """An answer that is passed on and kept, unless it is large.
 
-    def __init__(self, send: Send) -> None:
+    Args:
+        settle: awaited when the answer is whole, before its last byte is passed on: who has that
+            may repeat the request at once. Nothing is passed on before the first byte is there.
+    """
+
+    def __init__(self, send: Send, settle: "Callable[[_Recorder], Awaitable[None]]") -> None:
         self._send = send
+        self._settle = settle
+        self._start: Message | None = None
         self.status = 0
         self.headers: dict[str, str] = {}
         self.body = bytearray()
-        self.complete = False
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether all of the body is here."""
+        return len(self.body) <= REMEMBERED_BYTES
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             self.headers = dict(Headers(raw=message["headers"]).items())
-        elif len(self.body) <= REMEMBERED_BYTES:
+            self._start = message
+            return
+        if self.is_kept:
             self.body += message.get("body", b"")
-            whole = not message.get("more_body", False)
-            self.complete = whole and len(self.body) <= REMEMBERED_BYTES
+        if not message.get("more_body", False):
+            await self._settle(self)
+        if self._start is not None:
+            await self._send(self._start)
+            self._start = None
         await self._send(message)
 
 
@@ -228,7 +329,7 @@ def _check_fingerprint(first: str, second: str) -> None:
     Raises:
         KeyReused: it does.
     """
-    if first != second:
+    if first not in (UNKNOWN, second):
         raise KeyReused(
             "this Idempotency-Key was used with another body; use a new key for a new request"
         )

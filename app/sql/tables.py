@@ -273,11 +273,12 @@ class StoredResponse(Table):
     __table_args__ = (Index(None, "created_at"),)
 
     key: Mapped[str] = mapped_column(String(64), primary_key=True)  # hash of key and address
+    token: Mapped[UUID | None]  # of the request that makes the answer
     fingerprint: Mapped[str | None] = mapped_column(String(64))  # of the request body
     status: Mapped[int | None]  # None while the first request runs
     headers: Mapped[dict[str, Any]] = mapped_column(default=dict)
     body: Mapped[bytes] = mapped_column(LargeBinary, default=b"")
-    created_at: Mapped[datetime] = mapped_column(default=now)
+    created_at: Mapped[datetime] = mapped_column(default=now)  # or renewed, by the database's clock
 
 
 class Job(Table):

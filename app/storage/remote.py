@@ -5,21 +5,23 @@ forgery). So a host is looked up once, all its addresses must be public, and the
 one that was looked at; the same for each redirect.
 """
 
-import ipaddress
 import socket
-import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
 
+import anyio
 import httpx
 
 from app.problems import AddressRefused, AddressUnreachable, FileTooLarge
+from app.storage.special_addresses import is_public
 
 REDIRECTS = 5
-PATIENCE = httpx.Timeout(10.0, connect=5.0)
-TOTAL_S = 30.0
+PATIENCE = httpx.Timeout(10.0, connect=5.0)  # for the next byte
+TOTAL_S = 30.0  # for a file, however steadily it drips
+POST_S = 10.0  # for a message, from the connection to the status of the answer
 PORTS = {"http": 80, "https": 443}
-NAT64 = ipaddress.ip_network("64:ff9b::/96")  # the last 32 bits are an IPv4 address
+Answer = TypeVar("Answer")
 
 
 def fetch(url: str, max_bytes: int) -> bytes:
@@ -27,17 +29,35 @@ def fetch(url: str, max_bytes: int) -> bytes:
 
     Raises:
         AddressRefused: it is not of that kind, or leads to an address that is not public.
-        AddressUnreachable: nobody answers there, or not with a file.
+        AddressUnreachable: nobody answers there, or not with a file, or not within `TOTAL_S`.
         FileTooLarge: it is longer than `max_bytes`.
     """
-    deadline = time.monotonic() + TOTAL_S
-    with httpx.Client(timeout=PATIENCE, trust_env=False) as client, outages(url):
+
+    async def follow(client: httpx.AsyncClient) -> bytes:
+        address = url
         for _ in range(REDIRECTS + 1):
-            with closing(client.send(_pinned(client, "GET", url), stream=True)) as answer:
-                if not answer.has_redirect_location:
-                    return content(answer, max_bytes, deadline)
-                url = str(httpx.URL(url).join(answer.headers["location"]))
-    raise AddressUnreachable(f"{_host(url)} redirects more than {REDIRECTS} times")
+            content = await _read(client, _pinned(client, "GET", address), address, max_bytes)
+            if isinstance(content, bytes):
+                return content
+            address = content
+        raise AddressUnreachable(f"{_host(address)} redirects more than {REDIRECTS} times")
+
+    return _within(TOTAL_S, url, follow)
+
+
+def read(url: str, max_bytes: int, headers: dict[str, str]) -> bytes | str:
+    """The content of an address that the settings name, or the address to which it redirects.
+
+    Raises:
+        AddressUnreachable: as for `fetch`.
+        FileTooLarge: it is longer than `max_bytes`.
+    """
+
+    async def ask(client: httpx.AsyncClient) -> bytes | str:
+        request = client.build_request("GET", url, headers=headers)
+        return await _read(client, request, url, max_bytes)
+
+    return _within(TOTAL_S, url, ask, trust_env=True)
 
 
 def post(url: str, body: bytes, headers: dict[str, str], *, private: bool = False) -> int:
@@ -48,12 +68,16 @@ def post(url: str, body: bytes, headers: dict[str, str], *, private: bool = Fals
 
     Raises:
         AddressRefused: it is not of http or https, or leads to an address that is not public.
-        AddressUnreachable: nobody answers there.
+        AddressUnreachable: nobody answers there within `POST_S`.
     """
-    with httpx.Client(timeout=PATIENCE, trust_env=False) as client, outages(url):
+
+    async def send(client: httpx.AsyncClient) -> int:
         request = _pinned(client, "POST", url, headers, body, private=private)
-        with closing(client.send(request, stream=True)) as answer:
-            return answer.status_code
+        answer = await client.send(request, stream=True)
+        await answer.aclose()
+        return answer.status_code
+
+    return _within(POST_S, url, send)
 
 
 def check(url: str, *, private: bool = False) -> None:
@@ -67,23 +91,51 @@ def check(url: str, *, private: bool = False) -> None:
         _pinned(client, "POST", url, private=private)
 
 
-def content(answer: httpx.Response, max_bytes: int, deadline: float) -> bytes:
-    """The body of an answer that is read as it comes, within limits.
+def _within(
+    seconds: float,
+    url: str,
+    exchange: Callable[[httpx.AsyncClient], Awaitable[Answer]],
+    *,
+    trust_env: bool = False,
+) -> Answer:
+    """Do a whole exchange or leave it, by a clock that nobody sets.
 
-    Raises:
-        AddressUnreachable: the answer is an error, or takes too long.
-        FileTooLarge: it is longer than `max_bytes`.
+    The timeouts of httpx are for one byte or the next, which who sends a byte now and then never
+    reaches, be it in the middle of a header.
     """
-    if not answer.is_success:
-        raise AddressUnreachable(f"{answer.url.host} answered with status {answer.status_code}")
-    body = bytearray()
-    for part in answer.iter_bytes():
-        body += part
-        if len(body) > max_bytes:
-            raise FileTooLarge(f"the file is larger than {max_bytes} bytes")
-        if time.monotonic() > deadline:
-            raise AddressUnreachable(f"{answer.url.host} is too slow: {TOTAL_S:.0f} s are over")
-    return bytes(body)
+
+    async def run() -> Answer:
+        async with httpx.AsyncClient(timeout=PATIENCE, trust_env=trust_env) as client:
+            with anyio.fail_after(seconds):
+                return await exchange(client)
+
+    with outages(url):
+        try:
+            return anyio.run(run)
+        except TimeoutError as error:
+            raise AddressUnreachable(
+                f"{_host(url)} is too slow: {seconds:.0f} s are over"
+            ) from error
+
+
+async def _read(
+    client: httpx.AsyncClient, request: httpx.Request, url: str, max_bytes: int
+) -> bytes | str:
+    """The content of an answer, or where it redirects to."""
+    answer = await client.send(request, stream=True)
+    try:
+        if answer.has_redirect_location:
+            return str(httpx.URL(url).join(answer.headers["location"]))
+        if not answer.is_success:
+            raise AddressUnreachable(f"{_host(url)} answered with status {answer.status_code}")
+        body = bytearray()
+        async for part in answer.aiter_bytes():
+            body += part
+            if len(body) > max_bytes:
+                raise FileTooLarge(f"the file is larger than {max_bytes} bytes")
+        return bytes(body)
+    finally:
+        await answer.aclose()
 
 
 @contextmanager
@@ -98,7 +150,7 @@ def outages(url: str) -> Iterator[None]:
 
 
 def _pinned(
-    client: httpx.Client,
+    client: httpx.Client | httpx.AsyncClient,
     method: str,
     url: str,
     headers: dict[str, str] | None = None,
@@ -128,21 +180,10 @@ def _address(host: str, port: int, private: bool) -> str:
     except (OSError, UnicodeError) as error:
         raise AddressUnreachable(f"there is no host {host[:80]!r}") from error
     addresses = [str(row[4][0]) for row in rows]
-    hidden = [address for address in addresses if not _is_public(address)]
+    hidden = [address for address in addresses if not is_public(address)]
     if hidden and not private:
         raise AddressRefused(f"{host[:80]!r} is at {hidden[0]}, which is no public address")
     return addresses[0]
-
-
-def _is_public(text: str) -> bool:
-    address = ipaddress.ip_address(text.partition("%")[0])
-    if isinstance(address, ipaddress.IPv6Address):
-        inner = address.ipv4_mapped or address.sixtofour
-        if address in NAT64:
-            inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-        if inner is not None:
-            address = inner
-    return address.is_global and not address.is_multicast
 
 
 def _host(url: str) -> str:

@@ -5,7 +5,6 @@ import binascii
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlencode, urlsplit
@@ -13,7 +12,7 @@ from urllib.parse import urlencode, urlsplit
 import httpx
 
 from app.problems import AddressRefused, AddressUnreachable, InvalidRequest
-from app.storage.remote import PATIENCE, TOTAL_S, content, fetch, outages
+from app.storage.remote import PATIENCE, fetch, outages, read
 
 ACCESS_S = 240.0  # for which an access token is used; it is valid for five minutes
 CALL = httpx.Timeout(120.0, connect=5.0)  # predictions of many tasks take their time
@@ -93,14 +92,13 @@ class Host:
 
     def _read(self, path: str) -> bytes:
         url = path if _is_absolute(path) else self._below(path)
-        deadline = time.monotonic() + TOTAL_S
         with httpx.Client(timeout=PATIENCE) as client, outages(url):
-            request = client.build_request("GET", url, headers=self._credential(client))
-            with closing(client.send(request, stream=True)) as answer:
-                if not answer.has_redirect_location:
-                    return content(answer, self.max_bytes, deadline)
-                signed = str(httpx.URL(url).join(answer.headers["location"]))
-        return fetch(signed, self.max_bytes)  # an address in the cloud, which needs no token
+            headers = self._credential(client)
+        answer = read(url, self.max_bytes, headers)
+        if isinstance(answer, bytes):
+            return answer
+        # An address in the cloud, which needs no token.
+        return fetch(answer, self.max_bytes)
 
     def _below(self, path: str) -> str:
         if not self.url:
