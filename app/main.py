@@ -8,7 +8,6 @@ from pathlib import Path
 from uuid import UUID
 
 import anyio.to_thread
-import torch
 from anyio import CapacityLimiter
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
@@ -24,6 +23,8 @@ from app.encoders.promotion import Promotions
 from app.encoders.versions import Versions
 from app.exchange.exports import Exports
 from app.exchange.imports import Imports
+from app.housekeeping import blob_sweep
+from app.housekeeping.blob_sweep import Swept
 from app.http import errors
 from app.http.content_policy import DOCS_ASSETS
 from app.http.guard import Authentication
@@ -249,12 +250,11 @@ def _log_trials(trials: Sequence[RuntimeTrial], streams: Streams | None) -> None
     )
 
 
-def sweep(settings: Settings) -> int:
-    """Remove the files of deleted images; the number removed."""
+def sweep(settings: Settings) -> Swept:
+    """Mark files that nothing refers to, and remove those that were marked for long."""
     db, blobs = _open(settings)
-    versions = Versions(db, blobs, torch.device("cpu"))
     try:
-        return blobs.sweep(versions.blob_in_use)
+        return blob_sweep.sweep(db, blobs)
     finally:
         db.close()
 

@@ -156,11 +156,15 @@ def settings(as_json: Json = False) -> None:
 
 @commands.command("sweep")
 def sweep_() -> None:
-    """Remove the files of deleted images."""
+    """Remove the files of deleted images, an hour after they were first seen to be of no use.
+
+    The service does so by itself.
+    """
     from app.main import sweep
     from app.settings import Settings
 
-    typer.echo(f"{sweep(Settings())} files removed")
+    swept = sweep(Settings())
+    typer.echo(f"{swept.removed} files removed, {swept.marked} marked, to go an hour from now")
 
 
 def _server(settings: "Settings", announced: str = "") -> "uvicorn.Server":

@@ -24,6 +24,7 @@ from app.problems import (
     ProjectNotFound,
     SameJobUnfinished,
 )
+from app.sql.blob_marks import BlobSwept, unmark
 from app.sql.database import Database
 from app.sql.lookups import find_project
 from app.sql.tables import Job, JobEvent, now
@@ -157,16 +158,30 @@ class JobQueue:
             _append(session, _held(session, claim), kind, data)
 
     def keep_checkpoint(self, claim: Claim, digest: str) -> str | None:
-        """Go on from this file after an interruption; the file that it replaces, if any."""
+        """Go on from this file after an interruption; the file that it replaces, if any.
+
+        Raises:
+            BlobSwept: store the file again.
+        """
         with self.db.writing() as session:
             job = _held(session, claim)
-            replaced, job.checkpoint = job.checkpoint, digest
-            return replaced
+            if unmark(session, [digest]):
+                replaced, job.checkpoint = job.checkpoint, digest
+                return replaced
+        raise BlobSwept(digest)
 
     def keep_predictions(self, claim: Claim, digest: str) -> None:
-        """Note the file of what the job predicted."""
+        """Note the file of what the job predicted.
+
+        Raises:
+            BlobSwept: store the file again.
+        """
         with self.db.writing() as session:
-            _held(session, claim).predictions = digest
+            job = _held(session, claim)
+            if unmark(session, [digest]):
+                job.predictions = digest
+                return
+        raise BlobSwept(digest)
 
     @contextmanager
     def holding(self, claim: Claim) -> Iterator[Session]:
