@@ -2,8 +2,8 @@
 
 import importlib.metadata
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
 from uuid import UUID
 
@@ -23,7 +23,8 @@ from app.encoders.promotion import Promotions
 from app.encoders.versions import Versions
 from app.exchange.exports import Exports
 from app.exchange.imports import Imports
-from app.housekeeping import blob_sweep
+from app.housekeeping import blob_check, blob_sweep
+from app.housekeeping.blob_check import BlobProblem
 from app.housekeeping.blob_sweep import Swept
 from app.http import errors
 from app.http.content_policy import DOCS_ASSETS
@@ -252,9 +253,26 @@ def _log_trials(trials: Sequence[RuntimeTrial], streams: Streams | None) -> None
 
 def sweep(settings: Settings) -> Swept:
     """Mark files that nothing refers to, and remove those that were marked for long."""
+    with closing_database(settings) as (db, blobs):
+        return blob_sweep.sweep(db, blobs)
+
+
+def check(settings: Settings) -> Iterator[BlobProblem]:
+    """Files that are missing, damaged, or of no use."""
+    with closing_database(settings) as (db, blobs):
+        yield from blob_check.check(db, blobs)
+
+
+@contextmanager
+def closing_database(settings: Settings) -> Iterator[tuple[Database, Blobs]]:
+    """Database and files of a service, for what needs no more.
+
+    Raises:
+        StartRefused: the database or the data folder cannot be used.
+    """
     db, blobs = _open(settings)
     try:
-        return blob_sweep.sweep(db, blobs)
+        yield db, blobs
     finally:
         db.close()
 
