@@ -159,7 +159,9 @@ def assemble(settings: Settings) -> Parts:
         maps=ImageMaps(db, vectors, predictors),
         exports=Exports(db, blobs, predictors),
         imports=Imports(db, uploads, annotations, labels),
-        queue=JobQueue(db, settings.lease_seconds, settings.job_attempts),
+        queue=JobQueue(
+            db, settings.lease_seconds, settings.job_attempts, settings.job_backoff_seconds
+        ),
         versions=versions,
         promotions=Promotions(db, blobs, settings.max_pixels),
         webhooks=Webhooks(db, settings.webhooks_to_private_addresses),

@@ -310,6 +310,8 @@ class Job(Table):
     attempt: Mapped[int] = mapped_column(default=0)  # how often a worker took it
     token: Mapped[UUID | None]  # of the present claim
     lease_until: Mapped[datetime | None]  # by the database's clock
+    # Not to be taken up before, by the database's clock; what has waited for longest comes first.
+    due_at: Mapped[datetime] = mapped_column(default=now)
     cancel_requested: Mapped[bool] = mapped_column(default=False)
     checkpoint: Mapped[str | None] = mapped_column(String(64))  # SHA-256 of the file
     predictions: Mapped[str | None] = mapped_column(String(64))  # likewise, of what it predicted
