@@ -2,13 +2,12 @@
 
 import importlib.metadata
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
 from uuid import UUID
 
 import anyio.to_thread
-import torch
 from anyio import CapacityLimiter
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
@@ -24,6 +23,9 @@ from app.encoders.promotion import Promotions
 from app.encoders.versions import Versions
 from app.exchange.exports import Exports
 from app.exchange.imports import Imports
+from app.housekeeping import blob_check, blob_sweep
+from app.housekeeping.blob_check import BlobProblem
+from app.housekeeping.blob_sweep import Swept
 from app.http import errors
 from app.http.content_policy import DOCS_ASSETS
 from app.http.guard import Authentication
@@ -157,7 +159,9 @@ def assemble(settings: Settings) -> Parts:
         maps=ImageMaps(db, vectors, predictors),
         exports=Exports(db, blobs, predictors),
         imports=Imports(db, uploads, annotations, labels),
-        queue=JobQueue(db, settings.lease_seconds, settings.job_attempts),
+        queue=JobQueue(
+            db, settings.lease_seconds, settings.job_attempts, settings.job_backoff_seconds
+        ),
         versions=versions,
         promotions=Promotions(db, blobs, settings.max_pixels),
         webhooks=Webhooks(db, settings.webhooks_to_private_addresses),
@@ -249,12 +253,28 @@ def _log_trials(trials: Sequence[RuntimeTrial], streams: Streams | None) -> None
     )
 
 
-def sweep(settings: Settings) -> int:
-    """Remove the files of deleted images; the number removed."""
+def sweep(settings: Settings) -> Swept:
+    """Mark files that nothing refers to, and remove those that were marked for long."""
+    with closing_database(settings) as (db, blobs):
+        return blob_sweep.sweep(db, blobs)
+
+
+def check(settings: Settings) -> Iterator[BlobProblem]:
+    """Files that are missing, damaged, or of no use."""
+    with closing_database(settings) as (db, blobs):
+        yield from blob_check.check(db, blobs)
+
+
+@contextmanager
+def closing_database(settings: Settings) -> Iterator[tuple[Database, Blobs]]:
+    """Database and files of a service, for what needs no more.
+
+    Raises:
+        StartRefused: the database or the data folder cannot be used.
+    """
     db, blobs = _open(settings)
-    versions = Versions(db, blobs, torch.device("cpu"))
     try:
-        return blobs.sweep(versions.blob_in_use)
+        yield db, blobs
     finally:
         db.close()
 

@@ -115,6 +115,17 @@ class Settings(BaseSettings):
         ge=1,
         description="How often a job whose worker was lost is taken up, the first included.",
     )
+    job_backoff_seconds: float = Field(
+        2.0,
+        ge=0,
+        le=600,
+        description="Before the second attempt at a job; twice as long before each further one.",
+    )
+    job_max_seconds: float = Field(
+        0.0,
+        ge=0,
+        description="An attempt at a job that takes longer ends it as failed; 0: no limit.",
+    )
     checkpoint_seconds: float = Field(
         15.0, ge=0, description="Time between two checkpoints of a job."
     )

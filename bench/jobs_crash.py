@@ -71,6 +71,7 @@ class Service:
             "lease_seconds": str(LEASE_S),
             "checkpoint_seconds": "0",
             "job_attempts": "1000000",
+            "job_backoff_seconds": "0",  # else an attempt is killed a minute
         }
         self.folder, self.database = folder, database
         self.server = Server(folder, workers="1", **settings)

@@ -108,7 +108,7 @@ def test_the_client_needs_nothing_of_the_service(client_only, project):
     assert not {"torch", "sqlalchemy", "fastapi", "timm", "numpy"} & installed
 
 
-@pytest.mark.parametrize("command", ["serve", "worker", "migrate", "settings", "sweep"])
+@pytest.mark.parametrize("command", ["serve", "worker", "migrate", "settings", "sweep", "check"])
 def test_a_command_of_the_service_says_what_to_install(command, client_only, project):
     refused = _run([client_only / "handful", command], project)
 

@@ -154,13 +154,45 @@ def settings(as_json: Json = False) -> None:
     print_table(("variable", "value", "what"), rows)
 
 
+@commands.command()
+def check(as_json: Json = False) -> None:
+    """Read every file of the service; list what is missing, damaged or of no use, and what to do.
+
+    Ends with status 1 when a file is missing or damaged.
+    """
+    from dataclasses import asdict
+
+    from app.cli.terminal import print_table
+    from app.main import check
+    from app.settings import Settings
+
+    problems = list(check(Settings()))
+    if as_json:
+        for problem in problems:
+            typer.echo(json.dumps(asdict(problem)))
+    elif problems:
+        rows = []
+        for problem in problems:
+            uses = [f"{u.kind} {u.id}" + f" of {u.project}" * bool(u.project) for u in problem.uses]
+            rows.append((problem.problem, problem.sha256, ", ".join(uses), problem.advice))
+        print_table(("problem", "file", "of", "advice"), rows)
+    else:
+        typer.echo("every file is there and as it was stored")
+    if any(problem.is_loss for problem in problems):
+        raise typer.Exit(1)
+
+
 @commands.command("sweep")
 def sweep_() -> None:
-    """Remove the files of deleted images."""
+    """Remove the files of deleted images, an hour after they were first seen to be of no use.
+
+    The service does so by itself.
+    """
     from app.main import sweep
     from app.settings import Settings
 
-    typer.echo(f"{sweep(Settings())} files removed")
+    swept = sweep(Settings())
+    typer.echo(f"{swept.removed} files removed, {swept.marked} marked, to go an hour from now")
 
 
 def _server(settings: "Settings", announced: str = "") -> "uvicorn.Server":

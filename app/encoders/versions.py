@@ -11,8 +11,9 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.encoders.weights import check_weights
+from app.sql.blob_marks import unmark
 from app.sql.database import Database
-from app.sql.tables import EncoderVersion, Image, Job, ProjectVersion, TrainingImage
+from app.sql.tables import EncoderVersion, ProjectVersion, TrainingImage
 from app.storage.blobs import Blobs
 from models.encoders import Architecture, Encoder, EncoderUnavailable
 from models.encoders.architectures import architectures
@@ -40,19 +41,22 @@ class Versions:
         if versions and not may_have_changed:
             return versions[0].id
         encoder = architecture.build()
-        weights = self.blobs.put(safetensors.torch.save(encoder.state_dict()))
-        for version in versions:
-            if version.weights == weights:
-                return version.id
-        with self.db.writing() as session:
-            version = EncoderVersion(
-                architecture=name,
-                options=options,
-                weights=weights,
-                embedding_dim=encoder.embedding_dim,
-            )
-            session.add(version)
-        return version.id
+        while True:
+            weights = self.store(encoder)
+            for version in versions:
+                if version.weights == weights:
+                    return version.id
+            with self.db.writing() as session:
+                if not unmark(session, [weights]):
+                    continue
+                version = EncoderVersion(
+                    architecture=name,
+                    options=options,
+                    weights=weights,
+                    embedding_dim=encoder.embedding_dim,
+                )
+                session.add(version)
+            return version.id
 
     def store(self, encoder: Encoder) -> str:
         """Store the weights of an encoder; the SHA-256 of their file."""
@@ -72,13 +76,17 @@ class Versions:
         with self.db.reading() as session:
             parent = session.get_one(EncoderVersion, like)
         check_weights(content, _build(parent).state_dict())
-        weights = self.blobs.put(content)
-        with self.db.writing() as session:
-            version = derive_version(parent, weights)
-            session.add(version)
-            session.flush()
-            session.add(ProjectVersion(encoder_id=version.id, project_id=project_id, metrics={}))
-        return version.id
+        while True:
+            weights = self.blobs.put(content)
+            with self.db.writing() as session:
+                if not unmark(session, [weights]):
+                    continue
+                version = derive_version(parent, weights)
+                session.add(version)
+                session.flush()
+                owned = ProjectVersion(encoder_id=version.id, project_id=project_id, metrics={})
+                session.add(owned)
+            return version.id
 
     def base(self, version_id: UUID) -> UUID:
         """The nearest version, this one or an ancestor, that learned from no labels."""
@@ -107,19 +115,6 @@ class Versions:
             ) from error
         encoder.load_state_dict(safetensors.torch.load(weights))
         return encoder.to(self.device).eval()
-
-    def blob_in_use(self, digest: str) -> bool:
-        """Whether a file holds an image, weights, or the checkpoint or predictions of a job."""
-        with self.db.reading() as session:
-            return any(
-                session.scalar(select(column).where(column == digest).limit(1)) is not None
-                for column in (
-                    EncoderVersion.weights,
-                    Image.sha256,
-                    Job.checkpoint,
-                    Job.predictions,
-                )
-            )
 
     def _find(self, name: str, options: dict[str, object]) -> list[EncoderVersion]:
         """The pretrained versions of an architecture, newest first."""

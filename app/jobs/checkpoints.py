@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from app.jobs.context import JobContext, JobFailed
 from app.problems import StorageFull
+from app.sql.blob_marks import remove_unused
 from models.training.checkpoint import pack, unpack
 
 
@@ -43,22 +44,14 @@ class Checkpoints:
         """
         if time.monotonic() - self._written_at < self._context.checkpoint_s:
             return
+        context = self._context
         try:
-            digest = self._context.blobs.put(pack(state()._asdict()))
+            digest, stale = context.store(pack(state()._asdict()), context.queue.keep_checkpoint)
         except StorageFull as error:
             raise JobFailed(
                 "the disk is full, so no checkpoint can be written: free some space and retry the "
                 "job, which goes on from its last checkpoint"
             ) from error
-        self._replace(digest)
+        if stale is not None and stale != digest:
+            context.through_outages(lambda: remove_unused(context.db, stale, context.blobs.remove))
         self._written_at = time.monotonic()
-
-    def _replace(self, digest: str) -> None:
-        context = self._context
-        stale = context.through_outages(
-            lambda: context.queue.keep_checkpoint(context.claim, digest)
-        )
-        if stale is None or stale == digest:
-            return
-        if not context.through_outages(lambda: context.versions.blob_in_use(stale)):
-            context.blobs.remove(stale)

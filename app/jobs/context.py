@@ -5,6 +5,7 @@ import time
 from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 from uuid import UUID
 
@@ -14,6 +15,7 @@ from sqlalchemy.orm import Session
 from app.encoders.promotion import Promotions
 from app.encoders.versions import Versions
 from app.jobs.job_queue import Claim, JobQueue
+from app.sql.blob_marks import BlobSwept
 from app.sql.database import Database
 from app.sql.outages import is_outage
 from app.sql.tables import Project
@@ -82,6 +84,19 @@ class JobContext:
                     raise
                 log.warning("the database is away: %s", type(error).__name__)
                 time.sleep(PATIENCE_S)
+
+    def store(self, content: bytes, note: Callable[[Claim, str], Value]) -> tuple[str, Value]:
+        """Store a file and note it in the job; both again if a sweep took the file in between.
+
+        Raises:
+            StorageFull: there is no space left.
+        """
+        while True:
+            digest = self.blobs.put(content)
+            try:
+                return digest, self.through_outages(partial(note, self.claim, digest))
+            except BlobSwept:
+                continue
 
     def _record(self, kind: Any, data: dict[str, Any]) -> None:
         self.through_outages(lambda: self.queue.record(self.claim, kind, data))

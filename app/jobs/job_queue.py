@@ -14,8 +14,8 @@ from datetime import datetime, timedelta
 from typing import Any, Literal, NamedTuple
 from uuid import UUID, uuid4
 
-from sqlalchemy import ColumnElement, or_, select
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, exists, func, or_, select
+from sqlalchemy.orm import Session, aliased
 
 from app.problems import (
     JobEnded,
@@ -24,6 +24,7 @@ from app.problems import (
     ProjectNotFound,
     SameJobUnfinished,
 )
+from app.sql.blob_marks import BlobSwept, unmark
 from app.sql.database import Database
 from app.sql.lookups import find_project
 from app.sql.tables import Job, JobEvent, now
@@ -33,6 +34,8 @@ from handful.contract.webhooks import Event
 
 HELD = (JobState.PREPARING, JobState.RUNNING)
 WAITING = (JobState.QUEUED, JobState.INTERRUPTED)
+LONGEST_PAUSE_S = 600.0  # between two attempts
+CLAIMS = 0x68616E6466756C  # PostgreSQL's number of the lock of those who claim
 
 
 class LeaseLost(RuntimeError):
@@ -53,16 +56,19 @@ class Claim(NamedTuple):
 
 @dataclass(frozen=True)
 class JobQueue:
-    """Jobs of all projects, oldest first.
+    """Jobs of all projects. First those of projects of which none runs, then by how long they wait.
 
     Args:
         lease_s: seconds for which a claim holds without being renewed.
         max_attempts: how often a job whose worker was lost is taken up again, the first included.
+        backoff_s: seconds until the second attempt; twice as many until the third, and so on. Those
+            that wait already come first then, so that one that never ends well stops no other.
     """
 
     db: Database
     lease_s: float = 30.0
     max_attempts: int = 5
+    backoff_s: float = 0.0
 
     def enqueue(
         self, project_key: str, kind: str, options: dict[str, Any], input_fingerprint: str
@@ -88,19 +94,28 @@ class JobQueue:
             )
             if same is not None:
                 raise SameJobUnfinished(f"job {same} does the same; wait for it or cancel it")
-            job = Job(project_id=project.id, kind=kind, options=options, fingerprint=fingerprint)
+            job = Job(
+                project_id=project.id,
+                kind=kind,
+                options=options,
+                fingerprint=fingerprint,
+                due_at=self.db.clock(session),
+            )
             session.add(job)
             session.flush()
             _append(session, job, "state", {"state": JobState.QUEUED})
             return job
 
     def claim(self) -> Claim | None:
-        """Take the oldest job that waits, or whose worker was lost; None when there is none."""
+        """Take the job that is next, also one whose worker was lost; None when there is none."""
         with self.db.writing() as session:
+            if not self.db.is_sqlite:  # whoever else claims at this moment sees what we take
+                session.execute(select(func.pg_advisory_xact_lock(CLAIMS)))
             clock = self.db.clock(session)
-            while (job := self._oldest(session, clock)) is not None:
-                if job.state in HELD and not self._interrupt(session, job, "its worker was lost"):
-                    continue  # it has ended by that
+            while (job := self._next(session, clock)) is not None:
+                if job.state in HELD:
+                    self._interrupt(session, job, clock, "its worker was lost")
+                    continue  # it has ended by that, or waits again
                 job.attempt += 1
                 job.token = uuid4()
                 job.lease_until = clock + timedelta(seconds=self.lease_s)
@@ -116,6 +131,11 @@ class JobQueue:
                     job.checkpoint,
                 )
             return None
+
+    def has_waiting(self) -> bool:
+        """Whether a job waits, for a worker or for its next attempt."""
+        with self.db.reading() as session:
+            return bool(session.scalar(select(exists().where(Job.state.in_(WAITING)))))
 
     def renew(self, claim: Claim, wait_s: float | None = None) -> bool:
         """Keep a claim for another lease; whether the job should be cancelled.
@@ -157,16 +177,30 @@ class JobQueue:
             _append(session, _held(session, claim), kind, data)
 
     def keep_checkpoint(self, claim: Claim, digest: str) -> str | None:
-        """Go on from this file after an interruption; the file that it replaces, if any."""
+        """Go on from this file after an interruption; the file that it replaces, if any.
+
+        Raises:
+            BlobSwept: store the file again.
+        """
         with self.db.writing() as session:
             job = _held(session, claim)
-            replaced, job.checkpoint = job.checkpoint, digest
-            return replaced
+            if unmark(session, [digest]):
+                replaced, job.checkpoint = job.checkpoint, digest
+                return replaced
+        raise BlobSwept(digest)
 
     def keep_predictions(self, claim: Claim, digest: str) -> None:
-        """Note the file of what the job predicted."""
+        """Note the file of what the job predicted.
+
+        Raises:
+            BlobSwept: store the file again.
+        """
         with self.db.writing() as session:
-            _held(session, claim).predictions = digest
+            job = _held(session, claim)
+            if unmark(session, [digest]):
+                job.predictions = digest
+                return
+        raise BlobSwept(digest)
 
     @contextmanager
     def holding(self, claim: Claim) -> Iterator[Session]:
@@ -191,7 +225,7 @@ class JobQueue:
         with self.db.writing() as session:
             job = _held(session, claim)
             job.attempt -= not counts
-            self._interrupt(session, job, reason)
+            self._interrupt(session, job, self.db.clock(session), reason, pause=counts)
 
     def finish(
         self,
@@ -232,6 +266,7 @@ class JobQueue:
                 raise JobEnded(f"job {job_id} is {job.state}; only what failed or was cancelled "
                                "can be tried again")  # fmt: skip
             job.attempt, job.error, job.cancel_requested, job.finished_at = 0, None, False, None
+            job.due_at = self.db.clock(session)
             _enter(session, job, JobState.QUEUED)
             return job
 
@@ -282,19 +317,28 @@ class JobQueue:
                 .limit(1)
             )
 
-    def _oldest(self, session: Session, clock: datetime) -> Job | None:
-        """The oldest job that waits, or whose lease has run out; locked."""
-        lost = (Job.state.in_(HELD)) & (Job.lease_until < clock)
+    def _next(self, session: Session, clock: datetime) -> Job | None:
+        """The job to be taken up next, or whose lease has run out; locked."""
+        running = aliased(Job)
+        project_is_busy = exists().where(
+            running.project_id == Job.project_id,
+            running.state.in_(HELD),
+            running.lease_until >= clock,
+        )
+        due = Job.state.in_(WAITING) & (Job.due_at <= clock)
+        lost = Job.state.in_(HELD) & (Job.lease_until < clock)
         return session.scalar(
             select(Job)
-            .where(or_(Job.state.in_(WAITING), lost))
-            .order_by(Job.id)
+            .where(or_(due, lost))
+            .order_by(lost.desc(), project_is_busy, Job.due_at, Job.id)
             .limit(1)
-            .with_for_update(skip_locked=True)
+            .with_for_update(skip_locked=True, of=Job)
         )
 
-    def _interrupt(self, session: Session, job: Job, reason: str) -> bool:
-        """Note that a job was interrupted; False when that has happened too often."""
+    def _interrupt(
+        self, session: Session, job: Job, clock: datetime, reason: str, *, pause: bool = True
+    ) -> None:
+        """Note that a job was interrupted; its end, when that has happened too often."""
         if job.cancel_requested:
             _end(session, job, JobState.CANCELLED)
         elif job.attempt >= self.max_attempts:
@@ -302,8 +346,10 @@ class JobQueue:
             _end(session, job, JobState.FAILED, error=error)
         else:
             job.token, job.lease_until = None, None
+            if pause:
+                pause_s = min(self.backoff_s * 2.0 ** min(job.attempt - 1, 20), LONGEST_PAUSE_S)
+                job.due_at = clock + timedelta(seconds=pause_s)
             _enter(session, job, JobState.INTERRUPTED, reason=reason)
-        return job.state == JobState.INTERRUPTED
 
 
 def _find(session: Session, project_key: str, job_id: UUID, *, lock: bool = False) -> Job:

@@ -43,7 +43,9 @@ def run_job(settings: Settings, claim: Claim, beat: Any, parent: int) -> None:
         keep_freed_memory()
     db = Database(settings.database)
     blobs = Blobs(settings.blobs)
-    queue = JobQueue(db, settings.lease_seconds, settings.job_attempts)
+    queue = JobQueue(
+        db, settings.lease_seconds, settings.job_attempts, settings.job_backoff_seconds
+    )
     context = JobContext(
         claim=claim,
         queue=queue,

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeVar
 from uuid import UUID
 
@@ -13,6 +14,7 @@ from app.jobs.checkpoints import Checkpoint, Checkpoints
 from app.jobs.context import JobContext, JobFailed
 from app.jobs.promotion import Promote, TrainedVersion, VersionResult, promote_if_better
 from app.jobs.training_data import TrainingData
+from app.sql.blob_marks import unmark
 from app.sql.tables import EncoderVersion, ProjectVersion, TrainingImage
 from handful.contract.jobs import Figure, Progress, VerdictRead
 from models.encoders import Encoder
@@ -285,11 +287,12 @@ def _saved_version(context: JobContext) -> TrainedVersion | None:
 
 def _save(context: JobContext, data: TrainingData, trained: Trained) -> TrainedVersion:
     """Store the version and all that is known of it at once."""
-    weights = context.versions.store(trained.encoder)
     verdict = trained.verdict.model_dump(mode="json")
 
-    def write() -> UUID:
+    def write(weights: str) -> UUID | None:
         with context.queue.holding(context.claim) as session:
+            if not unmark(session, [weights]):
+                return None
             base = session.get_one(EncoderVersion, data.base)
             version = derive_version(base, weights, projected=trained.projected)
             if trained.architecture is not None:
@@ -308,7 +311,11 @@ def _save(context: JobContext, data: TrainingData, trained: Trained) -> TrainedV
             session.add_all(_training_images(version.id, data, trained.predicted))
             return version.id
 
-    return TrainedVersion(context.through_outages(write), data.champion, trained.verdict)
+    while True:
+        weights = context.versions.store(trained.encoder)
+        version_id = context.through_outages(partial(write, weights))
+        if version_id is not None:
+            return TrainedVersion(version_id, data.champion, trained.verdict)
 
 
 def _training_images(

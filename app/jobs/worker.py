@@ -37,7 +37,9 @@ class Worker:
 
     def __init__(self, settings: Settings, db: Database) -> None:
         self._settings = settings
-        self._queue = JobQueue(db, settings.lease_seconds, settings.job_attempts)
+        self._queue = JobQueue(
+            db, settings.lease_seconds, settings.job_attempts, settings.job_backoff_seconds
+        )
         self.stop = threading.Event()
 
     def run(self, *, until_idle: bool = False) -> None:
@@ -53,7 +55,7 @@ class Worker:
                 continue
             if claim is not None:
                 self._attend(claim)
-            elif until_idle:
+            elif until_idle and not self._queue.has_waiting():
                 return
             else:
                 self.stop.wait(POLL_S)
@@ -79,6 +81,9 @@ class Worker:
                 if silent > (lease_s if last else max(lease_s, START_S)):
                     reason = f"its process stood still for {silent:.0f} s"
                     self._give_back(process, claim, reason)
+                    return
+                if 0 < self._settings.job_max_seconds < time.monotonic() - started:
+                    self._end_late(process, claim)
                     return
                 alive = not last or silent < FRESH_S
                 renewed = self._keep(process, claim, renewed, alive=alive)
@@ -112,6 +117,19 @@ class Worker:
                 raise
             log.warning("the database is away", error=type(error).__name__)
         return renewed
+
+    def _end_late(self, process: SpawnProcess, claim: Claim) -> None:
+        """End a job that runs for longer than it may."""
+        _kill(process)
+        error = (
+            f"it ran for longer than {self._settings.job_max_seconds:g} s "
+            "(HANDFUL_JOB_MAX_SECONDS); a retry goes on from its last checkpoint"
+        )
+        log.warning("job ended", job=str(claim.job_id), error=error)
+        try:
+            self._queue.finish(claim, JobState.FAILED, error=error)
+        except SQLAlchemyError as failure:
+            log.warning("job not ended", job=str(claim.job_id), error=str(failure))
 
     def _give_back(
         self, process: SpawnProcess, claim: Claim, reason: str, *, counts: bool = True

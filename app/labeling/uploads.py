@@ -21,6 +21,7 @@ from app.labeling.annotations import set_label
 from app.labeling.images import ImageView, image_views
 from app.labeling.projects import clean_name
 from app.problems import Failed, Problem
+from app.sql.blob_marks import unmark
 from app.sql.database import Database
 from app.sql.lookups import find_project, label_by_name
 from app.sql.tables import Embedding, Image, Label, Project, id_time
@@ -151,12 +152,12 @@ class Uploads:
         embedded: dict[str, Embedded],
         marks: _Marks,
     ) -> list[Stored] | None:
-        """None when the encoder was promoted, or an image deleted, since we looked."""
+        """None when the encoder was promoted, an image deleted or a file swept, since we looked."""
+        digests = {file.sha256 for file in files}
         with self.db.writing() as session:
             project = find_project(session, str(project_id), lock=True)
-            if project.encoder_id != encoder_id:
+            if project.encoder_id != encoder_id or not unmark(session, digests):
                 return None
-            digests = {file.sha256 for file in files}
             unchanged = digests - embedded.keys()
             if not unchanged <= _embedded_digests(session, project_id, encoder_id, unchanged):
                 return None

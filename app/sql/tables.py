@@ -169,6 +169,21 @@ class Removal(Table):
     revision: Mapped[int] = mapped_column(BigInteger)
 
 
+class DoomedBlob(Table):
+    """A file that nothing referred to when a sweep looked, and how far its removal is.
+
+    "marked": it stays for a while, and whoever refers to it takes the mark away; "condemned": it
+    may go any moment; "gone": kept for a time, so that who saw the file before learns of it.
+    """
+
+    __tablename__ = "doomed_blobs"
+    __table_args__ = (Index(None, "state", "since"),)
+
+    sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    state: Mapped[str] = mapped_column(String(20))
+    since: Mapped[datetime]  # by the database's clock
+
+
 class Embedding(Table):
     """What one encoder version makes of one image."""
 
@@ -296,6 +311,8 @@ class Job(Table):
     attempt: Mapped[int] = mapped_column(default=0)  # how often a worker took it
     token: Mapped[UUID | None]  # of the present claim
     lease_until: Mapped[datetime | None]  # by the database's clock
+    # Not to be taken up before, by the database's clock; what has waited for longest comes first.
+    due_at: Mapped[datetime] = mapped_column(default=now)
     cancel_requested: Mapped[bool] = mapped_column(default=False)
     checkpoint: Mapped[str | None] = mapped_column(String(64))  # SHA-256 of the file
     predictions: Mapped[str | None] = mapped_column(String(64))  # likewise, of what it predicted

@@ -69,8 +69,7 @@ class Transduce:
         material, transducer = learn(context, self)
         verdict = _judge(transducer.transduction, material.head)
         content, result = _predict(transducer.transduction, material, verdict)
-        digest = context.blobs.put(content)
-        context.through_outages(lambda: context.queue.keep_predictions(context.claim, digest))
+        context.store(content, context.queue.keep_predictions)
         return result
 
     def gather(self, context: JobContext, packed: dict[str, Any] | None) -> "Transducible":

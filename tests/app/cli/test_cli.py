@@ -17,6 +17,9 @@ from typer.testing import CliRunner
 from app import cli
 from app.cli import demo, failures, serving
 from app.settings import Settings
+from app.sql.database import Database
+from app.sql.tables import EncoderVersion
+from app.storage.blobs import Blobs
 from handful import folders
 from handful.retries import RequestRefused, ServiceUnreachable
 
@@ -428,6 +431,31 @@ def test_migrate_and_sweep_work_on_the_database_of_the_settings(tmp_path, monkey
     assert "the database is at head" in run("migrate").stdout
     assert "0 files removed" in run("sweep").stdout
     assert (tmp_path / "handful.sqlite").exists()
+
+
+def test_check_lists_what_is_wrong_with_files_and_fails_only_for_a_loss(tmp_path, monkeypatch):
+    monkeypatch.setenv("HANDFUL_DATA_DIR", str(tmp_path))
+    assert "every file is there" in run("check").stdout
+    orphan = Blobs(str(tmp_path / "blobs")).put(b"orphan")
+
+    (line,) = run("check", "--json").stdout.splitlines()
+
+    assert json.loads(line) == {
+        "problem": "orphaned",
+        "sha256": orphan,
+        "bytes": 6,
+        "uses": [],
+        "advice": "nothing: a sweep removes it an hour after another has seen it",
+    }
+    assert run("check").stdout.splitlines()[1].startswith(f"orphaned\t{orphan}\t")
+
+    database = Database(Settings().database)
+    with database.writing() as session:
+        lost = EncoderVersion(architecture="a", options={}, weights="0" * 64, embedding_dim=1)
+        session.add(lost)
+    database.close()
+    listed = run("check", code=1).stdout
+    assert f"missing\t{'0' * 64}\tweights {lost.id}\trestore the file" in listed
 
 
 def started(url, photos) -> str:

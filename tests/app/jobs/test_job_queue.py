@@ -1,13 +1,15 @@
 """The queue of background jobs, on both databases."""
 
 import threading
+from dataclasses import replace
 from datetime import timedelta
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 from sqlalchemy.exc import OperationalError
 
+from app.jobs import job_queue
 from app.jobs.job_queue import JobQueue, LeaseLost
 from app.problems import JobEnded, JobNotFound, SameJobUnfinished
 from app.sql import database
@@ -153,16 +155,86 @@ def test_a_job_whose_worker_is_lost_again_and_again_fails(queue):
 
 
 def test_a_lost_job_that_has_no_attempts_left_does_not_hide_those_that_wait(queue):
-    lost, waiting = (queue.enqueue("a", "finetune", {"n": n}, "") for n in range(2))
+    lost = queue.enqueue("a", "finetune", {"n": 1}, "")
     for _ in range(3):
         assert queue.claim().job_id == lost.id
         lose(queue, lost)
+    waiting = queue.enqueue("a", "finetune", {"n": 2}, "")
 
     claim = queue.claim()
 
     assert claim is not None
     assert claim.job_id == waiting.id
     assert queue.read("a", lost.id).state == "failed"
+
+
+def pass_time(queue: JobQueue, seconds: float) -> None:
+    """Let waiting jobs wait for so much longer."""
+    with queue.db.writing() as session:
+        for job in session.scalars(select(Job)):
+            job.due_at -= timedelta(seconds=seconds)
+
+
+def test_each_attempt_waits_twice_as_long_as_the_one_before(queue):
+    queue = replace(queue, backoff_s=100, max_attempts=9)
+    queue.enqueue("a", "finetune", {}, "")
+
+    for attempt, pause_s in enumerate((100, 200, 400, 600, 600), start=1):
+        queue.interrupt(queue.claim(), "its process was killed")
+
+        pass_time(queue, pause_s - 50)
+        assert queue.claim() is None
+        assert queue.has_waiting()
+        pass_time(queue, 50)
+        claim = queue.claim()
+        assert claim.attempt == attempt + 1
+        queue.interrupt(claim, "its worker was stopped", counts=False)  # which costs no time
+
+
+def test_a_job_that_is_lost_again_and_again_lets_the_others_go_first(queue):
+    queue = replace(queue, backoff_s=100)
+    poison, other = (queue.enqueue("a", "finetune", {"n": n}, "") for n in range(2))
+    assert queue.claim().job_id == poison.id
+    lose(queue, poison)
+
+    claim = queue.claim()
+    queue.finish(claim, JobState.SUCCEEDED)
+
+    assert claim.job_id == other.id
+    assert queue.claim() is None
+    later = queue.enqueue("a", "finetune", {"n": 2}, "")
+    pass_time(queue, 1000)
+    assert queue.claim().job_id == later.id  # which has waited for longer
+
+
+def test_a_project_without_a_running_job_comes_before_the_second_job_of_another(queue):
+    first, second = (queue.enqueue("a", "finetune", {"n": n}, "") for n in range(2))
+    of_another = queue.enqueue("b", "finetune", {}, "")
+
+    claims = [queue.claim().job_id for _ in range(3)]
+
+    assert claims == [first.id, of_another.id, second.id]
+
+
+def test_who_claims_at_the_same_moment_takes_the_job_of_another_project(queue, monkeypatch):
+    for n in range(2):
+        queue.enqueue("a", "finetune", {"n": n}, "")
+    of_another = queue.enqueue("b", "finetune", {}, "")
+    enter, claims = job_queue._enter, []
+    thread = threading.Thread(target=lambda: claims.append(queue.claim()))
+
+    def claim_meanwhile(*arguments, **data):
+        enter(*arguments, **data)
+        if thread.ident is None:
+            thread.start()
+            thread.join(0.2)  # it can only get on when we have committed
+
+    monkeypatch.setattr(job_queue, "_enter", claim_meanwhile)
+
+    queue.claim()
+    thread.join()
+
+    assert claims[0].job_id == of_another.id
 
 
 def test_a_job_whose_process_was_lost_is_given_back_at_once(queue):

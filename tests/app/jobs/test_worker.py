@@ -8,6 +8,7 @@ import threading
 import time
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 from sqlalchemy import text
@@ -44,7 +45,12 @@ database_url = databases.each
 def settings(settings):
     """Short leases, a checkpoint after each epoch."""
     return settings.model_copy(
-        update={"lease_seconds": LEASE_S, "checkpoint_seconds": 0.0, "training_threads": 1}
+        update={
+            "lease_seconds": LEASE_S,
+            "checkpoint_seconds": 0.0,
+            "training_threads": 1,
+            "job_backoff_seconds": 0.1,
+        }
     )
 
 
@@ -215,6 +221,40 @@ def test_a_pretraining_that_was_killed_ends_as_if_it_had_not_been(
     assert attempts == 2
     assert curve_again == curve
     assert same == weights
+
+
+class Endless:
+    """A process that works until it is killed."""
+
+    def __init__(self, **_):
+        self.exitcode = None
+
+    def start(self):
+        pass
+
+    def join(self, timeout=None):
+        assert self.exitcode is not None or timeout is not None
+
+    def is_alive(self):
+        return self.exitcode is None
+
+    def kill(self):
+        self.exitcode = -signal.SIGKILL
+
+
+def test_a_job_that_runs_for_longer_than_it_may_fails(striped, settings, monkeypatch):
+    processes = SimpleNamespace(
+        Process=Endless, Value=lambda *_, **__: SimpleNamespace(value=time.monotonic() + 1000)
+    )
+    monkeypatch.setattr(module, "_processes", processes)
+    location = submit_job(striped, "finetune", LONG)
+    limited = settings.model_copy(update={"job_max_seconds": 0.01})
+
+    Worker(limited, striped.app.state.parts.queue.db).run(until_idle=True)
+
+    job = striped.get(location).json()
+    assert job["state"] == "failed"
+    assert "longer than 0.01 s (HANDFUL_JOB_MAX_SECONDS)" in job["error"]
 
 
 def test_a_stopped_worker_gives_its_job_back_and_the_attempt_does_not_count(striped, settings):

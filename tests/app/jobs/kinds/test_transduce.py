@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy import delete, select
 
 from app.cli import terminal
+from app.housekeeping.blob_sweep import sweep
 from app.sql.tables import Embedding, Image, Job
 from handful.contract.jobs import JobRead
 from models.transduction.alpha_tim import Transduction
@@ -136,13 +137,13 @@ def test_predictions_are_kept_while_their_project_is_there(striped, do):
     location = submit(striped)
     do(striped)
     parts, stored = striped.app.state.parts, digest(striped, location)
-    blobs, in_use = parts.promotions.blobs, parts.versions.blob_in_use
+    blobs = parts.blobs
 
-    blobs.sweep(in_use, grace_s=-1)
+    sweep(parts.db, blobs, grace_s=0)
     assert lines(striped, location)
 
     striped.delete("/v1/projects/birds")
-    blobs.sweep(in_use, grace_s=-1)
+    sweep(parts.db, blobs, grace_s=0)
     with pytest.raises(FileNotFoundError):
         blobs.get(stored)
 

@@ -1,0 +1,1 @@
+"""What is done beside all requests: files and rows that nobody needs any more go."""
