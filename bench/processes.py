@@ -14,14 +14,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self, TypeVar
+from uuid import UUID
 
 import httpx
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import func, select
 
 from app.cli.benchmark import PATH, Request, media_type
 from app.settings import Settings
 from app.sql.database import Database, migrate
-from app.sql.tables import Embedding, Image
+from app.sql.tables import Embedding, Image, Project
 from bench.figures import timed
 
 ROOT = Path(__file__).parent.parent
@@ -217,13 +218,13 @@ def on_databases(
     return figures
 
 
-def without_embedding(
-    data: Path, database: str, embedding: ColumnElement[bool], *images: ColumnElement[bool]
-) -> int:
-    """How many of some images have no such embedding."""
-    joined = select(func.count()).select_from(Image).outerjoin(Embedding, embedding)
+def without_embedding(data: Path, database: str, project: UUID) -> int:
+    """How many images of a project have no embedding by the encoder that serves it."""
+    images = select(func.count()).select_from(Image).join(Project, Image.project_id == Project.id)
+    theirs = (Embedding.image_id == Image.id) & (Embedding.encoder_id == Project.encoder_id)
+    bare = images.outerjoin(Embedding, theirs).where(Embedding.image_id.is_(None))
     db = Database(Settings(data_dir=data, database_url=database).database)
     with db.reading() as session:
-        bare = session.scalars(joined.where(Embedding.image_id.is_(None), *images)).one()
+        count = session.scalars(bare.where(Project.id == project)).one()
     db.close()
-    return bare
+    return count
