@@ -17,9 +17,7 @@ from functools import partial
 from pathlib import Path
 from uuid import UUID
 
-import numpy as np
-
-from bench.data import encoded
+from bench.data import noise
 from bench.figures import progress
 from bench.harness import DATABASE, Options, Result, option, run
 from bench.processes import Server, in_background, on_databases, without_embedding
@@ -29,6 +27,7 @@ from handful.retries import RequestRefused, ServiceUnreachable
 CLIENTS = 4
 LABELS = ("a", "b", "c")
 PROJECT = "crash"
+SIDE = 24  # pixels
 
 
 def measure(options: Options) -> Result:
@@ -98,7 +97,7 @@ class Ledger:
     def _upload(self, client: Handful) -> None:
         label = self._generator.choice([None, *LABELS])
         count = self._generator.choice([1, 1, 4, 16])
-        files = [_picture(number) for number in itertools.islice(self._numbers, count)]
+        files = [noise(number, SIDE) for number in itertools.islice(self._numbers, count)]
         for stored in client.add_images(PROJECT, files, label=label).images:
             self.sha256[stored.id] = hashlib.sha256(files[stored.position]).hexdigest()
             self.labels[stored.id] = {label}
@@ -142,14 +141,8 @@ def _losses(client: Handful, ledgers: Sequence[Ledger], checked: set[UUID]) -> d
     pool = {image.id for image in client.all(client.images, PROJECT, state="pool")}
     ranked = client.rank(PROJECT, strategy="random", budget=10_000).images
     unseen = len(pool ^ {image.image for image in ranked})
-    client.classify(PROJECT, [_picture(0)])
+    client.classify(PROJECT, [noise(0, SIDE)])
     return {"uploads_lost": uploads, "labels_lost": labels, "unseen_by_rank": unseen}
-
-
-def _picture(number: int) -> bytes:
-    """A small picture like no other."""
-    noise = np.random.default_rng(number).integers(0, 256, (24, 24, 3), dtype=np.uint8)
-    return encoded(noise, "PNG")
 
 
 if __name__ == "__main__":

@@ -22,9 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import UUID
 
-import numpy as np
-
-from bench.data import encoded
+from bench.data import noise
 from bench.figures import progress
 from bench.harness import DATABASE, Options, Result, option, run
 from bench.processes import Command, Server, children, on_databases, wait_for, without_embedding
@@ -33,6 +31,7 @@ from handful.contract.jobs import FINAL, EventRead, JobRead
 
 LEASE_S = 2.0
 PATIENCE_S = 300.0  # for what must happen
+SHOTS, SIDE = 16, 84  # of each label; pixels
 POOL_IMAGES = 200  # that a promotion embeds
 MOST_EVENTS = 1000  # of a job, which has some dozens
 HEADWAY = 0.75  # of the blows come after a job has got on; the others at any time
@@ -83,19 +82,21 @@ class Service:
         self.workers = [Command("worker", data=folder, **settings) for _ in range(2)]
 
     def hit(self, victim: str, how: signal.Signals, generator: random.Random) -> None:
-        """Kill a process, or stop some for longer than a lease."""
+        """Kill processes, those again started that nobody else starts; or stop them for a while."""
         pids = wait_for(lambda: self._victims(victim, generator), PATIENCE_S)
-        if how == KILL:
-            self._kill(*pids)
-            return
         try:
             for pid in pids:
-                _send(pid, STOP)
-            time.sleep(LEASE_S + generator.uniform(0.3, 2.0))
+                _send(pid, how)
+            if how == STOP:
+                time.sleep(LEASE_S + generator.uniform(0.3, 2.0))
         finally:
             generator.shuffle(pids)
             for pid in pids:
                 _send(pid, signal.SIGCONT)
+        for command in (self.server, *self.workers):
+            if how == KILL and command.pid in pids:
+                command.stop(KILL)
+                command.start()
 
     def _victims(self, victim: str, generator: random.Random) -> list[int]:
         """Processes to hit together; none while no job has one."""
@@ -108,14 +109,6 @@ class Service:
             return []
         worker, jobs = generator.choice(busy)
         return {"job": jobs, "worker": [worker], "worker and job": [worker, *jobs]}[victim]
-
-    def _kill(self, pid: int) -> None:
-        """Kill a process, and start it again where nobody else does."""
-        for command in (self.server, *self.workers):
-            if command.pid == pid:
-                command.stop(KILL)
-                return command.start()
-        return _send(pid, KILL)
 
 
 class Stream:
@@ -151,8 +144,7 @@ class Stream:
 
     def events(self, after: int = 0) -> list[EventRead]:
         """Events of the last job, after one of them."""
-        ask = partial(self.client.job_events, self.project, self._job)
-        return ask(after=after, limit=MOST_EVENTS).items
+        return self.client.job_events(self.project, self._job, after=after, limit=MOST_EVENTS).items
 
     def has_progressed(self) -> bool:
         """Whether the last job has reported metrics since this was last asked."""
@@ -191,7 +183,8 @@ def measure(options: Options) -> Result:
 
 def _crash(kills: int, epochs: int, folder: Path, database: str) -> dict[str, Any]:
     generator = random.Random(0)
-    service, endings = Service(folder, database), list[Ending]()
+    service = Service(folder, database)
+    endings: list[Ending] = []
     blows = _blows(kills, generator)
     with ExitStack() as running:
         for command in (service.server, *service.workers):
@@ -225,21 +218,15 @@ def _streams(client: Handful, epochs: int) -> list[Stream]:
         {"name": name} for name in ("full", "discriminative", "feature_extraction")
     )
     recipe: Json = {"epochs": epochs, "batch_size": 8, "rate": 3e-3}
-    once = {"folds": 2, "promote": "never", "recipe": recipe}
-    trainings: dict[str, Json] = {
-        "full": {"methods": [full]},
-        "discriminative": {"methods": [gradual], "augmentation": [{"name": "mixup"}]},
-        "feature_extraction": {
-            "methods": [last],
-            "recipe": recipe | {"epochs": 4 * epochs, "ema_decay": 0.9},
-        },
+    long, short = (recipe | {"epochs": number} for number in (4 * epochs, epochs // 2))
+    once: Json = {"folds": 2, "promote": "never", "recipe": recipe}
+    tried = {
+        "full": once | {"methods": [full]},
+        "discriminative": once | {"methods": [gradual], "augmentation": [{"name": "mixup"}]},
+        "feature_extraction": once | {"methods": [last], "recipe": long | {"ema_decay": 0.9}},
     }
-    short = recipe | {"epochs": epochs // 2}
-    several = {"methods": [full, gradual, last], "recipe": short, "promote": "always"}
-    return [
-        Stream(client, "tried", {name: once | options for name, options in trainings.items()}),
-        Stream(client, "served", {"several": once | several}),
-    ]
+    several = once | {"methods": [full, gradual, last], "recipe": short, "promote": "always"}
+    return [Stream(client, "tried", tried), Stream(client, "served", {"several": several})]
 
 
 def _blows(count: int, generator: random.Random) -> list[tuple[str, signal.Signals]]:
@@ -252,11 +239,10 @@ def _blows(count: int, generator: random.Random) -> list[tuple[str, signal.Signa
 def _prepare(stream: Stream) -> None:
     """Fill the project, and run each of its trainings once to know what must come out."""
     stream.client.create_project(stream.project)
-    for way in ("level", "upright"):
-        files = [_stripes(way, seed) for seed in range(16)]
-        stream.client.add_support(stream.project, way, files)
-    pool = [_stripes("level", 1000 + number) for number in range(POOL_IMAGES)]
-    stream.client.add_images(stream.project, pool)
+    pictures = [noise(seed, SIDE) for seed in range(2 * SHOTS + POOL_IMAGES)]
+    stream.client.add_support(stream.project, "first", pictures[:SHOTS])
+    stream.client.add_support(stream.project, "second", pictures[SHOTS : 2 * SHOTS])
+    stream.client.add_images(stream.project, pictures[2 * SHOTS :])
     for _ in stream.trainings:
         stream.start()
         job = wait_for(stream.ended, PATIENCE_S)
@@ -327,14 +313,6 @@ def _judge(service: Service, stream: Stream, job: JobRead) -> Ending:
 def _send(pid: int, how: signal.Signals) -> None:
     with suppress(ProcessLookupError):  # it has just ended
         os.kill(pid, how)
-
-
-def _stripes(way: str, seed: int) -> bytes:
-    """A picture of noise with faint stripes, upright or level."""
-    noise = np.random.default_rng([seed, way == "upright"]).random((84, 84, 3))
-    wave = 0.1 * np.sin(np.arange(84) * 1.5)
-    pixels = noise + wave.reshape((1, -1, 1) if way == "upright" else (-1, 1, 1))
-    return encoded(pixels * 255, "PNG")
 
 
 if __name__ == "__main__":
