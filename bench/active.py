@@ -19,12 +19,13 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from bench.data import DataSet, digits, draw_shots, embedded
+from bench.data import DataSet, draw_shots, embedded
 from bench.figures import grouped, mean_recall
 from bench.harness import ENCODER, FOLDERS, PROCESSES, RESUME, Options, Result, option, peers, run
 from bench.tasks import peer_of_process, run_all
 from models.acquisition import Pool, of_labeled
 from models.acquisition.strategies import strategies
+from models.acquisition.strategies.random import Random
 from models.evaluation.intervals import skill
 from models.heads import FittedHead, center_and_normalize
 from models.heads.kinds import heads
@@ -47,7 +48,7 @@ class Labeled(NamedTuple):
     """What has been labeled so far, and the head that it makes."""
 
     rows: list[int]  # of the training images
-    classes: list[int]  # that have images, in order
+    classes: Tensor  # that have images, in order
     targets: Tensor  # (U,), indices into `classes`
     head: FittedHead | None  # None before there are two
 
@@ -66,7 +67,7 @@ class Task(NamedTuple):
 
     @property
     def data(self) -> DataSet:
-        return embedded(self.folder, self.encoder) if self.folder else digits(self.encoder)
+        return embedded(self.folder, self.encoder)
 
     @property
     def setting(self) -> str:
@@ -90,17 +91,13 @@ def measure(options: Options) -> Result:
         for kind in ("balanced", "zipf")
         for name in names
     ]
-    curves = run_all(attempt, tasks, options, _describe)
+    curves = run_all(attempt, tasks, options)
     settings = grouped((task.setting, (task.strategy, c["recall"])) for task, c in curves.items())
     recall = {
         setting: {name: np.array(of_seeds) for name, of_seeds in grouped(pairs).items()}
         for setting, pairs in settings.items()
     }
     return _result(names, stops, recall)
-
-
-def _describe(task: Task, curve: dict[str, Any]) -> str:
-    return f"{task.setting}, seed {task.seed}, {task.strategy}: {curve['seconds']:.0f} s"
 
 
 def attempt(task: Task) -> dict[str, Any]:
@@ -133,14 +130,12 @@ def _pool(task: Task) -> list[int]:
         power = np.log(LONG_TAIL) / np.log(len(sizes))  # falls from 1 to 1 / LONG_TAIL
         falling = sizes.max() * stats.rankdata(-sizes, method="ordinal") ** -power
         counts = np.maximum(falling, 1).round().astype(int)
-    rows, _ = draw_shots(task.data.targets, counts.tolist(), np.random.default_rng(task.seed))
-    return sorted(rows)
+    rows, _ = draw_shots(task.data.targets, counts.tolist(), task.seed)
+    return sorted(rows.tolist())
 
 
 def _labeled(task: Task, rows: list[int], mean: Tensor) -> Labeled:
-    truth = task.data.targets[rows].tolist()
-    classes = sorted(set(truth))
-    targets = torch.tensor([classes.index(label) for label in truth])
+    classes, targets = torch.unique(task.data.targets[rows], return_inverse=True)
     head = None
     if len(classes) > 1:
         kind: Any = heads[task.head]
@@ -151,20 +146,17 @@ def _labeled(task: Task, rows: list[int], mean: Tensor) -> Labeled:
 def _recall(data: DataSet, labeled: Labeled) -> float:
     """Mean recall over all labels; a label without images is never answered."""
     truth = data.test_targets
-    answers = torch.full_like(truth, labeled.classes[0])
+    best = torch.zeros_like(truth)
     if labeled.head is not None:
         best = labeled.head.probabilities(data.test.float()).argmax(dim=1)
-        answers = torch.tensor(labeled.classes)[best]
-    return mean_recall(truth, answers)
+    return mean_recall(truth, labeled.classes[best])
 
 
 def _choose(task: Task, labeled: Labeled, free: list[int], budget: int, seed: int) -> list[int]:
     """By one of our strategies; a class without images is not known by name."""
-    options = {"seed": seed} if task.strategy == "random" else {}
-    strategy: Any = strategies[task.strategy](**options)
-    head = labeled.head
-    if head is None and strategy.needs_classes:
-        return _at_random(free, budget, seed)
+    strategy, head = strategies[task.strategy](), labeled.head
+    if task.strategy == BASE or (head is None and strategy.needs_classes):
+        strategy = Random(seed=seed)
     pool = Pool(
         task.data.train,
         torch.tensor(free),
@@ -182,7 +174,7 @@ def _ask(task: Task, labeled: Labeled, free: list[int], budget: int, seed: int) 
     """By one of theirs, on the images as our head sees them."""
     head = labeled.head
     if head is None or head.mean is None or task.peers is None:
-        return _at_random(free, budget, seed)
+        return _choose(task._replace(strategy=BASE), labeled, free, budget, seed)
     vectors = task.data.train[free + labeled.rows]
     question = {
         "strategy": task.strategy.removeprefix(PREFIX),
@@ -194,11 +186,6 @@ def _ask(task: Task, labeled: Labeled, free: list[int], budget: int, seed: int) 
         "temperature": head.temperature,
     }
     return [free[place] for place in peer_of_process(task.peers, "active").ask(question)]
-
-
-def _at_random(free: list[int], budget: int, seed: int) -> list[int]:
-    rows: list[int] = np.random.default_rng(seed).choice(free, budget, replace=False).tolist()
-    return rows
 
 
 def _skill(data: DataSet, labeled: Labeled, head: FittedHead) -> float | None:

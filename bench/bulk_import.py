@@ -59,13 +59,12 @@ def measure(options: Options) -> Result:
             sent = _images(client) - REGISTERED
             print(f"imported: {sent / first_s:.0f} photos/s", flush=True)
             works = [_read] * READERS + [_label] * LABELERS
-            visitors = [
-                partial(_visit, server.url, work, n, visits) for n, work in enumerate(works)
-            ]
+            visitors = [partial(_visit, server.url, visits, *each) for each in enumerate(works)]
             with in_background(visitors):
                 rest_s = _import(client, folder)
             growth = memory("VmRSS", server.pid) - before
-            stored = _images(client) - REGISTERED - _doubles(client)
+            contents = {image.sha256 for image in client.all(client.images, PROJECT)}
+    stored = len(contents) - REGISTERED
     rate, visited = sent / first_s, (options.photos - sent) / rest_s
     for trouble in visits.troubles[:5]:
         print(f"trouble: {trouble}")
@@ -136,12 +135,6 @@ def _import(client: Handful, folder: Path, until: int | None = None) -> float:
     return time.perf_counter() - started
 
 
-def _doubles(client: Handful) -> int:
-    """Images beyond one for each content; the service promises none."""
-    contents = [image.sha256 for image in client.all(client.images, PROJECT)]
-    return len(contents) - len(set(contents))
-
-
 def _images(client: Handful) -> int:
     project = client.project(PROJECT)
     return project.support + project.pool
@@ -149,9 +142,9 @@ def _images(client: Handful) -> int:
 
 def _visit(
     url: str,
-    work: Callable[[Handful, int, Visits], None],
-    number: int,
     visits: Visits,
+    number: int,
+    work: Callable[[Handful, int, Visits], None],
     stop: threading.Event,
 ) -> None:
     """Read or label again and again, with a connection of one's own."""

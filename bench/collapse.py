@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from bench.figures import grouped
 from bench.harness import PROCESSES, Options, Result, option, run
 from bench.pretraining import images, network, train
 from bench.tasks import run_all
@@ -46,22 +47,16 @@ def measure(options: Options) -> Result:
         for method in options.methods
         for sabotage in SABOTAGES
     ]
-    outcomes = run_all(attempt, tasks, options, _describe)
-    alarms = {task: alarm for task, alarm in outcomes.items() if alarm["suited"]}
+    outcomes = run_all(attempt, tasks, options)
+    alarms = {task: alarm for task, alarm in outcomes.items() if alarm}
     healthy = [task for task in alarms if task.sabotage == HEALTHY]
     sabotaged = [task for task in alarms if task.sabotage != HEALTHY]
     false = [task for task in healthy if alarms[task]["step"]]
     missed = [task for task in sabotaged if not alarms[task]["step"]]
+    caught = grouped((t.sabotage, alarms[t]["step"]) for t in sabotaged if t not in missed)
     figures = {
         "healthy_steps": options.steps,
-        "caught_at_steps": {
-            name: sorted(
-                alarms[task]["step"]
-                for task in sabotaged
-                if task.sabotage == name and task not in missed
-            )
-            for name in list(SABOTAGES)[1:]
-        },
+        "caught_at_steps": {name: sorted(caught.get(name, [])) for name in list(SABOTAGES)[1:]},
         "false_alarms": [[*task, alarms[task]["step"], alarms[task]["reason"]] for task in false],
         "missed": [list(task) for task in missed],
     }
@@ -72,70 +67,58 @@ def measure(options: Options) -> Result:
     return Result(figures, headline, not missed and not false)
 
 
-def _describe(task: Task, alarm: dict[str, Any]) -> str:
-    rang = f"step {alarm['step']}: {alarm['reason']}" if alarm["step"] else "silent"
-    return (
-        f"{task.network} {task.method}, {task.sabotage}: {rang if alarm['suited'] else 'unsuited'}"
-    )
-
-
 def attempt(task: Task) -> dict[str, Any]:
-    """Train, and see at which step the alarm rings and why."""
+    """Train, and see at which step the alarm rings and why; empty if there is no such run."""
     torch.set_num_threads(1)
     pixels = images("fashion").train[:IMAGES]
     encoder = network(task.network, pixels.shape[-1], task.seed)
     epochs = -(-task.steps // (IMAGES // BATCH))
     recipe = Recipe(batch_size=BATCH, seed=task.seed, epochs=epochs)
     begin = partial(start, encoder=encoder, images=pixels, recipe=recipe, fresh=True)
-    alarm: dict[str, Any] = {"suited": True, "step": None, "reason": ""}
     try:
         training = SABOTAGES[task.sabotage](methods[task.method](), begin)
     except Unsuited:
-        training = None
-    if training is None:
-        return alarm | {"suited": False}
+        return {}
     steps, reason = train(training, task.steps)
-    return alarm | ({"step": steps + 1, "reason": reason} if reason else {})
+    return {"step": steps + 1 if reason else None, "reason": reason}
 
 
 Start = Callable[[PretrainingMethod], Training]
 
 
-def _healthy(method: PretrainingMethod, begin: Start) -> Training | None:
-    return begin(method)
+def _cold(method: Any, begin: Start) -> Training:
+    if not hasattr(method, "contrast") or method.contrast.loss == "triplet":
+        raise Unsuited("it has no temperature")
+    return begin(replace(method, contrast=replace(method.contrast, temperature=COLD)))
 
 
-def _cold(method: Any, begin: Start) -> Training | None:
-    if hasattr(method, "contrast") and method.contrast.loss != "triplet":
-        return begin(replace(method, contrast=replace(method.contrast, temperature=COLD)))
-    return None
-
-
-def _still(method: Any, begin: Start) -> Training | None:
+def _still(method: Any, begin: Start) -> Training:
     """Two views that are one; a method of one view, or of parts, has none."""
     if not hasattr(method, "views"):
-        return None
+        raise Unsuited("it has no views")
     same = {"solarize": 0.0} if hasattr(method, "solarize") else {}
     training = begin(replace(method, views=STILL, **same))
     nothing = torch.zeros(2, 0)
     views, _ = training.objective.make_views(torch.rand(2, 3, 32, 32), nothing, torch.Generator())
-    return training if len(views) > 1 and views[0].shape == views[1].shape else None
+    if len(views) < 2 or views[0].shape != views[1].shape:
+        raise Unsuited("its views are not alike")
+    return training
 
 
-def _gradients_everywhere(method: PretrainingMethod, begin: Start) -> Training | None:
+def _gradients_everywhere(method: PretrainingMethod, begin: Start) -> Training:
     """Both networks of BYOL are one, and it learns from both sides."""
     training = begin(method)
     objective: Any = training.objective
     if not hasattr(objective, "predictor"):
-        return None
+        raise Unsuited("it follows no other network")
     objective._targets = lambda views: [
         objective.head(objective.encoder.features(view)) for view in views
     ]
     return training
 
 
-SABOTAGES: dict[str, Callable[[Any, Start], Training | None]] = {
-    HEALTHY: _healthy,
+SABOTAGES: dict[str, Callable[[Any, Start], Training]] = {
+    HEALTHY: lambda method, begin: begin(method),
     "temperature 0.001": _cold,
     "constant views": _still,
     "no stop-gradient": _gradients_everywhere,

@@ -15,9 +15,9 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -26,7 +26,7 @@ import torch
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.cli.benchmark import PATH, PROJECT, Request, load, multipart, photos, register
-from bench.figures import percentiles
+from bench.figures import percentiles, timed
 from bench.harness import ENCODER, PHOTOS, Options, Result, option, run
 from bench.processes import Server, in_background, new_server, on_the_wire, single, wait_for
 from handful.client import Handful
@@ -74,72 +74,55 @@ def _overtaking(
     port: int, requests: Sequence[Request], bodies: Sequence[bytes], seconds: float
 ) -> dict[str, float]:
     numbers = itertools.count()
-    alone = _wait_times(port, requests, seconds)
-    with _bulk(port, bodies, numbers) as sent:
-        time.sleep(seconds)
-        bulk = sent() / seconds
-    with _bulk(port, bodies, numbers) as sent:
-        time.sleep(1.0)  # the queue fills
-        before = sent()
-        beside = _wait_times(port, requests, seconds)
-        bulk_beside = (sent() - before) / seconds
-    return {
-        **percentiles(alone, 50, 99, name="alone_p{}_ms"),
-        **percentiles(beside, 50, 99, name="beside_bulk_p{}_ms"),
-        "answers_beside_bulk": len(beside),
-        "bulk_photos_per_s": round(bulk, 1),
-        "bulk_beside_a_client_photos_per_s": round(bulk_beside, 1),
-    }
+    sent: list[int] = []  # photos of each request in bulk
 
-
-def _wait_times(port: int, requests: Sequence[Request], seconds: float) -> list[float]:
-    """Milliseconds that a client waits for each photo, for a while."""
-    milliseconds: list[float] = []
-    until = time.monotonic() + seconds
-    for request in itertools.cycle(requests):
-        if time.monotonic() > until:
-            return milliseconds
-        milliseconds += load(port, [request], 1).latencies_ms
-        time.sleep(PAUSE_S)
-    raise AssertionError("there are no requests")
-
-
-@contextmanager
-def _bulk(
-    port: int, bodies: Sequence[bytes], numbers: Iterator[int]
-) -> Iterator[Callable[[], int]]:
-    """Fill the pool with photos that it does not have; how many it took so far."""
-    counts = [0] * BULK_CONNECTIONS
-
-    def send(connection: int, stop: threading.Event) -> None:
+    def fill_pool(stop: threading.Event) -> None:
         while not stop.is_set():
             part = [  # other files of the same pictures, as what is behind their end tells
                 bodies[n % len(bodies)] + str(n).encode()
                 for n in itertools.islice(numbers, BULK_FILES)
             ]
             load(port, [multipart(part)], 1, POOL)
-            counts[connection] += len(part)
+            sent.append(len(part))
 
-    with in_background([partial(send, n) for n in range(BULK_CONNECTIONS)]):
-        yield lambda: sum(counts)
+    bulk = [fill_pool] * BULK_CONNECTIONS
+    alone = _wait_times(port, requests, seconds)
+    with in_background(bulk):
+        time.sleep(seconds)
+        in_bulk = sum(sent) / seconds
+    with in_background(bulk):
+        time.sleep(1.0)  # the queue fills
+        before = sum(sent)
+        beside = _wait_times(port, requests, seconds)
+        in_bulk_beside = (sum(sent) - before) / seconds
+    return {
+        **percentiles(alone, 50, 99, name="alone_p{}_ms"),
+        **percentiles(beside, 50, 99, name="beside_bulk_p{}_ms"),
+        "answers_beside_bulk": len(beside),
+        "bulk_photos_per_s": round(in_bulk, 1),
+        "bulk_beside_a_client_photos_per_s": round(in_bulk_beside, 1),
+    }
+
+
+def _wait_times(port: int, requests: Sequence[Request], seconds: float) -> list[float]:
+    """Milliseconds that a client waits for each photo, for a while."""
+    milliseconds: list[float] = []
+    turns, until = itertools.cycle(requests), time.monotonic() + seconds
+    while time.monotonic() < until:
+        milliseconds += load(port, [next(turns)], 1).latencies_ms
+        time.sleep(PAUSE_S)
+    return milliseconds
 
 
 def _hanging_up(server: Server, requests: Sequence[Request]) -> dict[str, float]:
     """Clients leave while others, that came before them, are answered."""
     before = _metric(server.url, "handful_batch_images_sum")
-    with ThreadPoolExecutor(WAITING) as threads:
-        busy = [
-            threads.submit(load, server.port, [requests[n % len(requests)]], 1)
-            for n in range(WAITING)
-        ]
-        connections = []
-        for n in range(LEAVING):  # a photo is sent, and no answer read
-            connections.append(socket.create_connection(("127.0.0.1", server.port)))
-            connections[-1].sendall(on_the_wire(requests[n % len(requests)]))
-        for connection in connections:
-            connection.close()
-        for future in busy:
-            future.result()
+    turns = itertools.cycle(requests)
+    stay = list(itertools.islice(turns, WAITING))
+    with in_background([lambda _: load(server.port, stay, WAITING)]), ExitStack() as leaving:
+        for request in itertools.islice(turns, LEAVING):  # a photo is sent, and no answer read
+            connection = socket.create_connection(("127.0.0.1", server.port))
+            leaving.enter_context(connection).sendall(on_the_wire(request))
     wait_for(lambda: not _metric(server.url, "handful_queue_images"), patience_s=60)
     computed = _metric(server.url, "handful_batch_images_sum") - before - WAITING
     return {
@@ -179,7 +162,7 @@ def _stopping(server: Server, requests: Sequence[Request]) -> dict[str, Any]:
     answers: list[str] = []
     url = f"{server.url}{PATH}"
 
-    def send(number: int) -> None:
+    def send(number: int, _: threading.Event) -> None:
         with httpx.Client(timeout=120, trust_env=False) as client:
             for request in itertools.cycle(requests[number:]):
                 headers = {"Content-Type": request.content_type, "Connection": "close"}
@@ -192,14 +175,9 @@ def _stopping(server: Server, requests: Sequence[Request]) -> dict[str, Any]:
                 else:
                     answers.append(str(answer.status_code))
 
-    with ThreadPoolExecutor(STOPPING_CLIENTS) as threads:
-        futures = [threads.submit(send, n) for n in range(STOPPING_CLIENTS)]
+    with in_background([partial(send, n) for n in range(STOPPING_CLIENTS)]):
         time.sleep(2.0)
-        started = time.perf_counter()
-        server.stop(signal.SIGTERM)
-        seconds = time.perf_counter() - started
-        for future in futures:
-            future.result()
+        _, seconds = timed(partial(server.stop, signal.SIGTERM))
     return {"seconds_until_the_end": round(seconds, 1), "answers": dict(Counter(answers))}
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench.data import DataSet, digits, draw_shots, embedded
+from bench.data import DataSet, draw_shots, embedded
 from bench.figures import mean_recall, means
 from bench.harness import FOLDERS, Options, Result, option, run
 from models.heads import center_and_normalize
@@ -33,10 +33,10 @@ OURS, PLAIN, SPHERE = "less what few shots add (ours)", "as they are", "sphere (
 
 def measure(options: Options) -> Result:
     """Compare the rules on every data set."""
-    photos = [embedded(folder, ENCODER) for folder in options.images]
-    within = {data.name: _within(data) for data in [*photos, digits(ENCODER)]}
+    digits, *photos = (embedded(folder, ENCODER) for folder in (None, *options.images))
+    within = {data.name: _within(data) for data in [*photos, digits]}
     rows: dict[str, dict[str, float]] = {}
-    for data in photos or [digits(ENCODER)]:
+    for data in photos or [digits]:
         covariances = [covariance for name, covariance in within.items() if name != data.name]
         accuracies: dict[str, list[dict[str, float]]] = defaultdict(list)
         for seed in range(options.seeds):
@@ -65,10 +65,10 @@ def _uneven(data: DataSet, generator: np.random.Generator) -> dict[str, float]:
     labels, dimensions = len(data.labels), data.train.shape[1]
     shots = generator.choice(UNEVEN, labels).tolist()
     rows, targets = draw_shots(data.targets, shots, generator)
-    support, classes = data.train[rows], torch.tensor(targets)
-    ours = Mahalanobis().fit(support, classes, labels, data.mean)
+    support = data.train[rows]
+    ours = Mahalanobis().fit(support, targets, labels, data.mean)
     assert isinstance(ours, FittedMahalanobis)
-    plain = Mahalanobis(spread=0.0).fit(support, classes, labels, data.mean)
+    plain = Mahalanobis(spread=0.0).fit(support, targets, labels, data.mean)
     scatter, freedom = ours.scatter, len(rows) - labels
     weight, added = scatter.covariance(ours.shrinkage)
     variances = F.pad(weight * scatter.eigenvalues, (0, dimensions - len(scatter.eigenvalues)))
@@ -105,15 +105,14 @@ def _even(
     rows, targets = draw_shots(data.targets, shots, generator)
     centered = center_and_normalize(data.train, data.mean).double()
     queries = center_and_normalize(data.test, data.mean).double()
-    support = Statistics.of(centered[rows], torch.tensor(targets), len(data.labels))
+    support = Statistics.of(centered[rows], targets, len(data.labels))
     pool = centered.T @ centered
     sphere = torch.eye(len(pool), dtype=torch.float64)
     priors = {SPHERE: sphere, "half sphere, half pool": sphere + pool * len(pool) / pool.trace()}
     priors["pool"] = pool + 1e-6 * pool.trace() / len(pool) * sphere  # so that it has an inverse
     if covariances:
-        priors["half sphere, half within other labels"] = sphere + sum(covariances) / len(
-            covariances
-        )
+        others = torch.stack(covariances).mean(dim=0)
+        priors["half sphere, half within other labels"] = sphere + others
     # Of one shot each there is no scatter.
     variance = float(support.within.trace()) if shots > 1 else 1.0
     accuracies = {}

@@ -11,16 +11,14 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from uuid import UUID
 
-import numpy as np
-
-from app.sql.tables import Embedding, Image
-from bench.data import encoded
+from bench.data import noise
+from bench.figures import progress
 from bench.harness import DATABASE, Options, Result, option, run
 from bench.processes import Server, in_background, on_databases, without_embedding
 from handful.client import Handful
@@ -29,24 +27,13 @@ from handful.retries import RequestRefused, ServiceUnreachable
 CLIENTS = 4
 LABELS = ("a", "b", "c")
 PROJECT = "crash"
-
-
-@dataclass
-class Ledger:
-    """What the server acknowledged to one client."""
-
-    sha256: dict[UUID, str] = field(default_factory=dict)  # by image
-    labels: dict[UUID, set[str | None]] = field(default_factory=dict)  # what may be there
-    uploads: int = 0
-    labelings: int = 0
-    refused: int = 0  # answered with an error, and so not acknowledged
+SIDE = 24  # pixels
 
 
 def measure(options: Options) -> Result:
     """Kill a server on each database."""
     figures = on_databases(options.database, partial(_crash, options.kills))
-    first = next(iter(figures.values()))
-    total = {key: sum(row[key] for row in figures.values()) for key in first}
+    total = sum((Counter(row) for row in figures.values()), Counter())
     lost = total["uploads_lost"] + total["labels_lost"]
     bare = total["without_embedding"] + total["unseen_by_rank"]
     headline = (
@@ -60,122 +47,102 @@ def measure(options: Options) -> Result:
 def _crash(kills: int, folder: Path, database: str) -> dict[str, int]:
     generator = random.Random(0)
     server = Server(folder, database_url=database, encoder="conv4:8", device="cpu")
-    ledgers = [Ledger() for _ in range(CLIENTS)]
-    lost = {"uploads_lost": 0, "labels_lost": 0, "without_embedding": 0, "unseen_by_rank": 0}
     numbers = itertools.count()
-    server.start()
-    with Handful(server.url) as client:
-        client.create_project(PROJECT)
-        for label in LABELS:
-            client.create_label(PROJECT, label)
-    for number in range(kills):
-        checked = {image for ledger in ledgers for image in ledger.sha256}
-        works = [
-            partial(_work, server, ledger, numbers, n + number) for n, ledger in enumerate(ledgers)
-        ]
-        with in_background(works):
-            time.sleep(generator.uniform(0.05, 1.5))
-            server.stop(signal.SIGKILL)
-        server.start()
-        # Every tenth time all that was ever acknowledged, otherwise what is new.
-        whole = number % 10 == 9 or number == kills - 1
+    ledgers = [Ledger(server.url, numbers, seed) for seed in range(CLIENTS)]
+    lost: Counter[str] = Counter()
+    with server:
         with Handful(server.url) as client:
-            _check(client, ledgers, set() if whole else checked, lost)
-            lost["without_embedding"] += without_embedding(
-                folder, database, Embedding.image_id == Image.id
-            )
-            _check_rank(client, lost)
-        if number % 10 == 9:
-            print(f"{number + 1} kills, lost {lost}", flush=True)
-    server.stop(signal.SIGINT)
-    return {
-        "kills": kills,
-        "uploads_acknowledged": sum(ledger.uploads for ledger in ledgers),
-        "labels_acknowledged": sum(ledger.labelings for ledger in ledgers),
-        "refused": sum(ledger.refused for ledger in ledgers),
-        **lost,
-    }
+            project = client.create_project(PROJECT).id
+            for label in LABELS:
+                client.create_label(PROJECT, label)
+        for number in progress(range(kills), "kills", every=10):
+            checked = {image for ledger in ledgers for image in ledger.sha256}
+            with in_background([ledger.work for ledger in ledgers]):
+                time.sleep(generator.uniform(0.05, 1.5))
+                server.stop(signal.SIGKILL)
+            server.start()
+            # Every tenth time all that was ever acknowledged, otherwise what is new.
+            whole = number % 10 == 9 or number == kills - 1
+            with Handful(server.url) as client:
+                lost.update(_losses(client, ledgers, set() if whole else checked))
+            lost.update(without_embedding=without_embedding(folder, database, project))
+    counts = sum((ledger.counts for ledger in ledgers), Counter())
+    names = ("uploads_acknowledged", "labels_acknowledged", "refused")
+    return {"kills": kills, **{name: counts[name] for name in names}, **lost}
 
 
-def _work(
-    server: Server, ledger: Ledger, numbers: Iterator[int], seed: int, stop: threading.Event
-) -> None:
-    """Upload, label, relabel and undo until the server is gone."""
-    generator = random.Random(seed)
-    changes: list[Callable[[Handful, Ledger, random.Random], None]] = [_label, _annotate]
-    with Handful(server.url, patience_s=0) as client:
-        while not stop.is_set():
-            try:
-                if ledger.sha256 and generator.random() < 0.6:
-                    generator.choice(changes)(client, ledger, generator)
-                else:
-                    _upload(client, ledger, numbers, generator)
-            except RequestRefused:
-                ledger.refused += 1
-            except ServiceUnreachable:
-                return
+class Ledger:
+    """What the server acknowledged to one client, and the client."""
+
+    def __init__(self, url: str, numbers: Iterator[int], seed: int) -> None:
+        self.sha256: dict[UUID, str] = {}  # by image
+        self.labels: dict[UUID, set[str | None]] = {}  # what may be there
+        self.counts: Counter[str] = Counter()  # what is refused was not acknowledged
+        self._url, self._numbers, self._generator = url, numbers, random.Random(seed)
+
+    def work(self, stop: threading.Event) -> None:
+        """Upload, label, relabel and undo until the server is gone."""
+        with Handful(self._url, patience_s=0) as client:
+            while not stop.is_set():
+                change = self._upload
+                if self.sha256 and self._generator.random() < 0.6:
+                    change = self._generator.choice([self._label, self._annotate])
+                try:
+                    change(client)
+                except RequestRefused:
+                    self.counts["refused"] += 1
+                except ServiceUnreachable:
+                    return
+
+    def _upload(self, client: Handful) -> None:
+        label = self._generator.choice([None, *LABELS])
+        count = self._generator.choice([1, 1, 4, 16])
+        files = [noise(number, SIDE) for number in itertools.islice(self._numbers, count)]
+        for stored in client.add_images(PROJECT, files, label=label).images:
+            self.sha256[stored.id] = hashlib.sha256(files[stored.position]).hexdigest()
+            self.labels[stored.id] = {label}
+            self.counts["uploads_acknowledged"] += 1
+
+    def _label(self, client: Handful) -> None:
+        image, label = self._generator.choice(list(self.sha256)), self._generator.choice(LABELS)
+        self.labels[image].add(label)  # it may be there even if the answer never comes
+        client.set_label(PROJECT, image, label)
+        self._acknowledge([image], label)
+
+    def _annotate(self, client: Handful) -> None:
+        images = self._generator.sample(list(self.sha256), min(8, len(self.sha256)))
+        label = self._generator.choice([None, *LABELS])
+        for image in images:
+            self.labels[image].add(label)
+        answer = client.annotate(PROJECT, dict.fromkeys(images, label))
+        refused = {images[failed.position] for failed in answer.failed}
+        self.counts["refused"] += len(refused)
+        self._acknowledge(set(images) - refused, label)
+
+    def _acknowledge(self, images: Collection[UUID], label: str | None) -> None:
+        self.labels |= {image: {label} for image in images}
+        self.counts["labels_acknowledged"] += len(images)
 
 
-def _upload(
-    client: Handful, ledger: Ledger, numbers: Iterator[int], generator: random.Random
-) -> None:
-    label = generator.choice([None, *LABELS])
-    files = [_picture(next(numbers)) for _ in range(generator.choice([1, 1, 4, 16]))]
-    for stored in client.add_images(PROJECT, files, label=label).images:
-        ledger.sha256[stored.id] = hashlib.sha256(files[stored.position]).hexdigest()
-        ledger.labels[stored.id] = {label}
-        ledger.uploads += 1
-
-
-def _label(client: Handful, ledger: Ledger, generator: random.Random) -> None:
-    image, label = generator.choice(list(ledger.sha256)), generator.choice(LABELS)
-    ledger.labels[image].add(label)  # it may be there even if the answer never comes
-    client.set_label(PROJECT, image, label)
-    ledger.labels[image] = {label}
-    ledger.labelings += 1
-
-
-def _annotate(client: Handful, ledger: Ledger, generator: random.Random) -> None:
-    images = generator.sample(list(ledger.sha256), min(8, len(ledger.sha256)))
-    label = generator.choice([None, *LABELS])
-    for image in images:
-        ledger.labels[image].add(label)
-    answer = client.annotate(PROJECT, dict.fromkeys(images, label))
-    refused = {failed.position for failed in answer.failed}
-    ledger.refused += len(refused)
-    for position, image in enumerate(images):
-        if position not in refused:
-            ledger.labels[image] = {label}
-            ledger.labelings += 1
-
-
-def _check(
-    client: Handful, ledgers: list[Ledger], checked: set[UUID], lost: dict[str, int]
-) -> None:
+def _losses(client: Handful, ledgers: Sequence[Ledger], checked: set[UUID]) -> dict[str, int]:
+    """How much is not there; labels of all images, and the contents of those not yet checked."""
     stored = {image.id: image.label for image in client.all(client.images, PROJECT)}
+    uploads = labels = 0
     for ledger in ledgers:
         for image, sha256 in ledger.sha256.items():
             if image not in stored:
-                lost["uploads_lost"] += 1
+                uploads += 1
                 continue
-            lost["labels_lost"] += stored[image] not in ledger.labels[image]
+            labels += stored[image] not in ledger.labels[image]
             ledger.labels[image] = {stored[image]}
             if image not in checked:
                 content = client.image_content(PROJECT, image)
-                lost["uploads_lost"] += hashlib.sha256(content).hexdigest() != sha256
-
-
-def _check_rank(client: Handful, lost: dict[str, int]) -> None:
+                uploads += hashlib.sha256(content).hexdigest() != sha256
     pool = {image.id for image in client.all(client.images, PROJECT, state="pool")}
     ranked = client.rank(PROJECT, strategy="random", budget=10_000).images
-    lost["unseen_by_rank"] += len(pool ^ {image.image for image in ranked})
-    client.classify(PROJECT, [_picture(0)])
-
-
-def _picture(number: int) -> bytes:
-    """A small picture like no other."""
-    noise = np.random.default_rng(number).integers(0, 256, (24, 24, 3), dtype=np.uint8)
-    return encoded(noise, "PNG")
+    unseen = len(pool ^ {image.image for image in ranked})
+    client.classify(PROJECT, [noise(0, SIDE)])
+    return {"uploads_lost": uploads, "labels_lost": labels, "unseen_by_rank": unseen}
 
 
 if __name__ == "__main__":

@@ -53,11 +53,6 @@ class DataSet(NamedTuple):
         """Of the training images, (D,)."""
         return self.train.double().mean(dim=0).float()
 
-    def draw(self, shots: int, seed: int) -> tuple[Tensor, Tensor]:
-        """Rows of so many training images of each label, or all that it has; and their classes."""
-        rows, targets = draw_shots(self.targets, shots, np.random.default_rng(seed))
-        return torch.tensor(rows), torch.tensor(targets)
-
 
 class Draw(NamedTuple):
     """Images of a data set to learn from, and to judge with."""
@@ -65,9 +60,9 @@ class Draw(NamedTuple):
     data: DataSet
     cell: str  # what draws have in common that count together
     shots: int
-    support: list[int]  # rows of the training images
+    support: Tensor  # rows of the training images
     targets: Tensor  # their classes
-    queries: list[int]  # rows of the test images
+    queries: Tensor  # rows of the test images
     truth: Tensor  # their classes; -1 where it has no support
 
     def question(self, heads: Sequence[str]) -> dict[str, Any]:
@@ -93,17 +88,11 @@ def draw_classes(
 ) -> Draw:
     """A draw of some classes; test images of others are left out unless all are wanted."""
     support, targets = draw_shots(data.targets, shots, generator, labels)
-    truth = [labels.index(t) if t in labels else -1 for t in data.test_targets.tolist()]
-    queries = [n for n, place in enumerate(truth) if all_queries or place >= 0]
-    return Draw(
-        data,
-        cell,
-        shots if isinstance(shots, int) else 0,
-        support,
-        torch.tensor(targets),
-        queries,
-        torch.tensor(truth)[queries],
-    )
+    places = {label: place for place, label in enumerate(labels)}
+    truth = torch.tensor([places.get(label, -1) for label in data.test_targets.tolist()])
+    queries = torch.arange(len(truth)) if all_queries else (truth >= 0).nonzero().squeeze(1)
+    each = shots if isinstance(shots, int) else 0
+    return Draw(data, cell, each, support, targets, queries, truth[queries])
 
 
 def split(folder: Path) -> tuple[list[Photo], list[Photo]]:
@@ -130,44 +119,41 @@ def decoded(folder: Path, preprocessing: Preprocessing) -> DataSet:
 
 
 @functools.cache
-def embedded(folder: Path, encoder: str) -> DataSet:
-    """The same as the service embeds them; computed once and kept in a temporary folder."""
+def embedded(folder: Path | None, encoder: str) -> DataSet:
+    """The same as the service embeds them; computed once and kept in a temporary folder.
+
+    Without a folder they are the 1,797 handwritten digits of scikit-learn, a third to judge with.
+    """
+    if folder is None:
+        with tempfile.TemporaryDirectory() as name:
+            return embedded(write_digits(Path(name) / "digits"), encoder)
     return _data_set(folder, lambda paths: _embeddings(paths, encoder))
-
-
-@functools.cache
-def digits(encoder: str) -> DataSet:
-    """The 1,797 handwritten digits of scikit-learn, a random third of them to judge with."""
-    with tempfile.TemporaryDirectory() as folder:
-        return embedded(write_digits(Path(folder) / "digits"), encoder)
 
 
 def data_sets(options: Options) -> list[DataSet]:
     """The digits and the folders that `--images` names, embedded by `--encoder`."""
-    return [digits(options.encoder), *(embedded(f, options.encoder) for f in options.images or [])]
+    return [embedded(folder, options.encoder) for folder in (None, *options.images)]
 
 
 def draw_shots(
     targets: Tensor,
     shots: int | Sequence[int],
-    generator: np.random.Generator,
+    seed: int | np.random.Generator,
     labels: Sequence[int] | None = None,
-) -> tuple[list[int], list[int]]:
+) -> tuple[Tensor, Tensor]:
     """Rows of images of some labels (None: all), and the places of their labels.
 
     Args:
         shots: of each label, at most.
     """
+    generator = np.random.default_rng(seed)
     labels = range(int(targets.max()) + 1) if labels is None else labels
     most = [shots] * len(labels) if isinstance(shots, int) else shots
-    rows: list[int] = []
-    places: list[int] = []
-    for place, label in enumerate(labels):
-        members = np.flatnonzero(targets.numpy() == label)
-        draw = generator.choice(members, min(most[place], len(members)), replace=False).tolist()
-        rows += draw
-        places += [place] * len(draw)
-    return rows, places
+    members = [np.flatnonzero(targets.numpy() == label) for label in labels]
+    counts = [min(n, len(rows)) for n, rows in zip(most, members, strict=True)]
+    draws = [generator.choice(*pair, replace=False) for pair in zip(members, counts, strict=True)]
+    places = torch.arange(len(labels)).repeat_interleave(torch.tensor(counts))
+    return torch.from_numpy(np.concatenate(draws)), places
 
 
 def made_up(
@@ -205,6 +191,12 @@ def large_photos(count: int) -> list[bytes]:
 def sample_pictures() -> list[Image.Image]:
     """scikit-learn's two photos."""
     return [Image.fromarray(picture) for picture in load_sample_images().images]
+
+
+def noise(seed: int, side: int) -> bytes:
+    """A picture like no other."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    return encoded(pixels, "PNG")
 
 
 def encoded(picture: Any, kind: str, **options: Any) -> bytes:

@@ -9,8 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from uuid import UUID
 
-import numpy as np
-
 from bench.data import Photo, draw_shots, split, targets_of
 from bench.figures import in_words, mean
 from bench.harness import ENCODER, Options, Result, option, run
@@ -42,8 +40,9 @@ def measure(options: Options) -> Result:
         for n in shots:
             draws = []
             for seed in range(min(repeats, 3) if n >= 100 else repeats):
-                rows, _ = draw_shots(targets, n, np.random.default_rng(seed))
-                draws.append(_judge(client, {ids[row]: train[row].label for row in rows}, test))
+                rows, _ = draw_shots(targets, n, seed)
+                labels = {ids[row]: train[row].label for row in rows.tolist()}
+                draws.append(_judge(client, labels, test))
                 print(f"{n} shots, seed {seed}: {in_words(draws[-1])}", flush=True)
             for row in CENTERED:
                 of = [draw[row] for draw in draws]
@@ -71,8 +70,7 @@ def _fill(client: Handful, train: Sequence[Photo]) -> list[UUID]:
     added = client.add_images(PROJECT, [image.path for image in train])
     if added.failed:  # which would spoil the comparison
         raise RuntimeError(f"{len(added.failed)} images failed, first {added.failed[0]}")
-    ids = {image.position: image.id for image in added.images}
-    return [ids[position] for position in range(len(train))]
+    return [image.id for image in sorted(added.images, key=lambda image: image.position)]
 
 
 def _judge(client: Handful, labels: dict[UUID, str], test: Sequence[Photo]) -> dict[str, float]:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from sklearn.metrics import recall_score
 from torch import Tensor
 
+Key = TypeVar("Key")
 Value = TypeVar("Value")
 WIDE = 8  # columns; a wider table is turned
 
@@ -25,9 +26,8 @@ def timed(
 def rate(work: Callable[[Value], Any], items: Sequence[Value], threads: int) -> float:
     """Items a second, of which so many are in work at a time."""
     with ThreadPoolExecutor(threads) as pool:
-        started = time.perf_counter()
-        list(pool.map(work, items))
-        return len(items) / (time.perf_counter() - started)
+        _, seconds = timed(lambda: list(pool.map(work, items)))
+    return len(items) / seconds
 
 
 def rate_of_turns(turn: Callable[[], int], seconds: float) -> float:
@@ -58,6 +58,11 @@ def spread(values: Sequence[float], digits: int = 3, *, median: str = "median") 
     }
 
 
+def spreads(rows: Sequence[Mapping[str, float]], digits: int = 3) -> dict[str, dict[str, float]]:
+    """Median, lowest and highest of each figure."""
+    return {name: spread([row[name] for row in rows], digits) for name in rows[0]}
+
+
 def percentiles(values: Sequence[float], *percents: int, name: str = "p{}") -> dict[str, float]:
     """The values that so many percent lie below, by name; not a number where there are none."""
     ordered = sorted(values) or [math.nan]
@@ -65,9 +70,9 @@ def percentiles(values: Sequence[float], *percents: int, name: str = "p{}") -> d
     return {name.format(percent): round(ordered[place], 1) for percent, place in places.items()}
 
 
-def grouped(pairs: Iterable[tuple[str, Value]]) -> dict[str, list[Value]]:
+def grouped(pairs: Iterable[tuple[Key, Value]]) -> dict[Key, list[Value]]:
     """Values by what they count under, in the order in which that comes first."""
-    groups: dict[str, list[Value]] = {}
+    groups: dict[Key, list[Value]] = {}
     for key, value in pairs:
         groups.setdefault(key, []).append(value)
     return groups
@@ -108,14 +113,12 @@ def print_figures(name: str, figures: Any) -> None:
         if not isinstance(figures, list):
             print(f"{name}: {in_words(figures)}")
         return
-    depths = {_depth(value) for value in figures.values()}
-    if depths == {1}:
-        _print_table(name, figures)
-    elif depths == {0}:
-        _print_table(name, {key: {"": value} for key, value in figures.items()})
-    else:
-        for key, value in figures.items():
-            print_figures(f"{name}, {key}", value)
+    if _depth(figures) <= 2:
+        rows = {key: value if _depth(value) else {"": value} for key, value in figures.items()}
+        _print_table(name, rows)
+        return
+    for key, value in figures.items():
+        print_figures(f"{name}, {key}", value)
 
 
 def _depth(figures: Any) -> int:

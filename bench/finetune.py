@@ -17,8 +17,8 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from bench.data import decoded
-from bench.figures import grouped, in_words, mean, timed
+from bench.data import DataSet, decoded, draw_shots
+from bench.figures import grouped, in_words, mean, means, timed
 from bench.harness import PROCESSES, RESUME, Options, Result, option, peers, run
 from bench.tasks import peer_of_process, run_all
 from models.augmentation.kinds import augmentations
@@ -36,6 +36,7 @@ from models.training.recipe import Recipe
 
 SHOTS = (2, 5, 20, 100)
 WAYS = {"A": "feature_extraction", "B": "full", "C": "discriminative"}
+POLICY = [augmentations["geometric"](), augmentations["colour"]()]  # when nothing is said
 CLEARLY = 0.5  # points; what counts as worse on the test images
 Interval = tuple[float, float | None]  # a mean and half of its 95 % interval
 
@@ -63,14 +64,12 @@ class Task(NamedTuple):
 
 
 class Draw(NamedTuple):
-    """What came of a task: accuracy in %, CPU-seconds, and the way that `auto` takes."""
+    """What came of a task: accuracy in %, CPU-seconds, and what the guard said to `auto`."""
 
     task: Task
     accuracy: dict[str, float]
     seconds: dict[str, float]
-    choice: str
-    promoted: bool
-    reason: str  # of the guard
+    verdict: dict[str, Any]
 
     @property
     def gain(self) -> float:
@@ -87,33 +86,19 @@ def measure(options: Options) -> Result:
         for seed in range(options.seeds)
         for folder in options.images
     ]
-    theirs = run_all(fine_tune_by_fastai, tasks, options, _describe) if options.peers else {}
-    outcomes = run_all(attempt, tasks, options, _describe)
-    for task, outcome in theirs.items():
-        outcomes[task]["accuracy"] |= outcome["accuracy"]
-        outcomes[task]["seconds"] |= outcome["seconds"]
-    draws = [Draw(task, **outcome) for task, outcome in outcomes.items()]
-    return _result(
-        sorted(draws, key=lambda draw: (draw.task.name, draw.task.shots, draw.task.seed))
-    )
-
-
-def _describe(task: Task, outcome: dict[str, Any]) -> str:
-    return f"{task.name}, {task.shots} shots: {in_words(outcome['accuracy'])}"
+    draws = [Draw(task, **outcome) for task, outcome in run_all(attempt, tasks, options).items()]
+    draws.sort(key=lambda draw: (draw.task.name, draw.task.shots, draw.task.seed))
+    return _result(draws)
 
 
 def attempt(task: Task) -> dict[str, Any]:
-    """Train in every way on one draw, choose among them, and ask the guard."""
+    """Train in every way on one draw, choose among them, ask the guard, and the peer."""
     torch.set_num_threads(1)
     encoder = encoder_at(task.side)
     data = decoded(task.images, encoder.preprocessing)
-    support, targets = data.draw(task.shots, task.seed)
+    support, targets = draw_shots(data.targets, task.shots, task.seed)
     few = data.train[support]
-
-    def judge(encoder: Encoder) -> float:
-        vectors = embed_all(encoder, few), embed_all(encoder, data.test)
-        return centroid_accuracy(vectors[0], targets, vectors[1], data.test_targets)
-
+    judge = partial(judge_encoder, data=data, few=few, targets=targets)
     accuracy = {"prototypes": judge(encoder)}
     seconds: dict[str, float] = {}
     for way, name in WAYS.items():
@@ -129,34 +114,29 @@ def attempt(task: Task) -> dict[str, Any]:
     verdict = compare(hits, hits_before, targets)
     accuracy["auto"] = accuracy["candidate" if verdict.better else "prototypes"]
     way = next(way for way, name in WAYS.items() if name == plugin_name(selected.method))
-    return {
-        "accuracy": accuracy,
-        "seconds": seconds,
-        "choice": f"{way} {selected.share:g}",
-        "promoted": verdict.better,
-        "reason": verdict.reason,
-    }
+    if task.peers:
+        question = _question(task, encoder, data, support, targets)
+        peer = peer_of_process(task.peers, "fastai_finetune")
+        accuracy["fastai"], seconds["fastai"] = peer.ask(question)
+    chosen = f"{way} {selected.share:g}"
+    guard = {"chosen": chosen, "promoted": verdict.better, "reason": verdict.reason}
+    return {"accuracy": accuracy, "seconds": seconds, "verdict": guard}
 
 
-def fine_tune_by_fastai(task: Task) -> dict[str, Any]:
-    """Accuracy in % and CPU-seconds of fastai on the same draw."""
-    assert task.peers
-    encoder = encoder_at(task.side)
-    data = decoded(task.images, encoder.preprocessing)
-    support, targets = data.draw(task.shots, task.seed)
-    recipe = resolve_recipe(task.recipe, encoder, len(support))
+def _question(
+    task: Task, encoder: Encoder, data: DataSet, support: Tensor, targets: Tensor
+) -> dict[str, Any]:
+    """What the peer gets: the same draw, weights and number of passes."""
     weights = classifier_network(0).state_dict()
-    question = {
+    return {
         "images": data.train[support].numpy(),
         "targets": targets.numpy(),
         "test": data.test.numpy(),
         "test_targets": data.test_targets.numpy(),
         "weights": {name: tensor.numpy() for name, tensor in weights.items()},
         "seed": task.seed,
-        "epochs": recipe.epochs,
+        "epochs": resolve_recipe(task.recipe, encoder, len(support)).epochs,
     }
-    accuracy, seconds = peer_of_process(task.peers, "fastai_finetune").ask(question)
-    return {"accuracy": {"fastai": accuracy}, "seconds": {"fastai": seconds}}
 
 
 @cache
@@ -169,21 +149,22 @@ def encoder_at(side: int) -> Encoder:
     return encoder
 
 
-def policy() -> list[Any]:
-    """What a job augments with when nothing is said."""
-    return [augmentations["geometric"](), augmentations["colour"]()]
-
-
 def fine_tune(
     method: FinetuningMethod, encoder: Encoder, few: Tensor, targets: Tensor, recipe: Recipe
 ) -> Encoder:
     """An encoder after a training as a job does it."""
-    tuning = start(method, encoder, few, targets, recipe, policy=policy())
+    tuning = start(method, encoder, few, targets, recipe, policy=POLICY)
     for _ in tuning.training:
         pass
     tuned = tuning.averaged()
     merge(tuned)
     return tuned
+
+
+def judge_encoder(encoder: Encoder, *, data: DataSet, few: Tensor, targets: Tensor) -> float:
+    """Accuracy in % on the test images, with few to learn from."""
+    support, queries = embed_all(encoder, few), embed_all(encoder, data.test)
+    return centroid_accuracy(support, targets, queries, data.test_targets)
 
 
 def centroid_accuracy(support: Tensor, targets: Tensor, queries: Tensor, truth: Tensor) -> float:
@@ -202,7 +183,7 @@ def _choose(encoder: Encoder, few: Tensor, targets: Tensor, task: Task) -> tuple
         [methods[name]() for name in WAYS.values()],
         task.recipe,
         Cosine(),
-        policy=policy(),
+        policy=POLICY,
         folds=min(task.folds, int(torch.bincount(targets).min())),
         repeats=task.repeats,
     )
@@ -213,20 +194,17 @@ def _choose(encoder: Encoder, few: Tensor, targets: Tensor, task: Task) -> tuple
 
 def _result(draws: Sequence[Draw]) -> Result:
     groups = grouped((f"{draw.task.name} {draw.task.shots}", draw) for draw in draws)
-    late = [draw for draw in draws if draw.task.shots >= 20]
-    gains = {
-        f"{first} - {second}": _interval(
-            [draw.accuracy[first] - draw.accuracy[second] for draw in late]
-        )
-        for first, second in (("B", "A"), ("C", "B"))
-        if late
-    }
+    late = [draw.accuracy for draw in draws if draw.task.shots >= 20]
+    pairs = {"B - A": ("B", "A"), "C - B": ("C", "B")}
+    gains = _intervals(
+        [{name: a[first] - a[second] for name, (first, second) in pairs.items()} for a in late]
+    )
     ways = ("prototypes", *WAYS, "auto")
     regret = {}
     for cell, of in groups.items():
-        means = {way: mean([draw.accuracy[way] for draw in of]) for way in ways}
-        regret[cell] = round(max(means.values()) - means["auto"], 2)
-    promoted = [draw for draw in draws if draw.promoted]
+        average = means([draw.accuracy for draw in of], 9)
+        regret[cell] = round(max(average[way] for way in ways) - average["auto"], 2)
+    promoted = [draw for draw in draws if draw.verdict["promoted"]]
     worse = sum(draw.gain < -CLEARLY for draw in promoted)
     by_pair = ", ".join(f"{name} {in_words(gain)}" for name, gain in gains.items())
     headline = (
@@ -234,27 +212,22 @@ def _result(draws: Sequence[Draw]) -> Result:
         + f"auto at most {max(regret.values()):.1f} points behind the best; "
         f"{worse} of {len(promoted)} promotions were worse on the test images"
     )
-    goal_met = (
-        all(gains[name][0] > 0 for name in ("B - A", "C - B") if name in gains)
-        and max(regret.values()) <= CLEARLY
-        and worse <= 0.01 * len(promoted)
-    )
+    gained = all(gain > 0 for gain, _ in gains.values())
+    goal_met = gained and max(regret.values()) <= CLEARLY and worse <= 0.01 * len(promoted)
     figures = {
-        "accuracy": _intervals({cell: [d.accuracy for d in of] for cell, of in groups.items()}),
-        "cpu_seconds": _intervals({cell: [d.seconds for d in of] for cell, of in groups.items()}),
+        "accuracy": _by_way({cell: [d.accuracy for d in of] for cell, of in groups.items()}),
+        "cpu_seconds": _by_way({cell: [d.seconds for d in of] for cell, of in groups.items()}),
         "gains_from_20_shots": gains,
         "auto_behind_the_best": regret,
         "promoted": len(promoted),
         "promoted_but_worse": worse,
-        "kept_but_better": sum(draw.gain > CLEARLY for draw in draws if not draw.promoted),
+        "kept_but_better": sum(d.gain > CLEARLY for d in draws if d not in promoted),
         "draws": [
             {
                 "data": draw.task.name,
                 "shots": draw.task.shots,
                 "seed": draw.task.seed,
-                "chosen": draw.choice,
-                "promoted": draw.promoted,
-                "reason": draw.reason,
+                **draw.verdict,
                 **{way: round(value, 2) for way, value in draw.accuracy.items()},
             }
             for draw in draws
@@ -263,13 +236,16 @@ def _result(draws: Sequence[Draw]) -> Result:
     return Result(figures, headline, goal_met)
 
 
-def _intervals(cells: dict[str, list[dict[str, float]]]) -> dict[str, dict[str, Interval]]:
-    """By way and cell."""
-    ways = next(iter(cells.values()))[0]
-    return {
-        way: {cell: _interval([row[way] for row in rows]) for cell, rows in cells.items()}
-        for way in ways
-    }
+def _by_way(cells: dict[str, list[dict[str, float]]]) -> dict[str, dict[str, Interval]]:
+    intervals = {cell: _intervals(rows) for cell, rows in cells.items()}
+    ways = next(iter(intervals.values()))
+    return {way: {cell: row[way] for cell, row in intervals.items()} for way in ways}
+
+
+def _intervals(rows: Sequence[dict[str, float]]) -> dict[str, Interval]:
+    """Of each figure; none where there are no rows."""
+    names = rows[0] if rows else ()
+    return {name: _interval([row[name] for row in rows]) for name in names}
 
 
 def _interval(values: Sequence[float]) -> Interval:

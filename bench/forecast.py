@@ -7,12 +7,11 @@ not do: those of some sets are easier. The bare alternative is to expect no chan
 leave-one-out now.
 """
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
 from bench.data import DataSet, data_sets
+from bench.figures import means
 from bench.harness import ENCODER, FOLDERS, Options, Result, option, run
 from models.evaluation.forecast import forecast, learning_curve
 from models.evaluation.intervals import weighted_accuracy
@@ -24,45 +23,36 @@ COVERED = (75.0, 85.0)  # %, by intervals of 80 %
 NOISE = 2.0  # standard errors of a share that `--check` allows for
 
 
-class Draw(NamedTuple):
-    """What was foretold, in points, and what came."""
-
-    forecast: float
-    low: float
-    high: float
-    accuracy: float
-    leave_one_out: float  # before
-    before: float  # by images without a label, with the labels that the forecast had
-
-
 def measure(options: Options) -> Result:
     """Forecast and judge draw after draw, data set after data set."""
     torch.set_num_threads(1)
     table: dict[str, dict[str, dict[str, float]]] = {}
-    everything: list[Draw] = []
+    everything: list[dict[str, float]] = []
     for data in data_sets(options):
         table[data.name] = {}
         for shots in SHOTS[1:3] if options.quick else SHOTS:
-            tries = [_draw(data, shots, seed) for seed in range(options.repeats)]
-            draws = [draw for draw in tries if draw is not None]
-            if draws:
+            tries = (_draw(data, shots, seed) for seed in range(options.repeats))
+            if draws := [draw for draw in tries if draw]:
                 everything += draws
-                table[data.name][str(shots)] = _summary(draws)
-    whole = _summary(everything)
+                table[data.name][str(shots)] = means(draws, 3)
+    whole = means(everything, 3)
     slack = 100 * NOISE * (0.8 * 0.2 / len(everything)) ** 0.5
-    goal_met = abs(whole["bias"]) <= BIAS and (
-        COVERED[0] - slack <= whole["covered"] <= COVERED[1] + slack
-    )
+    covered = COVERED[0] - slack <= whole["covered"] <= COVERED[1] + slack
     headline = (
         f"accuracy at twice the labels: {whole['bias']:+.2f} points off on average, "
         f"{whole['error']:.2f} in a single case ({whole['error_without']:.2f} when no change is "
         f"expected); intervals of 80 % cover {whole['covered']:.0f} % of {len(everything)} draws"
     )
-    return Result({"forecast": table, "all": whole}, headline, goal_met)
+    return Result(
+        {"forecast": table, "all": whole}, headline, abs(whole["bias"]) <= BIAS and covered
+    )
 
 
-def _draw(data: DataSet, shots: int, seed: int) -> Draw | None:
-    """A forecast from some labels of each class; None where there are not twice as many."""
+def _draw(data: DataSet, shots: int, seed: int) -> dict[str, float] | None:
+    """Points by which a forecast from some labels of each class is off, and what came.
+
+    None where there are not twice as many labels.
+    """
     few, many = _support(data.targets, shots, seed), _support(data.targets, 2 * shots, seed)
     if len(many) < 1.9 * len(few):
         return None
@@ -71,9 +61,17 @@ def _draw(data: DataSet, shots: int, seed: int) -> Draw | None:
     scores = head.fit(train, targets, classes + 1).leave_one_out(train, targets)
     right = scores.argmax(dim=1) == targets
     curve = learning_curve(head, train, targets, leave_one_out=right, seed=seed)
-    estimate = forecast(curve, len(many), seed=seed).accuracy
-    measured = (_accuracy(data, many), float(right.float().mean()), _accuracy(data, few))
-    return Draw(*(100 * x for x in (*estimate, *measured)))
+    estimate, low, high = forecast(curve, len(many), seed=seed).accuracy
+    now, before, came = float(right.float().mean()), _accuracy(data, few), _accuracy(data, many)
+    return {
+        "came": 100 * came,
+        "bias": 100 * (estimate - came),
+        "error": 100 * abs(estimate - came),
+        "error_without": 100 * abs(now - came),
+        "leave_one_out_bias": 100 * (now - before),
+        "covered": 100.0 * (low <= came <= high),
+        "width": 100 * (high - low),
+    }
 
 
 def _accuracy(data: DataSet, support: Tensor) -> float:
@@ -93,24 +91,6 @@ def _support(targets: Tensor, shots: int, seed: int) -> Tensor:
     order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(seed))
     classes = targets[order]
     return torch.cat([order[classes == c][:shots] for c in range(int(targets.max()) + 1)])
-
-
-def _summary(draws: list[Draw]) -> dict[str, float]:
-    estimate, low, high, accuracy, leave_one_out, before = torch.tensor(
-        draws, dtype=torch.float64
-    ).T
-    return {
-        name: round(float(value.double().mean()), 3)
-        for name, value in {
-            "came": accuracy,
-            "bias": estimate - accuracy,
-            "error": (estimate - accuracy).abs(),
-            "error_without": (leave_one_out - accuracy).abs(),
-            "leave_one_out_bias": leave_one_out - before,
-            "covered": 100 * ((low <= accuracy) & (accuracy <= high)),
-            "width": high - low,
-        }.items()
-    }
 
 
 if __name__ == "__main__":

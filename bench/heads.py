@@ -49,10 +49,7 @@ def measure(options: Options) -> Result:
     """Judge every head on every draw."""
     torch.set_num_threads(1)
     draws = list(_draws(options))
-    outcomes: dict[str, list[Outcome]] = {name: [] for name in OURS}
-    for draw in progress(draws, "draws"):
-        for name in OURS:
-            outcomes[name].append(_ours(name, draw))
+    outcomes = {name: [_ours(name, draw) for draw in progress(draws, name)] for name in OURS}
     if options.peers:
         outcomes |= _peers(options.peers, draws, slow=not options.quick)
     cells: dict[str, dict[str, dict[str, float]]] = {}
@@ -79,11 +76,9 @@ def measure(options: Options) -> Result:
 def _draws(options: Options) -> Iterator[Draw]:
     all_shots = (1, 5, 20, UNEVEN) if options.quick else (*EVEN, UNEVEN)
     for data in data_sets(options):
-        most = len(data.labels)
-        all_ways = {min(ways, most) for ways in ((10,) if options.quick else (5, 10))}
-        for ways, shots, seed in itertools.product(
-            sorted(all_ways), all_shots, range(options.seeds)
-        ):
+        all_ways = {min(ways, len(data.labels)) for ways in ((10,) if options.quick else (5, 10))}
+        cases = itertools.product(sorted(all_ways), all_shots, range(options.seeds))
+        for ways, shots, seed in cases:
             generator = np.random.default_rng(seed)
             labels = sorted(generator.choice(data.labels, ways, replace=False).tolist())
             each = shots or [int(n) for n in generator.choice(EVEN, ways)]

@@ -9,16 +9,15 @@ while they train, and it is measured how long it takes until they have ended.
 import os
 import signal
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
 from uuid import UUID
 
 from app.cli.benchmark import PROJECT, Request, load, photos
-from bench.figures import in_words, percentiles, spread
+from bench.figures import in_words, percentiles, spread, spreads
 from bench.harness import ENCODER, Options, Result, option, run
-from bench.processes import Server, children, cpu_seconds, new_server, single, wait_for
+from bench.processes import Server, children, cores, new_server, single, wait_for
 from handful.client import Handful
 from handful.folders import scan, upload
 
@@ -34,32 +33,20 @@ CANCELLED_S = 1.0  # from the request to the end, at most
 JOB = {"methods": [{"name": "full"}], "recipe": {"epochs": 100_000}, "promote": "never"}
 
 
-class Round(NamedTuple):
-    """One measurement."""
-
-    p50_ms: float
-    p99_ms: float
-    images_per_s: float
-    job_cores: float  # that the job had, on average
-
-
 def measure(options: Options) -> Result:
     """Let rounds take turns, then cancel jobs."""
     busy = os.getloadavg()[0]
     if busy > 0.5:
         print(f"the load average is {busy:.1f} already: figures of a busy machine are worth little")
     spare = (os.cpu_count() or 1) > 2  # with two cores, a request that uses both has none to spare
-    cancels: list[float] = []
-    rounds = _measure(options, cancels)
-    rows: dict[str, dict[str, Any]] = {}
-    for name, by_name in rounds.items():
-        columns = zip(Round._fields, zip(*by_name, strict=True), strict=True)
-        rows[f"as it comes, {name}"] = {field: spread(values) for field, values in columns}
-    pairs = list(zip(rounds["training"], rounds["idle"], strict=True))
-    ratios = {
-        "p50_ratio": spread([training.p50_ms / idle.p50_ms for training, idle in pairs]),
-        "p99_ratio": spread([training.p99_ms / idle.p99_ms for training, idle in pairs]),
-    }
+    rounds, cancels = _measure(options)
+    rows = {f"as it comes, {name}": spreads(by_name) for name, by_name in rounds.items()}
+    ratios = spreads(
+        [
+            {f"{p}_ratio": training[f"{p}_ms"] / idle[f"{p}_ms"] for p in ("p50", "p99")}
+            for training, idle in zip(rounds["training"], rounds["idle"], strict=True)
+        ]
+    )
     rows["as it comes, training / idle"] = ratios
     idle, training = (rows[f"as it comes, {n}"]["p99_ms"]["median"] for n in ("idle", "training"))
     ratio, cancelled = ratios["p99_ratio"]["median"], spread(cancels)
@@ -73,31 +60,38 @@ def measure(options: Options) -> Result:
     return Result(figures, headline, goal_met)
 
 
-def _measure(options: Options, cancels: list[float]) -> dict[str, list[Round]]:
+def _measure(options: Options) -> tuple[dict[str, list[dict[str, float]]], list[float]]:
+    """Rounds by what the job does, and seconds until jobs had ended."""
     rounds, requests = (3, 100) if options.quick else (8, 400)
     bodies = [single(photo) for photo in photos(options.images, requests)]
     bodies = (bodies * (requests // len(bodies) + 1))[:requests]
     # A job that is stopped for a round must not be taken for lost.
     settings = {"encoder": options.encoder, "workers": "1", "lease_seconds": "3600"}
-    measured: dict[str, list[Round]] = {"idle": [], "training": []}
-    with new_server(**settings) as server, Handful(server.url) as client:
+    measured: dict[str, list[dict[str, float]]] = {"idle": [], "training": []}
+    with new_server(**settings) as server, Handful(server.url) as client, ExitStack() as stopped:
         sources = [source for source in scan(options.images, SHOTS) if source.label]
         client.create_project(PROJECT)
         upload(client, PROJECT, sources, lambda _: None)
         print(f"jobs train on {len(sources)} images", flush=True)
-        with _training(server, client) as job:
-            for number in range(rounds + 1):
-                for name in ("idle", "training") if number % 2 else ("training", "idle"):
-                    result = _round(server, bodies, job, stopped=name == "idle")
-                    if number:  # the first warms up
-                        measured[name].append(result)
-                        print(f"{name}: {in_words(result._asdict())}", flush=True)
+        job = _start(client)
+        (worker,) = children(server.pid)
+        (process,) = children(worker)
+        stopped.callback(os.kill, process, signal.SIGCONT)
+        for number in range(rounds + 1):
+            for name in ("idle", "training") if number % 2 else ("training", "idle"):
+                result = _round(server, bodies, process, stopped=name == "idle")
+                if number:  # the first warms up
+                    measured[name].append(result)
+                    print(f"{name}: {in_words(result)}", flush=True)
+        stopped.close()
+        _cancel(client, job)
+        cancels = []
         for _ in range(1 if options.quick else CANCELS):
-            started = _start(client)
+            job = _start(client)
             time.sleep(TRAINED_S)
-            cancels.append(_cancel(client, started))
+            cancels.append(_cancel(client, job))
             print(f"a job that trained ended {cancels[-1]:.2f} s after its cancel", flush=True)
-    return measured
+    return measured, cancels
 
 
 def _start(client: Handful) -> UUID:
@@ -115,28 +109,16 @@ def _cancel(client: Handful, job: UUID) -> float:
     return time.perf_counter() - started
 
 
-@contextmanager
-def _training(server: Server, client: Handful) -> Iterator[int]:
-    """The process of a job that trains."""
-    started = _start(client)
-    assert server.pid is not None
-    (worker,) = children(server.pid)
-    (process,) = children(worker)
-    try:
-        yield process
-    finally:
-        os.kill(process, signal.SIGCONT)
-        _cancel(client, started)
-
-
-def _round(server: Server, bodies: Sequence[Request], job: int, *, stopped: bool) -> Round:
+def _round(
+    server: Server, bodies: Sequence[Request], job: int, *, stopped: bool
+) -> dict[str, float]:
+    """Figures of one measurement."""
     os.kill(job, signal.SIGSTOP if stopped else signal.SIGCONT)
     time.sleep(SETTLE_S)
-    before, started = cpu_seconds(job), time.perf_counter()
-    run = load(server.port, bodies, CLIENTS)
-    cores = (cpu_seconds(job) - before) / (time.perf_counter() - started)
-    waits = percentiles(run.latencies_ms, 50, 99)
-    return Round(waits["p50"], waits["p99"], run.images_per_s, cores)
+    with cores(job=job) as busy:
+        run = load(server.port, bodies, CLIENTS)
+    waits = percentiles(run.latencies_ms, 50, 99, name="p{}_ms")
+    return {**waits, "images_per_s": run.images_per_s, "job_cores": busy["job"]}
 
 
 if __name__ == "__main__":

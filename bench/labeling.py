@@ -19,7 +19,7 @@ from bench.processes import new_server, wait_for
 from handful.client import Handful
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
-COLOURS = ("red", "green", "blue", "grey")
+COLOURS = {"red": [0], "green": [1], "blue": [2], "grey": [0, 1, 2]}  # their channels
 PACE_S = 0.25  # between two key presses
 PATIENCE_S = 120.0
 PAINTED_MS = 50.0  # at most, at the 95th percentile
@@ -88,8 +88,7 @@ def _prepare(client: Handful, images: int) -> None:
 def _picture(generator: np.random.Generator, colour: str, side: int) -> bytes:
     """Noise of one colour, as JPEG."""
     pixels = generator.integers(0, 80, (side, side, 3))
-    channels = {"red": [0], "green": [1], "blue": [2], "grey": [0, 1, 2]}[colour]
-    pixels[..., channels] += 120
+    pixels[..., COLOURS[colour]] += 120
     return encoded(pixels, "JPEG")
 
 
@@ -110,10 +109,9 @@ def _drop(page: Page, client: Handful, url: str, folder: Path, photos: int) -> t
     """Seconds from dropping photos to the first in the pool, and to the last."""
     folder.mkdir()
     generator = np.random.default_rng(1)
-    files = []
-    for number in range(photos):
-        files.append(folder / f"{number}.jpg")
-        files[-1].write_bytes(_picture(generator, COLOURS[number % len(COLOURS)], 640))
+    files = [folder / f"{number}.jpg" for number in range(photos)]
+    for file, colour in zip(files, itertools.cycle(COLOURS)):
+        file.write_bytes(_picture(generator, colour, 640))
     client.create_project("new")
     page.goto(f"{url}/#/new/start")
     page.wait_for_selector(".drop")

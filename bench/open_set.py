@@ -74,8 +74,8 @@ def measure(options: Options) -> Result:
 
 def _draws(options: Options) -> Iterator[Draw]:
     all_shots = (5, 20) if options.quick else SHOTS
-    cases = itertools.product(data_sets(options), all_shots, range(options.seeds))
-    for data, shots, seed in cases:
+    seeds = range(options.seeds)
+    for data, shots, seed in itertools.product(data_sets(options), all_shots, seeds):
         generator = np.random.default_rng(seed)
         labels = generator.permutation(data.labels).tolist()
         labels = labels[: round(WITH_LABEL * len(labels))]

@@ -7,17 +7,17 @@ what was left of the machine bounds the goodput, and is told beside it.
 """
 
 import asyncio
+import os
 import random
 import statistics
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from app.cli.benchmark import Request, load, photos, register
 from bench.figures import percentiles
 from bench.harness import ENCODER, PHOTOS, Options, Result, option, run
-from bench.processes import cpu_seconds, memory, new_server, on_the_wire, single
+from bench.processes import cores, memory, new_server, on_the_wire, single
 
 TIMES = 4  # the capacity
 MAX_DELAY_S = 2.0  # that a request may wait
@@ -39,15 +39,15 @@ def measure(options: Options) -> Result:
     bodies = photos(options.images, 256)
     requests = [single(photo) for photo in bodies]
     with new_server(encoder=options.encoder, max_delay_seconds=str(MAX_DELAY_S)) as server:
-        assert server.pid
         register(server.url, bodies)
         load(server.port, requests, clients=32)
-        with _cores(server.pid) as at_capacity:
+        both = {"server": server.pid, "client": os.getpid()}
+        with cores(**both) as at_capacity:
             capacity = statistics.median(
                 load(server.port, requests, clients=32).images_per_s for _ in range(3)
             )
         before, rate = memory("VmRSS", server.pid), TIMES * capacity
-        with _cores(server.pid) as under_load:
+        with cores(**both) as under_load:
             answers = asyncio.run(_overload(server.port, requests, rate, options.seconds))
         after = memory("VmRSS", server.pid)
         afterwards = load(server.port, requests, clients=32).images_per_s
@@ -57,6 +57,10 @@ def measure(options: Options) -> Result:
     steady = [a for a in good if MAX_DELAY_S < a.sent + a.seconds <= options.seconds]
     goodput = len(steady) / (options.seconds - MAX_DELAY_S)
     failures = len(answers) - len(good) - len(refused)
+    answered_ms, refused_ms = (
+        percentiles([1000 * answer.seconds for answer in part] or [0.0], 50, 99, 100)
+        for part in (good, refused)
+    )
     figures = {
         "capacity_images_per_s": round(capacity, 1),
         "capacity_afterwards": round(afterwards, 1),
@@ -66,12 +70,12 @@ def measure(options: Options) -> Result:
         "refused_with_retry_after": sum(answer.retry_after for answer in refused),
         "others": failures,
         "goodput_share": round(goodput / capacity, 3),
-        "answered_ms": _milliseconds(good),
-        "refused_ms": _milliseconds(refused),
+        "answered_ms": answered_ms,
+        "refused_ms": refused_ms,
         "memory_mib": [round(before), round(after)],
         "cores": {"at_capacity": at_capacity, "under_load": under_load},
     }
-    late, soon = _milliseconds(good)["p99"], _milliseconds(refused)["p99"]
+    late, soon = answered_ms["p99"], refused_ms["p99"]
     headline = (
         f"at {TIMES} times the capacity of {capacity:.0f} images/s: "
         f"goodput {goodput / capacity:.2f} of it, "
@@ -81,17 +85,6 @@ def measure(options: Options) -> Result:
     in_time = late <= 1000 * MAX_DELAY_S and soon <= REFUSAL_MS
     goal_met = goodput >= GOODPUT * capacity and in_time and not failures
     return Result(figures, headline, goal_met)
-
-
-@contextmanager
-def _cores(server: int) -> Iterator[dict[str, float]]:
-    """How many cores the client and the server keep busy, known at the end."""
-    cores: dict[str, float] = {}
-    started, before, client = time.perf_counter(), cpu_seconds(server), time.process_time()
-    yield cores
-    seconds = time.perf_counter() - started
-    cores["server"] = round((cpu_seconds(server) - before) / seconds, 2)
-    cores["client"] = round((time.process_time() - client) / seconds, 2)
 
 
 async def _overload(
@@ -122,10 +115,6 @@ async def _send(port: int, request: Request, started: float) -> Answer:
     except (OSError, asyncio.IncompleteReadError):
         pass  # no answer: status 0
     return Answer(sent - started, time.perf_counter() - sent, status, retry_after)
-
-
-def _milliseconds(answers: Sequence[Answer]) -> dict[str, float]:
-    return percentiles([1000 * answer.seconds for answer in answers] or [0.0], 50, 99, 100)
 
 
 if __name__ == "__main__":

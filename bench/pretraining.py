@@ -11,7 +11,7 @@ import itertools
 import math
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -26,9 +26,9 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench.data import DataSet, decoded
-from bench.figures import grouped, in_words, mean, timed
-from bench.finetune import centroid_accuracy, fine_tune
+from bench.data import DataSet, decoded, draw_shots
+from bench.figures import grouped, mean, timed
+from bench.finetune import centroid_accuracy, fine_tune, judge_encoder
 from bench.harness import PROCESSES, RESUME, Options, Result, option, peers, run
 from bench.tasks import ask_peer, run_all
 from models.encoders import Encoder
@@ -47,8 +47,11 @@ FASHION = Path("/usr/share/datasets/fashion-mnist")  # of Debian's dataset-fashi
 TRAIN, TEST = 10_000, 2_000  # images of it
 SIDE = 32  # of its images; of all else 64 pixels
 BATCH = 64
-NETWORKS = ("conv4", "rotations", "vit")
-PEER_METHODS = ("simclr", "moco", "byol", "swav", "mae")
+PEER_METHODS = {  # lightly's, by network
+    "conv4": ("simclr", "moco", "byol", "swav"),
+    "rotations": (),
+    "vit": ("simclr", "moco", "byol", "swav", "mae"),
+}
 TRIAL_STEPS = 8  # that tell how long a step takes; the first two are not counted
 SHOTS, DRAWS, LABELS = 5, 20, 20
 PIXELS = 16  # side of the images that raw pixels are judged at
@@ -76,7 +79,7 @@ class Task(NamedTuple):
 
 def measure(options: Options) -> Result:
     """Run all tasks, and sum up by data set and network."""
-    outcomes = run_all(attempt, list(_tasks(options)), options, _describe)
+    outcomes = run_all(attempt, list(_tasks(options)), options)
     groups = grouped((task.group, (task.name, outcome)) for task, outcome in outcomes.items())
     results = {
         group: {name: _row(runs) for name, runs in sorted(grouped(pairs).items())}
@@ -87,13 +90,6 @@ def measure(options: Options) -> Result:
     return Result({"results": results}, headline, all(goal for _, goal in verdicts.values()))
 
 
-def _describe(task: Task, outcome: dict[str, Any]) -> str:
-    return (
-        f"{task.group} {task.name}: {in_words(outcome['scores'])}; {outcome['steps']} steps in "
-        f"{outcome['seconds']:.0f} s {outcome['trouble']}"
-    )
-
-
 def attempt(task: Task) -> dict[str, Any]:
     """Pretrain once, and judge: accuracies in %, CPU-seconds, steps, and what went wrong."""
     torch.set_num_threads(1)
@@ -102,16 +98,16 @@ def attempt(task: Task) -> dict[str, Any]:
     if task.method == "pixels":
         return outcome | {"scores": _judge_pixels(data)}
     encoder = network(task.network, data.train.shape[-1], task.seed)
-    learned: Encoder | None = encoder
-    if task.lightly:
-        outcome |= _pretrain_lightly(task, encoder, data, task.lightly)
-    elif task.method != "random":
-        report, learned = _pretrain(task, encoder, data)
-        outcome |= report
-    if learned is not None:
-        outcome["scores"] = _judge(learned.eval(), data, task.seed)
-        if task.method == "mae":
-            del outcome["scores"]["kNN"]
+    try:
+        if task.lightly:
+            outcome |= _pretrain_lightly(task, encoder, data, task.lightly)
+        elif task.method != "random":
+            outcome |= _pretrain(task, encoder, data)
+    except Unsuited as error:
+        return outcome | {"trouble": f"unsuited: {error}"}
+    outcome["scores"] = _judge(outcome.pop("encoder", encoder).eval(), data, task.seed)
+    if task.method == "mae":
+        del outcome["scores"]["kNN"]
     return outcome
 
 
@@ -142,12 +138,7 @@ def _tasks(options: Options) -> Iterator[Task]:
     ):
         for method in options.methods:
             yield Task(data, net, method, seed, options.seconds)
-            if (
-                options.peers
-                and method in PEER_METHODS
-                and (net, method) != ("conv4", "mae")
-                and net != "rotations"
-            ):
+            if options.peers and method in PEER_METHODS[net]:
                 yield Task(data, net, method, seed, options.seconds, options.peers)
         yield Task(data, net, "random", seed, 0)
         if not seed:
@@ -171,18 +162,15 @@ def _turned(pixels: Tensor) -> Tensor:
     return torch.stack([p.rot90(int(n), (1, 2)) for p, n in zip(pixels, turns, strict=True)])
 
 
-def _pretrain(task: Task, encoder: Encoder, data: DataSet) -> tuple[dict[str, Any], Encoder | None]:
+def _pretrain(task: Task, encoder: Encoder, data: DataSet) -> dict[str, Any]:
+    begin = partial(start, methods[task.method](), encoder, fresh=True)
     recipe = Recipe(batch_size=BATCH, seed=task.seed)
-    method = methods[task.method]
-    try:
-        epochs, pixels = _affordable(task, encoder, data.train, recipe)
-        training = start(method(), encoder, pixels, replace(recipe, epochs=epochs), fresh=True)
-    except Unsuited as error:
-        return {"trouble": f"unsuited: {error}"}, None
+    epochs, pixels = _affordable(begin, data.train, recipe, task.seconds)
+    training = begin(pixels, replace(recipe, epochs=epochs))
     (steps, reason), seconds = timed(partial(train, training), time.process_time)
     trouble = f"collapsed: {reason}" if reason else ""
-    report = {"seconds": seconds, "steps": steps, "trouble": trouble}
-    return report, training.objective.encoder
+    learned = training.objective.encoder
+    return {"seconds": seconds, "steps": steps, "trouble": trouble, "encoder": learned}
 
 
 def train(training: Training, most: int | None = None) -> tuple[int, str]:
@@ -196,56 +184,49 @@ def train(training: Training, most: int | None = None) -> tuple[int, str]:
     return steps, ""
 
 
-def _affordable(task: Task, encoder: Encoder, pixels: Tensor, recipe: Recipe) -> tuple[int, Tensor]:
+def _affordable(
+    begin: Callable[[Tensor, Recipe], Training], pixels: Tensor, recipe: Recipe, seconds: float
+) -> tuple[int, Tensor]:
     """How many epochs fit into the seconds, and of which images if not one of all does."""
-    method = methods[task.method]()
-    steps = start(method, encoder, pixels, replace(recipe, epochs=1), fresh=True).steps()
+    steps = begin(pixels, replace(recipe, epochs=1)).steps()
     times = [time.process_time()]
     times += [time.process_time() for _ in itertools.islice(steps, TRIAL_STEPS)]
     each = (times[-1] - times[2]) / (len(times) - 3)
     before = max(0.0, times[1] - times[0] - each)  # what an epoch does before its first step
-    epochs = task.seconds / (before + each * (len(pixels) // BATCH))
+    epochs = seconds / (before + each * (len(pixels) // BATCH))
     few = max(2, round(min(1.0, epochs) * len(pixels) / BATCH)) * BATCH
     return max(1, round(epochs)), pixels[:few] if epochs < 1 else pixels
 
 
 def _pretrain_lightly(task: Task, encoder: Encoder, data: DataSet, python: Path) -> dict[str, Any]:
     """The same encoder, taught by lightly in a process of its own."""
-    weights = {name: tensor.numpy() for name, tensor in encoder.state_dict().items()}
-    question = task._asdict() | {"batch": BATCH, "images": data.train.numpy(), "weights": weights}
+    question = task._asdict() | {"batch": BATCH, "images": data.train.numpy(), "encoder": encoder}
     (answer,) = ask_peer(python, "lightly_pretraining", [question])
-    learned = answer.pop("weights")
-    encoder.load_state_dict({name: torch.from_numpy(array) for name, array in learned.items()})
+    encoder.load_state_dict(answer.pop("encoder").state_dict())
     return dict(answer)
 
 
 def _judge(encoder: Encoder, data: DataSet, seed: int) -> dict[str, float]:
     scores = _judge_vectors(data, embed_all(encoder, data.train), embed_all(encoder, data.test))
-    few, targets = data.draw(LABELS, seed)
+    few, targets = draw_shots(data.targets, LABELS, seed)
     pixels = data.train[few]
     tuned = fine_tune(ways["full"](), encoder, pixels, targets, Recipe(seed=seed)).eval()
-    vectors = embed_all(tuned, pixels), embed_all(tuned, data.test)
-    fine_tuned = centroid_accuracy(vectors[0], targets, vectors[1], data.test_targets)
-    return scores | {"fine-tuned": fine_tuned}
+    return scores | {"fine-tuned": judge_encoder(tuned, data=data, few=pixels, targets=targets)}
 
 
 def _judge_pixels(data: DataSet) -> dict[str, float]:
-    def vectors(pixels: Tensor) -> Tensor:
-        small = F.adaptive_avg_pool2d(pixels.float() / 255, PIXELS)
-        return F.normalize(small.flatten(1), dim=1)
-
-    return _judge_vectors(data, vectors(data.train), vectors(data.test))
+    small = (F.adaptive_avg_pool2d(p.float() / 255, PIXELS) for p in (data.train, data.test))
+    return _judge_vectors(data, *(F.normalize(pixels.flatten(1), dim=1) for pixels in small))
 
 
 def _judge_vectors(data: DataSet, train: Tensor, test: Tensor) -> dict[str, float]:
     """Accuracies in % of what needs no more than embeddings."""
     targets, truth = data.targets, data.test_targets
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300))
-    nearest = KNeighborsClassifier(20, metric="cosine", weights="distance")
+    nearest = KNeighborsClassifier(20, metric="cosine", weights="distance").fit(train, targets)
     with warnings.catch_warnings(action="ignore"):  # 300 iterations say enough
         probe.fit(train, targets)
-    nearest.fit(train, targets)
-    draws = [data.draw(SHOTS, seed) for seed in range(DRAWS)]
+    draws = [draw_shots(targets, SHOTS, seed) for seed in range(DRAWS)]
     few = [centroid_accuracy(train[rows], labels, test, truth) for rows, labels in draws]
     return {
         "probe": 100 * float(probe.score(test, truth)),
@@ -273,8 +254,8 @@ def _verdict(rows: dict[str, dict[str, Any]]) -> tuple[str, bool]:
     low = sorted(name for name, value in ours.items() if not value >= floor)
     ahead = {
         name: round(ours[name] - probe[f"lightly {name}"], 2)
-        for name in PEER_METHODS
-        if name in ours and f"lightly {name}" in probe
+        for name in ours
+        if f"lightly {name}" in probe
     }
     text = f"{len(ours) - len(low)} of {len(ours)} methods gain {GAIN:g} points of linear probe"
     if ahead:
@@ -288,7 +269,7 @@ if __name__ == "__main__":
     run(
         measure,
         option("--images", ["fashion"], nargs="+", help="`fashion`, `turned` or folders"),
-        option("--networks", ["conv4", "vit"], nargs="+", choices=NETWORKS),
+        option("--networks", ["conv4", "vit"], nargs="+", choices=PEER_METHODS),
         option("--methods", sorted(methods), nargs="+"),
         option("--seeds", 3, quick=1),
         option("--seconds", 60.0, quick=3.0, help="of CPU, for each run"),

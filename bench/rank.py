@@ -45,6 +45,7 @@ class World(NamedTuple):
     everything: Snapshot
     truth: Tensor
     labels: int
+    shots: int  # of each label
 
     def head(self, labeled: Tensor) -> FittedHead:
         """With the temperature that leave-one-out gives, as the service fits it."""
@@ -74,16 +75,17 @@ def measure(options: Options) -> Result:
 
 
 def _world(images: int, dimensions: int, labels: int) -> World:
-    shots = _shots(images, labels)
+    shots = min(MOST_SHOTS, images // (2 * labels))
     vectors, truth = made_up(images, dimensions, labels, shots=shots, noise=1.5)
     ids = np.zeros((images, 16), np.uint8)
     ids[:, -4:] = np.arange(images, dtype=">u4").view(np.uint8).reshape(images, 4)
-    return World(Snapshot(1, vectors, ids, np.full(images, POOL, np.int32), []), truth, labels)
+    everything = Snapshot(1, vectors, ids, np.full(images, POOL, np.int32), [])
+    return World(everything, truth, labels, shots)
 
 
 def _measure(images: int, dimensions: int, labels: int, peers: Path | None) -> dict[str, float]:
     world = _world(images, dimensions, labels)
-    free = torch.arange(images - labels * _shots(images, labels))
+    free = torch.arange(images - labels * world.shots)
     labeled = torch.arange(len(free), images)
     vectors, head = world.everything.vectors, world.head(labeled)
     pool = Pool(vectors, free, head.probabilities)
@@ -111,10 +113,6 @@ def _measure(images: int, dimensions: int, labels: int, peers: Path | None) -> d
     if peers:
         row |= _peers(peers, world, head, min(PEER_ROWS, len(free)))
     return row
-
-
-def _shots(images: int, labels: int) -> int:
-    return min(MOST_SHOTS, images // (2 * labels))
 
 
 def _products(vectors: Tensor, centroids: Tensor) -> None:

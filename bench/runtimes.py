@@ -7,6 +7,7 @@ better kernels than PyTorch's can be ahead of it. Streams compute several batche
 one core.
 """
 
+import itertools
 import os
 import statistics
 import tempfile
@@ -19,7 +20,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from app.cli.benchmark import photos
-from bench.figures import spread, timed
+from bench.figures import grouped, spread, timed
 from bench.harness import Options, Result, option, run
 from bench.processes import memory
 from bench.tasks import alone
@@ -40,24 +41,21 @@ MATRIX = {"cpu": 2048, "cuda": 8192}  # rows of the product
 def measure(options: Options) -> Result:
     """Let the runtimes take turns with each encoder."""
     device, threads = str(pick_device("auto")), os.cpu_count() or 1
-    runs: dict[str, dict[str, list[Any]]] = {}
+    turns = itertools.product(range(options.repeats), options.encoders, runtimes)
     with tempfile.TemporaryDirectory() as folder:
-        for _ in range(options.repeats):
-            for encoder in options.encoders:
-                for runtime in runtimes:
-                    result = alone(prepare, encoder, runtime, device, threads, Path(folder))
-                    runs.setdefault(encoder, {}).setdefault(runtime, []).append(result)
+        runs = grouped(
+            ((encoder, runtime), alone(prepare, encoder, runtime, device, threads, Path(folder)))
+            for _, encoder, runtime in turns
+        )
     product = alone(_speed_of_a_product, device, threads)
     name = torch.cuda.get_device_name() if device.startswith("cuda") else f"{threads} threads"
     rows: dict[str, dict[str, Any]] = {}
     best: dict[str, float] = {}
-    for encoder, by_name in runs.items():
-        operations = _operations(encoder)
-        for runtime, results in by_name.items():
-            key = f"{encoder} {runtime}"
-            rows[key] = row = _row(results, operations, product)
-            if row.get("agreement", 0.0) >= AGREEMENT:
-                best[runtime] = row["images_per_s"][str(max(SIZES))]["median"]
+    operations = {encoder: _operations(encoder) for encoder in options.encoders}
+    for (encoder, runtime), results in runs.items():
+        rows[f"{encoder} {runtime}"] = row = _row(results, operations[encoder], product)
+        if row.get("agreement", 0.0) >= AGREEMENT:
+            best[runtime] = row["images_per_s"][str(max(SIZES))]["median"]
     speeds = ", ".join(f"{runtime} {rate:.0f}" for runtime, rate in best.items())
     return Result(
         {"device": name, "gflops_of_a_product": round(product / 1e9, 1), "runs": rows},

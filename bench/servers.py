@@ -18,8 +18,6 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import httpx
-
 from app.cli.benchmark import PATH, Request, Run, load, multipart, photos, register
 from bench.data import large_photos
 from bench.figures import percentiles, spread
@@ -39,21 +37,18 @@ class Kind(NamedTuple):
     """A server that can be measured."""
 
     command: tuple[str, ...]  # a program of the peers and its arguments; empty: ours
-    path: str
     request: Callable[[bytes], Request]  # of one photo
+    path: str = "/classify"
     runtime: str = ""  # of ours
 
 
 KINDS = {
-    OURS: Kind((), PATH, single, "auto"),
-    "handful with pytorch": Kind((), PATH, single, "pytorch"),
-    "FastAPI and torch": Kind(("python", "serve_fastapi.py", "PORT"), "/classify", single),
-    "LitServe": Kind(
-        ("python", "serve_litserve.py", "PORT"), "/classify", lambda p: multipart([p], "photo")
-    ),
+    OURS: Kind((), single, PATH, "auto"),
+    "handful with pytorch": Kind((), single, PATH, "pytorch"),
+    "FastAPI and torch": Kind(("python", "serve_fastapi.py", "PORT"), single),
+    "LitServe": Kind(("python", "serve_litserve.py", "PORT"), lambda p: multipart([p], "photo")),
     "BentoML": Kind(
         ("bentoml", "serve", "serve_bentoml:Service", "--host", "127.0.0.1", "--port", "PORT"),
-        "/classify",
         lambda p: multipart([p], "photos"),
     ),
 }
@@ -64,7 +59,7 @@ def measure(options: Options) -> Result:
     names = [name for name, kind in KINDS.items() if not kind.command or options.peers]
     small = photos(options.images, 64 if options.quick else 256)
     large = large_photos(8 if options.quick else 24)
-    measured: dict[str, dict[str, list[Run]]] = {name: {} for name in names}
+    measured: dict[str, dict[str, list[Run]]] = {}  # by workload and server
     for repeat in range(options.repeats):
         random.Random(repeat).shuffle(names)
         for name in names:
@@ -72,15 +67,13 @@ def measure(options: Options) -> Result:
             with _running(kind, options.peers, small) as port:
                 load(port, [kind.request(p) for p in small[:64]], 8, kind.path)  # warms up
                 for workload, result in _measure(kind, port, small, large):
-                    measured[name].setdefault(workload, []).append(result)
+                    measured.setdefault(workload, {}).setdefault(name, []).append(result)
                     speed = f"{result.images_per_s:>8.1f} photos/s"
                     print(f"{name:<22}{workload:<28}{speed}", flush=True)
     rows: dict[str, dict[str, dict[str, Any]]] = {}
     parts = []
-    for workload in next(iter(measured.values())):
-        rows[workload] = by_server = {
-            name: _row(measured[name][workload]) for name in KINDS if name in measured
-        }
+    for workload, runs in measured.items():
+        rows[workload] = by_server = {name: _row(runs[name]) for name in KINDS if name in runs}
         theirs = [row for name, row in by_server.items() if KINDS[name].command]
         if theirs and workload != DAMAGED:
             ours = by_server[OURS]
@@ -117,21 +110,12 @@ def _running(kind: Kind, peers: Path, small: Sequence[bytes]) -> Iterator[int]:
             start_new_session=True,  # it has processes of its own, which are to end with it
         )
         try:
-            wait_until_ready(process, partial(_classify, kind, port, small[0]))
+            ask = partial(load, port, [kind.request(small[0])], 1, kind.path, strict=False)
+            wait_until_ready(process, lambda: not ask().refused)
             yield port
         finally:
-            os.killpg(process.pid, signal.SIGTERM)
-            try:
-                process.wait(timeout=20)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-
-
-def _classify(kind: Kind, port: int, photo: bytes) -> httpx.Response:
-    url, request = f"http://127.0.0.1:{port}{kind.path}", kind.request(photo)
-    headers = {"Content-Type": request.content_type}
-    return httpx.post(url, content=request.body, headers=headers, trust_env=False)
+            os.killpg(process.pid, signal.SIGKILL)  # it has nothing to lose
+            process.wait()
 
 
 def _measure(

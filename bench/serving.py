@@ -6,14 +6,15 @@ the network runs. They take turns, so that a noisy machine disturbs both alike.
 
 import itertools
 import os
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 
 from app.cli.benchmark import Run, load, multipart, photos, pipeline, prepare, register
-from bench.figures import percentiles, spread
+from bench.figures import percentiles, spread, timed
 from bench.harness import ENCODER, PHOTOS, Options, Result, option, run
 from bench.processes import new_server, single
 from models.encoders import pick_device
+from models.runtimes.selector import Serving
 
 CONCURRENCY = (1, 8, 32)
 BATCH = 16  # as HANDFUL_MAX_BATCH
@@ -30,29 +31,24 @@ def measure(options: Options) -> Result:
     measured: dict[str, list[Run]] = {}
     with new_server(encoder=options.encoder, max_queue_images="4096") as server:
         register(server.url, bodies)
-        loop = _loop(options.encoder, bodies)
+        serving = prepare(options.encoder, "auto", BATCH)
+        print(f"both compute with {serving.runtime} on {pick_device('auto')}")
+        works = {"in-process loop": partial(_loop, serving, bodies)}
+        for (name, requests), clients in itertools.product(shapes.items(), CONCURRENCY):
+            works[f"{name}, {clients} at a time"] = partial(load, server.port, requests, clients)
         for repeat in range(options.repeats + 1):
-            runs = {"in-process loop": loop()}
-            for (name, requests), clients in itertools.product(shapes.items(), CONCURRENCY):
-                runs[f"{name}, {clients} at a time"] = load(server.port, requests, clients)
-            for name, result in runs.items():
+            for name, work in works.items():
+                result = work()
                 if repeat:  # the first round warms up
                     measured.setdefault(name, []).append(result)
                     print(f"{name:<36}{result.images_per_s:>8.1f} images/s", flush=True)
     return _report(measured)
 
 
-def _loop(spec: str, bodies: Sequence[bytes]) -> Callable[[], Run]:
+def _loop(serving: Serving, bodies: Sequence[bytes]) -> Run:
     """What the service does to an image, without a service."""
-    serving = prepare(spec, "auto", BATCH)
-    print(f"both compute with {serving.runtime} on {pick_device('auto')}")
-
-    def run() -> Run:
-        started = time.perf_counter()
-        pipeline(serving, bodies, BATCH, os.cpu_count() or 1)
-        return Run(len(bodies) / (time.perf_counter() - started), [])
-
-    return run
+    _, seconds = timed(partial(pipeline, serving, bodies, BATCH, os.cpu_count() or 1))
+    return Run(len(bodies) / seconds, [])
 
 
 def _report(measured: dict[str, list[Run]]) -> Result:

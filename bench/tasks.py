@@ -12,6 +12,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar
 
+from bench.figures import in_words
 from bench.harness import Options
 
 SCRIPTS = Path(__file__).parent / "peers"
@@ -74,7 +75,6 @@ def run_all(
     work: Callable[[Task], Figures],
     tasks: Sequence[Task],
     options: Options,
-    describe: Callable[[Task, Figures], str] = lambda task, figures: str(task),
 ) -> dict[Task, Figures]:
     """The figures of tasks, from as many processes as `--processes` says; each is told as it comes.
 
@@ -83,7 +83,7 @@ def run_all(
     file: Path | None = getattr(options, "resume", None)
     lines = file.read_text().splitlines() if file is not None and file.exists() else []
     saved = dict(json.loads(line) for line in lines)
-    keys = {task: f"{work.__name__} {task}" for task in tasks}
+    keys = {task: f"{work.__name__} {task!r}" for task in tasks}
     outcomes = {task: saved[key] for task, key in keys.items() if key in saved}
     remaining = [task for task in tasks if task not in outcomes]
     with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
@@ -92,7 +92,7 @@ def run_all(
                 with file.open("a") as journal:
                     journal.write(json.dumps([keys[task], figures]) + "\n")
             outcomes[task] = figures
-            print(f"{len(outcomes)}/{len(tasks)} {describe(task, figures)}", flush=True)
+            print(f"{len(outcomes)}/{len(tasks)} {task}: {in_words(figures)}", flush=True)
     return {task: outcomes[task] for task in tasks}
 
 

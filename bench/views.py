@@ -9,7 +9,7 @@ import itertools
 import torch
 from torch import Generator
 
-from bench.figures import rate_of_turns, spread
+from bench.figures import rate_of_turns, spreads
 from bench.harness import NO_PEER, Options, Result, peers, run
 from bench.tasks import ask_peer
 from models.pretraining.views import Views
@@ -24,17 +24,13 @@ def measure(options: Options) -> Result:
     if not options.peers:
         return NO_PEER
     torch.set_num_threads(1)
-    ours: dict[int, list[float]] = {side: [] for side in GOALS}
-    theirs: dict[int, list[float]] = {side: [] for side in GOALS}
+    turns: dict[int, list[dict[str, float]]] = {side: [] for side in GOALS}
     rounds, seconds = (2, 0.2) if options.quick else (7, 2.0)
     for _, side in itertools.product(range(rounds), GOALS):
-        theirs[side] += ask_peer(options.peers, "lightly_views", [(side, seconds)])
-        ours[side].append(_speed(side, seconds))
-    figures = {}
-    for side in GOALS:
-        ratios = [our / their for our, their in zip(ours[side], theirs[side], strict=True)]
-        columns = {"ours": ours[side], "lightly": theirs[side], "ratio": ratios}
-        figures[side] = {name: spread(values, 2) for name, values in columns.items()}
+        (theirs,) = ask_peer(options.peers, "lightly_views", [(side, seconds)])
+        ours = _speed(side, seconds)
+        turns[side].append({"ours": ours, "lightly": theirs, "ratio": ours / theirs})
+    figures = {side: spreads(rows, 2) for side, rows in turns.items()}
     medians = {side: figures[side]["ratio"]["median"] for side in GOALS}
     by_side = ", ".join(f"{ratio:.1f} x at {side} px" for side, ratio in medians.items())
     return Result(

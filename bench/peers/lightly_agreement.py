@@ -27,7 +27,7 @@ SIDE, IMAGES, BATCH, STEPS = 32, 64, 16, 8
 def answer(_: None) -> dict[str, Any]:
     """Losses, ours and lightly's, and how far resumed runs are off."""
     return {
-        "losses": {name: compare() for name, compare in COMPARISONS.items()},
+        "losses": {name: _compare(name, loss) for name, loss in LOSSES.items()},
         "resumed_off_by": {
             "handful": _resume(),
             "lightly": _resume_lightly(bank_too=False),
@@ -36,14 +36,20 @@ def answer(_: None) -> dict[str, Any]:
     }
 
 
-def _objective(name: str, encoder: Any = None) -> tuple[Any, Batch]:
-    """A method's objective as it serves, and a batch of its views."""
+@torch.no_grad()
+def _compare(name: str, loss: Callable[[Any, Batch], Any]) -> tuple[float, float]:
+    """Our loss and lightly's of a method's objective as it serves, and a batch of its views."""
     torch.manual_seed(0)
-    encoder = encoder or Conv4(width=16, image_side=SIDE).build()
+    encoder: Any = Conv4(width=16, image_side=SIDE).build()
+    if name == "mae":
+        encoder = ViT(width=24, image_side=SIDE, patch=4, depth=2, heads=2).build()
     objective = methods[name]().build(encoder, IMAGES).eval()
-    positions = torch.arange(BATCH)
     views, shares = objective.make_views(_values()[:BATCH], torch.zeros(BATCH, 0), Generator())
-    return objective, Batch(views, positions, shares)
+    batch = Batch(views, torch.arange(BATCH), shares)
+    torch.manual_seed(2)
+    theirs = float(loss(objective, batch))
+    torch.manual_seed(2)  # the same parts are hidden
+    return float(objective.pretext_loss(batch).loss), theirs
 
 
 def _values() -> Tensor:
@@ -55,67 +61,48 @@ def _projected(objective: Any, batch: Batch) -> list[Tensor]:
     return [objective.head(objective.encoder.features(view)) for view in batch.views]
 
 
-@torch.no_grad()
-def _simclr() -> tuple[float, float]:
-    objective, batch = _objective("simclr")
-    theirs = losses.NTXentLoss(temperature=objective.options.contrast.temperature)
-    return float(objective.pretext_loss(batch).loss), float(theirs(*_projected(objective, batch)))
+def _targets(objective: Any, batch: Batch) -> list[Tensor]:
+    return [objective.slow_head(objective.slow_encoder.features(view)) for view in batch.views]
 
 
-@torch.no_grad()
-def _moco() -> tuple[float, float]:
-    objective, batch = _objective("moco")
+def _simclr(objective: Any, batch: Batch) -> Any:
+    theirs = losses.NTXentLoss(temperature=objective.contrast.temperature)
+    return theirs(*_projected(objective, batch))
+
+
+def _moco(objective: Any, batch: Batch) -> Any:
     length, width = objective.queue.features.shape
     positions = torch.arange(length) % (IMAGES - BATCH) + BATCH  # none of the batch
     objective.queue.push(torch.randn(length, width), positions)
     theirs = losses.NTXentLoss(objective.options.contrast.temperature, (length, width))
     theirs.memory_bank.bank = F.normalize(objective.queue.inside(), dim=1)
-    queries = objective.head(objective.encoder.features(batch.views[0]))
-    keys = objective.slow_head(objective.slow_encoder.features(batch.views[1]))
-    return float(objective.pretext_loss(batch).loss), float(theirs(queries, keys))
+    return theirs(_projected(objective, batch)[0], _targets(objective, batch)[1])
 
 
-@torch.no_grad()
-def _byol() -> tuple[float, float]:
-    objective, batch = _objective("byol")
+def _byol(objective: Any, batch: Batch) -> Any:
     predicted = [objective.predictor(p) for p in _projected(objective, batch)]
-    targets = [objective.slow_head(objective.slow_encoder.features(v)) for v in batch.views]
+    targets = _targets(objective, batch)
     theirs = losses.NegativeCosineSimilarity()
-    negative = (theirs(predicted[0], targets[1]) + theirs(predicted[1], targets[0])) / 2
-    return float(objective.pretext_loss(batch).loss), 2 + 2 * float(negative)
+    return 2 + theirs(predicted[0], targets[1]) + theirs(predicted[1], targets[0])
 
 
-@torch.no_grad()
-def _swav() -> tuple[float, float]:
-    objective, batch = _objective("swav")
+def _swav(objective: Any, batch: Batch) -> Any:
     prototypes = F.normalize(objective.prototypes, dim=1)
     logits = [F.normalize(p, dim=1) @ prototypes.T for p in _projected(objective, batch)]
     theirs = losses.SwaVLoss(objective.options.temperature, 3, objective.options.epsilon)
-    return float(objective.pretext_loss(batch).loss), float(theirs(logits[:2], logits[2:]))
+    return theirs(logits[:2], logits[2:])
 
 
-@torch.no_grad()
-def _mae() -> tuple[float, float]:
-    encoder = ViT(width=24, image_side=SIDE, patch=4, depth=2, heads=2).build()
-    objective, batch = _objective("mae", encoder)
-    torch.manual_seed(2)
+def _mae(objective: Any, batch: Batch) -> Any:
     painted, hidden, _ = objective.painter(objective.encoder, batch.views[0])
-    torch.manual_seed(2)  # the same parts are hidden
-    ours = float(objective.pretext_loss(batch).loss)
     side = round(SIDE / painted.shape[1] ** 0.5)
     pixels = utils.normalize_mean_var(utils.patchify(batch.views[0], side))
     channels_last = painted.unflatten(2, (3, side * side)).mT.flatten(2)
     assert pixels.shape == patches(batch.views[0], painted.shape[1]).shape
-    return ours, float(F.mse_loss(channels_last[hidden], pixels[hidden]))
+    return F.mse_loss(channels_last[hidden], pixels[hidden])
 
 
-COMPARISONS: dict[str, Callable[[], tuple[float, float]]] = {
-    "simclr": _simclr,
-    "moco": _moco,
-    "byol": _byol,
-    "swav": _swav,
-    "mae": _mae,
-}
+LOSSES = {"simclr": _simclr, "moco": _moco, "byol": _byol, "swav": _swav, "mae": _mae}
 
 
 def _difference(first: Any, second: Any) -> float:
@@ -160,8 +147,7 @@ def _resume_lightly(*, bank_too: bool) -> float:
         for step in steps:
             torch.manual_seed(step)
             positions = torch.randperm(IMAGES)[:BATCH].tolist()
-            pairs = [method.transform(images[n]) for n in positions]
-            loss = method([torch.stack(view) for view in zip(*pairs, strict=True)], 0.0)
+            loss = method(method.views([images[n] for n in positions]), 0.0)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -7,7 +7,7 @@ schedule of ours, so that what differs is the library. Blur is off at 32 px, as 
 import copy
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -18,10 +18,9 @@ from lightly.transforms.byol_transform import BYOLView1Transform, BYOLView2Trans
 from lightly.utils.scheduler import cosine_schedule
 from PIL import Image
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from bench.peers.exchange import serve
-from models.encoders.architectures.conv4 import Conv4
-from models.encoders.architectures.vit import ViT
 
 TRIAL_STEPS = 8
 RATES = {"conv4": 1e-3, "vit": 5e-4}
@@ -29,58 +28,40 @@ BANK, PROTOTYPES, MASK = 4096, 500, 0.75
 
 
 def answer(task: dict[str, Any]) -> dict[str, Any]:
-    """Train within the seconds; the encoder's weights, and what it took."""
+    """Train within the seconds; the encoder, and what it took."""
     images = [Image.fromarray(pixels.transpose(1, 2, 0)) for pixels in task["images"]]
     times = [when for when, _ in run(task, images, 1000, TRIAL_STEPS)]
     per_step = (times[-1] - times[1]) / (len(times) - 2)
-    steps = max(1, round(task["seconds"] / per_step))
+    steps = max(5, round(task["seconds"] / per_step))  # OneCycleLR cannot divide four
     started = time.process_time()
     *_, (ended, encoder) = run(task, images, steps, steps)
-    weights = {name: tensor.numpy() for name, tensor in encoder.state_dict().items()}
-    return {"seconds": ended - started, "steps": steps, "weights": weights}
+    return {"seconds": ended - started, "steps": steps, "encoder": encoder}
 
 
-def run(
-    task: dict[str, Any], images: list[Any], total: int, steps: int
-) -> Iterator[tuple[float, Any]]:
+def run(task: dict[str, Any], images: Any, total: int, steps: int) -> Iterator[tuple[float, Any]]:
     """The CPU time and the encoder after each step."""
     torch.manual_seed(task["seed"])
-    side = images[0].size[0]
-    encoder = _encoder(task["network"], side)
-    weights = {name: torch.from_numpy(array) for name, array in task["weights"].items()}
-    encoder.load_state_dict(weights)
-    encoder.train()
+    encoder = copy.deepcopy(task["encoder"]).train()
     for module in encoder.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 0.1
-    method = METHODS[task["method"]](encoder, side)
+    method = METHODS[task["method"]](encoder, images[0].size[0])
     learning = [p for p in method.parameters() if p.requires_grad]
     rate = RATES[task["network"]]
     optimizer = torch.optim.AdamW(learning, rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total, pct_start=0.25)
-    for number, positions in enumerate(
-        itertools.islice(_batches(len(images), task["batch"]), steps)
-    ):
-        views = [method.transform(images[n]) for n in positions]
-        loss = method([torch.stack(view) for view in zip(*views, strict=True)], number / total)
+    loader = DataLoader(
+        images, task["batch"], shuffle=True, drop_last=True, collate_fn=method.views
+    )
+    epochs = itertools.chain.from_iterable(itertools.repeat(loader))
+    for number, views in enumerate(itertools.islice(epochs, steps)):
+        loss = method(views, number / total)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(learning, 1.0)
         optimizer.step()
         schedule.step()
         yield time.process_time(), encoder
-
-
-def _encoder(name: str, side: int) -> Any:
-    if name == "conv4":
-        return Conv4(width=32, image_side=side).build()
-    return ViT(width=64, image_side=side, patch=side // 8, depth=3, heads=2).build()
-
-
-def _batches(count: int, size: int) -> Iterator[Any]:
-    while True:
-        order = torch.randperm(count)
-        yield from torch.split(order, size)[: count // size]
 
 
 class _Method(nn.Module):
@@ -92,33 +73,41 @@ class _Method(nn.Module):
         super().__init__()
         self.encoder, self.width = encoder, encoder.embedding_dim
         self.options = {"gaussian_blur": 0.0 if side <= 32 else 0.5, "normalize": None}
+        self.build(side)
+
+    def build(self, side: int) -> None:
+        """Make what is learned beside the encoder."""
+        raise NotImplementedError
+
+    def views(self, images: Sequence[Any]) -> list[Tensor]:
+        """A batch for each view."""
+        return [torch.stack(view) for view in zip(*map(self.transform, images), strict=True)]
+
+    def features(self, views: Sequence[Tensor]) -> list[Any]:
+        """What the head makes of each view."""
+        return [self.head(self.encoder.features(view)) for view in views]
 
     def follow(self, momentum: float) -> None:
         """Move the slow copies towards the encoder and its head."""
         utils.update_momentum(self.encoder, self.slow[0], momentum)
         utils.update_momentum(self.head, self.slow[1], momentum)
 
-    def forward(self, views: list[Tensor], progress: float) -> Any:
-        raise NotImplementedError
-
 
 class _SimCLR(_Method):
-    def __init__(self, encoder: Any, side: int) -> None:
-        super().__init__(encoder, side)
+    def build(self, side: int) -> None:
         self.transform = transforms.SimCLRTransform(input_size=side, **self.options)
         self.head = modules.SimCLRProjectionHead(self.width, self.width, 128)
         self.loss = losses.NTXentLoss()
 
     def forward(self, views: list[Tensor], progress: float) -> Any:
-        return self.loss(*(self.head(self.encoder.features(view)) for view in views[:2]))
+        return self.loss(*self.features(views[:2]))
 
 
 class _MoCo(_Method):
-    def __init__(self, encoder: Any, side: int) -> None:
-        super().__init__(encoder, side)
+    def build(self, side: int) -> None:
         self.transform = transforms.MoCoV2Transform(input_size=side, **self.options)
         self.head = modules.MoCoProjectionHead(self.width, self.width, 128)
-        self.slow = copy.deepcopy(nn.ModuleList([encoder, self.head])).requires_grad_(False)
+        self.slow = copy.deepcopy(nn.ModuleList([self.encoder, self.head])).requires_grad_(False)
         self.loss = losses.NTXentLoss(temperature=0.1, memory_bank_size=(BANK, 128))
 
     def forward(self, views: list[Tensor], progress: float) -> Any:
@@ -131,29 +120,27 @@ class _MoCo(_Method):
 
 
 class _BYOL(_Method):
-    def __init__(self, encoder: Any, side: int) -> None:
-        super().__init__(encoder, side)
+    def build(self, side: int) -> None:
         self.transform = transforms.BYOLTransform(
             BYOLView1Transform(input_size=side, **self.options),
             BYOLView2Transform(input_size=side, **self.options),
         )
         self.head = modules.BYOLProjectionHead(self.width, 1024, 256)
         self.predictor = modules.BYOLPredictionHead(256, 1024, 256)
-        self.slow = copy.deepcopy(nn.ModuleList([encoder, self.head])).requires_grad_(False)
+        self.slow = copy.deepcopy(nn.ModuleList([self.encoder, self.head])).requires_grad_(False)
         self.loss = losses.NegativeCosineSimilarity()
 
     def forward(self, views: list[Tensor], progress: float) -> Any:
         self.follow(cosine_schedule(round(1e4 * progress), 10_000, 0.99, 1))
-        predicted = [self.predictor(self.head(self.encoder.features(view))) for view in views]
+        predicted = [self.predictor(features) for features in self.features(views)]
         with torch.no_grad():
             targets = [self.slow[1](self.slow[0].features(view)) for view in views]
         return (self.loss(predicted[0], targets[1]) + self.loss(predicted[1], targets[0])) / 2
 
 
 class _SwAV(_Method):
-    def __init__(self, encoder: Any, side: int) -> None:
-        super().__init__(encoder, side)
-        convolves = not hasattr(encoder.stages[0], "net")  # a transformer wants one size
+    def build(self, side: int) -> None:
+        convolves = not hasattr(self.encoder.stages[0], "net")  # a transformer wants one size
         self.transform = transforms.SwaVTransform(
             crop_sizes=(side, side // 2 if convolves else side),
             crop_counts=(2, 2 if convolves else 0),
@@ -165,15 +152,14 @@ class _SwAV(_Method):
 
     def forward(self, views: list[Tensor], progress: float) -> Any:
         self.prototypes.normalize()
-        projected = [self.head(self.encoder.features(view)) for view in views]
-        logits = [self.prototypes(nn.functional.normalize(p, dim=1)) for p in projected]
+        projected = [nn.functional.normalize(features, dim=1) for features in self.features(views)]
+        logits = [self.prototypes(unit) for unit in projected]
         return self.loss(logits[:2], logits[2:])
 
 
 class _MAE(_Method):
-    def __init__(self, encoder: Any, side: int) -> None:
-        super().__init__(encoder, side)
-        net = _whole(encoder)
+    def build(self, side: int) -> None:
+        net = _whole(self.encoder)
         self.transform = transforms.MAETransform(
             input_size=side, normalize={"mean": [0.5] * 3, "std": [0.5] * 3}
         )
