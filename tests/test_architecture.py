@@ -52,6 +52,7 @@ WHOLE = {
     "test_hard_cases",
     "test_labeling_flow",
     "test_schema",
+    "test_texts",
     "test_tutorial",
 }
 # Modules without a file of tests of their own, and where they are tested as they are used.
