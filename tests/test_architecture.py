@@ -298,6 +298,24 @@ def test_every_module_has_its_test():
     assert all((ROOT / test).exists() for test in TESTED_BY.values())
 
 
+def test_what_writes_is_tried_again_when_another_transaction_came_between():
+    """The threads of webhooks try again by themselves, as jobs do (`through_outages`)."""
+    bare = {
+        f"{module}.{function.name}"
+        for module, tree in modules("app").items()
+        for function in ast.walk(tree)
+        if isinstance(function, ast.FunctionDef)
+        and any(
+            isinstance(node, ast.withitem) and ".writing(" in ast.unparse(node)
+            for node in ast.walk(function)
+        )
+        and "retry_conflicts" not in map(ast.unparse, function.decorator_list)
+    }
+
+    contexts = {"app.jobs.job_queue.holding", "app.integrations.label_studio.book._writing"}
+    assert bare - contexts <= {f"app.webhooks.delivery.{n}" for n in ("sweep", "_claim", "_send")}
+
+
 def test_the_map_of_the_documentation_names_every_room():
     page = (ROOT / "docs/explanation/architecture.md").read_text()
     tree = page.partition("```\n")[2].partition("```")[0]

@@ -11,7 +11,9 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.encoders.weights import check_weights
+from app.sql.conflicts import retry_conflicts
 from app.sql.database import Database
+from app.sql.lookups import find_project
 from app.sql.tables import EncoderVersion, Image, Job, ProjectVersion, TrainingImage
 from app.storage.blobs import Blobs
 from models.encoders import Architecture, Encoder, EncoderUnavailable
@@ -27,6 +29,7 @@ class Versions:
     blobs: Blobs
     device: torch.device
 
+    @retry_conflicts
     def get_or_create(self, name: str, architecture: Architecture) -> UUID:
         """The version of a pretrained architecture, made from its weights when it is new.
 
@@ -59,6 +62,7 @@ class Versions:
         state = {name: t.detach().cpu().contiguous() for name, t in encoder.state_dict().items()}
         return self.blobs.put(safetensors.torch.save(state))
 
+    @retry_conflicts
     def upload(self, project_id: UUID, like: UUID, content: bytes) -> UUID:
         """Add a version with weights that a client brought.
 
@@ -68,12 +72,14 @@ class Versions:
         Raises:
             UnsupportedMediaType: the file is not safetensors.
             WeightsRefused: the tensors are not those of the architecture.
+            ProjectNotFound: the project was deleted meanwhile.
         """
         with self.db.reading() as session:
             parent = session.get_one(EncoderVersion, like)
         check_weights(content, _build(parent).state_dict())
         weights = self.blobs.put(content)
         with self.db.writing() as session:
+            find_project(session, str(project_id), lock=True)
             version = derive_version(parent, weights)
             session.add(version)
             session.flush()

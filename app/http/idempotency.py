@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.problems import InvalidRequest, KeyInUse, KeyReused
+from app.sql.conflicts import retry_conflicts
 from app.sql.database import Database
 from app.sql.tables import StoredResponse, now
 
@@ -39,6 +40,7 @@ class StoredResponses:
     db: Database
     keep_hours: float
 
+    @retry_conflicts
     def claim(self, key: str, address: str) -> FirstResponse | str:
         """The remembered answer, or else the claim that lets us make it.
 
@@ -70,6 +72,7 @@ class StoredResponses:
                 retry_after=1,
             ) from error
 
+    @retry_conflicts
     def remember(
         self, claim: str, fingerprint: str, status: int, headers: dict[str, str], body: bytes
     ) -> None:
@@ -83,11 +86,13 @@ class StoredResponses:
             old = now() - timedelta(hours=self.keep_hours)
             session.execute(delete(StoredResponse).where(StoredResponse.created_at < old))
 
+    @retry_conflicts
     def release(self, claim: str) -> None:
         """Give up a claim: the request failed on our side and may be repeated."""
         with self.db.writing() as session:
             session.execute(delete(StoredResponse).where(StoredResponse.key == claim))
 
+    @retry_conflicts
     def release_all(self) -> None:
         """Give up what a server that died had claimed; only when no other server runs."""
         with self.db.writing() as session:

@@ -3,6 +3,7 @@
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError, StatementError, TimeoutError
 
 from app.problems import DatabaseUnavailable, Problem, StorageFull
+from app.sql.conflicts import is_conflict
 
 LOCK_NOT_AVAILABLE = "55P03"  # of PostgreSQL
 
@@ -13,6 +14,10 @@ def from_database(error: SQLAlchemyError) -> Problem | None:
         return error.orig  # of a value that is not to be stored
     if isinstance(error, TimeoutError):
         return DatabaseUnavailable("every database connection is busy", retry_after=1)
+    if is_conflict(error):
+        return DatabaseUnavailable(
+            "others changed the same at the same time; nothing was stored", retry_after=1
+        )
     if not isinstance(error, DBAPIError):
         return None
     text = str(error.orig).lower()
