@@ -1,10 +1,9 @@
-"""Chosen interleavings: one thread waits at a named point until another has done its part."""
+"""Chosen interleavings: one caller waits at a named point until another has done its part."""
 
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import pytest
 from sqlalchemy import text
@@ -12,82 +11,67 @@ from sqlalchemy import text
 from app.sql.database import Database
 from tests.server_process import PATIENCE_S, wait_until
 
+First = TypeVar("First")
+Second = TypeVar("Second")
 LOCK_WAITS = text(
     "SELECT count(*) FROM pg_stat_activity "
     "WHERE datname = current_database() AND wait_event_type = 'Lock'"
 )
 
 
-class Point:
-    """Where the first thread that comes along waits until it may go on."""
+class Barrier:
+    """Where the first call of a function waits, once it has come back, until it may go on."""
 
-    def __init__(self) -> None:
-        self.reached = threading.Event()
-        self.open = threading.Event()
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        self.reached, self.opened = threading.Event(), threading.Event()
         self._first = threading.Lock()
 
-    def pause(self) -> None:
-        """Wait, in the first thread that comes; the others pass."""
+    def __get__(self, instance: object, owner: type | None = None) -> Callable[..., Any]:
+        """As a method."""
+        return self if instance is None else lambda *a, **o: self(instance, *a, **o)
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        result = self.function(*arguments, **options)
         if self._first.acquire(blocking=False):
             self.reached.set()
-            assert self.open.wait(PATIENCE_S), "nobody opened the point"
-
-
-@contextmanager
-def paused(
-    owner: object, name: str, first: Callable[[], Any], *, before: bool = False
-) -> Iterator["Future[Any]"]:
-    """Call `first` in a thread, which waits where it has called a function of `owner`.
-
-    Args:
-        before: it waits where it is about to call it.
-
-    Yields:
-        What `first` comes to, once it waits; it goes on at the end.
-    """
-    point, function = Point(), getattr(owner, name)
-
-    def stopping(*arguments: Any, **options: Any) -> Any:
-        if before:
-            point.pause()
-        result = function(*arguments, **options)
-        if not before:
-            point.pause()
+            assert self.opened.wait(PATIENCE_S), "nobody opened the barrier"
         return result
 
-    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(1) as pool:
-        patch.setattr(owner, name, stopping)
-        outcome = pool.submit(first)
-        try:
-            wait_until(lambda: point.reached.is_set() or outcome.done())
-            assert point.reached.is_set(), f"{name} was not called: {outcome.result()}"
-            yield outcome
-        finally:
-            point.open.set()
 
+def interleave(
+    owner: object,
+    name: str,
+    first: Callable[[], First],
+    second: Callable[[], Second],
+    *,
+    locking: Database | None = None,
+) -> tuple[First, Second]:
+    """Both results; `second` comes while `first` is just behind a function of `owner`.
 
-@contextmanager
-def beside(db: Database, second: Callable[[], Any]) -> Iterator["Future[Any]"]:
-    """Call `second` in a thread; goes on when it has ended or waits for a lock of the first.
-
-    On SQLite it cannot end before a transaction that writes, and nobody can be asked whether it
-    waits.
+    Args:
+        locking: the database, if `first` is in a transaction there: then `second` may have to wait
+            for it. On SQLite whoever writes does, so it is only started.
     """
-    with ThreadPoolExecutor(1) as pool:
-        started = threading.Event()
+    barrier = Barrier(getattr(owner, name))
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(2) as pool:
+        patch.setattr(owner, name, barrier)
+        one = pool.submit(first)
+        try:
+            wait_until(lambda: barrier.reached.is_set() or one.done())
+            assert barrier.reached.is_set(), f"{name} was not called: {one.result()}"
+            other = pool.submit(second)
+            if locking is None:
+                other.result(PATIENCE_S)
+            elif locking.is_sqlite:
+                wait_until(lambda: other.running() or other.done())
+            else:
+                wait_until(lambda: other.done() or _somebody_waits(locking))
+        finally:
+            barrier.opened.set()
+        return one.result(PATIENCE_S), other.result(PATIENCE_S)
 
-        def call() -> Any:
-            started.set()
-            return second()
 
-        outcome = pool.submit(call)
-        if db.is_sqlite:
-            started.wait(PATIENCE_S)
-        else:
-            wait_until(lambda: outcome.done() or _lock_waits(db))
-        yield outcome
-
-
-def _lock_waits(db: Database) -> bool:
+def _somebody_waits(db: Database) -> bool:
     with db.reading() as session:
         return bool(session.scalar(LOCK_WAITS))

@@ -52,6 +52,7 @@ WHOLE = {
     "test_hard_cases",
     "test_labeling_flow",
     "test_schema",
+    "test_texts",
     "test_tutorial",
 }
 # Modules without a file of tests of their own, and where they are tested as they are used.
@@ -295,6 +296,24 @@ def test_every_module_has_its_test():
 
     assert untested == set(TESTED_BY)
     assert all((ROOT / test).exists() for test in TESTED_BY.values())
+
+
+def test_what_writes_is_tried_again_when_another_transaction_came_between():
+    """The threads of webhooks try again by themselves, as jobs do (`through_outages`)."""
+    bare = {
+        f"{module}.{function.name}"
+        for module, tree in modules("app").items()
+        for function in ast.walk(tree)
+        if isinstance(function, ast.FunctionDef)
+        and any(
+            isinstance(node, ast.withitem) and ".writing(" in ast.unparse(node)
+            for node in ast.walk(function)
+        )
+        and "retry_conflicts" not in map(ast.unparse, function.decorator_list)
+    }
+
+    contexts = {"app.jobs.job_queue.holding", "app.integrations.label_studio.book._writing"}
+    assert bare - contexts <= {f"app.webhooks.delivery.{n}" for n in ("sweep", "_claim", "_send")}
 
 
 def test_the_map_of_the_documentation_names_every_room():

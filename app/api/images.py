@@ -12,7 +12,7 @@ from app.http.parameters import Cursor, ImageKey, Limit, Pairs, ProjectKey, afte
 from app.labeling.annotations import Change
 from app.labeling.metadata import parse, replace_metadata
 from app.sql.tables import Annotation
-from handful.contract.common import NAME_LENGTH, Page
+from handful.contract.common import NAME_LENGTH, Page, Text
 from handful.contract.images import (
     AnnotationRead,
     AnnotationsWrite,
@@ -42,7 +42,7 @@ def list_images(
     state: Annotated[
         Literal["support", "pool"] | None, Query(description="With a label, or without one.")
     ] = None,
-    label: Annotated[str | None, Query(description="Id or name of a label.")] = None,
+    label: Annotated[Text | None, Query(description="Id or name of a label.")] = None,
     metadata: Pairs = (),
     filename: Annotated[FilenamePart | None, Query()] = None,
     limit: Limit = 100,
@@ -163,7 +163,7 @@ def remove_label(
     project: ProjectKey,
     image: ImageKey,
     annotations: AnnotationService,
-    annotator: Annotated[str | None, Query(max_length=NAME_LENGTH)] = None,
+    annotator: Annotated[Text | None, Query(max_length=NAME_LENGTH)] = None,
 ) -> ImageRead:
     """Take the label from an image; it goes back to the pool."""
     return show_image(annotations.set_label(project, Change(image, None, annotator, "annotation")))
@@ -174,7 +174,7 @@ def undo_label(
     project: ProjectKey,
     image: ImageKey,
     annotations: AnnotationService,
-    annotator: Annotated[str | None, Query(max_length=NAME_LENGTH)] = None,
+    annotator: Annotated[Text | None, Query(max_length=NAME_LENGTH)] = None,
 ) -> ImageRead:
     """Take back the last change of an image's label; again for the one before."""
     return show_image(annotations.undo(project, image, annotator))

@@ -10,6 +10,7 @@ from sqlalchemy import Select, exists, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
+from app.sql.conflicts import retry_conflicts
 from app.sql.database import Database
 from app.sql.lookups import find_project, find_version, page_of, usable_versions
 from app.sql.tables import (
@@ -104,8 +105,7 @@ class Promotions:
             if not images:
                 return
             vectors = self._embed(encoder, images, unreadable)
-            with self.db.writing() as session:
-                self._write(session, project_id, version_id, vectors)
+            self._write(project_id, version_id, vectors)
             embedded += len(vectors)
             with self.db.reading() as session:
                 yield embedded, _count_missing(session, project_id, version_id, unreadable)
@@ -137,6 +137,7 @@ class Promotions:
             project.updated_at = now()
         return True
 
+    @retry_conflicts
     def move_if_ready(self, project_key: str, version_id: UUID) -> bool:
         """Let a version serve the project if it has embedded every image."""
         with self.db.writing() as session:
@@ -161,10 +162,15 @@ class Promotions:
         vectors = encoder.embed(torch.stack(list(pixels.values()))).half().cpu().numpy()
         return dict(zip(pixels, vectors, strict=True))
 
-    def _write(
+    @retry_conflicts
+    def _write(self, project_id: UUID, version_id: UUID, vectors: dict[UUID, Float16s]) -> None:
+        """Add embeddings; their images count as changed, so that caches look at them again."""
+        with self.db.writing() as session:
+            self._add(session, project_id, version_id, vectors)
+
+    def _add(
         self, session: Session, project_id: UUID, version_id: UUID, vectors: dict[UUID, Float16s]
     ) -> None:
-        """Add embeddings; their images count as changed, so that caches look at them again."""
         project = session.get(Project, project_id, with_for_update=True)
         present = list(session.scalars(select(Image.id).where(Image.id.in_(vectors))))
         if project is None or not present:

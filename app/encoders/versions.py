@@ -12,7 +12,9 @@ from sqlalchemy.orm import Session
 
 from app.encoders.weights import check_weights
 from app.sql.blob_marks import unmark
+from app.sql.conflicts import retry_conflicts
 from app.sql.database import Database
+from app.sql.lookups import find_project
 from app.sql.tables import EncoderVersion, ProjectVersion, TrainingImage
 from app.storage.blobs import Blobs
 from models.encoders import Architecture, Encoder, EncoderUnavailable
@@ -28,6 +30,7 @@ class Versions:
     blobs: Blobs
     device: torch.device
 
+    @retry_conflicts
     def get_or_create(self, name: str, architecture: Architecture) -> UUID:
         """The version of a pretrained architecture, made from its weights when it is new.
 
@@ -63,6 +66,7 @@ class Versions:
         state = {name: t.detach().cpu().contiguous() for name, t in encoder.state_dict().items()}
         return self.blobs.put(safetensors.torch.save(state))
 
+    @retry_conflicts
     def upload(self, project_id: UUID, like: UUID, content: bytes) -> UUID:
         """Add a version with weights that a client brought.
 
@@ -72,6 +76,7 @@ class Versions:
         Raises:
             UnsupportedMediaType: the file is not safetensors.
             WeightsRefused: the tensors are not those of the architecture.
+            ProjectNotFound: the project was deleted meanwhile.
         """
         with self.db.reading() as session:
             parent = session.get_one(EncoderVersion, like)
@@ -81,6 +86,7 @@ class Versions:
             with self.db.writing() as session:
                 if not unmark(session, [weights]):
                     continue
+                find_project(session, str(project_id), lock=True)
                 version = derive_version(parent, weights)
                 session.add(version)
                 session.flush()

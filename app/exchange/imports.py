@@ -27,7 +27,7 @@ from app.settings import UploadLimits
 from app.sql.database import Database
 from app.sql.lookups import find_project, label_names, portions
 from app.sql.tables import Image, Label
-from handful.contract.common import NAME_LENGTH
+from handful.contract.common import NAME_LENGTH, UNPRINTABLE
 
 
 class Imported(NamedTuple):
@@ -252,9 +252,7 @@ def _checked(entry: Entry) -> Entry:
         raise entry.content
     label = None if entry.label is None else clean_name(entry.label)
     annotator = entry.annotator or ""
-    # Neither does a database keep these.
-    broken = "\0" in annotator or annotator != annotator.encode(errors="ignore").decode()
-    if len(annotator) > NAME_LENGTH or broken:
+    if len(annotator) > NAME_LENGTH or UNPRINTABLE.search(annotator):
         raise InvalidRequest(
             f"the annotator {annotator[:40]!r} is no text of at most {NAME_LENGTH} characters"
         )

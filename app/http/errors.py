@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 
 from app.problems import InternalError, InvalidRequest, Problem, Unauthorized
 from app.sql.outages import from_database
+from handful.contract.common import TEXT_PATTERN
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -87,6 +88,10 @@ def install(app: FastAPI) -> None:
 def _sentence(error: Any) -> str:
     """What is wrong with one value, and what came."""
     message = str(error["msg"]).removeprefix("Value error, ")
+    if error.get("ctx", {}).get("pattern") == TEXT_PATTERN:
+        message = "text has no control characters but tabs and line ends"
+    if error["type"] == "string_unicode":
+        message = "this is no Unicode text: half of a pair is missing"
     given = error.get("input")
     if isinstance(given, str | int | float | bool) and error["type"] not in {"extra_forbidden"}:
         shown = repr(given) if len(repr(given)) <= 80 else repr(given)[:77] + "..."

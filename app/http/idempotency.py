@@ -22,6 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.http.guard import OPEN_PATHS
 from app.logs import logger
 from app.problems import InvalidRequest, KeyInUse, KeyReused, Problem
+from app.sql.conflicts import retry_conflicts
 from app.sql.database import Database
 from app.sql.tables import StoredResponse
 
@@ -55,6 +56,7 @@ class StoredResponses:
     db: Database
     keep_hours: float
 
+    @retry_conflicts
     def claim(self, key: str, address: str) -> FirstResponse | KeyClaim:
         """The remembered answer, or else the claim that lets us make it.
 
@@ -96,6 +98,7 @@ class StoredResponses:
                 retry_after=1,
             ) from error
 
+    @retry_conflicts
     def renew(self, claim: KeyClaim) -> None:
         """Say that a request still runs, so that no other takes its claim over."""
         with self.db.writing() as session:
@@ -104,6 +107,7 @@ class StoredResponses:
                 update(StoredResponse).where(*_unanswered(claim)).values(created_at=moment)
             )
 
+    @retry_conflicts
     def remember(
         self,
         claim: KeyClaim,
@@ -122,11 +126,13 @@ class StoredResponses:
             old = self.db.clock(session) - timedelta(hours=self.keep_hours)
             session.execute(delete(StoredResponse).where(StoredResponse.created_at < old))
 
+    @retry_conflicts
     def release(self, claim: KeyClaim) -> None:
         """Give up a claim: the request failed on our side and may be repeated."""
         with self.db.writing() as session:
             session.execute(delete(StoredResponse).where(*_unanswered(claim)))
 
+    @retry_conflicts
     def release_all(self) -> None:
         """Give up what a server that died had claimed; only when no other server runs."""
         with self.db.writing() as session:

@@ -12,11 +12,12 @@ from fastapi import Depends, Header, Query, Request
 from pydantic import Field
 
 from app.problems import InvalidRequest, Stale
+from handful.contract.common import Text
 
 Limit = Annotated[int, Query(ge=1, le=1000, description="Items of a page.")]
 Cursor = Annotated[str | None, Query(description="`next_cursor` of the page before.")]
-ProjectKey = Annotated[str, Field(description="Id or name of the project.")]
-LabelKey = Annotated[str, Field(description="Id or name of the label.")]
+ProjectKey = Annotated[Text, Field(description="Id or name of the project.")]
+LabelKey = Annotated[Text, Field(description="Id or name of the label.")]
 Pairs = Annotated[
     Sequence[str],
     Query(alias="metadata", description="`key=value`; repeat it for more."),

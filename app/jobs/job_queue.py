@@ -25,6 +25,7 @@ from app.problems import (
     SameJobUnfinished,
 )
 from app.sql.blob_marks import BlobSwept, unmark
+from app.sql.conflicts import retry_conflicts
 from app.sql.database import Database
 from app.sql.lookups import find_project
 from app.sql.tables import Job, JobEvent, now
@@ -70,6 +71,7 @@ class JobQueue:
     max_attempts: int = 5
     backoff_s: float = 0.0
 
+    @retry_conflicts
     def enqueue(
         self, project_key: str, kind: str, options: dict[str, Any], input_fingerprint: str
     ) -> Job:
@@ -106,6 +108,7 @@ class JobQueue:
             _append(session, job, "state", {"state": JobState.QUEUED})
             return job
 
+    @retry_conflicts
     def claim(self) -> Claim | None:
         """Take the job that is next, also one whose worker was lost; None when there is none."""
         with self.db.writing() as session:
@@ -137,6 +140,7 @@ class JobQueue:
         with self.db.reading() as session:
             return bool(session.scalar(select(exists().where(Job.state.in_(WAITING)))))
 
+    @retry_conflicts
     def renew(self, claim: Claim, wait_s: float | None = None) -> bool:
         """Keep a claim for another lease; whether the job should be cancelled.
 
@@ -164,11 +168,13 @@ class JobQueue:
             raise LeaseLost(f"job {claim.job_id} is no longer ours")
         return requested
 
+    @retry_conflicts
     def run(self, claim: Claim) -> None:
         """Say that the job is prepared and computes from now on."""
         with self.db.writing() as session:
             _enter(session, _held(session, claim), JobState.RUNNING)
 
+    @retry_conflicts
     def record(
         self, claim: Claim, kind: Literal["metrics", "message", "picture"], data: dict[str, Any]
     ) -> None:
@@ -176,6 +182,7 @@ class JobQueue:
         with self.db.writing() as session:
             _append(session, _held(session, claim), kind, data)
 
+    @retry_conflicts
     def keep_checkpoint(self, claim: Claim, digest: str) -> str | None:
         """Go on from this file after an interruption; the file that it replaces, if any.
 
@@ -189,6 +196,7 @@ class JobQueue:
                 return replaced
         raise BlobSwept(digest)
 
+    @retry_conflicts
     def keep_predictions(self, claim: Claim, digest: str) -> None:
         """Note the file of what the job predicted.
 
@@ -216,6 +224,7 @@ class JobQueue:
             _held(session, claim)
             yield session
 
+    @retry_conflicts
     def interrupt(self, claim: Claim, reason: str, *, counts: bool = True) -> None:
         """Give a job back whose process was lost, for another attempt while there are any left.
 
@@ -227,6 +236,7 @@ class JobQueue:
             job.attempt -= not counts
             self._interrupt(session, job, self.db.clock(session), reason, pause=counts)
 
+    @retry_conflicts
     def finish(
         self,
         claim: Claim,
@@ -239,6 +249,7 @@ class JobQueue:
         with self.db.writing() as session:
             _end(session, _held(session, claim), state, result=result, error=error)
 
+    @retry_conflicts
     def cancel(self, project_key: str, job_id: UUID) -> Job:
         """End a job that waits, or ask its worker to stop; nothing when it was asked already.
 
@@ -254,6 +265,7 @@ class JobQueue:
             job.cancel_requested = True
             return job
 
+    @retry_conflicts
     def retry(self, project_key: str, job_id: UUID) -> Job:
         """Queue a job again that failed or was cancelled; it goes on from its last checkpoint.
 

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from app.labeling.images import ImageView, find_image
 from app.problems import AlreadyLabeled, Failed, NothingToUndo, Problem
+from app.sql.conflicts import retry_conflicts
 from app.sql.database import Database
 from app.sql.lookups import find_label, find_project, page_of
 from app.sql.tables import Annotation, Label, Project, Reservation, now
@@ -33,12 +34,14 @@ class Annotations:
 
     db: Database
 
+    @retry_conflicts
     def set_label(self, project_key: str, change: Change) -> ImageView:
         """Give an image a label, or with None send it back to the pool."""
         with self.db.writing() as session:
             project = find_project(session, project_key, lock=True)
             return _apply_change(session, project, change)
 
+    @retry_conflicts
     def annotate(self, project_key: str, changes: Sequence[Change]) -> list[Failed]:
         """Many changes in one transaction; one that cannot be made fails alone."""
         failed = []
@@ -51,6 +54,7 @@ class Annotations:
                     failed.append(Failed(position, None, problem))
         return failed
 
+    @retry_conflicts
     def undo(self, project_key: str, image_id: UUID, annotator: str | None) -> ImageView:
         """Take back the last change of an image's label that was not taken back yet.
 

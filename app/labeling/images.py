@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from app.labeling.metadata import matching
 from app.problems import ImageNotDecodable, ImageNotFound
+from app.sql.conflicts import retry_conflicts
 from app.sql.database import Database
 from app.sql.lookups import find_label, find_project
 from app.sql.tables import Image, Label, Project, Removal
@@ -89,6 +90,7 @@ class StoredImages:
         with self.db.reading() as session:
             return find_image(session, find_project(session, project_key), image_id)
 
+    @retry_conflicts
     def delete(self, project_key: str, image_id: UUID) -> None:
         """Remove an image, its embeddings and its history; the file goes with the next sweep."""
         with self.db.writing() as session:

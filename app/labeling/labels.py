@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from app.labeling.projects import check_edition, clean_name, count_by
 from app.problems import AlreadyExists
+from app.sql.conflicts import retry_conflicts
 from app.sql.database import Database
 from app.sql.lookups import find_label, find_project, label_by_name, page_of
 from app.sql.tables import Annotation, Image, Label
@@ -27,6 +28,7 @@ class Labels:
 
     db: Database
 
+    @retry_conflicts
     def create(self, key: str, name: str) -> LabelView:
         """Make a label without support images."""
         name = clean_name(name)
@@ -52,6 +54,7 @@ class Labels:
             page = page_of(query, Label.id, after, limit)
             return _with_shots(session, list(session.scalars(page)))
 
+    @retry_conflicts
     def rename(self, key: str, label_key: str, name: str, edition: int | None) -> LabelView:
         """Give a label another name; its support images stay."""
         name = clean_name(name)
@@ -68,6 +71,7 @@ class Labels:
             session.flush()
             return _with_shots(session, [label])[0]
 
+    @retry_conflicts
     def delete(self, key: str, label_key: str, edition: int | None) -> None:
         """Remove a label; its support images go back to the pool."""
         with self.db.writing() as session:

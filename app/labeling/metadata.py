@@ -7,6 +7,7 @@ from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import ColumnElement, select, update
 
 from app.problems import Failed, ImageNotFound, InvalidRequest
+from app.sql.conflicts import retry_conflicts
 from app.sql.database import Database
 from app.sql.lookups import find_project, portions
 from app.sql.tables import Image
@@ -51,6 +52,7 @@ def matching(
     return conditions
 
 
+@retry_conflicts
 def replace_metadata(
     db: Database, project_key: str, metadata: Sequence[tuple[UUID, Mapping[str, str]]]
 ) -> list[Failed]:

@@ -10,6 +10,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app.problems import AlreadyExists, InvalidRequest, Stale
+from app.sql.conflicts import retry_conflicts
 from app.sql.database import Database
 from app.sql.lookups import find_project, page_of, parse_id
 from app.sql.tables import EncoderVersion, Image, Label, Project, ProjectVersion, now
@@ -63,6 +64,7 @@ class Projects:
     default_encoder: UUID
     vectors: Vectors
 
+    @retry_conflicts
     def create(self, name: str, description: str, head: dict[str, Any]) -> ProjectView:
         """Make a project that the default encoder serves."""
         name = clean_name(name)
@@ -87,6 +89,7 @@ class Projects:
             page = page_of(select(Project), Project.id, after, limit)
             return _views(session, list(session.scalars(page)))
 
+    @retry_conflicts
     def edit(self, key: str, edition: int | None, changes: dict[str, Any]) -> ProjectView:
         """Change name, description or head.
 
@@ -107,6 +110,7 @@ class Projects:
             raise AlreadyExists(f"there is already a project named {changes['name']!r}") from error
         return self.read(str(project.id))
 
+    @retry_conflicts
     def delete(self, key: str, edition: int | None) -> None:
         """Remove a project with its labels, images and history."""
         with self.db.writing() as session:

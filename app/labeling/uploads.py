@@ -22,6 +22,7 @@ from app.labeling.images import ImageView, image_views
 from app.labeling.projects import clean_name
 from app.problems import Failed, Problem
 from app.sql.blob_marks import unmark
+from app.sql.conflicts import retry_conflicts
 from app.sql.database import Database
 from app.sql.lookups import find_project, label_by_name
 from app.sql.tables import Embedding, Image, Label, Project, id_time
@@ -144,6 +145,7 @@ class Uploads:
                 ]
                 return Added(stored, failed)
 
+    @retry_conflicts
     def _write_chunk(
         self,
         project_id: UUID,

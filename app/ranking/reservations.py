@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from app.ranking.filters import RankQuery
 from app.ranking.ranking import RankedImage, Ranker
+from app.sql.conflicts import retry_conflicts
 from app.sql.database import Database
 from app.sql.lookups import find_project, portions
 from app.sql.tables import Image, Reservation
@@ -68,6 +69,7 @@ class Reservations:
                 break
         return portion._replace(images=images)
 
+    @retry_conflicts
     def skip(self, project_key: str, images: Sequence[UUID], annotator: str) -> int:
         """Give images back that an annotator holds, who will not get them again; how many."""
         with self.db.writing() as session:
@@ -85,6 +87,7 @@ class Reservations:
             )
             return len(ended.all())
 
+    @retry_conflicts
     def _reserve(
         self,
         project_id: UUID,

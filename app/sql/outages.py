@@ -1,16 +1,23 @@
 """Which errors of a database are no fault of ours, and may pass."""
 
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError, TimeoutError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError, StatementError, TimeoutError
 
 from app.problems import DatabaseUnavailable, Problem, StorageFull
+from app.sql.conflicts import is_conflict
 
 LOCK_NOT_AVAILABLE = "55P03"  # of PostgreSQL
 
 
 def from_database(error: SQLAlchemyError) -> Problem | None:
     """The problem behind a database error that is no fault of ours, if it is one."""
+    if isinstance(error, StatementError) and isinstance(error.orig, Problem):
+        return error.orig  # of a value that is not to be stored
     if isinstance(error, TimeoutError):
         return DatabaseUnavailable("every database connection is busy", retry_after=1)
+    if is_conflict(error):
+        return DatabaseUnavailable(
+            "others changed the same at the same time; nothing was stored", retry_after=1
+        )
     if not isinstance(error, DBAPIError):
         return None
     text = str(error.orig).lower()

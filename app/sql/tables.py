@@ -23,7 +23,8 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from uuid_utils.compat import uuid7
 
-from handful.contract.common import NAME_LENGTH
+from app.problems import InvalidRequest
+from handful.contract.common import NAME_LENGTH, UNPRINTABLE
 from handful.contract.jobs import JobState
 
 Float16s = NDArray[np.float16]
@@ -40,6 +41,18 @@ class Vector(TypeDecorator[Float16s]):
 
     def process_result_value(self, value: bytes | None, dialect: Dialect) -> Float16s | None:
         return None if value is None else np.frombuffer(value, "<f2").astype(np.float16)
+
+
+class Text(TypeDecorator[str]):
+    """What every database keeps; whatever is stored or asked for passes here."""
+
+    impl = String
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        if value is not None and UNPRINTABLE.search(value):
+            raise InvalidRequest(f"{value!r:.80} has a control character, or half of a pair")
+        return value
 
 
 class Moment(TypeDecorator[datetime]):
@@ -78,6 +91,7 @@ class Table(DeclarativeBase):
     )
     type_annotation_map: ClassVar[dict[Any, Any]] = {
         datetime: Moment,
+        str: Text,
         dict[str, Any]: JSON,
         list[str]: JSON,
         UUID: Uuid,
@@ -90,9 +104,9 @@ class EncoderVersion(Table):
     __tablename__ = "encoder_versions"
 
     id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
-    architecture: Mapped[str] = mapped_column(String(100))
+    architecture: Mapped[str] = mapped_column(Text(100))
     options: Mapped[dict[str, Any]]
-    weights: Mapped[str] = mapped_column(String(64))  # SHA-256 of the safetensors file
+    weights: Mapped[str] = mapped_column(Text(64))  # SHA-256 of the safetensors file
     embedding_dim: Mapped[int]
     parent_id: Mapped[UUID | None] = mapped_column(ForeignKey("encoder_versions.id"))
     created_at: Mapped[datetime] = mapped_column(default=now)
@@ -105,7 +119,7 @@ class Project(Table):
     __table_args__ = (UniqueConstraint("name"),)
 
     id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
-    name: Mapped[str] = mapped_column(String(NAME_LENGTH))
+    name: Mapped[str] = mapped_column(Text(NAME_LENGTH))
     description: Mapped[str] = mapped_column(default="")
     encoder_id: Mapped[UUID] = mapped_column(ForeignKey("encoder_versions.id"))
     head: Mapped[dict[str, Any]]  # {"name": plug-in, "options": {...}}
@@ -124,7 +138,7 @@ class Label(Table):
 
     id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
     project_id: Mapped[UUID] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"))
-    name: Mapped[str] = mapped_column(String(NAME_LENGTH))
+    name: Mapped[str] = mapped_column(Text(NAME_LENGTH))
     edition: Mapped[int] = mapped_column(default=1)
     created_at: Mapped[datetime] = mapped_column(default=now)
 
@@ -143,12 +157,12 @@ class Image(Table):
     id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
     project_id: Mapped[UUID] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"))
     label_id: Mapped[UUID | None] = mapped_column(ForeignKey("labels.id"), index=True)
-    sha256: Mapped[str] = mapped_column(String(64))
-    media_type: Mapped[str] = mapped_column(String(50))
+    sha256: Mapped[str] = mapped_column(Text(64))
+    media_type: Mapped[str] = mapped_column(Text(50))
     width: Mapped[int]  # pixels, upright
     height: Mapped[int]
     bytes: Mapped[int] = mapped_column(BigInteger)
-    filename: Mapped[str | None] = mapped_column(String(255))  # as the client called it
+    filename: Mapped[str | None] = mapped_column(Text(255))  # as the client called it
     # Text by key; `metadata` is the name of something else in every table class.
     metadata_: Mapped[dict[str, str]] = mapped_column(
         "metadata", JSON, default=dict, server_default="{}"
@@ -179,8 +193,8 @@ class DoomedBlob(Table):
     __tablename__ = "doomed_blobs"
     __table_args__ = (Index(None, "state", "since"),)
 
-    sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
-    state: Mapped[str] = mapped_column(String(20))
+    sha256: Mapped[str] = mapped_column(Text(64), primary_key=True)
+    state: Mapped[str] = mapped_column(Text(20))
     since: Mapped[datetime]  # by the database's clock
 
 
@@ -207,10 +221,10 @@ class Annotation(Table):
     id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
     image_id: Mapped[UUID] = mapped_column(ForeignKey("images.id", ondelete="CASCADE"))
     # Names outlive their labels: an annotation tells what was said then.
-    label: Mapped[str | None] = mapped_column(String(NAME_LENGTH))
-    previous: Mapped[str | None] = mapped_column(String(NAME_LENGTH))
-    annotator: Mapped[str | None] = mapped_column(String(NAME_LENGTH))
-    source: Mapped[str] = mapped_column(String(50))  # "support", "annotation", "undo" ...
+    label: Mapped[str | None] = mapped_column(Text(NAME_LENGTH))
+    previous: Mapped[str | None] = mapped_column(Text(NAME_LENGTH))
+    annotator: Mapped[str | None] = mapped_column(Text(NAME_LENGTH))
+    source: Mapped[str] = mapped_column(Text(50))  # "support", "annotation", "undo" ...
     undone: Mapped[bool] = mapped_column(default=False)
     created_at: Mapped[datetime] = mapped_column(default=now)
 
@@ -227,13 +241,13 @@ class Reservation(Table):
     id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
     project_id: Mapped[UUID] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"))
     image_id: Mapped[UUID] = mapped_column(ForeignKey("images.id", ondelete="CASCADE"))
-    annotator: Mapped[str] = mapped_column(String(NAME_LENGTH))
+    annotator: Mapped[str] = mapped_column(Text(NAME_LENGTH))
     lease_until: Mapped[datetime]  # by the database's clock
-    strategy: Mapped[str] = mapped_column(String(100))
+    strategy: Mapped[str] = mapped_column(Text(100))
     # With which probability it was drawn from the whole pool; None when the strategy chose it.
     propensity: Mapped[float | None]
     # None while it is held, or until a lapsed lease is noticed: "labeled", "skipped", "lapsed"
-    outcome: Mapped[str | None] = mapped_column(String(20))
+    outcome: Mapped[str | None] = mapped_column(Text(20))
     created_at: Mapped[datetime] = mapped_column(default=now)
 
 
@@ -246,9 +260,9 @@ class LabelStudioProject(Table):
         ForeignKey("projects.id", ondelete="CASCADE"), primary_key=True
     )
     studio_project: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
-    choices: Mapped[str] = mapped_column(String(NAME_LENGTH))  # name of the control
+    choices: Mapped[str] = mapped_column(Text(NAME_LENGTH))  # name of the control
     # The version of the suggestions that were pushed last; None: it asks for them itself.
-    pushed: Mapped[str | None] = mapped_column(String(100))
+    pushed: Mapped[str | None] = mapped_column(Text(100))
 
 
 class LabelStudioTask(Table):
@@ -276,8 +290,8 @@ class LabelStudioAnnotation(Table):
     studio_project: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     annotation: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     task: Mapped[int] = mapped_column(BigInteger)
-    label: Mapped[str | None] = mapped_column(String(NAME_LENGTH))  # None: skipped, or no choice
-    annotator: Mapped[str | None] = mapped_column(String(NAME_LENGTH))
+    label: Mapped[str | None] = mapped_column(Text(NAME_LENGTH))  # None: skipped, or no choice
+    annotator: Mapped[str | None] = mapped_column(Text(NAME_LENGTH))
     updated_at: Mapped[datetime]
 
 
@@ -287,9 +301,9 @@ class StoredResponse(Table):
     __tablename__ = "answers"
     __table_args__ = (Index(None, "created_at"),)
 
-    key: Mapped[str] = mapped_column(String(64), primary_key=True)  # hash of key and address
+    key: Mapped[str] = mapped_column(Text(64), primary_key=True)  # hash of key and address
     token: Mapped[UUID | None]  # of the request that makes the answer
-    fingerprint: Mapped[str | None] = mapped_column(String(64))  # of the request body
+    fingerprint: Mapped[str | None] = mapped_column(Text(64))  # of the request body
     status: Mapped[int | None]  # None while the first request runs
     headers: Mapped[dict[str, Any]] = mapped_column(default=dict)
     body: Mapped[bytes] = mapped_column(LargeBinary, default=b"")
@@ -304,18 +318,18 @@ class Job(Table):
 
     id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
     project_id: Mapped[UUID] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"))
-    kind: Mapped[str] = mapped_column(String(100))
+    kind: Mapped[str] = mapped_column(Text(100))
     options: Mapped[dict[str, Any]]
-    fingerprint: Mapped[str] = mapped_column(String(64))  # of kind, options and input
-    state: Mapped[JobState] = mapped_column(String(20), default=JobState.QUEUED)
+    fingerprint: Mapped[str] = mapped_column(Text(64))  # of kind, options and input
+    state: Mapped[JobState] = mapped_column(Text(20), default=JobState.QUEUED)
     attempt: Mapped[int] = mapped_column(default=0)  # how often a worker took it
     token: Mapped[UUID | None]  # of the present claim
     lease_until: Mapped[datetime | None]  # by the database's clock
     # Not to be taken up before, by the database's clock; what has waited for longest comes first.
     due_at: Mapped[datetime] = mapped_column(default=now)
     cancel_requested: Mapped[bool] = mapped_column(default=False)
-    checkpoint: Mapped[str | None] = mapped_column(String(64))  # SHA-256 of the file
-    predictions: Mapped[str | None] = mapped_column(String(64))  # likewise, of what it predicted
+    checkpoint: Mapped[str | None] = mapped_column(Text(64))  # SHA-256 of the file
+    predictions: Mapped[str | None] = mapped_column(Text(64))  # likewise, of what it predicted
     result: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     error: Mapped[str | None]
     events: Mapped[int] = mapped_column(default=0)  # how many there are
@@ -333,7 +347,7 @@ class JobEvent(Table):
         ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True
     )
     number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
-    kind: Mapped[str] = mapped_column(String(20))  # "state", "metrics", "message" or "picture"
+    kind: Mapped[str] = mapped_column(Text(20))  # "state", "metrics", "message" or "picture"
     data: Mapped[dict[str, Any]]
     created_at: Mapped[datetime] = mapped_column(default=now)
 
@@ -362,7 +376,7 @@ class TrainingImage(Table):
     )
     image_id: Mapped[UUID] = mapped_column(primary_key=True)  # which may be deleted since
     label_id: Mapped[UUID]
-    label: Mapped[str] = mapped_column(String(NAME_LENGTH))
+    label: Mapped[str] = mapped_column(Text(NAME_LENGTH))
     # Ids of labels: what models of the same kind that never saw the image made of it.
     predicted: Mapped[list[str]]
 
@@ -375,9 +389,9 @@ class Webhook(Table):
 
     id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
     project_id: Mapped[UUID] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"))
-    url: Mapped[str] = mapped_column(String(2000))
+    url: Mapped[str] = mapped_column(Text(2000))
     events: Mapped[list[str]]  # that it is told
-    secret: Mapped[str] = mapped_column(String(100))  # that signs what it is told
+    secret: Mapped[str] = mapped_column(Text(100))  # that signs what it is told
     gone: Mapped[bool] = mapped_column(default=False)  # it said that it wants no more
     created_at: Mapped[datetime] = mapped_column(default=now)
 
@@ -390,7 +404,7 @@ class Delivery(Table):
 
     id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
     webhook_id: Mapped[UUID] = mapped_column(ForeignKey("webhooks.id", ondelete="CASCADE"))
-    event: Mapped[str] = mapped_column(String(50))
+    event: Mapped[str] = mapped_column(Text(50))
     body: Mapped[str]  # JSON, as it is sent and signed
     attempts: Mapped[int] = mapped_column(default=0)
     due_at: Mapped[datetime | None] = mapped_column(default=now)  # None: it will not be tried again

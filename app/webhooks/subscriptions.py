@@ -11,6 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.problems import AddressUnreachable, WebhookNotFound
+from app.sql.conflicts import retry_conflicts
 from app.sql.database import Database
 from app.sql.lookups import find_project, page_of
 from app.sql.tables import Delivery, Webhook, now
@@ -31,6 +32,7 @@ class Webhooks:
     db: Database
     private: bool = False
 
+    @retry_conflicts
     def create(self, project_key: str, url: str, events: Sequence[Event]) -> Webhook:
         """Add a webhook, with a new secret.
 
@@ -60,11 +62,13 @@ class Webhooks:
         with self.db.reading() as session:
             return _find(session, project_key, webhook_id)
 
+    @retry_conflicts
     def delete(self, project_key: str, webhook_id: UUID) -> None:
         """Tell a webhook no more, not even what it was not told yet."""
         with self.db.writing() as session:
             session.delete(_find(session, project_key, webhook_id))
 
+    @retry_conflicts
     def test(self, project_key: str, webhook_id: UUID) -> Delivery:
         """Send a message that says nothing."""
         with self.db.writing() as session:
@@ -83,6 +87,7 @@ class Webhooks:
             page = page_of(query, Delivery.id, after, limit, newest_first=True)
             return list(session.scalars(page))
 
+    @retry_conflicts
     def retry(self, project_key: str, webhook_id: UUID, delivery_id: UUID) -> Delivery:
         """Send a message again now, whether it has arrived or not."""
         with self.db.writing() as session:

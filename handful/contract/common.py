@@ -1,12 +1,18 @@
 """What several resources of the API send and receive."""
 
-from typing import Generic, TypeVar
+import re
+from typing import Annotated, Generic, TypeVar
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 Item = TypeVar("Item")
 NAME_LENGTH = 200  # characters
+# Not all databases keep NUL, and half of a surrogate pair cannot be encoded; nobody means them.
+UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
+TEXT_PATTERN = r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]*$"  # half of a pair is refused anyway
+# Every text that a client may choose, also one that only names what is there.
+Text = Annotated[str, StringConstraints(pattern=TEXT_PATTERN)]
 
 
 class Schema(BaseModel):

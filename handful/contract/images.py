@@ -6,12 +6,12 @@ from uuid import UUID
 
 from pydantic import BaseModel, Field
 
-from handful.contract.common import NAME_LENGTH, FailedRead, Schema
+from handful.contract.common import NAME_LENGTH, FailedRead, Schema, Text
 from handful.contract.metadata import Metadata
 
-Annotator = Annotated[str | None, Field(max_length=NAME_LENGTH, description="Who says so.")]
+Annotator = Annotated[Text | None, Field(max_length=NAME_LENGTH, description="Who says so.")]
 Source = Annotated[
-    str, Field(min_length=1, max_length=50, description="Where it comes from, such as a tool.")
+    Text, Field(min_length=1, max_length=50, description="Where it comes from, such as a tool.")
 ]
 Replace = Annotated[
     bool, Field(description="Overrule another annotator's label; without it that answers 409.")
@@ -37,7 +37,7 @@ class ImageRead(BaseModel):
 class LabelSet(Schema):
     """A label for one image."""
 
-    label: str = Field(description="Name or id of a label that exists.")
+    label: Text = Field(description="Name or id of a label that exists.")
     annotator: Annotator = None
     source: Source = "annotation"
     replace: Replace = False
@@ -47,7 +47,7 @@ class AnnotationWrite(Schema):
     """A label for one image of many; null sends it back to the pool."""
 
     image: UUID
-    label: str | None
+    label: Text | None
     annotator: Annotator = None
     source: Source = "annotation"
     replace: Replace = False

@@ -5,7 +5,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, Field
 
-from handful.contract.common import FailedRead, Schema, StoredRead
+from handful.contract.common import FailedRead, Schema, StoredRead, Text
 
 
 class LabelRead(BaseModel):
@@ -20,7 +20,7 @@ class LabelRead(BaseModel):
 class LabelWrite(Schema):
     """A label's name."""
 
-    name: str = Field(description="Unique in the project; 1 to 200 characters, no slash.")
+    name: Text = Field(description="Unique in the project; 1 to 200 characters, no slash.")
 
 
 class SupportAdded(BaseModel):

@@ -4,9 +4,11 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
+from handful.contract.common import Text
+
 # Only such keys can be part of a JSON path of any database, and only such text of its JSON.
 Key = Annotated[str, StringConstraints(pattern=r"^[\w.:/-]{1,100}$")]
-Value = Annotated[str, StringConstraints(max_length=500, pattern=r"^[^\x00-\x1f\x7f]*$")]
+Value = Annotated[str, StringConstraints(max_length=500, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
 Metadata = Annotated[
     dict[Key, Value],
     Field(max_length=50, description="Text by key.", examples=[{"camera": "north"}]),
@@ -20,5 +22,5 @@ MetadataFilter = Annotated[
     ),
 ]
 FilenamePart = Annotated[
-    str, Field(max_length=255, description="A part of the file name, in upper or lower case.")
+    Text, Field(max_length=255, description="A part of the file name, in upper or lower case.")
 ]

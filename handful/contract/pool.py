@@ -6,11 +6,11 @@ from uuid import UUID
 
 from pydantic import AwareDatetime, BaseModel, Field
 
-from handful.contract.common import NAME_LENGTH, FailedRead, Schema, StoredRead
+from handful.contract.common import NAME_LENGTH, FailedRead, Schema, StoredRead, Text
 from handful.contract.metadata import FilenamePart, MetadataFilter
 
 AnnotatorName = Annotated[
-    str, Field(min_length=1, max_length=NAME_LENGTH, description="Who labels them.")
+    Text, Field(min_length=1, max_length=NAME_LENGTH, description="Who labels them.")
 ]
 
 
@@ -24,7 +24,7 @@ class PoolAdded(BaseModel):
 class PoolFilter(Schema):
     """Which images of the pool to choose from; all that is said must hold."""
 
-    label: str | None = Field(default=None, description="Name of the label that is likeliest.")
+    label: Text | None = Field(default=None, description="Name of the label that is likeliest.")
     min_confidence: float = Field(
         default=0, ge=0, le=1, description="Least probability of the likeliest label."
     )

@@ -6,8 +6,10 @@ from uuid import UUID
 
 from pydantic import BaseModel, Field
 
-Name = Annotated[str, Field(description="Unique; 1 to 200 characters, no slash.")]
-Description = Annotated[str, Field(max_length=10_000)]
+from handful.contract.common import Text
+
+Name = Annotated[Text, Field(description="Unique; 1 to 200 characters, no slash.")]
+Description = Annotated[Text, Field(max_length=10_000)]
 
 
 class EncoderRead(BaseModel):

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, Field
 
-from handful.contract.common import Schema
+from handful.contract.common import Schema, Text
 
 
 class Event(enum.StrEnum):
@@ -21,7 +21,7 @@ class Event(enum.StrEnum):
 class WebhookWrite(Schema):
     """Where messages go, and about what."""
 
-    url: str = Field(
+    url: Text = Field(
         max_length=2000,
         description="An http or https address. One that is not public is refused unless "
         "`HANDFUL_WEBHOOKS_TO_PRIVATE_ADDRESSES` is set.",

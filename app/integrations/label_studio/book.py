@@ -10,6 +10,7 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, delete, select
 from sqlalchemy.orm import Session
 
+from app.sql.conflicts import retry_conflicts
 from app.sql.database import Database
 from app.sql.lookups import find_project, portions
 from app.sql.tables import Image, LabelStudioAnnotation, LabelStudioProject, LabelStudioTask
@@ -40,6 +41,7 @@ class Book:
         with self.db.reading() as session:
             return session.get(LabelStudioProject, (self.project_id, self.studio_project))
 
+    @retry_conflicts
     def remember(self, *, choices: str, **more: str) -> None:
         """The name of its control, and with `pushed` the version of its suggestions."""
         with self.db.writing() as session:
@@ -60,6 +62,7 @@ class Book:
         with self.db.reading() as session:
             return self._present(session, images)
 
+    @retry_conflicts
     def add(self, images: Mapping[int, UUID]) -> None:
         """Which image each task shows; an image that was deleted meanwhile is left out."""
         with self._writing() as session:
@@ -79,6 +82,7 @@ class Book:
         with self.db.reading() as session:
             return {row[0]: row[1] for row in session.execute(query)}
 
+    @retry_conflicts
     def record(self, labels: Iterable[StudioLabel]) -> None:
         """What annotations say, unless something newer is known of them."""
         with self._writing() as session:
@@ -88,6 +92,7 @@ class Book:
                 if row is None or row.updated_at <= label.updated_at:
                     session.merge(LabelStudioAnnotation(**self._key, **label._asdict()))
 
+    @retry_conflicts
     def drop(self, annotations: Sequence[int]) -> set[int]:
         """Forget annotations that were deleted; their tasks."""
         tasks: set[int] = set()
@@ -116,6 +121,7 @@ class Book:
         with self.db.reading() as session:
             return session.scalar(query)
 
+    @retry_conflicts
     def forget(self, tasks: Sequence[int]) -> None:
         """Tasks that were deleted, with what was said of them."""
         with self._writing() as session:

@@ -5,6 +5,10 @@ import re
 import pytest
 
 from docs import generate
+from handful.contract.common import Schema
+
+# What is made of these is no text in SQL, or is checked when it is taken apart.
+LOOSE = {"cursor", "metadata", "if-match"}
 
 
 @pytest.fixture(scope="module")
@@ -54,3 +58,25 @@ def test_a_problem_is_what_goes_wrong(operations):
     content = operation["responses"]["422"]["content"]
     assert content["application/problem+json"]["schema"]["$ref"].endswith("/ProblemRead")
     assert "application/json" not in content
+
+
+def test_every_text_that_a_client_may_choose_says_what_it_must_look_like(document):
+    """A bare `str` would let through what not every database keeps: write `Text`."""
+    requests = {
+        schema.__name__: schema.model_json_schema(mode="validation")["properties"]
+        for schema in Schema.__subclasses__()
+    }
+    requests |= {
+        f"{method} {path}": {p["name"]: p["schema"] for p in operation.get("parameters", ())}
+        for path, item in document["paths"].items()
+        for method, operation in item.items()
+    }
+
+    loose = {
+        (request, name)
+        for request, fields in requests.items()
+        for name, field in fields.items()
+        for kind in (field, field.get("items", {}), *field.get("anyOf", ()))
+        if kind.get("type") == "string" and not kind.keys() & {"pattern", "enum", "const", "format"}
+    }
+    assert {name for _, name in loose} <= LOOSE

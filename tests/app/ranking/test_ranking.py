@@ -8,7 +8,7 @@ from app.prediction.cache import PredictorCache
 from app.ranking import ranking
 from models.acquisition.batch import choose
 from tests.app.ranking.conftest import hand_out, ids
-from tests.interleavings import paused
+from tests.interleavings import interleave
 from tests.uploads import upload
 
 
@@ -46,12 +46,16 @@ def test_a_label_that_comes_while_the_pool_is_ranked_is_in_the_next_answer(birds
         assert answer.status_code == 200, answer.text
         return {i["image"]: len(i["suggestions"]) for i in answer.json()["images"]}
 
-    birds.post("/v1/projects/birds/labels", json={"name": "purple"})
-    with paused(PredictorCache, "fitted", rank) as during:
+    def label():
         path = f"/v1/projects/birds/images/{pool[0]}/label"
-        assert birds.put(path, json={"label": "purple"}).status_code == 200
+        return birds.put(path, json={"label": "purple"})
 
-    assert during.result() == dict.fromkeys(pool, 2)
+    birds.post("/v1/projects/birds/labels", json={"name": "purple"})
+
+    ranked, labeled = interleave(PredictorCache, "fitted", rank, label)
+
+    assert labeled.status_code == 200
+    assert ranked == dict.fromkeys(pool, 2)
     assert rank() == dict.fromkeys(pool[1:], 3)
 
 
