@@ -156,7 +156,7 @@ def test_an_xz_that_needs_gigabytes_of_memory_is_refused():
         read(content)
 
 
-@pytest.mark.parametrize("content", [b"", b"x", b"x" * 600, gzip.compress(b"")])
+@pytest.mark.parametrize("content", [b"", b"x", b"x" * 600, gzip.compress(b"", mtime=0)])
 def test_what_is_no_tar_is_refused(content):
     with pytest.raises(ArchiveRefused):
         read(content)
