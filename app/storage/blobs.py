@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from mmap import mmap
 from pathlib import Path
 from typing import IO, Any
 
@@ -35,7 +36,7 @@ class Blobs:
             Path(self._root).mkdir(parents=True, exist_ok=True)
             self._restore_set_aside()
 
-    def put(self, content: bytes) -> str:
+    def put(self, content: bytes | mmap) -> str:
         """Store `content` and return its SHA-256; storing it again changes nothing.
 
         Raises:
@@ -46,7 +47,7 @@ class Blobs:
             if self._local:
                 self._put_local(digest, content)
             elif not self._fs.exists(self._path(digest)):
-                self._fs.pipe_file(self._path(digest), content)
+                self._fs.pipe_file(self._path(digest), content[:])
         return digest
 
     def get(self, digest: str) -> bytes:
@@ -93,7 +94,7 @@ class Blobs:
     def _path(self, digest: str) -> str:
         return f"{self._root}/{digest[:2]}/{digest}"
 
-    def _put_local(self, digest: str, content: bytes) -> None:
+    def _put_local(self, digest: str, content: bytes | mmap) -> None:
         path = Path(self._path(digest))
         try:
             os.utime(path)  # young again: the sweep keeps it until our row is written
