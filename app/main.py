@@ -65,6 +65,7 @@ from app.webhooks.subscriptions import Webhooks
 from models.acquisition.strategies import strategies
 from models.encoders import pick_device
 from models.encoders.specs import parse
+from models.images import PIXEL_ROOM
 from models.runtimes import Resources
 from models.runtimes.selector import RuntimeSelector
 from models.runtimes.streams import Streams, compute_alone
@@ -120,6 +121,7 @@ def assemble(settings: Settings) -> Parts:
         StartRefused: the database or the data folder cannot be used.
         EncoderUnavailable: the default encoder cannot be loaded.
     """
+    PIXEL_ROOM.size = settings.max_decode_bytes
     db, blobs = _open(settings)
     registry = _registry()
     device = pick_device(settings.device)

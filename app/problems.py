@@ -43,7 +43,7 @@ class HeadersTooLarge(Problem):
     status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
 
 
-class HeadersTooSlow(Problem):
+class RequestTooSlow(Problem):
     """The request did not come in time."""
 
     status = HTTPStatus.REQUEST_TIMEOUT
@@ -137,6 +137,12 @@ class BodyTooLarge(Problem):
     """The request body is larger than the limit."""
 
     status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+
+
+class LengthRequired(Problem):
+    """The request does not say how long its body is."""
+
+    status = HTTPStatus.LENGTH_REQUIRED
 
 
 class TooManyFiles(Problem):

@@ -85,7 +85,13 @@ class Settings(BaseSettings):
         512, ge=1, description="Images being decoded or embedded before more are turned away."
     )
     max_queue_bytes: int = Field(
-        512 * MIB, ge=1, description="Bytes of images being decoded before more are turned away."
+        512 * MIB, ge=1, description="Bytes of image files that wait before more are turned away."
+    )
+    max_decode_bytes: int = Field(
+        256 * MIB,
+        ge=1,
+        description="Memory for the pixels of images that are decoded at once, as their headers "
+        "tell; a larger image is decoded alone.",
     )
     max_delay_seconds: float = Field(
         10.0,

@@ -1,7 +1,9 @@
 """Image bytes to tensors: one preprocessing for training and serving."""
 
 import io
+import math
 import struct
+import threading
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -12,7 +14,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 from torch import Tensor
 
 DEFAULT_MAX_PIXELS = 50_000_000
@@ -30,6 +32,18 @@ _RESAMPLING = {
     "bicubic": Image.Resampling.BICUBIC,
     "bilinear": Image.Resampling.BILINEAR,
 }
+_TURNED = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # by Exif orientation
+_SIDEWAYS = {5, 6, 7, 8}
+_BAND_PIXELS = 1 << 20  # that are converted at once
+_REACH = 3  # pixels of the result, at most, that a filter looks beyond one
 _DEEP = {"I;16", "I;16L", "I;16B", "I;16N"}
 # What Pillow's decoders raise on bytes that are not what they claim to be.
 _FAILURES = (
@@ -66,6 +80,35 @@ class Preprocessing:
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
 
 
+class PixelRoom:
+    """Memory for the pixels of images that are decoded at once; a larger image goes alone.
+
+    A file of a few kilobytes may hold 50 million pixels, which its header tells.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size  # bytes
+        self._taken = 0
+        self._released = threading.Condition()
+        self._turnstile = threading.Lock()  # so that small images do not pass a large one for ever
+
+    @contextmanager
+    def take(self, size: int) -> Iterator[None]:
+        """Wait for room, and have it for a while."""
+        with self._turnstile, self._released:
+            self._released.wait_for(lambda: not self._taken or self._taken + size <= self.size)
+            self._taken += size
+        try:
+            yield
+        finally:
+            with self._released:
+                self._taken -= size
+                self._released.notify_all()
+
+
+PIXEL_ROOM = PixelRoom(256 << 20)  # of this process
+
+
 class Decoded(NamedTuple):
     """An image as its encoder wants it, and what the file was."""
 
@@ -90,7 +133,7 @@ def decode(
         width, height = _upright_size(image)
         if media_type == "image/jpeg":
             image.draft(None, (2 * preprocessing.resize, 2 * preprocessing.resize))
-        square = _resize_and_crop(_to_rgb(ImageOps.exif_transpose(image)), preprocessing)
+        square = _resize_and_crop(image, preprocessing)
     # In numpy: torch would start threads of its own here, which slow down those of the network.
     pixels = torch.from_numpy(np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1)))
     return Decoded(pixels, media_type, width, height)
@@ -105,8 +148,14 @@ def thumbnail(content: bytes, side: int, *, max_pixels: int = DEFAULT_MAX_PIXELS
     with _opened(content, max_pixels) as image:
         if image.format in {"JPEG", "MPO"}:
             image.draft(None, (2 * side, 2 * side))
-        small = _to_rgb(ImageOps.exif_transpose(image))
-        small.thumbnail((side, side), Image.Resampling.LANCZOS)
+        shrink = min(1.0, side / max(image.size))
+        size = (max(1, round(image.width * shrink)), max(1, round(image.height * shrink)))
+        small = _resample(
+            image,
+            size,
+            (0.0, 0.0, float(image.width), float(image.height)),
+            Image.Resampling.LANCZOS,
+        )
     small.info.clear()
     buffer = io.BytesIO()
     small.save(buffer, "WEBP", quality=82)
@@ -158,7 +207,7 @@ def _kind(content: bytes) -> str:
 
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:
-    turned = image.getexif().get(0x0112) in {5, 6, 7, 8}
+    turned = image.getexif().get(0x0112) in _SIDEWAYS
     return (image.height, image.width) if turned else (image.width, image.height)
 
 
@@ -182,8 +231,69 @@ def _resize_and_crop(image: Image.Image, preprocessing: Preprocessing) -> Image.
     """Resize and crop in one step, sampling only the part that is kept."""
     extent = min(image.size) * preprocessing.crop / preprocessing.resize  # source pixels
     x, y = (image.width - extent) / 2, (image.height - extent) / 2
-    return image.resize(
-        (preprocessing.crop, preprocessing.crop),
-        _RESAMPLING[preprocessing.interpolation],
-        box=(x, y, x + extent, y + extent),
-    )
+    size = (preprocessing.crop, preprocessing.crop)
+    box = (x, y, x + extent, y + extent)
+    return _resample(image, size, box, _RESAMPLING[preprocessing.interpolation])
+
+
+def _resample(
+    image: Image.Image,
+    size: tuple[int, int],
+    box: tuple[float, float, float, float],
+    resampling: Image.Resampling,
+) -> Image.Image:
+    """A part of an image in RGB, resized and turned upright; the whole has room in memory once.
+
+    What is not in RGB is converted band by band. Each is only made narrower; then all are made
+    lower at once, which are the two steps in which Pillow resizes, so that nothing changes. An
+    image that lies on its side is made lower first, as if it had been turned before.
+    """
+    with PIXEL_ROOM.take(_bytes_to_decode(image)):
+        image.load()
+        orientation = image.getexif().get(0x0112, 1)
+        sideways = orientation in _SIDEWAYS
+        if image.mode == "RGB" and "transparency" not in image.info and not sideways:
+            small = image.resize(size, resampling, box)
+        else:
+            small = _resample_in_bands(image, size, box, resampling, sideways=sideways)
+    return small.transpose(_TURNED[orientation]) if orientation in _TURNED else small
+
+
+def _resample_in_bands(
+    image: Image.Image,
+    size: tuple[int, int],
+    box: tuple[float, float, float, float],
+    resampling: Image.Resampling,
+    *,
+    sideways: bool,
+) -> Image.Image:
+    def pair(x: int, y: int) -> tuple[int, int]:
+        return (y, x) if sideways else (x, y)
+
+    def area(x: float, y: float, right: float, lower: float) -> tuple[float, float, float, float]:
+        return (y, x, lower, right) if sideways else (x, y, right, lower)
+
+    (width, height), (new_width, new_height) = pair(*image.size), pair(*size)
+    left, top, right, bottom = area(*box)
+    reach = _REACH * max(1.0, (bottom - top) / new_height) + 1
+    first, last = max(0, math.floor(top - reach)), min(height, math.ceil(bottom + reach))
+    rows = max(1, _BAND_PIXELS // width)
+    narrow = Image.new("RGB", pair(new_width, last - first))
+    for start in range(first, last, rows):
+        count = min(rows, last - start)
+        band = _to_rgb(image.crop((*pair(0, start), *pair(width, start + count))))
+        band = band.resize(pair(new_width, count), resampling, area(left, 0.0, right, float(count)))
+        narrow.paste(band, pair(0, start - first))
+    rest = area(0.0, top - first, float(new_width), bottom - first)
+    return narrow.resize(size, resampling, rest)
+
+
+def _bytes_to_decode(image: Image.Image) -> int:
+    """Memory that the pixels of an image take while it is decoded, judging by its header."""
+    if getattr(image, "format", None) == "WEBP":
+        return 16 * image.width * image.height  # libwebp has two canvases, Pillow two copies
+    if image.info.get("progressive"):  # libjpeg keeps the coefficients of the whole, in full size
+        scale: int = (getattr(image, "decoderconfig", None) or (1,))[0]
+        return 6 * image.width * image.height * scale**2
+    channels = 1 if image.mode in {"1", "L", "P"} else 4
+    return channels * image.width * image.height

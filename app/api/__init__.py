@@ -6,14 +6,16 @@ from typing import Any
 
 from fastapi import APIRouter, Depends
 
+from app.http.limits import JsonRoute
 from app.http.openapi import operation_id
 from app.http.parameters import refuse_unknown_parameters
 
 
 def resource_router(prefix: str = "", *, tags: list[Any]) -> APIRouter:
-    """A router of a resource, whose routes refuse parameters that they do not have."""
+    """A router of a resource: routes refuse parameters that they lack, and bound their bodies."""
     return APIRouter(
         prefix=prefix,
+        route_class=JsonRoute,
         tags=tags,
         dependencies=[Depends(refuse_unknown_parameters)],
         generate_unique_id_function=operation_id,

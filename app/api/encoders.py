@@ -1,5 +1,7 @@
 """Encoder versions of a project: list, promote, download, upload."""
 
+from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Annotated
 from uuid import UUID
 
@@ -12,7 +14,7 @@ from app.api.parts import JobService, ProjectService, PromotionService, parts_of
 from app.encoders.promotion import VersionView
 from app.http.openapi import FILE, file_responses, problem_responses
 from app.http.parameters import Cursor, Limit, ProjectKey, after
-from app.http.uploads import media_type_of
+from app.http.uploads import media_type_of, read_to_disk
 from app.jobs import build, submit
 from app.problems import UnsupportedMediaType
 from app.sql.tables import TrainingImage
@@ -56,11 +58,18 @@ def show_training_image(image: TrainingImage) -> TrainingImageRead:
     )
 
 
-async def _body(request: Request) -> bytes:
-    return await request.body()
+async def _read_weights(request: Request) -> AsyncIterator[Path]:
+    """The body, if it says that it is weights; it is not read otherwise."""
+    media_type = media_type_of(request)
+    if media_type != WEIGHTS_TYPE:
+        raise UnsupportedMediaType(
+            f"send the file as {WEIGHTS_TYPE}, not as {media_type or 'nothing'}"
+        )
+    async for file in read_to_disk(request):
+        yield file
 
 
-Weights = Annotated[bytes, Depends(_body)]
+Weights = Annotated[Path, Depends(_read_weights)]
 
 
 @router.get("", responses=problem_responses(404, 422))
@@ -154,11 +163,6 @@ def upload_version(
     ] = None,
 ) -> VersionRead:
     """Upload weights, as safetensors, for the architecture of a version that is known."""
-    media_type = media_type_of(request)
-    if media_type != WEIGHTS_TYPE:
-        raise UnsupportedMediaType(
-            f"send the file as {WEIGHTS_TYPE}, not as {media_type or 'nothing'}"
-        )
     view = projects.read(project)
     parent = promotions.version(project, like or view.encoder.id).version
     version = parts_of(request).versions.upload(view.project.id, parent.id, weights)

@@ -5,7 +5,7 @@ import time
 from fastapi import Request, Response
 
 from app.access.api_key import ApiKey
-from app.access.sessions import COOKIE, LIFETIME_S, is_valid, issue
+from app.access.sessions import COOKIE, LIFETIME_S, from_cookies, is_valid, issue
 from app.api import resource_router
 from app.api.parts import AllParts
 from app.http.openapi import problem_responses
@@ -19,7 +19,8 @@ router = resource_router("/v1/session", tags=["service"])
 def read_session(request: Request, parts: AllParts) -> SessionRead:
     """Whether this browser needs to send the API key."""
     key = ApiKey.of(parts.settings)
-    valid = bool(key) and is_valid(key.secret, request.cookies.get(COOKIE, ""), time.time())
+    cookie = from_cookies(request.headers.get("cookie", ""))
+    valid = bool(key) and is_valid(key.secret, cookie, time.time())
     return SessionRead(needed=bool(key), open=valid or not key)
 
 

@@ -1,6 +1,7 @@
 """Encoder versions: immutable weights that projects point at."""
 
 from dataclasses import asdict, dataclass
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from uuid import UUID
 
@@ -67,7 +68,7 @@ class Versions:
         return self.blobs.put(safetensors.torch.save(state))
 
     @retry_conflicts
-    def upload(self, project_id: UUID, like: UUID, content: bytes) -> UUID:
+    def upload(self, project_id: UUID, like: UUID, file: Path) -> UUID:
         """Add a version with weights that a client brought.
 
         Args:
@@ -80,9 +81,10 @@ class Versions:
         """
         with self.db.reading() as session:
             parent = session.get_one(EncoderVersion, like)
-        check_weights(content, _build(parent).state_dict())
+        check_weights(file, _build(parent).state_dict())
         while True:
-            weights = self.blobs.put(content)
+            with file.open("rb") as opened, mmap(opened.fileno(), 0, access=ACCESS_READ) as content:
+                weights = self.blobs.put(content)
             with self.db.writing() as session:
                 if not unmark(session, [weights]):
                     continue

@@ -10,7 +10,14 @@ from fastapi.responses import JSONResponse
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
-from app.problems import InternalError, InvalidRequest, Problem, Unauthorized
+from app.problems import (
+    BodyTooLarge,
+    InternalError,
+    InvalidRequest,
+    Problem,
+    RequestTooSlow,
+    Unauthorized,
+)
 from app.sql.outages import from_database
 from handful.contract.common import TEXT_PATTERN
 
@@ -29,9 +36,15 @@ def as_problem(error: BaseException) -> Problem:
     return known or InternalError("an unexpected error; the log has its cause")
 
 
-def respond(problem: Problem) -> JSONResponse:
-    """Render one problem document."""
+def respond(problem: Problem, *, close: bool = False) -> JSONResponse:
+    """Render one problem document.
+
+    Args:
+        close: end the connection, so that the rest of the body is not read to be thrown away.
+    """
     headers = {} if problem.retry_after is None else {"Retry-After": str(problem.retry_after)}
+    if close or isinstance(problem, BodyTooLarge | RequestTooSlow):
+        headers["Connection"] = "close"
     if isinstance(problem, Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"
     return JSONResponse(

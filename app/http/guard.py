@@ -2,23 +2,24 @@
 
 import base64
 import binascii
+import re
 import time
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
-from starlette.requests import cookie_parser
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.access.api_key import ApiKey
-from app.access.sessions import COOKIE, is_valid
+from app.access.sessions import COOKIE, from_cookies, is_valid
 from app.http.content_policy import DOCS_ASSETS, WEB
 from app.http.errors import respond
-from app.problems import ForeignOrigin, Problem, Unauthorized
+from app.problems import ForeignOrigin, MalformedRequest, Problem, Unauthorized
 from app.settings import Settings
 
 LABEL_STUDIO = "/label-studio/"  # which sends the key as a password
 OPEN_PATHS = {"/", "/livez", "/readyz", "/docs", "/openapi.json", "/favicon.ico", "/v1/session"}
 SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
+HOST = re.compile(r"[A-Za-z0-9._~%:\[\]-]*")
 
 
 class Authentication:
@@ -32,18 +33,27 @@ class Authentication:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         problem = self.refusal(scope) if scope["type"] == "http" else None
         if problem is not None:
-            await respond(problem)(scope, receive, send)
+            await respond(problem, close=has_body(Headers(scope=scope)))(scope, receive, send)
             return
+        if scope["type"] == "http":
+            _drop_cookies(scope)
         await self.app(scope, receive, send)
 
     def refusal(self, scope: Scope) -> Problem | None:
         """Why a request is not let in; None where it is."""
         headers = Headers(scope=scope)
-        host = headers.get("host", "")
+        hosts = headers.getlist("host")
+        host = hosts[0] if hosts else ""
+        if len(hosts) > 1 or (not hosts and scope["http_version"] != "1.0"):
+            return MalformedRequest(f"the request has {len(hosts)} Host headers: send one")
+        if not _is_host(host):
+            return MalformedRequest(f"the Host header {host[:80]!r} is no name with a port")
         origin = headers.get("origin")
-        foreign = origin is not None and urlsplit(origin).netloc.lower() != host.lower()
+        foreign = origin is not None and _host_of(origin) != host.lower()
         if foreign and scope["method"] not in SAFE_METHODS:
-            return ForeignOrigin(f"a page of {origin!r} may not change what is kept here")
+            return ForeignOrigin(
+                f"a page of {(origin or '')[:200]!r} may not change what is kept here"
+            )
         if scope["path"] in OPEN_PATHS or scope["path"].startswith((f"{DOCS_ASSETS}/", WEB)):
             return None
         if self._key:
@@ -69,8 +79,42 @@ class Authentication:
         """Whether a browser shows its cookie; to change anything, also that our page asks."""
         if scope["method"] not in SAFE_METHODS and "origin" not in headers:
             return False
-        cookies = cookie_parser(headers.get("cookie", ""))
-        return is_valid(self._key.secret, cookies.get(COOKIE, ""), time.time())
+        cookie = from_cookies(headers.get("cookie", ""))
+        return is_valid(self._key.secret, cookie, time.time())
+
+
+def _drop_cookies(scope: Scope) -> None:
+    """Leave of all cookies ours alone.
+
+    FastAPI parses them for every route, which for a long one of backslashes takes seconds, and
+    other services of the same host send theirs here too.
+    """
+    headers = scope["headers"]
+    if any(name == b"cookie" for name, _ in headers):
+        cookie = f"{COOKIE}={from_cookies(Headers(scope=scope).get('cookie', ''))}"
+        others = [(name, value) for name, value in headers if name != b"cookie"]
+        scope["headers"] = [*others, (b"cookie", cookie.encode())]
+
+
+def has_body(headers: Headers) -> bool:
+    """Whether a request says that a body follows."""
+    return headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
+
+
+def _is_host(text: str) -> bool:
+    """Whether that is a name or an address, and perhaps a port."""
+    try:
+        return bool(HOST.fullmatch(text)) and (urlsplit(f"//{text}").port or 0) >= 0
+    except ValueError:
+        return False
+
+
+def _host_of(origin: str) -> str:
+    """The host and port of an `Origin`; of one that is malformed, none."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return ""
 
 
 def _password(credential: str) -> str:

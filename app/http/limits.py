@@ -1,13 +1,26 @@
 """Limits: uploads that would wait too long are turned away, and bodies that are too large."""
 
+import json
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import anyio
+import anyio.to_thread
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.http.errors import respond
+from app.http.guard import OPEN_PATHS, has_body
 from app.inference.embedder import Embedder
-from app.problems import BodyTooLarge
+from app.problems import BodyTooLarge, LengthRequired, RequestTooSlow, UnsupportedMediaType
 
 JSON_BODY_BYTES = 16 << 20  # JSON is parsed in memory
+JSON_VALUES = 1_000_000  # each takes a hundred bytes, however few it has in the body
+LOOP_BYTES = 1 << 20  # a larger body is parsed in a thread
+OPEN_BODY_BYTES = 4096  # of a request that needs no key
+OPEN_BODY_S = 10.0  # in which that comes
 
 
 class Admission:
@@ -40,7 +53,7 @@ class Admission:
 
 
 class BodyLimit:
-    """Stops reading a body that is larger than allowed."""
+    """Stops reading a body that is larger than allowed; where no key is needed that is little."""
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self.app = app
@@ -51,8 +64,10 @@ class BodyLimit:
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        limit = min(self._max_bytes, JSON_BODY_BYTES) if _is_json(headers) else self._max_bytes
+        is_open = scope["path"] in OPEN_PATHS
+        limit = min(self._max_bytes, OPEN_BODY_BYTES) if is_open else self._max_bytes
         declared = headers.get("content-length", "")
+        deadline = anyio.current_time() + OPEN_BODY_S
         received = 0
 
         async def receive_limited() -> Message:
@@ -63,10 +78,69 @@ class BodyLimit:
                 raise _body_too_large(limit)
             return message
 
+        async def receive_in_time() -> Message:
+            with anyio.move_on_after(deadline - anyio.current_time()):
+                return await receive_limited()
+            raise RequestTooSlow(f"the body did not come within {OPEN_BODY_S:g} seconds")
+
         if declared.isdigit() and int(declared) > limit:
             await respond(_body_too_large(limit))(scope, receive, send)
+        elif is_open and "transfer-encoding" in headers:
+            # What a route does not read would be read to its end.
+            problem = LengthRequired("send a Content-Length with the body")
+            await respond(problem, close=True)(scope, receive, send)
+        else:
+            body = receive_in_time if is_open and has_body(headers) else receive_limited
+            await self.app(scope, body, send)
+
+
+class JsonRoute(APIRoute):
+    """A route whose body, if it has one, is JSON, and bounded whatever its type claims."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+        if self.body_field is None:
+            return handle
+
+        async def handle_json(request: Request) -> Response:
+            json_request = _JsonRequest(request.scope, request.receive)
+            await json_request.read()
+            return await handle(json_request)
+
+        return handle_json
+
+
+class _JsonRequest(Request):
+    """A request whose body is JSON."""
+
+    async def read(self) -> None:
+        """Read the body.
+
+        Raises:
+            BodyTooLarge: it has too many bytes, or values.
+            UnsupportedMediaType: it is something else; none of it was read.
+        """
+        if not has_body(self.headers):
             return
-        await self.app(scope, receive_limited, send)
+        kind = self.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if not (kind.startswith("application/") and kind[12:].rpartition("+")[2] == "json"):
+            came = f"as {kind[:80]!r}" if kind else "without a Content-Type"
+            raise UnsupportedMediaType(f"the body came {came}: send application/json")
+        body = bytearray()
+        async for chunk in self.stream():
+            body += chunk
+            if len(body) > JSON_BODY_BYTES:
+                raise _body_too_large(JSON_BODY_BYTES)
+        # Each value but the first of a list or object has a comma before it.
+        if sum(map(body.count, (b",", b"[", b"{"))) > JSON_VALUES:
+            raise BodyTooLarge(f"the body has more than {JSON_VALUES} values; send it in parts")
+        self._body = bytes(body)
+
+    async def json(self) -> Any:
+        body = await self.body()
+        if len(body) <= LOOP_BYTES:
+            return json.loads(body)
+        return await anyio.to_thread.run_sync(json.loads, body)
 
 
 def _is_json(headers: Headers) -> bool:

@@ -13,7 +13,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from app.http.errors import MEDIA_TYPE
-from app.problems import HeadersTooLarge, HeadersTooSlow, MalformedRequest, Problem
+from app.problems import HeadersTooLarge, MalformedRequest, Problem, RequestTooSlow
 
 HEAD_BYTES = 1 << 16  # of the address and all headers of a request
 HEADERS = 100  # of a request
@@ -125,7 +125,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _on_deadline(self) -> None:
         what = f"the headers of the request were not complete within {HEAD_S:g} seconds"
-        self._refuse(HeadersTooSlow(what))
+        self._refuse(RequestTooSlow(what))
 
     def _refuse(self, problem: Problem) -> None:
         """Answer, unless another answer is under way, and close the connection."""

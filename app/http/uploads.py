@@ -10,6 +10,7 @@ import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import IO, Annotated, Any, NamedTuple, cast
 
 import anyio.to_thread
@@ -220,9 +221,22 @@ def _multipart_problem(message: str, limits: UploadLimits) -> Problem:
     return InvalidRequest(f"the multipart body cannot be read: {message}")
 
 
+async def read_to_disk(request: Request) -> AsyncIterator[Path]:
+    """The body of a request as a file with a name; it goes when the answer is ready."""
+    with _disk_errors(), tempfile.NamedTemporaryFile() as body:
+        await _write(request, None, body)
+        yield Path(body.name)
+
+
 async def _spool(request: Request, max_bytes: int | None, stack: ExitStack) -> IO[bytes]:
     body = tempfile.SpooledTemporaryFile(SPOOL_BYTES)  # noqa: SIM115 - the stack closes it
     stack.callback(body.close)
+    await _write(request, max_bytes, cast(IO[bytes], body))
+    return body
+
+
+async def _write(request: Request, max_bytes: int | None, body: IO[bytes]) -> None:
+    """Write a body into a file, and go back to its start."""
     pieces, buffered, size = [], 0, 0  # written many at a time: each change of threads costs
     async for chunk in request.stream():
         pieces.append(chunk)
@@ -238,7 +252,6 @@ async def _spool(request: Request, max_bytes: int | None, stack: ExitStack) -> I
     else:
         body.writelines(pieces)
     body.seek(0)
-    return body
 
 
 def _read_form(files: list[UploadFile], limits: UploadLimits) -> Iterator[Upload]:

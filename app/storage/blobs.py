@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from mmap import mmap
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -46,7 +47,7 @@ class Blobs:
         if self._local:
             _make_folder(Path(self._root))
 
-    def put(self, content: bytes) -> str:
+    def put(self, content: bytes | mmap) -> str:
         """Store `content` and return its SHA-256; storing it again mends a file that is damaged.
 
         In a bucket, which keeps checksums of its own, damage shows in the size alone.
@@ -60,7 +61,7 @@ class Blobs:
                 self._put_local(digest, content)
             elif (size := self.size(digest)) != len(content):
                 _warn_of_damage(digest, size)
-                self._fs.pipe_file(self._path(digest), content)
+                self._fs.pipe_file(self._path(digest), content[:])
         return digest
 
     def get(self, digest: str) -> bytes:
@@ -127,7 +128,7 @@ class Blobs:
     def _path(self, digest: str) -> str:
         return f"{self._root}/{digest[:2]}/{digest}"
 
-    def _put_local(self, digest: str, content: bytes) -> None:
+    def _put_local(self, digest: str, content: bytes | mmap) -> None:
         path = Path(self._path(digest))
         if not _holds(path, content):
             path.parent.mkdir(exist_ok=True)
@@ -148,7 +149,7 @@ class Blobs:
             self._durable.add(path.parent)
 
 
-def _holds(path: Path, content: bytes) -> bool:
+def _holds(path: Path, content: bytes | mmap) -> bool:
     """Whether a file is there and has this content."""
     try:
         with path.open("rb") as file:

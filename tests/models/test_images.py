@@ -2,7 +2,9 @@
 
 import io
 import struct
+import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
+from models import images
 from models.images import Preprocessing, UnreadableImage, decode, thumbnail
 
 PLAIN = Preprocessing(resize=32, crop=32, mean=(0.5,) * 3, std=(0.5,) * 3)
@@ -226,3 +229,66 @@ def test_a_thumbnail_never_enlarges():
 def test_a_thumbnail_of_what_is_no_image_is_refused():
     with pytest.raises(UnreadableImage):
         thumbnail(b"hello", 100)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "CMYK"])
+def test_an_image_is_converted_band_by_band_and_comes_out_the_same(mode, monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randint(0, 256, (211, 300, 4), generator=generator, dtype=torch.uint8).numpy()
+    image = Image.fromarray(noise, "RGBA").convert("RGB" if mode == "CMYK" else "RGBA")
+    image = image.quantize(64) if mode == "P" else image.convert(mode)
+    content = encode(image, "TIFF" if mode == "CMYK" else "PNG")
+    largest, convert = [], images._to_rgb
+
+    def observed(band):
+        largest.append(band.width * band.height)
+        return convert(band)
+
+    monkeypatch.setattr(images, "_to_rgb", observed)
+    whole = decode(content, PLAIN).pixels
+    monkeypatch.setattr(images, "_BAND_PIXELS", 3000)
+    banded = decode(content, PLAIN).pixels
+
+    assert torch.equal(whole, banded)
+    assert max(largest[1:]) <= 3000
+    assert len(largest) > 10
+
+
+def test_pixels_are_given_room_by_what_the_header_tells(monkeypatch):
+    sizes = []
+
+    class Recorded(images.PixelRoom):
+        def take(self, size):
+            sizes.append(size)
+            return super().take(size)
+
+    monkeypatch.setattr(images, "PIXEL_ROOM", Recorded(1))
+    image = Image.new("RGB", (64, 32))
+    for content in (
+        encode(image.convert("RGBA"), "PNG"),
+        encode(image.convert("L"), "PNG"),
+        encode(image, "JPEG", progressive=True),
+        encode(image, "WEBP"),
+    ):
+        decode(content, PLAIN)
+        thumbnail(content, 8)
+
+    each = 64 * 32
+    assert sizes == [n * each for n in (4, 4, 1, 1, 6, 6, 16, 16)]
+
+
+def test_images_are_decoded_at_once_as_far_as_there_is_room():
+    room, sizes, totals = images.PixelRoom(10), [], []
+
+    def use(size):
+        with room.take(size):
+            sizes.append(size)
+            totals.append(sum(sizes))
+            time.sleep(0.002)
+            sizes.remove(size)
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(use, [4, 25, 4, 4, 10, 4, 4, 25] * 4))
+
+    assert max(total for total in totals if total != 25) <= 10
+    assert not sizes

@@ -6,6 +6,7 @@ import struct
 import pytest
 import safetensors.torch
 import torch
+from fastapi import Request
 
 ENCODERS = "/v1/projects/birds/encoders"
 BINARY = {"content-type": "application/octet-stream"}
@@ -103,6 +104,13 @@ def test_a_body_of_another_type_is_refused(birds, weights):
     answer = birds.post(ENCODERS, content=weights, headers={"content-type": "application/json"})
 
     assert answer.status_code == 415
+
+
+def test_weights_go_to_the_disk_as_they_come(birds, weights, monkeypatch):
+    monkeypatch.setattr(Request, "body", None)  # which would read them whole
+    halves = iter([weights[:1000], weights[1000:]])
+
+    assert birds.post(ENCODERS, content=halves, headers=BINARY).status_code == 201
 
 
 def test_an_architecture_is_named_by_a_version_of_it(birds, current, weights):

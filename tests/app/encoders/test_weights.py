@@ -10,14 +10,26 @@ from app.problems import UnsupportedMediaType, WeightsRefused
 STATE = {"weight": torch.ones(2, 3), "steps": torch.tensor(1)}
 
 
-def test_the_tensors_of_the_architecture_are_taken():
-    check_weights(safetensors.torch.save(STATE), STATE)
+@pytest.fixture
+def check(tmp_path):
+    """Checks the content of a file."""
+
+    def write_and_check(content: bytes) -> None:
+        file = tmp_path / "weights"
+        file.write_bytes(content)
+        check_weights(file, STATE)
+
+    return write_and_check
+
+
+def test_the_tensors_of_the_architecture_are_taken(check):
+    check(safetensors.torch.save(STATE))
 
 
 @pytest.mark.parametrize("content", [b"", b"\x80\x04pickle", b"PK\x03\x04", b"\xff" * 16])
-def test_what_is_no_safetensors_is_never_read(content):
+def test_what_is_no_safetensors_is_never_read(check, content):
     with pytest.raises(UnsupportedMediaType, match="safetensors"):
-        check_weights(content, STATE)
+        check(content)
 
 
 @pytest.mark.parametrize(
@@ -29,11 +41,11 @@ def test_what_is_no_safetensors_is_never_read(content):
         ({"weight": torch.full((2, 3), torch.inf)}, "not finite"),
     ],
 )
-def test_tensors_of_another_architecture_are_refused(change, reason):
+def test_tensors_of_another_architecture_are_refused(check, change, reason):
     with pytest.raises(WeightsRefused, match=reason):
-        check_weights(safetensors.torch.save(STATE | change), STATE)
+        check(safetensors.torch.save(STATE | change))
 
 
-def test_a_tensor_that_is_missing_is_named():
+def test_a_tensor_that_is_missing_is_named(check):
     with pytest.raises(WeightsRefused, match=r"1 tensors are missing .* such as 'steps'"):
-        check_weights(safetensors.torch.save({"weight": STATE["weight"]}), STATE)
+        check(safetensors.torch.save({"weight": STATE["weight"]}))

@@ -1,10 +1,16 @@
 """Who may come in: the key, the hosts that are served, pages of other sites."""
 
+import base64
+
 import pytest
 from fastapi.testclient import TestClient
 from pydantic import SecretStr
+from starlette import requests
 
+from app.access.sessions import COOKIE
+from app.http.guard import Authentication
 from app.main import create_app
+from app.problems import MalformedRequest
 
 
 @pytest.fixture
@@ -56,3 +62,74 @@ def test_pages_of_other_sites_may_not_change_anything(service):
     assert service.post("/v1/projects", json={"name": "p"}, headers=foreign).status_code == 403
     ours = {"Origin": "http://localhost"}
     assert service.post("/v1/projects", json={"name": "p"}, headers=ours).status_code == 201
+
+
+@pytest.mark.parametrize(
+    "host", ["[", "http://[", "[1.2.3]", "[::1]:99999", "a b", "a/b", "a@b", "a,b", "\xe4", "a:b"]
+)
+def test_a_host_that_is_none_is_refused(locked, host):
+    for path in ("/v1/projects", "/nowhere", "/livez", "/v1/session"):
+        headers = {"Host": host.encode("latin-1"), "Authorization": "Bearer sesame"}
+        answer = locked.post(path, json={"api_key": "sesame"}, headers=headers)
+
+        assert answer.status_code == 400, answer.text
+        assert answer.json()["type"] == "/problems/malformed-request"
+
+
+async def locked_out(*_: object) -> None:
+    raise AssertionError("nobody comes here")
+
+
+@pytest.mark.parametrize("hosts", [[], ["localhost", "localhost"]])
+def test_a_request_has_one_host(settings, hosts):
+    guard = Authentication(locked_out, settings)
+    headers = [(b"host", host.encode()) for host in hosts]
+    scope = {"type": "http", "http_version": "1.1", "path": "/livez", "headers": headers}
+
+    problem = guard.refusal(scope | {"method": "GET"})
+
+    assert isinstance(problem, MalformedRequest)
+    assert guard.refusal(scope | {"method": "GET", "headers": [(b"host", b"a")]}) is None
+
+
+@pytest.mark.parametrize("origin", ["http://[", "http://[1.2.3]", "[", "null", "", "\xff", "a:b:c"])
+def test_an_origin_that_is_malformed_is_that_of_another_site(locked, origin):
+    headers = {"Origin": origin.encode("latin-1"), "Authorization": "Bearer sesame"}
+
+    assert locked.post("/v1/projects", json={"name": "p"}, headers=headers).status_code == 403
+    assert locked.get("/v1/projects", headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Cookie": f"{COOKIE}=\xb2.\xff"},
+        {"Cookie": f"{COOKIE}"},
+        {"Cookie": f'{COOKIE}="' + "\\" * 60_000 + '"'},
+        {"Cookie": ";=;" * 20_000 + "\xe9"},
+        {"Authorization": "\xff \xff"},
+        {"Authorization": "Basic \xff"},
+        {"Authorization": "Basic " + base64.b64encode(b"\xff" * 99).decode()},
+        {"Authorization": "Bearer " + "\xe9" * 60_000},
+    ],
+    ids=range(8),
+)
+def test_credentials_that_are_malformed_are_none(locked, headers, monkeypatch):
+    parse = requests.cookie_parser
+    # Python 3.11.7 takes seconds for the backslashes.
+    monkeypatch.setattr(
+        requests, "cookie_parser", lambda text: parse(text) if len(text) < 99 else 1 / 0
+    )
+    raw = {name: value.encode("latin-1") for name, value in headers.items()}
+
+    for path in ("/v1/projects", "/label-studio/birds/health"):
+        assert locked.get(path, headers=raw).status_code == 401
+    assert locked.get("/v1/session", headers=raw).json() == {"needed": True, "open": False}
+
+
+def test_a_cookie_is_found_among_others(locked):
+    opened = locked.post("/v1/session", json={"api_key": "sesame"})
+    cookie = opened.headers["set-cookie"].partition(";")[0]
+    locked.cookies.clear()
+
+    assert locked.get("/v1/projects", headers={"Cookie": f"a=b; {cookie};c"}).is_success

@@ -175,7 +175,7 @@ def test_headers_have_to_come_in_time(bounded, start):
     answer = exchange(bounded(head_s=0.2), start)
 
     assert b"HTTP/1.1 408 " in answer
-    assert b"/problems/headers-too-slow" in answer
+    assert b"/problems/request-too-slow" in answer
 
 
 def test_headers_of_a_later_request_have_to_come_in_time(bounded):
