@@ -22,7 +22,8 @@ router = resource_router(tags=["service"])
 @router.get("/livez", responses={503: {"description": "A thread died or stands still."}})
 async def livez(parts: AllParts) -> JSONResponse:
     """Whether every thread makes progress; if not, restart the service."""
-    ailments = parts.embedder.ailments()
+    stall_s = parts.settings.stall_seconds
+    ailments = parts.embedder.ailments() + parts.deliverer.ailments(stall_s)
     return JSONResponse({"live": not ailments, "ailments": ailments}, 503 if ailments else 200)
 
 
