@@ -1,6 +1,7 @@
 """Whether the service lives, is ready, and what it has done."""
 
 import importlib.metadata
+from pathlib import Path
 from typing import Any
 
 import anyio.to_thread
@@ -69,7 +70,14 @@ def _readiness(parts: Parts) -> dict[str, str]:
         parts.db.ping()
     except SQLAlchemyError as error:
         checks["database"] = f"does not answer: {type(error).__name__}"
-    free, least = parts.blobs.free_bytes(), parts.settings.min_free_bytes
-    if free is not None and free < least:
-        checks["disk"] = f"{free} bytes free, less than {least}"
+    if parts.db.is_sqlite and not Path(parts.db.engine.url.database or "").exists():
+        # Connections that are open still answer, and what they write is lost.
+        checks["database"] = "its file is gone: put the data folder back and restart the service"
+    try:
+        free, least = parts.blobs.free_bytes(), parts.settings.min_free_bytes
+    except OSError as error:
+        checks["disk"] = f"the folder of images cannot be read: {error.strerror or error}"
+    else:
+        if free is not None and free < least:
+            checks["disk"] = f"{free} bytes free, less than {least}"
     return checks
