@@ -58,12 +58,15 @@ def measure(options: Options) -> Result:
 
 
 def _crash(kills: int, folder: Path, database: str) -> dict[str, int]:
+    with Server(folder, database_url=database, encoder="conv4:8", device="cpu") as server:
+        return _kill(server, kills, folder, database)
+
+
+def _kill(server: Server, kills: int, folder: Path, database: str) -> dict[str, int]:
     generator = random.Random(0)
-    server = Server(folder, database_url=database, encoder="conv4:8", device="cpu")
     ledgers = [Ledger() for _ in range(CLIENTS)]
     lost = {"uploads_lost": 0, "labels_lost": 0, "without_embedding": 0, "unseen_by_rank": 0}
     numbers = itertools.count()
-    server.start()
     with Handful(server.url) as client:
         client.create_project(PROJECT)
         for label in LABELS:
@@ -87,7 +90,6 @@ def _crash(kills: int, folder: Path, database: str) -> dict[str, int]:
             _check_rank(client, lost)
         if number % 10 == 9:
             print(f"{number + 1} kills, lost {lost}", flush=True)
-    server.stop(signal.SIGINT)
     return {
         "kills": kills,
         "uploads_acknowledged": sum(ledger.uploads for ledger in ledgers),

@@ -26,6 +26,7 @@ from bench.figures import timed
 
 ROOT = Path(__file__).parent.parent
 START_S = 600.0  # a busy machine takes its time
+STOP_S = 60.0  # for a process to end after a signal, before it is killed
 Value = TypeVar("Value")
 
 
@@ -45,11 +46,7 @@ class Command:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:  # also SIGTERM while it starts: nobody else would stop it
-            self.stop(signal.SIGINT)
-            raise
+        self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -61,20 +58,33 @@ class Command:
         return self._process.pid if self._process else None
 
     def start(self) -> None:
-        """Start the process."""
+        """Start the process; it ends with the attempt, whatever ends that."""
         self._process = subprocess.Popen(
             [sys.executable, "-m", "app.cli", *self._arguments],
             cwd=ROOT,
             env=self._environment,
             stderr=subprocess.DEVNULL,
         )
+        try:
+            self._wait_until_ready(self._process)
+        except BaseException:  # also SIGTERM while it starts: nobody else would stop it
+            self.stop(signal.SIGKILL)
+            raise
 
     def stop(self, how: signal.Signals) -> None:
-        """Send a signal and wait for the end."""
-        if self._process is not None:
-            self._process.send_signal(how)
-            self._process.wait(timeout=60)
-            self._process = None
+        """Send a signal and wait for the end.
+
+        Raises:
+            subprocess.TimeoutExpired: it had to be killed.
+        """
+        process, self._process = self._process, None
+        if process is not None:
+            with ending(process):
+                process.send_signal(how)
+                process.wait(timeout=STOP_S)
+
+    def _wait_until_ready(self, process: "subprocess.Popen[bytes]") -> None:
+        """A command is ready at once, unless it says otherwise."""
 
 
 class Server(Command):
@@ -85,12 +95,19 @@ class Server(Command):
         self.url = f"http://127.0.0.1:{self.port}"
         super().__init__("serve", "--port", str(self.port), data=data, **settings)
 
-    def start(self) -> None:
-        """Start the server and wait until it is ready."""
-        super().start()
-        assert self._process is not None
+    def _wait_until_ready(self, process: "subprocess.Popen[bytes]") -> None:
         ready = f"{self.url}/readyz"
-        wait_until_ready(self._process, lambda: httpx.get(ready, trust_env=False))
+        wait_until_ready(process, lambda: httpx.get(ready, trust_env=False))
+
+
+@contextmanager
+def ending(process: "subprocess.Popen[bytes]") -> Iterator[None]:
+    """A process that has ended afterwards, by itself or not."""
+    try:
+        yield
+    finally:
+        process.kill()  # nothing, once it has ended
+        process.wait()
 
 
 @contextmanager
