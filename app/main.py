@@ -167,6 +167,7 @@ def assemble(settings: Settings) -> Parts:
         versions=versions,
         promotions=Promotions(db, blobs, settings.max_pixels),
         webhooks=Webhooks(db, settings.webhooks_to_private_addresses),
+        deliverer=Deliverer(db, private=settings.webhooks_to_private_addresses),
         label_studio=LabelStudioBackend(
             db,
             uploads,
@@ -220,7 +221,6 @@ def _lifespan(
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     """What runs while the service does: threads that embed, and threads that tell webhooks."""
     settings = parts.settings
-    deliverer = Deliverer(parts.db, private=settings.webhooks_to_private_addresses)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -228,8 +228,8 @@ def _lifespan(
         if parts.db.is_sqlite:
             await anyio.to_thread.run_sync(responses.release_all)
         await anyio.to_thread.run_sync(parts.vectors.sweep)
-        await anyio.to_thread.run_sync(deliverer.sweep)
-        with parts.embedder, deliverer:
+        await anyio.to_thread.run_sync(parts.deliverer.sweep)
+        with parts.embedder, parts.deliverer:
             yield
         parts.vectors.close()
         parts.db.close()

@@ -24,7 +24,7 @@ from app.cli.benchmark import PROJECT, photos, pipeline, prepare, register
 from bench.data import encoded, sample_pictures
 from bench.figures import percentiles, timed
 from bench.harness import ENCODER, Options, Result, option, run
-from bench.processes import in_background, memory, new_server
+from bench.processes import ending, in_background, memory, new_server
 from handful.client import Handful
 from handful.retries import RequestRefused, ServiceUnreachable
 
@@ -125,11 +125,12 @@ def _import(client: Handful, folder: Path, until: int | None = None) -> float:
     command += ["--project", PROJECT, "--url", client.url]
     started = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while process.poll() is None:
-        time.sleep(0.5)
-        if until is not None and _images(client) >= until:
-            process.send_signal(signal.SIGINT)
-            process.wait()
+    with ending(process):
+        while process.poll() is None:
+            time.sleep(0.5)
+            if until is not None and _images(client) >= until:
+                process.send_signal(signal.SIGINT)
+                process.wait()
     if until is None and process.returncode:
         raise RuntimeError(f"the import failed with exit code {process.returncode}")
     return time.perf_counter() - started

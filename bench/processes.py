@@ -27,6 +27,7 @@ from bench.figures import timed
 
 ROOT = Path(__file__).parent.parent
 START_S = 600.0  # a busy machine takes its time
+STOP_S = 60.0  # for a process to end after a signal, before it is killed
 Value = TypeVar("Value")
 
 
@@ -46,11 +47,7 @@ class Command:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:  # also SIGTERM while it starts: nobody else would stop it
-            self.stop(signal.SIGINT)
-            raise
+        self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -62,25 +59,34 @@ class Command:
         return self._process.pid if self._process else None
 
     def start(self) -> None:
-        """Start the process, and wait until it is ready."""
+        """Start the process, and wait until it is ready; it ends with the attempt."""
         self._process = process = subprocess.Popen(
             [sys.executable, "-m", "app.cli", *self._arguments],
             cwd=ROOT,
             env=self._environment,
             stderr=subprocess.DEVNULL,
         )
-        wait_until_ready(process, self.is_ready)
+        try:
+            wait_until_ready(process, self.is_ready)
+        except BaseException:  # also SIGTERM while it starts: nobody else would stop it
+            self.stop(signal.SIGKILL)
+            raise
 
     def is_ready(self) -> bool:
         """Whether it can be used; a worker always."""
         return True
 
     def stop(self, how: signal.Signals) -> None:
-        """Send a signal and wait for the end."""
-        if self._process is not None:
-            self._process.send_signal(how)
-            self._process.wait(timeout=60)
-            self._process = None
+        """Send a signal and wait for the end.
+
+        Raises:
+            subprocess.TimeoutExpired: it had to be killed.
+        """
+        process, self._process = self._process, None
+        if process is not None:
+            with ending(process):
+                process.send_signal(how)
+                process.wait(timeout=STOP_S)
 
 
 class Server(Command):
@@ -96,6 +102,16 @@ class Server(Command):
         with suppress(httpx.TransportError):
             return httpx.get(f"{self.url}/readyz", trust_env=False).status_code == 200
         return False
+
+
+@contextmanager
+def ending(process: "subprocess.Popen[bytes]") -> Iterator[None]:
+    """A process that has ended afterwards, by itself or not."""
+    try:
+        yield
+    finally:
+        process.kill()  # nothing, once it has ended
+        process.wait()
 
 
 @contextmanager

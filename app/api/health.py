@@ -1,6 +1,7 @@
 """Whether the service lives, is ready, and what it has done."""
 
 import importlib.metadata
+from pathlib import Path
 from typing import Any
 
 import anyio.to_thread
@@ -22,7 +23,8 @@ router = resource_router(tags=["service"])
 @router.get("/livez", responses={503: {"description": "A thread died or stands still."}})
 async def livez(parts: AllParts) -> JSONResponse:
     """Whether every thread makes progress; if not, restart the service."""
-    ailments = parts.embedder.ailments()
+    stall_s = parts.settings.stall_seconds
+    ailments = parts.embedder.ailments() + parts.deliverer.ailments(stall_s)
     return JSONResponse({"live": not ailments, "ailments": ailments}, 503 if ailments else 200)
 
 
@@ -68,7 +70,14 @@ def _readiness(parts: Parts) -> dict[str, str]:
         parts.db.ping()
     except SQLAlchemyError as error:
         checks["database"] = f"does not answer: {type(error).__name__}"
-    free, least = parts.blobs.free_bytes(), parts.settings.min_free_bytes
-    if free is not None and free < least:
-        checks["disk"] = f"{free} bytes free, less than {least}"
+    if parts.db.is_sqlite and not Path(parts.db.engine.url.database or "").exists():
+        # Connections that are open still answer, and what they write is lost.
+        checks["database"] = "its file is gone: put the data folder back and restart the service"
+    try:
+        free, least = parts.blobs.free_bytes(), parts.settings.min_free_bytes
+    except OSError as error:
+        checks["disk"] = f"the folder of images cannot be read: {error.strerror or error}"
+    else:
+        if free is not None and free < least:
+            checks["disk"] = f"{free} bytes free, less than {least}"
     return checks

@@ -31,6 +31,7 @@ from app.settings import Settings
 from app.sql.database import Database
 from app.storage.blobs import Blobs
 from app.vectors.matrices import Vectors
+from app.webhooks.delivery import Deliverer
 from app.webhooks.subscriptions import Webhooks
 
 Part = TypeVar("Part")
@@ -70,6 +71,7 @@ class Parts:
     versions: Versions
     promotions: Promotions
     webhooks: Webhooks
+    deliverer: Deliverer
     label_studio: LabelStudioBackend
     draining: Callable[[], bool] = never  # whether the server is about to stop
     stopping: Callable[[], bool] = never  # whether it stops now, and streams have to end

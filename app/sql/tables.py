@@ -392,7 +392,12 @@ class Webhook(Table):
     url: Mapped[str] = mapped_column(Text(2000))
     events: Mapped[list[str]]  # that it is told
     secret: Mapped[str] = mapped_column(Text(100))  # that signs what it is told
-    gone: Mapped[bool] = mapped_column(default=False)  # it said that it wants no more
+    gone: Mapped[bool] = mapped_column(default=False)  # it wants no more, or failed for days
+    failures: Mapped[int] = mapped_column(default=0)  # one after the other, until now
+    failing_since: Mapped[datetime | None]
+    paused_until: Mapped[datetime | None]  # after so many failures nothing is sent for a while
+    tried_at: Mapped[datetime | None]  # when something was last sent, or its turn was over
+    busy_until: Mapped[datetime | None]  # a message is under way; these by the database's clock
     created_at: Mapped[datetime] = mapped_column(default=now)
 
 
@@ -400,7 +405,11 @@ class Delivery(Table):
     """A message to a webhook. Due until it has arrived or was tried too often."""
 
     __tablename__ = "deliveries"
-    __table_args__ = (Index(None, "webhook_id", "id"), Index(None, "due_at"))
+    __table_args__ = (
+        Index(None, "webhook_id", "id"),
+        Index(None, "webhook_id", "due_at"),
+        Index(None, "due_at"),
+    )
 
     id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
     webhook_id: Mapped[UUID] = mapped_column(ForeignKey("webhooks.id", ondelete="CASCADE"))

@@ -2,6 +2,10 @@
 
 Signed as https://www.standardwebhooks.com has it. A message may come twice, under the same id, and
 later ones may come before it; the answer is awaited for seconds and its body is not read.
+
+A webhook has one message under way at a time, and the next is of the project that has waited for
+longest: who answers slowly keeps others waiting for one exchange at most. Whose webhook fails again
+and again is left alone for a while, and for good after days.
 """
 
 import base64
@@ -9,13 +13,15 @@ import hashlib
 import hmac
 import random
 import threading
+import time
 from datetime import datetime, timedelta
 from http import HTTPStatus
 from typing import NamedTuple
 from uuid import UUID
 
-from sqlalchemy import delete, select
+from sqlalchemy import Select, delete, exists, func, or_, select, update
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session, aliased
 
 from app.logs import logger
 from app.problems import Problem
@@ -25,12 +31,17 @@ from app.storage import remote
 
 log = logger("handful.webhooks")
 PREFIX = "whsec_"  # of secrets
-THREADS = 2
+THREADS = 4
 POLL_S = 1.0  # between two looks for what is due
-LEASE_S = 60.0  # after which a delivery whose process ended is taken up again
+STOP_S = 6.0  # in which what is on its way may arrive when the service stops
+LEASE_S = 120.0  # after which a webhook is taken up again whose process ended
 KEEP_DAYS = 30  # what was delivered, or given up
 # Seconds between one attempt and the next, up to a tenth more by chance.
 RETRIES_S = (5, 5 * 60, 30 * 60, 2 * 3600, 5 * 3600, 10 * 3600, 14 * 3600, 20 * 3600, 24 * 3600)
+FAILURES = 5  # one after the other, of a webhook, after which it is left alone
+PAUSES_S = (60, 5 * 60, 15 * 60, 3600)  # then, and after each failure from there on
+GIVE_UP = timedelta(days=4)  # of failures, after which nothing more is sent
+ENDED = "nothing more is sent there: it said so, or failed for days"
 _generator = random.Random()
 
 
@@ -38,6 +49,8 @@ class _Message(NamedTuple):
     """What is to be sent where."""
 
     delivery_id: UUID
+    webhook_id: UUID
+    busy_until: datetime  # by which it is known that the webhook is still ours
     url: str
     secret: str
     body: str
@@ -51,9 +64,10 @@ class Deliverer:
         self._private = private
         self._stopping = threading.Event()
         self._threads = [
-            threading.Thread(target=self._run, name=f"webhooks-{n}", daemon=True)
+            threading.Thread(target=self._run, args=(n,), name=f"webhooks-{n}", daemon=True)
             for n in range(THREADS)
         ]
+        self._busy_since: dict[int, float] = {}  # number of a thread: time.monotonic()
 
     def __enter__(self) -> "Deliverer":
         for thread in self._threads:
@@ -63,8 +77,24 @@ class Deliverer:
     def __exit__(self, *_: object) -> None:
         """Stop; what is on its way is awaited for some seconds, and is sent again if that fails."""
         self._stopping.set()
+        deadline = time.monotonic() + STOP_S
         for thread in self._threads:
-            thread.join(timeout=POLL_S + 5)
+            thread.join(timeout=max(0.0, deadline - time.monotonic()))
+
+    def ailments(self, stall_s: float) -> list[str]:
+        """What is wrong with the threads; empty when all is well.
+
+        Args:
+            stall_s: from when on a thread that is busy is taken to stand still.
+        """
+        ended = [f"thread {t.name} has ended" for t in self._threads if not t.is_alive()]
+        busy_s = {n: time.monotonic() - since for n, since in dict(self._busy_since).items()}
+        stalled = [
+            f"thread {self._threads[n].name} has been busy for {seconds:.0f} s"
+            for n, seconds in busy_s.items()
+            if seconds > stall_s and self._threads[n].is_alive()
+        ]
+        return ended + stalled
 
     def sweep(self) -> None:
         """Forget what was delivered or given up long ago."""
@@ -74,44 +104,62 @@ class Deliverer:
                 delete(Delivery).where(Delivery.due_at.is_(None), Delivery.created_at < old)
             )
 
-    def _run(self) -> None:
+    def _run(self, number: int) -> None:
         while not self._stopping.is_set():
-            try:
-                due = self._claim()
-                if due is None:
-                    self._stopping.wait(POLL_S)
-                else:
-                    self._send(due)
-            except (SQLAlchemyError, Problem) as error:  # the database is away for a moment
-                log.warning("webhooks wait", error=str(error))
-                self._stopping.wait(10 * POLL_S)
-            except Exception as error:
-                log.exception("a delivery failed", exc_info=error)
-                self._stopping.wait(10 * POLL_S)
+            self._busy_since[number] = time.monotonic()
+            pause_s = self._deliver()
+            del self._busy_since[number]
+            self._stopping.wait(pause_s)
+
+    def _deliver(self) -> float:
+        """Send what is due, if anything is; the seconds to wait before the next look."""
+        try:
+            due = self._claim()
+            if due is None:
+                return POLL_S
+            self._send(due)
+        except (SQLAlchemyError, Problem) as error:  # the database is away for a moment
+            log.warning("webhooks wait", error=str(error))
+            return 10 * POLL_S
+        except Exception as error:
+            log.exception("a delivery failed", exc_info=error)
+            return 10 * POLL_S
+        return 0.0
 
     def _claim(self) -> _Message | None:
-        """What has been due for longest; none else takes it for a while."""
-        due = select(Delivery.id).where(Delivery.due_at <= now()).limit(1)
+        """What has been due for longest at the webhook whose turn it is, which is ours then."""
         with self._db.reading() as session:
-            if session.scalar(due) is None:
+            if session.scalar(_turn(self._db.clock(session))) is None:
                 return None  # without a lock on the database
-        query = (
-            select(Delivery)
-            .where(Delivery.due_at <= now())
-            .order_by(Delivery.due_at)
-            .limit(1)
-            .with_for_update(skip_locked=True)
-        )
         with self._db.writing() as session:
-            delivery = session.scalar(query)
+            moment = self._db.clock(session)
+            webhook = session.scalar(
+                # Not FOR UPDATE, for which who tells it something would have to wait.
+                _turn(moment).with_for_update(of=Webhook, key_share=True, skip_locked=True)
+            )
+            if webhook is None:
+                return None
+            delivery = session.scalar(
+                select(Delivery)
+                .where(Delivery.webhook_id == webhook.id, Delivery.due_at <= now())
+                .order_by(Delivery.due_at, Delivery.id)
+                .limit(1)
+            )
             if delivery is None:
                 return None
-            webhook = session.get_one(Webhook, delivery.webhook_id)
+            webhook.tried_at = moment
             if webhook.gone:
-                delivery.due_at, delivery.error = None, "it said that it wants no more"
+                _end(session, webhook)
                 return None
-            delivery.due_at = now() + timedelta(seconds=LEASE_S)
-            return _Message(delivery.id, webhook.url, webhook.secret, delivery.body)
+            webhook.busy_until = moment + timedelta(seconds=LEASE_S)
+            return _Message(
+                delivery.id,
+                webhook.id,
+                webhook.busy_until,
+                webhook.url,
+                webhook.secret,
+                delivery.body,
+            )
 
     def _send(self, due: _Message) -> None:
         body = due.body.encode()
@@ -124,19 +172,72 @@ class Deliverer:
         except Problem as problem:
             error = problem.detail
         with self._db.writing() as session:
+            webhook = session.get(Webhook, due.webhook_id, with_for_update={"key_share": True})
             delivery = session.get(Delivery, due.delivery_id)
-            if delivery is None:
+            if webhook is None or delivery is None:
                 return  # deleted meanwhile
+            if webhook.busy_until == due.busy_until:
+                webhook.busy_until = None
             delivery.status, delivery.error = status, error
             delivery.attempts += 1
             if error is None:
                 delivery.due_at, delivery.delivered_at = None, now()
+                resume(webhook)
             elif status == HTTPStatus.GONE:
-                delivery.due_at = None
-                session.get_one(Webhook, delivery.webhook_id).gone = True
+                delivery.due_at, webhook.gone = None, True
             else:
                 delivery.due_at = _next_attempt(delivery.attempts)
+                _pause(webhook, self._db.clock(session))
+            if webhook.gone:
+                _end(session, webhook)
         log.info("webhook", delivery=str(due.delivery_id), status=status, error=error)
+
+
+def resume(webhook: Webhook) -> None:
+    """Send what is due to a webhook at once, whatever has failed before."""
+    webhook.failures, webhook.failing_since, webhook.paused_until = 0, None, None
+
+
+def _pause(webhook: Webhook, moment: datetime) -> None:
+    """Leave a webhook alone for a while after so many failures, and for good after days of them."""
+    webhook.failures += 1
+    webhook.failing_since = webhook.failing_since or moment
+    if webhook.failures >= FAILURES:
+        pause_s = PAUSES_S[min(webhook.failures - FAILURES, len(PAUSES_S) - 1)]
+        webhook.paused_until = moment + timedelta(seconds=pause_s)
+    webhook.gone = moment - webhook.failing_since > GIVE_UP
+
+
+def _end(session: Session, webhook: Webhook) -> None:
+    """Give up all that a webhook was not told yet."""
+    waiting = update(Delivery).where(
+        Delivery.webhook_id == webhook.id, Delivery.due_at.is_not(None)
+    )
+    session.execute(waiting.values(due_at=None, error=ENDED))
+
+
+def _turn(moment: datetime) -> Select[Webhook]:
+    """The webhook whose turn it is: of what is due, that of the project that waits for longest.
+
+    Args:
+        moment: now, by the database's clock.
+    """
+    peer = aliased(Webhook)
+    last_of_project = select(func.max(peer.tried_at)).where(peer.project_id == Webhook.project_id)
+    return (
+        select(Webhook)
+        .where(
+            exists().where(Delivery.webhook_id == Webhook.id, Delivery.due_at <= now()),
+            or_(Webhook.busy_until.is_(None), Webhook.busy_until <= moment),
+            or_(Webhook.paused_until.is_(None), Webhook.paused_until <= moment, Webhook.gone),
+        )
+        .order_by(
+            last_of_project.scalar_subquery().nulls_first(),
+            Webhook.tried_at.nulls_first(),
+            Webhook.id,
+        )
+        .limit(1)
+    )
 
 
 def signed(delivery_id: UUID, secret: str, body: bytes) -> dict[str, str]:

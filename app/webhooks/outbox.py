@@ -48,5 +48,7 @@ def _listening(session: Session, project_id: UUID, event: Event) -> list[Webhook
     )  # of a transaction
     if project_id not in webhooks:
         query = select(Webhook).where(Webhook.project_id == project_id, Webhook.gone.is_(False))
-        webhooks[project_id] = list(session.scalars(query))
+        # They stay until what they are told is written: not everybody who tells has the project.
+        held = query.order_by(Webhook.id).with_for_update(read=True, key_share=True)
+        webhooks[project_id] = list(session.scalars(held))
     return [webhook for webhook in webhooks[project_id] if event in webhook.events]

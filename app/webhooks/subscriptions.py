@@ -16,7 +16,7 @@ from app.sql.database import Database
 from app.sql.lookups import find_project, page_of
 from app.sql.tables import Delivery, Webhook, now
 from app.storage import remote
-from app.webhooks.delivery import PREFIX
+from app.webhooks.delivery import PREFIX, resume
 from app.webhooks.outbox import TEST, message
 from handful.contract.webhooks import Event
 
@@ -43,7 +43,7 @@ class Webhooks:
             remote.check(url, private=self.private)
         secret = PREFIX + base64.b64encode(secrets.token_bytes(32)).decode()
         with self.db.writing() as session:
-            project = find_project(session, project_key)
+            project = find_project(session, project_key, lock=True)
             kinds = [str(event) for event in Event if event in events]
             webhook = Webhook(project_id=project.id, url=url, events=kinds, secret=secret)
             session.add(webhook)
@@ -66,13 +66,15 @@ class Webhooks:
     def delete(self, project_key: str, webhook_id: UUID) -> None:
         """Tell a webhook no more, not even what it was not told yet."""
         with self.db.writing() as session:
-            session.delete(_find(session, project_key, webhook_id))
+            session.delete(_find(session, project_key, webhook_id, lock=True))
 
     @retry_conflicts
     def test(self, project_key: str, webhook_id: UUID) -> Delivery:
-        """Send a message that says nothing."""
+        """Send a message that says nothing, also when the webhook is paused."""
         with self.db.writing() as session:
-            delivery = message(_find(session, project_key, webhook_id), TEST, {})
+            webhook = _find(session, project_key, webhook_id, lock=True)
+            webhook.paused_until = None
+            delivery = message(webhook, TEST, {})
             session.add(delivery)
             session.flush()
             return delivery
@@ -91,16 +93,22 @@ class Webhooks:
     def retry(self, project_key: str, webhook_id: UUID, delivery_id: UUID) -> Delivery:
         """Send a message again now, whether it has arrived or not."""
         with self.db.writing() as session:
-            webhook = _find(session, project_key, webhook_id)
+            webhook = _find(session, project_key, webhook_id, lock=True)
             delivery = session.get(Delivery, delivery_id)
             if delivery is None or delivery.webhook_id != webhook.id:
                 raise WebhookNotFound(f"webhook {webhook_id} has no delivery {delivery_id}")
             delivery.attempts, delivery.due_at, webhook.gone = 0, now(), False
+            resume(webhook)
             return delivery
 
 
-def _find(session: Session, project_key: str, webhook_id: UUID) -> Webhook:
-    project = find_project(session, project_key)
+def _find(session: Session, project_key: str, webhook_id: UUID, *, lock: bool = False) -> Webhook:
+    """A webhook of a project.
+
+    Args:
+        lock: hold the project until commit; who is about to tell the webhook something has it too.
+    """
+    project = find_project(session, project_key, lock=lock)
     webhook = session.get(Webhook, webhook_id)
     if webhook is None or webhook.project_id != project.id:
         raise WebhookNotFound(f"project {project.name!r} has no webhook {webhook_id}")

@@ -37,7 +37,13 @@ class WebhookRead(BaseModel):
     url: str
     events: list[Event]
     gone: bool = Field(
-        description="It answered with 410 and is told nothing more, until a delivery is retried."
+        description="It answered with 410, or failed for four days, and is told nothing more, "
+        "until a delivery is retried."
+    )
+    failures: int = Field(description="Attempts that failed since one arrived.")
+    failing_since: datetime | None = Field(description="When the first of them was made.")
+    paused_until: datetime | None = Field(
+        description="It failed too often: nothing is sent until then, or until a test or a retry."
     )
     created_at: datetime
 

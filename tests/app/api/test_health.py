@@ -42,6 +42,18 @@ def test_a_service_that_is_not_warm_is_not_ready(service):
     assert answer.json()["checks"]["encoder"] == "warming up"
 
 
+def test_a_data_folder_that_is_gone_fails_readyz(service, settings):
+    settings.data_dir.rename(settings.data_dir.with_name("elsewhere"))
+
+    answer = service.get("/readyz")
+
+    settings.data_dir.with_name("elsewhere").rename(settings.data_dir)
+    assert answer.status_code == 503
+    assert "No such file or directory" in answer.json()["checks"]["disk"]
+    assert "its file is gone" in answer.json()["checks"]["database"]
+    assert str(settings.data_dir) not in answer.text
+
+
 def test_a_dead_thread_fails_livez(service, monkeypatch):
     embedder = service.app.state.parts.embedder
     monkeypatch.setattr(embedder, "ailments", lambda: ["thread model has ended: None"])

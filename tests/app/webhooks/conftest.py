@@ -2,12 +2,20 @@
 
 import http.server
 import json
+import shutil
 import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
+from sqlalchemy import text
 
+from app.sql.database import Database
+from app.sql.tables import Project
 from app.webhooks import delivery
+from app.webhooks.subscriptions import Webhooks
+from tests import databases
 
 HOOKS = "/v1/projects/birds/webhooks"
 
@@ -56,6 +64,76 @@ def settings(settings):
 def fast(monkeypatch):
     monkeypatch.setattr(delivery, "POLL_S", 0.02)
     monkeypatch.setattr(delivery, "RETRIES_S", (0.01, 0.01))
+
+
+each_url = databases.each
+
+
+@pytest.fixture
+def each_db(each_url, tmp_path, migrated):
+    """A database of each kind that no service has."""
+    database = Database(each_url or f"sqlite:///{shutil.copy(migrated, tmp_path)}")
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def webhooks(each_db, make_version) -> Webhooks:
+    """Webhooks of the projects `birds` and `fish`, which nobody delivers to by himself."""
+    encoder = make_version(each_db)
+    with each_db.writing() as session:
+        for name in ("birds", "fish"):
+            session.add(Project(name=name, head={}, encoder_id=encoder))
+    return Webhooks(each_db, private=True)
+
+
+class Rival:
+    """Work of another thread that begins at a chosen point of ours.
+
+    We go on when it has ended or waits for a lock of ours, whatever the machine does.
+    """
+
+    def __init__(self, db: Database, work: Callable[[], object]) -> None:
+        self._db, self._work = db, work
+        self._threads = ThreadPoolExecutor(1)
+        self._future: Future[object] | None = None
+
+    def at(self, point: Callable) -> Callable:
+        """A function that lets the other work begin when it has done its own, the first time."""
+
+        def reached(*arguments, **options):
+            outcome = point(*arguments, **options)
+            if self._future is None:
+                self._meet()
+            return outcome
+
+        return reached
+
+    def outcome(self) -> object:
+        assert self._future is not None, "the point was never reached"
+        with self._threads:
+            return self._future.result()
+
+    def _meet(self) -> None:
+        began = threading.Event()
+
+        def work() -> object:
+            began.set()
+            return self._work()
+
+        self._future = self._threads.submit(work)
+        if self._db.is_sqlite:
+            assert began.wait(60)  # writers take turns from their beginning
+        else:
+            wait_for(lambda: self._future.done() or self._waits(), 60)
+
+    def _waits(self) -> bool:
+        query = text(
+            "SELECT count(*) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        )
+        with self._db.reading() as session:
+            return session.scalar(query) > 0
 
 
 def hook(client, receiver, *events):
