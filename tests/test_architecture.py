@@ -80,6 +80,7 @@ TESTED_BY = {
     "app/jobs/promotion.py": "tests/app/jobs/kinds/test_promote.py",
     "app/jobs/training_data.py": "tests/app/jobs/kinds/test_finetune.py",
     "app/main.py": "tests/app/api/test_health.py",
+    "app/sql/tables.py": "tests/app/sql/test_database.py",
     "handful/contract": "tests/handful/test_client.py",
 }
 # Participles and pronouns hold nothing: a reader has to look up what they stand for.

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.problems import InvalidRequest, KeyInUse, KeyReused
 from app.sql.database import Database
-from app.sql.tables import StoredResponse, now
+from app.sql.tables import StoredResponse
 
 REMEMBERED_BYTES = 8 << 20  # larger answers are not kept for an Idempotency-Key
 CLAIM_S = 300  # a request that runs longer, or whose server died, can be repeated by another
@@ -49,13 +49,13 @@ class StoredResponses:
         try:
             with self.db.writing() as session:
                 row = session.get(StoredResponse, claim)
-                stale = now() - timedelta(seconds=CLAIM_S)
-                if row is not None and row.status is None and row.created_at < stale:
+                clock = self.db.clock(session)
+                if row is not None and row.created_at < clock - self._lifetime(row):
                     session.delete(row)
                     session.flush()
                     row = None
                 if row is None:
-                    session.add(StoredResponse(key=claim))
+                    session.add(StoredResponse(key=claim, created_at=clock))
                     return claim
                 if row.status is None or row.fingerprint is None:
                     raise KeyInUse(
@@ -70,18 +70,21 @@ class StoredResponses:
                 retry_after=1,
             ) from error
 
+    def _lifetime(self, row: StoredResponse) -> timedelta:
+        if row.status is None:
+            return timedelta(seconds=CLAIM_S)
+        return timedelta(hours=self.keep_hours)
+
     def remember(
         self, claim: str, fingerprint: str, status: int, headers: dict[str, str], body: bytes
     ) -> None:
-        """Keep the answer that was just given, and forget those that are old."""
+        """Keep the answer that was just given."""
         with self.db.writing() as session:
             session.execute(
                 update(StoredResponse)
                 .where(StoredResponse.key == claim)
                 .values(fingerprint=fingerprint, status=status, headers=headers, body=body)
             )
-            old = now() - timedelta(hours=self.keep_hours)
-            session.execute(delete(StoredResponse).where(StoredResponse.created_at < old))
 
     def release(self, claim: str) -> None:
         """Give up a claim: the request failed on our side and may be repeated."""

@@ -14,7 +14,7 @@ from http import HTTPStatus
 from typing import NamedTuple
 from uuid import UUID
 
-from sqlalchemy import delete, select
+from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.logs import logger
@@ -28,7 +28,6 @@ PREFIX = "whsec_"  # of secrets
 THREADS = 2
 POLL_S = 1.0  # between two looks for what is due
 LEASE_S = 60.0  # after which a delivery whose process ended is taken up again
-KEEP_DAYS = 30  # what was delivered, or given up
 # Seconds between one attempt and the next, up to a tenth more by chance.
 RETRIES_S = (5, 5 * 60, 30 * 60, 2 * 3600, 5 * 3600, 10 * 3600, 14 * 3600, 20 * 3600, 24 * 3600)
 _generator = random.Random()
@@ -65,14 +64,6 @@ class Deliverer:
         self._stopping.set()
         for thread in self._threads:
             thread.join(timeout=POLL_S + 5)
-
-    def sweep(self) -> None:
-        """Forget what was delivered or given up long ago."""
-        old = now() - timedelta(days=KEEP_DAYS)
-        with self._db.writing() as session:
-            session.execute(
-                delete(Delivery).where(Delivery.due_at.is_(None), Delivery.created_at < old)
-            )
 
     def _run(self) -> None:
         while not self._stopping.is_set():
