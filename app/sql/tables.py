@@ -139,6 +139,15 @@ class Removal(Table):
     revision: Mapped[int] = mapped_column(BigInteger)
 
 
+class Boot(Table):
+    """The present run of the machine that a SQLite database is on."""
+
+    __tablename__ = "boots"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    began_at: Mapped[datetime]  # as the wall clock was when a process asked for the first time
+
+
 class ChoreRun(Table):
     """When a server began last to do something for all servers."""
 

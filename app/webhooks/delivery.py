@@ -82,13 +82,14 @@ class Deliverer:
 
     def _claim(self) -> _Message | None:
         """What has been due for longest; none else takes it for a while."""
-        due = select(Delivery.id).where(Delivery.due_at <= now()).limit(1)
         with self._db.reading() as session:
+            clock = self._db.clock(session)
+            due = select(Delivery.id).where(Delivery.due_at <= clock).limit(1)
             if session.scalar(due) is None:
                 return None  # without a lock on the database
         query = (
             select(Delivery)
-            .where(Delivery.due_at <= now())
+            .where(Delivery.due_at <= clock)
             .order_by(Delivery.due_at)
             .limit(1)
             .with_for_update(skip_locked=True)
@@ -101,7 +102,7 @@ class Deliverer:
             if webhook.gone:
                 delivery.due_at, delivery.error = None, "it said that it wants no more"
                 return None
-            delivery.due_at = now() + timedelta(seconds=LEASE_S)
+            delivery.due_at = self._db.clock(session) + timedelta(seconds=LEASE_S)
             return _Message(delivery.id, webhook.url, webhook.secret, delivery.body)
 
     def _send(self, due: _Message) -> None:
@@ -126,7 +127,7 @@ class Deliverer:
                 delivery.due_at = None
                 session.get_one(Webhook, delivery.webhook_id).gone = True
             else:
-                delivery.due_at = _next_attempt(delivery.attempts)
+                delivery.due_at = _next_attempt(delivery.attempts, self._db.clock(session))
         log.info("webhook", delivery=str(due.delivery_id), status=status, error=error)
 
 
@@ -145,7 +146,7 @@ def signed(delivery_id: UUID, secret: str, body: bytes) -> dict[str, str]:
     }
 
 
-def _next_attempt(attempts: int) -> datetime | None:
+def _next_attempt(attempts: int, clock: datetime) -> datetime | None:
     if attempts > len(RETRIES_S):
         return None
-    return now() + timedelta(seconds=RETRIES_S[attempts - 1] * _generator.uniform(1, 1.1))
+    return clock + timedelta(seconds=RETRIES_S[attempts - 1] * _generator.uniform(1, 1.1))

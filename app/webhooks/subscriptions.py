@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from app.problems import AddressUnreachable, WebhookNotFound
 from app.sql.database import Database
 from app.sql.lookups import find_project, page_of
-from app.sql.tables import Delivery, Webhook, now
+from app.sql.tables import Delivery, Webhook
 from app.storage import remote
 from app.webhooks.delivery import PREFIX
 from app.webhooks.outbox import TEST, message
@@ -68,7 +68,7 @@ class Webhooks:
     def test(self, project_key: str, webhook_id: UUID) -> Delivery:
         """Send a message that says nothing."""
         with self.db.writing() as session:
-            delivery = message(_find(session, project_key, webhook_id), TEST, {})
+            delivery = message(session, _find(session, project_key, webhook_id), TEST, {})
             session.add(delivery)
             session.flush()
             return delivery
@@ -90,7 +90,8 @@ class Webhooks:
             delivery = session.get(Delivery, delivery_id)
             if delivery is None or delivery.webhook_id != webhook.id:
                 raise WebhookNotFound(f"webhook {webhook_id} has no delivery {delivery_id}")
-            delivery.attempts, delivery.due_at, webhook.gone = 0, now(), False
+            delivery.attempts, webhook.gone = 0, False
+            delivery.due_at = self.db.clock(session)
             return delivery
 
 
