@@ -26,6 +26,8 @@ from app.exchange.imports import Imports
 from app.housekeeping import blob_check, blob_sweep
 from app.housekeeping.blob_check import BlobProblem
 from app.housekeeping.blob_sweep import Swept
+from app.housekeeping.housekeeper import HOUR_S, Chore, Housekeeper, HousekeepingMetrics
+from app.housekeeping.retention import Retention
 from app.http import errors
 from app.http.content_policy import DOCS_ASSETS
 from app.http.guard import Authentication
@@ -219,22 +221,53 @@ def _embedder(
 def _lifespan(
     parts: Parts, responses: StoredResponses
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
-    """What runs while the service does: threads that embed, and threads that tell webhooks."""
+    """What runs while the service does: threads that embed, tell webhooks and keep house."""
     settings = parts.settings
+    housekeeper = _housekeeper(parts)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         anyio.to_thread.current_default_thread_limiter().total_tokens = settings.request_threads
         if parts.db.is_sqlite:
             await anyio.to_thread.run_sync(responses.release_all)
-        await anyio.to_thread.run_sync(parts.vectors.sweep)
-        await anyio.to_thread.run_sync(parts.deliverer.sweep)
-        with parts.embedder, parts.deliverer:
+        with parts.embedder, parts.deliverer, housekeeper:
             yield
         parts.vectors.close()
         parts.db.close()
 
     return lifespan
+
+
+def _housekeeper(parts: Parts) -> Housekeeper:
+    """The thread that removes what nobody needs any more."""
+    settings, metrics = parts.settings, HousekeepingMetrics(parts.metrics)
+    retention = Retention(
+        parts.db,
+        settings.delivery_days,
+        settings.job_event_days,
+        settings.reservation_days,
+        settings.idempotency_hours,
+    )
+
+    def count_rows() -> None:
+        for table, rows in retention.rows().items():
+            metrics.rows.labels(table).set(rows)
+
+    chores = (
+        Chore("deliveries", retention.deliveries),
+        Chore("job_events", retention.job_events),
+        Chore("reservations", retention.reservations),
+        Chore("answers", retention.answers),
+        Chore("removals", retention.removals),
+        Chore(
+            "files",
+            lambda: blob_sweep.sweep(parts.db, parts.blobs).removed,
+            every_s=settings.sweep_hours * HOUR_S,
+        ),
+        Chore("vectors", parts.vectors.sweep, shared=False),
+        Chore("rows", count_rows, shared=False),
+    )
+    return Housekeeper(parts.db, chores, metrics)
 
 
 def _log_trials(trials: Sequence[RuntimeTrial], streams: Streams | None) -> None:

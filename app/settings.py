@@ -150,6 +150,24 @@ class Settings(BaseSettings):
     idempotency_hours: float = Field(
         24.0, gt=0, description="How long the answer to an `Idempotency-Key` is remembered."
     )
+    delivery_days: float = Field(
+        30.0, gt=0, description="How long messages to webhooks are listed that came to an end."
+    )
+    job_event_days: float = Field(
+        90.0,
+        gt=0,
+        description="How long messages and pictures of a job stay after its end, and the "
+        "checkpoint of one that failed.",
+    )
+    reservation_days: float = Field(
+        30.0, gt=0, description="How long it is known which images were handed out in vain."
+    )
+    sweep_hours: float = Field(
+        24.0,
+        ge=0,
+        description="Between two looks for files of deleted images, the second of which removes "
+        "them; at least 1, or 0: only `handful sweep` does.",
+    )
     log_level: str = Field("INFO", description="`DEBUG`, `INFO`, `WARNING` or `ERROR`.")
 
     @model_validator(mode="after")

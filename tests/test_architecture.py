@@ -82,6 +82,7 @@ TESTED_BY = {
     "app/jobs/training_data.py": "tests/app/jobs/kinds/test_finetune.py",
     "app/main.py": "tests/app/api/test_health.py",
     "app/vectors/queries.py": "tests/app/vectors/test_matrices.py",
+    "app/sql/tables.py": "tests/app/sql/test_database.py",
     "handful/contract": "tests/handful/test_client.py",
 }
 # Participles and pronouns hold nothing: a reader has to look up what they stand for.

@@ -10,13 +10,13 @@ from sqlalchemy import Select, exists, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
+from app.sql.columns import Float16s
 from app.sql.conflicts import retry_conflicts
 from app.sql.database import Database
 from app.sql.lookups import find_project, find_version, page_of, usable_versions
 from app.sql.tables import (
     Embedding,
     EncoderVersion,
-    Float16s,
     Image,
     Project,
     ProjectVersion,

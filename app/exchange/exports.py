@@ -20,9 +20,10 @@ from app.exchange.formats import Format
 from app.exchange.records import Export, Row, SuggestedLabel, Unreadable
 from app.prediction.cache import PredictorCache
 from app.prediction.predictor import ClassifyOptions, Predictor
+from app.sql.columns import Float16s
 from app.sql.database import Database
 from app.sql.lookups import find_project, label_names
-from app.sql.tables import Annotation, Embedding, Float16s, Image, Project
+from app.sql.tables import Annotation, Embedding, Image, Project
 from app.storage.blobs import Blobs
 from handful.contract.exchange import State
 from models.evaluation.splits import assign

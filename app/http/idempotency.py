@@ -68,6 +68,14 @@ class StoredResponses:
             with self.db.writing() as session:
                 moment = self.db.clock(session)
                 row = session.get(StoredResponse, claim.key)
+                if (
+                    row is not None
+                    and row.status is not None
+                    and row.created_at < moment - timedelta(hours=self.keep_hours)
+                ):
+                    session.delete(row)
+                    session.flush()
+                    row = None
                 if row is None:
                     session.add(StoredResponse(key=claim.key, token=claim.token, created_at=moment))
                     return claim
@@ -116,15 +124,13 @@ class StoredResponses:
         headers: dict[str, str],
         body: bytes,
     ) -> None:
-        """Keep the answer that is about to be given, and forget those that are old."""
+        """Keep the answer that is about to be given."""
         with self.db.writing() as session:
             session.execute(
                 update(StoredResponse)
                 .where(*_unanswered(claim))
                 .values(fingerprint=fingerprint, status=status, headers=headers, body=body)
             )
-            old = self.db.clock(session) - timedelta(hours=self.keep_hours)
-            session.execute(delete(StoredResponse).where(StoredResponse.created_at < old))
 
     @retry_conflicts
     def release(self, claim: KeyClaim) -> None:

@@ -4,7 +4,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,12 @@ import alembic.command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Engine, create_engine, event, func, select, text
+from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.engine import Connection, make_url
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
+
+from app.sql.clock import clock
 
 # Older ones can corrupt a WAL database that several processes write
 # (https://sqlite.org/wal.html#walresetbug); some distributions carry the fix in older branches.
@@ -86,10 +88,7 @@ class Database:
 
     def clock(self, session: Session) -> datetime:
         """The time of the database, which all processes share."""
-        if self.is_sqlite:
-            return datetime.now(UTC)
-        clock: datetime = session.scalars(select(func.clock_timestamp())).one()
-        return clock
+        return clock(session)
 
     def ping(self) -> None:
         """Raise when the database does not answer."""

@@ -4,68 +4,23 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
 from uuid import UUID
 
-import numpy as np
-from numpy.typing import NDArray
 from sqlalchemy import (
     JSON,
     BigInteger,
-    DateTime,
     ForeignKey,
     Index,
     LargeBinary,
     MetaData,
     String,
-    TypeDecorator,
     UniqueConstraint,
     Uuid,
 )
-from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from uuid_utils.compat import uuid7
 
-from app.problems import InvalidRequest
-from handful.contract.common import NAME_LENGTH, UNPRINTABLE
+from app.sql.columns import Float16s, Moment, Text, Vector
+from handful.contract.common import NAME_LENGTH
 from handful.contract.jobs import JobState
-
-Float16s = NDArray[np.float16]
-
-
-class Vector(TypeDecorator[Float16s]):
-    """A 1-D array of float16, stored little-endian."""
-
-    impl = LargeBinary
-    cache_ok = True
-
-    def process_bind_param(self, value: Float16s | None, dialect: Dialect) -> bytes | None:
-        return None if value is None else value.astype("<f2").tobytes()
-
-    def process_result_value(self, value: bytes | None, dialect: Dialect) -> Float16s | None:
-        return None if value is None else np.frombuffer(value, "<f2").astype(np.float16)
-
-
-class Text(TypeDecorator[str]):
-    """What every database keeps; whatever is stored or asked for passes here."""
-
-    impl = String
-    cache_ok = True
-
-    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
-        if value is not None and UNPRINTABLE.search(value):
-            raise InvalidRequest(f"{value!r:.80} has a control character, or half of a pair")
-        return value
-
-
-class Moment(TypeDecorator[datetime]):
-    """A point in time, in UTC whatever the database makes of time zones."""
-
-    impl = DateTime(timezone=True)
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        return None if value is None else value.astimezone(UTC)
-
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        return None if value is None else value.replace(tzinfo=value.tzinfo or UTC)
 
 
 def now() -> datetime:
@@ -126,6 +81,8 @@ class Project(Table):
     edition: Mapped[int] = mapped_column(default=1)  # counts edits of this row, for If-Match
     # Counts every change of images or labels, so that a cache asks only for what is newer.
     revision: Mapped[int] = mapped_column(BigInteger, default=0)
+    # Removals of this revision and before are forgotten: a cache that is older reads all anew.
+    removals_from: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
     created_at: Mapped[datetime] = mapped_column(default=now)
     updated_at: Mapped[datetime] = mapped_column(default=now)
 
@@ -181,6 +138,24 @@ class Removal(Table):
     image_id: Mapped[UUID] = mapped_column(primary_key=True)
     project_id: Mapped[UUID] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"))
     revision: Mapped[int] = mapped_column(BigInteger)
+
+
+class Boot(Table):
+    """The present run of the machine that a SQLite database is on."""
+
+    __tablename__ = "boots"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    began_at: Mapped[datetime]  # as the wall clock was when a process asked for the first time
+
+
+class ChoreRun(Table):
+    """When a server began last to do something for all servers."""
+
+    __tablename__ = "chore_runs"
+
+    name: Mapped[str] = mapped_column(String(50), primary_key=True)
+    begun_at: Mapped[datetime]  # by the database's clock
 
 
 class DoomedBlob(Table):

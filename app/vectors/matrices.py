@@ -199,7 +199,7 @@ class _Matrix:
         if revision != self._revision:
             rows, count, codes = self._rows, self._rows.count, self._codes
             self._codes = codes.copy()  # readers keep the old one
-            doubt = self._catch_up(session, revision)
+            doubt = self._catch_up(session, revision) or self._missed_removals(session)
             if doubt or self._too_many_holes:
                 self._start_again(session, doubt or "many images were deleted")
                 self._catch_up(session, revision)
@@ -216,6 +216,13 @@ class _Matrix:
             self._label_ids,
             self._mean,
         )
+
+    def _missed_removals(self, session: Session) -> str | None:
+        """Why we may have missed one; asked when we have read them, as some may go meanwhile."""
+        query = select(Project.removals_from).where(Project.id == self.key.project_id)
+        if 0 <= self._revision < (session.scalar(query) or 0):
+            return "removals of images are forgotten since"
+        return None
 
     def _changed(self) -> None:
         """Do what a new edition asks for."""

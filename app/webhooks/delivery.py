@@ -19,7 +19,7 @@ from http import HTTPStatus
 from typing import NamedTuple
 from uuid import UUID
 
-from sqlalchemy import Select, delete, exists, func, or_, select, update
+from sqlalchemy import Select, exists, func, or_, select, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, aliased
 
@@ -35,7 +35,6 @@ THREADS = 4
 POLL_S = 1.0  # between two looks for what is due
 STOP_S = 6.0  # in which what is on its way may arrive when the service stops
 LEASE_S = 120.0  # after which a webhook is taken up again whose process ended
-KEEP_DAYS = 30  # what was delivered, or given up
 # Seconds between one attempt and the next, up to a tenth more by chance.
 RETRIES_S = (5, 5 * 60, 30 * 60, 2 * 3600, 5 * 3600, 10 * 3600, 14 * 3600, 20 * 3600, 24 * 3600)
 FAILURES = 5  # one after the other, of a webhook, after which it is left alone
@@ -96,14 +95,6 @@ class Deliverer:
         ]
         return ended + stalled
 
-    def sweep(self) -> None:
-        """Forget what was delivered or given up long ago."""
-        old = now() - timedelta(days=KEEP_DAYS)
-        with self._db.writing() as session:
-            session.execute(
-                delete(Delivery).where(Delivery.due_at.is_(None), Delivery.created_at < old)
-            )
-
     def _run(self, number: int) -> None:
         while not self._stopping.is_set():
             self._busy_since[number] = time.monotonic()
@@ -141,7 +132,7 @@ class Deliverer:
                 return None
             delivery = session.scalar(
                 select(Delivery)
-                .where(Delivery.webhook_id == webhook.id, Delivery.due_at <= now())
+                .where(Delivery.webhook_id == webhook.id, Delivery.due_at <= moment)
                 .order_by(Delivery.due_at, Delivery.id)
                 .limit(1)
             )
@@ -186,8 +177,9 @@ class Deliverer:
             elif status == HTTPStatus.GONE:
                 delivery.due_at, webhook.gone = None, True
             else:
-                delivery.due_at = _next_attempt(delivery.attempts)
-                _pause(webhook, self._db.clock(session))
+                clock = self._db.clock(session)
+                delivery.due_at = _next_attempt(delivery.attempts, clock)
+                _pause(webhook, clock)
             if webhook.gone:
                 _end(session, webhook)
         log.info("webhook", delivery=str(due.delivery_id), status=status, error=error)
@@ -227,7 +219,7 @@ def _turn(moment: datetime) -> Select[Webhook]:
     return (
         select(Webhook)
         .where(
-            exists().where(Delivery.webhook_id == Webhook.id, Delivery.due_at <= now()),
+            exists().where(Delivery.webhook_id == Webhook.id, Delivery.due_at <= moment),
             or_(Webhook.busy_until.is_(None), Webhook.busy_until <= moment),
             or_(Webhook.paused_until.is_(None), Webhook.paused_until <= moment, Webhook.gone),
         )
@@ -255,7 +247,7 @@ def signed(delivery_id: UUID, secret: str, body: bytes) -> dict[str, str]:
     }
 
 
-def _next_attempt(attempts: int) -> datetime | None:
+def _next_attempt(attempts: int, clock: datetime) -> datetime | None:
     if attempts > len(RETRIES_S):
         return None
-    return now() + timedelta(seconds=RETRIES_S[attempts - 1] * _generator.uniform(1, 1.1))
+    return clock + timedelta(seconds=RETRIES_S[attempts - 1] * _generator.uniform(1, 1.1))

@@ -10,6 +10,7 @@ from uuid import UUID
 from sqlalchemy import exists, select
 from sqlalchemy.orm import Session
 
+from app.sql.clock import clock
 from app.sql.tables import Delivery, Image, Webhook, now
 from handful.contract.webhooks import Event
 
@@ -19,7 +20,7 @@ TEST = "webhook.test"  # what every webhook is told when somebody asks for it
 def tell(session: Session, project_id: UUID, event: Event, data: dict[str, Any]) -> None:
     """Have an event delivered to the webhooks of a project that want it, once this is committed."""
     for webhook in _listening(session, project_id, event):
-        session.add(message(webhook, event, data))
+        session.add(message(session, webhook, event, data))
 
 
 def tell_if_exhausted(session: Session, project_id: UUID) -> None:
@@ -31,15 +32,21 @@ def tell_if_exhausted(session: Session, project_id: UUID) -> None:
         tell(session, project_id, Event.POOL_EXHAUSTED, {})
 
 
-def message(webhook: Webhook, event: str, data: dict[str, Any]) -> Delivery:
+def message(session: Session, webhook: Webhook, event: str, data: dict[str, Any]) -> Delivery:
     """A message that is not sent yet."""
-    moment = now()
+    moment = clock(session)
     body = {
         "type": event,
-        "timestamp": moment.isoformat(),
+        "timestamp": now().isoformat(),
         "data": {"project": str(webhook.project_id)} | data,
     }
-    return Delivery(webhook_id=webhook.id, event=event, body=json.dumps(body), created_at=moment)
+    return Delivery(
+        webhook_id=webhook.id,
+        event=event,
+        body=json.dumps(body),
+        due_at=moment,
+        created_at=moment,
+    )
 
 
 def _listening(session: Session, project_id: UUID, event: Event) -> list[Webhook]:

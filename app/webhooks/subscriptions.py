@@ -14,7 +14,7 @@ from app.problems import AddressUnreachable, WebhookNotFound
 from app.sql.conflicts import retry_conflicts
 from app.sql.database import Database
 from app.sql.lookups import find_project, page_of
-from app.sql.tables import Delivery, Webhook, now
+from app.sql.tables import Delivery, Webhook
 from app.storage import remote
 from app.webhooks.delivery import PREFIX, resume
 from app.webhooks.outbox import TEST, message
@@ -74,7 +74,7 @@ class Webhooks:
         with self.db.writing() as session:
             webhook = _find(session, project_key, webhook_id, lock=True)
             webhook.paused_until = None
-            delivery = message(webhook, TEST, {})
+            delivery = message(session, webhook, TEST, {})
             session.add(delivery)
             session.flush()
             return delivery
@@ -97,7 +97,8 @@ class Webhooks:
             delivery = session.get(Delivery, delivery_id)
             if delivery is None or delivery.webhook_id != webhook.id:
                 raise WebhookNotFound(f"webhook {webhook_id} has no delivery {delivery_id}")
-            delivery.attempts, delivery.due_at, webhook.gone = 0, now(), False
+            delivery.attempts, webhook.gone = 0, False
+            delivery.due_at = self.db.clock(session)
             resume(webhook)
             return delivery
 

@@ -37,9 +37,10 @@ from app.prediction.cache import PredictorCache
 from app.problems import AlreadyExists, InvalidRequest, Problem, TooFewLabels
 from app.ranking.filters import RankQuery
 from app.ranking.ranking import Ranker
+from app.sql.columns import Float16s
 from app.sql.database import Database
 from app.sql.lookups import find_project, label_names, portions
-from app.sql.tables import Embedding, Float16s, Project, now
+from app.sql.tables import Embedding, Project, now
 from models.acquisition import AcquisitionStrategy
 
 SOURCE = "label_studio"  # of annotations

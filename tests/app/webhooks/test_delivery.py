@@ -14,7 +14,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import update
 
 from app.main import create_app
-from app.sql.tables import Delivery, Webhook, now
+from app.sql.tables import Webhook, now
 from app.storage import remote
 from app.webhooks import delivery
 from app.webhooks.delivery import Deliverer
@@ -110,26 +110,6 @@ def test_what_a_process_left_undone_is_done_by_the_next(settings, receiver):
         messages(receiver, 1)
 
     assert receiver.requests[0][0]["webhook-id"] == str(message.id)
-
-
-def test_old_deliveries_are_forgotten_once_they_have_ended(settings, receiver):
-    app = create_app(settings)
-    with TestClient(app, base_url="http://localhost") as client:
-        client.post("/v1/projects", json={"name": "birds"})
-        webhook = hook(client, receiver)
-        client.post(f"{HOOKS}/{webhook['id']}/test")
-        assert len(ended(client, webhook)) == 1
-    old = now() - timedelta(days=31)
-    with app.state.parts.queue.db.writing() as session:
-        session.execute(update(Delivery).values(created_at=old))
-    message = app.state.parts.webhooks.test("birds", UUID(webhook["id"]))
-    with app.state.parts.queue.db.writing() as session:
-        session.execute(update(Delivery).values(created_at=old))
-
-    with TestClient(create_app(settings), base_url="http://localhost") as client:
-        items = deliveries(client, webhook)
-
-    assert [item["id"] for item in items] == [str(message.id)]
 
 
 @pytest.fixture

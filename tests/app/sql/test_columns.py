@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sqlalchemy.dialects import postgresql, sqlite
 
-from app.sql.tables import Moment, Vector
+from app.sql.columns import Moment, Vector
 
 DIALECTS = [sqlite.dialect(), postgresql.dialect()]
 
