@@ -4,6 +4,7 @@ import pytest
 from fastapi.testclient import TestClient
 from pydantic import SecretStr
 
+from app.http import guard
 from app.main import create_app
 
 
@@ -56,3 +57,30 @@ def test_pages_of_other_sites_may_not_change_anything(service):
     assert service.post("/v1/projects", json={"name": "p"}, headers=foreign).status_code == 403
     ours = {"Origin": "http://localhost"}
     assert service.post("/v1/projects", json={"name": "p"}, headers=ours).status_code == 201
+
+
+def test_wrong_keys_are_slowed_and_counted_and_the_right_one_is_not(locked, monkeypatch):
+    delays = []
+
+    async def note(seconds: float) -> None:
+        delays.append(seconds)
+
+    monkeypatch.setattr(guard, "sleep", note)
+
+    for _ in range(8):
+        assert locked.get("/v1/projects", headers={"Authorization": "Bearer no"}).status_code == 401
+        assert locked.post("/v1/session", json={"api_key": "no"}).status_code == 401
+    slowed = list(delays)
+    assert locked.get("/v1/projects").status_code == 401  # which guesses nothing
+    right = {"Authorization": "Bearer sesame"}
+    assert locked.get("/v1/projects", headers=right).is_success
+    assert locked.post("/v1/session", json={"api_key": "sesame"}).is_success
+    metrics = locked.get("/metrics", headers=right).text
+
+    assert len(slowed) == 16
+    assert slowed[:5] == [0.0] * 5
+    assert slowed[5:] == sorted(slowed[5:])
+    assert slowed[-1] == 10.0
+    assert delays == slowed
+    assert 'handful_wrong_keys_total{where="header"} 8.0' in metrics
+    assert 'handful_wrong_keys_total{where="session"} 8.0' in metrics
