@@ -111,7 +111,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(Idempotency, answers=responses)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     app.add_middleware(Admission, embedder=parts.embedder, threads=settings.request_threads)
-    app.add_middleware(Authentication, settings=settings)
+    app.add_middleware(Authentication, settings=settings, metrics=parts.metrics)
     app.add_middleware(RequestLog, metrics=HttpMetrics(parts.metrics))
     return app
 

@@ -9,6 +9,7 @@ from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 MIB = 1 << 20
+KEY_LENGTH = 20  # least characters of a key that others may guess at
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,9 @@ class UploadLimits:
 class Settings(BaseSettings):
     """Each field is an environment variable with the prefix `HANDFUL_`."""
 
-    model_config = SettingsConfigDict(env_prefix="HANDFUL_", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="HANDFUL_", extra="ignore", frozen=True, hide_input_in_errors=True
+    )
 
     data_dir: Path = Field(
         Path("handful-data"), description="Folder of the default database and of the image files."
@@ -57,7 +60,9 @@ class Settings(BaseSettings):
         description="How long `/readyz` says 503 after SIGTERM before the port is closed.",
     )
     api_key: SecretStr = Field(
-        SecretStr(""), description="Clients send it as `Authorization: Bearer KEY`; empty: open."
+        SecretStr(""),
+        description="Clients send it as `Authorization: Bearer KEY`; empty: open. At least 20 "
+        "characters where others than this machine can reach the service.",
     )
     allowed_hosts: tuple[str, ...] = Field(
         ("localhost", "127.0.0.1", "[::1]"),
@@ -172,10 +177,17 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _refuse_an_open_door(self) -> Self:
-        if not self.is_loopback and not self.api_key.get_secret_value():
+        key = self.api_key.get_secret_value()
+        if not self.is_loopback and not key:
             raise ValueError(
                 f"listening on {self.host} would let anyone in: set HANDFUL_API_KEY to a long "
                 "random secret, or keep HANDFUL_HOST=127.0.0.1"
+            )
+        if not self.is_loopback and len(key) < KEY_LENGTH:
+            raise ValueError(
+                f"HANDFUL_API_KEY has {len(key)} characters, and others could guess it: set it to "
+                f"at least {KEY_LENGTH} random ones, as `python3 -c 'import secrets; "
+                "print(secrets.token_urlsafe(32))'` makes them, or keep HANDFUL_HOST=127.0.0.1"
             )
         return self
 

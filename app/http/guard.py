@@ -6,18 +6,22 @@ import re
 import time
 from urllib.parse import urlsplit
 
+from anyio import sleep
+from prometheus_client import CollectorRegistry, Counter
 from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.access.api_key import ApiKey
 from app.access.sessions import COOKIE, from_cookies, is_valid
+from app.access.wrong_keys import WrongKeys
 from app.http.content_policy import DOCS_ASSETS, WEB
 from app.http.errors import respond
 from app.problems import ForeignOrigin, MalformedRequest, Problem, Unauthorized
 from app.settings import Settings
 
 LABEL_STUDIO = "/label-studio/"  # which sends the key as a password
-OPEN_PATHS = {"/", "/livez", "/readyz", "/docs", "/openapi.json", "/favicon.ico", "/v1/session"}
+SESSION = "/v1/session"
+OPEN_PATHS = {"/", "/livez", "/readyz", "/docs", "/openapi.json", "/favicon.ico", SESSION}
 SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
 HOST = re.compile(r"[A-Za-z0-9._~%:\[\]-]*")
 
@@ -25,19 +29,47 @@ HOST = re.compile(r"[A-Za-z0-9._~%:\[\]-]*")
 class Authentication:
     """Lets in who has the key; without one, only this machine and no other web site."""
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, metrics: CollectorRegistry) -> None:
         self.app = app
+        self._wrong_keys = WrongKeys()
+        self._counter = Counter(
+            "handful_wrong_keys",
+            "Requests with a wrong API key, by where it was shown: header or session",
+            ["where"],
+            registry=metrics,
+        )
         self._key = ApiKey.of(settings)
         self._hosts = {host.lower() for host in settings.allowed_hosts}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        problem = self.refusal(scope) if scope["type"] == "http" else None
-        if problem is not None:
-            await respond(problem, close=has_body(Headers(scope=scope)))(scope, receive, send)
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
             return
-        if scope["type"] == "http":
+        problem = self.refusal(scope)
+        if problem is None:
             _drop_cookies(scope)
-        await self.app(scope, receive, send)
+            opens = scope["path"] == SESSION and scope["method"] == "POST"
+            await self.app(scope, receive, self._slowed(scope, send) if opens else send)
+            return
+        if isinstance(problem, Unauthorized) and "authorization" in Headers(scope=scope):
+            await self._slow_down(scope, "header")
+        await respond(problem, close=has_body(Headers(scope=scope)))(scope, receive, send)
+
+    def _slowed(self, scope: Scope, send: Send) -> Send:
+        """Keep back the answer to a wrong key."""
+
+        async def send_slowly(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] == 401:
+                await self._slow_down(scope, "session")
+            await send(message)
+
+        return send_slowly
+
+    async def _slow_down(self, scope: Scope, where: str) -> None:
+        """Count a wrong key, and wait for as long as its address has to."""
+        self._counter.labels(where).inc()
+        address, _ = scope.get("client") or ("", 0)
+        await sleep(self._wrong_keys.delay_s(address, time.monotonic()))
 
     def refusal(self, scope: Scope) -> Problem | None:
         """Why a request is not let in; None where it is."""

@@ -325,6 +325,9 @@ class _Recorder:
             self.headers = dict(Headers(raw=message["headers"]).items())
             self._start = message
             return
+        if message["type"] != "http.response.body":
+            await self._send(message)
+            return
         if self.is_kept:
             self.body += message.get("body", b"")
         if not message.get("more_body", False):

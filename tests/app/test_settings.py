@@ -15,7 +15,16 @@ def test_this_machine_alone_needs_no_key(host):
 def test_the_network_needs_a_key(host):
     with pytest.raises(ValidationError, match="would let anyone in: set HANDFUL_API_KEY"):
         Settings(host=host)
-    assert not Settings(host=host, api_key="sesame").is_loopback
+    with pytest.raises(
+        ValidationError, match=r"has 6 characters.*at least 20 random ones"
+    ) as caught:
+        Settings(host=host, api_key="sesame")
+    assert "sesame" not in str(caught.value)
+    assert not Settings(host=host, api_key="sesame" * 4).is_loopback
+
+
+def test_behind_a_proxy_on_this_machine_a_key_may_be_short():
+    assert Settings(host="127.0.0.1", api_key="sesame").is_loopback
 
 
 def test_the_key_does_not_show():

@@ -4,7 +4,7 @@ import csv
 import io
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from app.exchange.formats import formats
 from app.exchange.reader import IMAGE_KEYS, ImportSource
@@ -15,6 +15,7 @@ COLUMNS = (
     "image", "id", "sha256", "filename", "media_type", "width", "height", "label", "annotator",
     "split", "suggestion", "confidence", "missing",
 )  # fmt: skip
+FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # noqa: RUF001 - full width
 KEYS = {*IMAGE_KEYS, "id", "sha256"}  # of which a file has one at least
 
 
@@ -26,16 +27,26 @@ class CsvManifest(Manifest):
     https://www.rfc-editor.org/rfc/rfc4180
     """
 
+    # Put ' before text that a spreadsheet would compute; an import takes it for a part of the text.
+    safe_for_spreadsheets: bool = False
+
     name: ClassVar[str] = "manifest.csv"
     text_type: ClassVar[str] = "text/csv; charset=utf-8"
 
     def render(self, export: Export, images: Iterable[ManifestImage]) -> Iterator[str]:
         line = io.StringIO(newline="")
-        writer = csv.DictWriter(line, COLUMNS)
+        writer = csv.DictWriter(
+            line,
+            COLUMNS,
+            quoting=csv.QUOTE_ALL if self.safe_for_spreadsheets else csv.QUOTE_MINIMAL,
+        )
         writer.writeheader()
         yield _drain(line)
         for image in images:
-            writer.writerow(image.record())
+            record = image.record()
+            if self.safe_for_spreadsheets:
+                record = {column: _as_text(value) for column, value in record.items()}
+            writer.writerow(record)
             yield _drain(line)
 
     def recognises(self, source: ImportSource) -> bool:
@@ -45,6 +56,14 @@ class CsvManifest(Manifest):
 
     def read(self, source: ImportSource) -> Contents:
         return Contents(source.labels(), _entries(source))
+
+
+def _as_text(value: Any) -> Any:
+    """A value that no spreadsheet takes for a formula.
+
+    https://owasp.org/www-community/attacks/CSV_Injection
+    """
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULAS) else value
 
 
 def _drain(line: io.StringIO) -> str:

@@ -4,10 +4,12 @@ import base64
 
 import pytest
 from fastapi.testclient import TestClient
+from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 from starlette import requests
 
 from app.access.sessions import COOKIE
+from app.http import guard
 from app.http.guard import Authentication
 from app.main import create_app
 from app.problems import MalformedRequest
@@ -82,7 +84,7 @@ async def locked_out(*_: object) -> None:
 
 @pytest.mark.parametrize("hosts", [[], ["localhost", "localhost"]])
 def test_a_request_has_one_host(settings, hosts):
-    guard = Authentication(locked_out, settings)
+    guard = Authentication(locked_out, settings, CollectorRegistry())
     headers = [(b"host", host.encode()) for host in hosts]
     scope = {"type": "http", "http_version": "1.1", "path": "/livez", "headers": headers}
 
@@ -133,3 +135,30 @@ def test_a_cookie_is_found_among_others(locked):
     locked.cookies.clear()
 
     assert locked.get("/v1/projects", headers={"Cookie": f"a=b; {cookie};c"}).is_success
+
+
+def test_wrong_keys_are_slowed_and_counted_and_the_right_one_is_not(locked, monkeypatch):
+    delays = []
+
+    async def note(seconds: float) -> None:
+        delays.append(seconds)
+
+    monkeypatch.setattr(guard, "sleep", note)
+
+    for _ in range(8):
+        assert locked.get("/v1/projects", headers={"Authorization": "Bearer no"}).status_code == 401
+        assert locked.post("/v1/session", json={"api_key": "no"}).status_code == 401
+    slowed = list(delays)
+    assert locked.get("/v1/projects").status_code == 401  # which guesses nothing
+    right = {"Authorization": "Bearer sesame"}
+    assert locked.get("/v1/projects", headers=right).is_success
+    assert locked.post("/v1/session", json={"api_key": "sesame"}).is_success
+    metrics = locked.get("/metrics", headers=right).text
+
+    assert len(slowed) == 16
+    assert slowed[:5] == [0.0] * 5
+    assert slowed[5:] == sorted(slowed[5:])
+    assert slowed[-1] == 10.0
+    assert delays == slowed
+    assert 'handful_wrong_keys_total{where="header"} 8.0' in metrics
+    assert 'handful_wrong_keys_total{where="session"} 8.0' in metrics

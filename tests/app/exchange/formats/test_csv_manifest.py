@@ -3,9 +3,12 @@
 import base64
 import csv
 import io
+from uuid import uuid4
 
 import pytest
 
+from app.exchange.formats.csv_manifest import CsvManifest
+from app.exchange.records import Export, Row
 from tests.app.exchange.formats.conftest import export, facts, images, import_, post, upload
 from tests.app.exchange.formats.test_folders import packed
 
@@ -18,6 +21,24 @@ def test_it_is_a_table_with_a_line_for_each_image(awkward):
     assert [row["id"] for row in rows] == [image["id"] for image in expected]
     assert [row["label"] or None for row in rows] == [image["label"] for image in expected]
     assert [row["annotator"] or None for row in rows] == [i["annotator"] for i in expected]
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "＝"])  # noqa: RUF001
+def test_a_spreadsheet_computes_nothing_when_that_is_asked_for(start):
+    text = f"{start}HYPERLINK(A1)"
+    row = Row(
+        id=uuid4(), sha256="0" * 64, filename=text, media_type="image/png", width=1, height=1,
+        label=text, annotator=text, split=None, suggestions=(),
+    )  # fmt: skip
+    export = Export(uuid4(), [text], lambda: iter([row]), lambda _: b"")
+
+    def cells(**options):
+        content = b"".join(CsvManifest(**options).write(export)).decode()
+        (record,) = csv.DictReader(io.StringIO(content, newline=""))
+        return {record[column] for column in ("filename", "label", "annotator")}
+
+    assert cells() == {text}
+    assert cells(safe_for_spreadsheets=True) == {f"'{text}"}
 
 
 def test_a_table_of_another_tool_names_images_of_the_project_by_file_name(shared, few):
