@@ -49,6 +49,7 @@ LISTS = {"app.api", "handful.contract"}  # rooms of a module a resource, as many
 WHOLE = {
     "test_bad_input",
     "test_concurrency",
+    "test_fail_points",
     "test_hard_cases",
     "test_labeling_flow",
     "test_schema",

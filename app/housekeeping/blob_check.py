@@ -19,6 +19,7 @@ ADVICE = {
     "checkpoint": "nothing: the job starts over",
     "predictions": "start another job of the same kind, or restore the file from a backup",
 }
+Uses = defaultdict[str, list["BlobUse"]]  # of files, by their names
 ORPHANED = "nothing: a sweep removes it an hour after another has seen it"
 
 
@@ -49,10 +50,15 @@ class BlobProblem:
 
 def check(db: Database, blobs: Blobs) -> Iterator[BlobProblem]:
     """Read every file, and tell which are missing, damaged, or of no use to any row."""
+    with db.reading() as session:
+        by_service = _uses_by_service(session)
     for prefix, files in zip(PREFIXES, blobs.files(), strict=True):
         sizes = {file.sha256: file.size for file in files}
         with db.reading() as session:
-            uses = _uses(session, prefix)
+            uses = _uses_by_images(session, prefix)
+        for digest in by_service:
+            if digest.startswith(prefix):
+                uses[digest] += by_service[digest]
         for digest in sorted(sizes.keys() | uses.keys()):
             problem = _problem(blobs, digest, bool(uses[digest]))
             if problem is not None and _is_so_still(db, blobs, problem, digest):
@@ -86,26 +92,35 @@ def _is_so_still(db: Database, blobs: Blobs, problem: str, digest: str) -> bool:
     return used
 
 
-def _uses(session: Session, prefix: str) -> defaultdict[str, list[BlobUse]]:
-    """The rows that refer to files whose names begin so, by the names."""
-    uses: defaultdict[str, list[BlobUse]] = defaultdict(list)
-    of_images: Select[*tuple[Any, ...]] = select(
-        Image.sha256, literal("image"), Image.id, Project.name
-    ).join(Project, Project.id == Image.project_id)
+def _uses_by_service(session: Session) -> Uses:
+    """What versions and jobs refer to: few files, so that one look is for all folders."""
     of_weights = select(
         EncoderVersion.weights, literal("weights"), EncoderVersion.id, literal(None)
     )
     of_jobs = [
-        select(column, literal(kind), Job.id, Project.name).join(
-            Project, Project.id == Job.project_id
-        )
+        select(column, literal(kind), Job.id, Project.name)
+        .join(Project, Project.id == Job.project_id)
+        .where(column.is_not(None))
         for column, kind in ((Job.checkpoint, "checkpoint"), (Job.predictions, "predictions"))
     ]
-    for query in (of_images, of_weights, *of_jobs):
-        digest_column = query.selected_columns[0]
-        rows = session.execute(
-            query.where(digest_column >= prefix, digest_column < f"{prefix}g")  # digits are 0 to f
-        )
-        for digest, kind, row_id, project in rows:
-            uses[digest].append(BlobUse(kind, str(row_id), project))
+    uses: Uses = defaultdict(list)
+    for query in (of_weights, *of_jobs):
+        _collect(session, query, uses)
     return uses
+
+
+def _uses_by_images(session: Session, prefix: str) -> Uses:
+    """What images refer to, of the files whose names begin so."""
+    query = (
+        select(Image.sha256, literal("image"), Image.id, Project.name)
+        .join(Project, Project.id == Image.project_id)
+        .where(Image.sha256 >= prefix, Image.sha256 < f"{prefix}g")  # digits are 0 to f
+    )
+    uses: Uses = defaultdict(list)
+    _collect(session, query, uses)
+    return uses
+
+
+def _collect(session: Session, query: Select[*tuple[Any, ...]], uses: Uses) -> None:
+    for digest, kind, row_id, project in session.execute(query):
+        uses[digest].append(BlobUse(kind, str(row_id), project))
