@@ -37,7 +37,7 @@ def check_weights(file: Path, state: dict[str, Tensor]) -> None:
 
 def _compare(tensors: safetensors.safe_open, state: dict[str, Tensor]) -> None:
     """Look at tensors of a file one after another, and at those that a network has."""
-    names = set(tensors.keys())
+    names = set(tensors.keys())  # type: ignore[no-untyped-call]
     missing = sorted(state.keys() - names)
     unknown = sorted(names - state.keys())
     if missing or unknown:
