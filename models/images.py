@@ -130,13 +130,14 @@ def decode(
     """
     with _opened(content, max_pixels) as image:
         media_type = MEDIA_TYPES[image.format or ""]
-        width, height = _upright_size(image)
+        width, height = image.size
         if media_type == "image/jpeg":
             image.draft(None, (2 * preprocessing.resize, 2 * preprocessing.resize))
-        square = _resize_and_crop(image, preprocessing)
+        square, sideways = _resize_and_crop(image, preprocessing)
     # In numpy: torch would start threads of its own here, which slow down those of the network.
     pixels = torch.from_numpy(np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1)))
-    return Decoded(pixels, media_type, width, height)
+    upright = (height, width) if sideways else (width, height)
+    return Decoded(pixels, media_type, *upright)
 
 
 def thumbnail(content: bytes, side: int, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> bytes:
@@ -150,7 +151,7 @@ def thumbnail(content: bytes, side: int, *, max_pixels: int = DEFAULT_MAX_PIXELS
             image.draft(None, (2 * side, 2 * side))
         shrink = min(1.0, side / max(image.size))
         size = (max(1, round(image.width * shrink)), max(1, round(image.height * shrink)))
-        small = _resample(
+        small, _ = _resample(
             image,
             size,
             (0.0, 0.0, float(image.width), float(image.height)),
@@ -206,11 +207,6 @@ def _kind(content: bytes) -> str:
     return "the file is not an image that we know"
 
 
-def _upright_size(image: Image.Image) -> tuple[int, int]:
-    turned = image.getexif().get(0x0112) in _SIDEWAYS
-    return (image.height, image.width) if turned else (image.width, image.height)
-
-
 def _to_rgb(image: Image.Image) -> Image.Image:
     """Any kind of pixels as 8-bit RGB; what is transparent turns white."""
     if image.mode in _DEEP:
@@ -227,7 +223,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _resize_and_crop(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
+def _resize_and_crop(image: Image.Image, preprocessing: Preprocessing) -> tuple[Image.Image, bool]:
     """Resize and crop in one step, sampling only the part that is kept."""
     extent = min(image.size) * preprocessing.crop / preprocessing.resize  # source pixels
     x, y = (image.width - extent) / 2, (image.height - extent) / 2
@@ -241,22 +237,24 @@ def _resample(
     size: tuple[int, int],
     box: tuple[float, float, float, float],
     resampling: Image.Resampling,
-) -> Image.Image:
-    """A part of an image in RGB, resized and turned upright; the whole has room in memory once.
+) -> tuple[Image.Image, bool]:
+    """A part of an image in RGB, resized and turned upright, and whether it lay on its side.
 
     What is not in RGB is converted band by band. Each is only made narrower; then all are made
     lower at once, which are the two steps in which Pillow resizes, so that nothing changes. An
     image that lies on its side is made lower first, as if it had been turned before.
     """
     with PIXEL_ROOM.take(_bytes_to_decode(image)):
-        image.load()
+        image.load()  # no sooner: to ask a PNG for its orientation reads it to the end
         orientation = image.getexif().get(0x0112, 1)
         sideways = orientation in _SIDEWAYS
         if image.mode == "RGB" and "transparency" not in image.info and not sideways:
             small = image.resize(size, resampling, box)
         else:
             small = _resample_in_bands(image, size, box, resampling, sideways=sideways)
-    return small.transpose(_TURNED[orientation]) if orientation in _TURNED else small
+        image.close()  # its pixels go before the room does
+    small = small.transpose(_TURNED[orientation]) if orientation in _TURNED else small
+    return small, sideways
 
 
 def _resample_in_bands(

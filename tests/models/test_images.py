@@ -5,6 +5,7 @@ import struct
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -64,8 +65,9 @@ def test_every_format_gives_the_same_picture(kind):
     assert (corners - expected).abs().max() < 30  # JPEG, WebP and GIF are lossy
 
 
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_every_exif_orientation_comes_out_upright(orientation):
+def test_every_exif_orientation_comes_out_upright(orientation, kind):
     turn = {
         2: Image.Transpose.FLIP_LEFT_RIGHT,
         3: Image.Transpose.ROTATE_180,
@@ -80,7 +82,7 @@ def test_every_exif_orientation_comes_out_upright(orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
 
-    decoded = decode(encode(stored, "PNG", exif=exif), PLAIN)
+    decoded = decode(encode(stored, kind, exif=exif), PLAIN)
 
     assert (decoded.width, decoded.height) == (96, 64)
     assert torch.equal(decoded.pixels, decode(encode(wide, "PNG"), PLAIN).pixels)
@@ -256,11 +258,23 @@ def test_an_image_is_converted_band_by_band_and_comes_out_the_same(mode, monkeyp
 
 def test_pixels_are_given_room_by_what_the_header_tells(monkeypatch):
     sizes = []
+    opened: list = []
 
     class Recorded(images.PixelRoom):
+        @contextmanager
         def take(self, size):
             sizes.append(size)
-            return super().take(size)
+            assert opened[-1]._im is None  # not a pixel was read
+            with super().take(size):
+                yield
+                with pytest.raises(ValueError, match="closed image"):
+                    opened.pop().getpixel((0, 0))
+
+    def open_(*arguments, open_=Image.open, **options):
+        opened.append(open_(*arguments, **options))
+        return opened[-1]
+
+    monkeypatch.setattr("models.images.Image.open", open_)
 
     monkeypatch.setattr(images, "PIXEL_ROOM", Recorded(1))
     image = Image.new("RGB", (64, 32))
