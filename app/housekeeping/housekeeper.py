@@ -15,6 +15,7 @@ from typing import NamedTuple, Self
 from prometheus_client import CollectorRegistry, Counter, Gauge
 from sqlalchemy.exc import IntegrityError
 
+from app.sql.conflicts import retry_conflicts
 from app.sql.database import Database
 from app.sql.tables import ChoreRun
 
@@ -104,6 +105,7 @@ class Housekeeper:
         if count:
             log.info("housekeeping: %s, %d gone", chore.name, count)
 
+    @retry_conflicts
     def _begin(self, chore: Chore) -> bool:
         """Whether a chore is due, and ours from now on."""
         if not chore.shared:
@@ -130,6 +132,7 @@ class Housekeeper:
             return False  # another server has begun it at the same moment
         return True
 
+    @retry_conflicts
     def _give_back(self, chore: Chore) -> None:
         self._done.pop(chore.name, None)
         if chore.shared:

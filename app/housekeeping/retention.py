@@ -6,6 +6,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, delete, func, inspect, or_, select, tuple_, update
 
+from app.sql.conflicts import retry_conflicts
 from app.sql.database import Database
 from app.sql.tables import (
     Delivery,
@@ -39,6 +40,7 @@ class Retention:
         old = Delivery.created_at < self._clock() - timedelta(days=self.delivery_days)
         return self._delete(Delivery, Delivery.due_at.is_(None) & old)
 
+    @retry_conflicts
     def job_events(self) -> int:
         """What jobs said that ended long ago, pictures first of all; not how they began and ended.
 
@@ -63,6 +65,7 @@ class Retention:
         old = StoredResponse.created_at < self._clock() - timedelta(hours=self.answer_hours)
         return self._delete(StoredResponse, old)
 
+    @retry_conflicts
     def removals(self) -> int:
         """Which images were deleted so many changes ago that caches had better read all anew."""
         with self.db.reading() as session:
@@ -96,6 +99,7 @@ class Retention:
         with self.db.reading() as session:
             return self.db.clock(session)
 
+    @retry_conflicts
     def _delete(self, table: type[Table], condition: ColumnElement[bool]) -> int:
         key: Any = tuple_(*inspect(table).primary_key)
         count = 0

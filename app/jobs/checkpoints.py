@@ -46,7 +46,7 @@ class Checkpoints:
             return
         context = self._context
         try:
-            digest, stale = context.store(pack(state()._asdict()), context.queue.keep_checkpoint)
+            digest, stale = context.store(pack(state()._asdict()), context.queue.keep_file)
         except StorageFull as error:
             raise JobFailed(
                 "the disk is full, so no checkpoint can be written: free some space and retry the "

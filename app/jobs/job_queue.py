@@ -183,32 +183,21 @@ class JobQueue:
             _append(session, _held(session, claim), kind, data)
 
     @retry_conflicts
-    def keep_checkpoint(self, claim: Claim, digest: str) -> str | None:
-        """Go on from this file after an interruption; the file that it replaces, if any.
+    def keep_file(
+        self, claim: Claim, digest: str, use: Literal["checkpoint", "predictions"] = "checkpoint"
+    ) -> str | None:
+        """Note a file to go on from, or what the job predicted; the file that it replaces, if any.
 
         Raises:
             BlobSwept: store the file again.
         """
         with self.db.writing() as session:
             job = _held(session, claim)
-            if unmark(session, [digest]):
-                replaced, job.checkpoint = job.checkpoint, digest
-                return replaced
-        raise BlobSwept(digest)
-
-    @retry_conflicts
-    def keep_predictions(self, claim: Claim, digest: str) -> None:
-        """Note the file of what the job predicted.
-
-        Raises:
-            BlobSwept: store the file again.
-        """
-        with self.db.writing() as session:
-            job = _held(session, claim)
-            if unmark(session, [digest]):
-                job.predictions = digest
-                return
-        raise BlobSwept(digest)
+            if not unmark(session, [digest]):
+                raise BlobSwept(digest)
+            replaced: str | None = getattr(job, use)
+            setattr(job, use, digest)
+            return replaced
 
     @contextmanager
     def holding(self, claim: Claim) -> Iterator[Session]:

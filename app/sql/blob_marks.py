@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
+from app.sql.conflicts import retry_conflicts
 from app.sql.database import Database
 from app.sql.lookups import portions
 from app.sql.tables import DoomedBlob, EncoderVersion, Image, Job
@@ -48,6 +49,7 @@ def unmark(session: Session, digests: Iterable[str]) -> bool:
     return present
 
 
+@retry_conflicts
 def remove_unused(db: Database, digest: str, take: Callable[[str], None]) -> bool:
     """Remove a file at once if nothing refers to it any more; whether it went.
 
@@ -61,6 +63,7 @@ def remove_unused(db: Database, digest: str, take: Callable[[str], None]) -> boo
     return remove_condemned(db, digest, take)
 
 
+@retry_conflicts
 def remove_condemned(db: Database, digest: str, take: Callable[[str], None]) -> bool:
     """Remove a file unless somebody has taken its mark away; who wants to, waits for us."""
     with db.writing() as session:

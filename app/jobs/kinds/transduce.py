@@ -5,6 +5,7 @@ import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated, Any, NamedTuple
 
 import torch
@@ -69,7 +70,7 @@ class Transduce:
         material, transducer = learn(context, self)
         verdict = _judge(transducer.transduction, material.head)
         content, result = _predict(transducer.transduction, material, verdict)
-        context.store(content, context.queue.keep_predictions)
+        context.store(content, partial(context.queue.keep_file, use="predictions"))
         return result
 
     def gather(self, context: JobContext, packed: dict[str, Any] | None) -> "Transducible":

@@ -91,7 +91,7 @@ def test_of_jobs_that_ended_long_ago_only_their_states_are_known(db, retention, 
     claims = [claim for claim in (queue.claim(), queue.claim()) if claim]
     for claim in claims:
         queue.record(claim, "picture", {"text": "", "url": "data:"})
-        queue.keep_checkpoint(claim, "c" * 64)
+        queue.keep_file(claim, "c" * 64)
         queue.finish(claim, JobState.FAILED)
     with db.writing() as session:
         session.get_one(Job, claims[0].job_id).finished_at = clock - OLD

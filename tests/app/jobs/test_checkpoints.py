@@ -61,13 +61,13 @@ def test_without_one_the_job_begins(context):
 
 @pytest.mark.parametrize("content", [b"damaged", pack({"selection": {}, "batch_size": 8})])
 def test_one_that_cannot_be_read_or_is_of_an_older_service_starts_the_job_over(context, content):
-    context.queue.keep_checkpoint(context.claim, context.blobs.put(content))
+    context.queue.keep_file(context.claim, context.blobs.put(content))
 
     assert Checkpoints(reopened(context)).resume() is None
     assert messages(context) == ["the checkpoint cannot be read: starting over"]
 
 
 def test_a_file_that_is_gone_starts_the_job_over(context):
-    context.queue.keep_checkpoint(context.claim, "0" * 64)
+    context.queue.keep_file(context.claim, "0" * 64)
 
     assert Checkpoints(reopened(context)).resume() is None

@@ -63,14 +63,14 @@ def test_predictions_are_noted_by_who_holds_the_job_and_found_by_their_project(q
     with pytest.raises(JobEnded, match="preparing and has no predictions yet"):
         queue.predictions("a", job.id)
 
-    queue.keep_predictions(claim, "1" * 64)
+    queue.keep_file(claim, "1" * 64, "predictions")
     queue.finish(claim, JobState.SUCCEEDED)
 
     assert queue.predictions("a", job.id) == "1" * 64
     with pytest.raises(JobNotFound):
         queue.predictions("b", job.id)
     with pytest.raises(LeaseLost):
-        queue.keep_predictions(claim, "2" * 64)
+        queue.keep_file(claim, "2" * 64, "predictions")
 
 
 def test_events_are_numbered_without_gaps(queue):
@@ -101,7 +101,7 @@ def test_a_lost_worker_can_write_nothing_and_another_goes_on(queue):
     job = queue.enqueue("a", "finetune", {}, "")
     lost = queue.claim()
     queue.run(lost)
-    assert queue.keep_checkpoint(lost, "c" * 64) is None
+    assert queue.keep_file(lost, "c" * 64) is None
     lose(queue, job)
 
     claim = queue.claim()
@@ -110,7 +110,7 @@ def test_a_lost_worker_can_write_nothing_and_another_goes_on(queue):
     for write in (
         lambda: queue.renew(lost),
         lambda: queue.record(lost, "message", {}),
-        lambda: queue.keep_checkpoint(lost, "d" * 64),
+        lambda: queue.keep_file(lost, "d" * 64),
         lambda: queue.finish(lost, JobState.SUCCEEDED),
     ):
         with pytest.raises(LeaseLost):
@@ -266,7 +266,7 @@ def test_a_checkpoint_replaces_the_one_before_and_success_needs_none(queue):
     job = queue.enqueue("a", "finetune", {}, "")
     claim = queue.claim()
 
-    replaced = [queue.keep_checkpoint(claim, digit * 64) for digit in "ab"]
+    replaced = [queue.keep_file(claim, digit * 64) for digit in "ab"]
     queue.finish(claim, JobState.SUCCEEDED)
 
     assert replaced == [None, "a" * 64]
@@ -301,7 +301,7 @@ def test_a_job_that_was_to_be_cancelled_ends_so_when_its_worker_is_lost(queue):
 def test_what_failed_can_be_tried_again_from_its_checkpoint(queue):
     job = queue.enqueue("a", "finetune", {}, "")
     claim = queue.claim()
-    queue.keep_checkpoint(claim, "c" * 64)
+    queue.keep_file(claim, "c" * 64)
     with pytest.raises(JobEnded, match="preparing"):
         queue.retry("a", job.id)
     queue.finish(claim, JobState.FAILED, error="the disk is full")

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 import pytest
 from sqlalchemy import select
 
-from app.http.idempotency import StoredResponses
+from app.http.idempotency import KeyClaim, StoredResponses
 from app.jobs.job_queue import JobQueue
 from app.problems import KeyInUse
 from app.sql import clock as module
@@ -132,7 +132,7 @@ def test_a_key_in_use_stays_in_use(db, jump, hours):
 
     with pytest.raises(KeyInUse):
         answers.claim("key", "/address")
-    assert isinstance(claim, str)
+    assert isinstance(claim, KeyClaim)
     answers.remember(claim, "fingerprint", 201, {}, b"{}")
     assert answers.claim("key", "/address")[0] == 201
 
@@ -157,4 +157,4 @@ def test_a_message_is_due_at_once_whatever_the_clock_says(db, project, jump, hou
     jump(-hours)
     assert deliverer._claim() is None  # it is on its way
     with db.reading() as session:
-        assert session.get_one(Delivery, delivery.id).due_at > read(db)
+        assert session.get_one(Webhook, hook.id).busy_until > read(db)
