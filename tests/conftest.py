@@ -123,6 +123,7 @@ def settings(tmp_path, migrated, database_url) -> Settings:
         runtime="pytorch",
         decode_threads=2,
         max_batch=8,
+        job_backoff_seconds=0.0,
     )
 
 
