@@ -106,9 +106,7 @@ def _soak(hours: float, folder: Path, database: str) -> dict[str, Any]:
     }
 
 
-def _work(
-    url: str, messages: str, counts: Counter[str], seed: int, stop: threading.Event
-) -> None:
+def _work(url: str, messages: str, counts: Counter[str], seed: int, stop: threading.Event) -> None:
     """Rounds of everyday work, each in a project of its own."""
     number = 0
     with Handful(url, patience_s=PATIENCE_S) as client:

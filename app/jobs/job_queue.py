@@ -124,15 +124,8 @@ class JobQueue:
                 job.lease_until = clock + timedelta(seconds=self.lease_s)
                 job.started_at = job.started_at or now()
                 _enter(session, job, JobState.PREPARING, attempt=job.attempt)
-                return Claim(
-                    job.id,
-                    job.project_id,
-                    job.kind,
-                    job.options,
-                    job.token,
-                    job.attempt,
-                    job.checkpoint,
-                )
+                task = job.id, job.project_id, job.kind, job.options
+                return Claim(*task, job.token, job.attempt, job.checkpoint)
             return None
 
     def has_waiting(self) -> bool:

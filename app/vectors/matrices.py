@@ -18,9 +18,18 @@ from torch import Tensor
 from app.problems import ProjectNotFound
 from app.sql.database import Database
 from app.sql.lookups import label_names
-from app.sql.tables import Embedding, EncoderVersion, Image, Project, Removal
+from app.sql.tables import Image, Project
 from app.vectors.files import ID_BYTES, VectorFiles, VectorRows, fill
-from app.vectors.queries import all_ids, dim_of, packed_ids, revision_of, with_vectors
+from app.vectors.queries import (
+    all_ids,
+    dim_of,
+    embedded_images,
+    living,
+    packed_ids,
+    removed_images,
+    revision_of,
+    with_vectors,
+)
 from app.vectors.running_mean import Mean, RunningMean
 
 POOL = -1  # label code of an image without a label
@@ -109,12 +118,11 @@ class Vectors:
 
     def sweep(self) -> None:
         """Remove the files of projects and encoder versions that no longer exist."""
-        stored = self._files.stored() if self._files else set()
-        if not self._files or not stored:
+        if not self._files:
             return
+        stored = self._files.stored()
         with self._db.reading() as session:
-            projects = set(session.scalars(select(Project.id)))
-            versions = set(session.scalars(select(EncoderVersion.id)))
+            projects, versions = living(session)
         for project_id, encoder_id in stored:
             if project_id not in projects:
                 self._files.remove(project_id)
@@ -180,6 +188,7 @@ class _Matrix:
         self.key = key
         self.lock = threading.Lock()
         self.users = 0  # threads that refresh it, or wait to
+        self._embedded = embedded_images(key.project_id, key.encoder_id, ROWS_PER_FETCH)
         self._editions = editions
         self._edition = next(editions)
         self._mean: Mean | None = None
@@ -257,23 +266,6 @@ class _Matrix:
     def _store(self, vectors: NDArray[np.float16], ids: NDArray[np.uint8], revision: int) -> None:
         self._rows.append(vectors, ids)
 
-    def _embedded(self) -> Select[UUID, UUID | None]:
-        """Images that the version has embedded, and their labels."""
-        return (
-            select(Image.id, Image.label_id)
-            .join(Embedding, Embedding.image_id == Image.id)
-            .where(
-                Image.project_id == self.key.project_id,
-                Embedding.encoder_id == self.key.encoder_id,
-            )
-            .execution_options(yield_per=ROWS_PER_FETCH)
-        )
-
-    def _removed(self) -> Select[UUID]:
-        return select(Removal.image_id).where(
-            Removal.project_id == self.key.project_id, Removal.revision > self._revision
-        )
-
     def _code(self, label_id: UUID | None) -> int:
         if label_id is None:
             return POOL
@@ -291,11 +283,11 @@ class _Support(_Matrix):
         self._row_of: dict[UUID, int] = {}
 
     def _catch_up(self, session: Session, revision: int) -> str | None:
-        changed = self._embedded().where(Image.revision > self._revision)
+        changed = self._embedded.where(Image.revision > self._revision)
         if self._revision < 0:
             self._rows, self._row_of = VectorRows(dim_of(session, self.key.encoder_id)), {}
         else:
-            self._drop(session.scalars(self._removed()))
+            self._drop(session.scalars(removed_images(self.key.project_id, self._revision)))
             self._drop(session.scalars(changed.where(Image.label_id.is_(None))))
         labeled = with_vectors(changed.where(Image.label_id.is_not(None)))
         for rows in session.execute(labeled).partitions(ROWS_PER_FETCH):
@@ -352,19 +344,21 @@ class _Everything(_Matrix):
         self._opened = True
         if not self._rows.count:
             return NONE
-        ids = all_ids(session, self._embedded())
+        ids = all_ids(session, self._embedded)
         places, present = self._find(ids)
         self._codes[places[present]] = POOL
-        self._relabel(session, self._embedded().where(Image.label_id.is_not(None)))
+        self._relabel(session, self._embedded.where(Image.label_id.is_not(None)))
         return ids[~present]
 
     def _update(self, session: Session) -> NDArray[np.bytes_]:
         """Follow removals and labels; which images have no row."""
         if not self._rows.count:
             return NONE
-        places, present = self._find(packed_ids(session.scalars(self._removed())))
+        places, present = self._find(
+            packed_ids(session.scalars(removed_images(self.key.project_id, self._revision)))
+        )
         self._codes[places[present]] = GONE
-        return self._relabel(session, self._embedded().where(Image.revision > self._revision))
+        return self._relabel(session, self._embedded.where(Image.revision > self._revision))
 
     def _relabel(self, session: Session, images: Select[UUID, UUID | None]) -> NDArray[np.bytes_]:
         rowless = [NONE]
@@ -382,7 +376,7 @@ class _Everything(_Matrix):
         return self._rows.ids.view(f"S{ID_BYTES}").ravel()
 
     def _newer(self) -> Select[UUID, UUID | None, bytes]:
-        images = with_vectors(self._embedded()).order_by(Image.id)
+        images = with_vectors(self._embedded).order_by(Image.id)
         if self._rows.count:
             images = images.where(Image.id > UUID(bytes=self._rows.ids[-1].tobytes()))
         return images.where(Image.revision > self._revision) if self._revision >= 0 else images

@@ -9,7 +9,7 @@ from sqlalchemy import LargeBinary, Select, String, cast, func, select, type_coe
 from sqlalchemy.orm import Session
 
 from app.problems import ProjectNotFound
-from app.sql.tables import Embedding, EncoderVersion, Image, Project
+from app.sql.tables import Embedding, EncoderVersion, Image, Project, Removal
 from app.vectors.files import ID_BYTES
 
 
@@ -29,6 +29,29 @@ def dim_of(session: Session, encoder_id: UUID) -> int:
     """Components of the vectors of a version."""
     query = select(EncoderVersion.embedding_dim).where(EncoderVersion.id == encoder_id)
     return session.scalar(query) or 0
+
+
+def living(session: Session) -> tuple[set[UUID], set[UUID]]:
+    """The projects and the encoder versions that there are."""
+    projects = session.scalars(select(Project.id))
+    return set(projects), set(session.scalars(select(EncoderVersion.id)))
+
+
+def embedded_images(project_id: UUID, encoder_id: UUID, at_once: int) -> Select[UUID, UUID | None]:
+    """Images of a project that a version has embedded, and their labels; so many rows at a time."""
+    return (
+        select(Image.id, Image.label_id)
+        .join(Embedding, Embedding.image_id == Image.id)
+        .where(Image.project_id == project_id, Embedding.encoder_id == encoder_id)
+        .execution_options(yield_per=at_once)
+    )
+
+
+def removed_images(project_id: UUID, since: int) -> Select[UUID]:
+    """Images that were deleted from a project after a revision."""
+    return select(Removal.image_id).where(
+        Removal.project_id == project_id, Removal.revision > since
+    )
 
 
 def with_vectors(images: Select[UUID, UUID | None]) -> Select[UUID, UUID | None, bytes]:

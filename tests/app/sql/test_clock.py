@@ -11,7 +11,7 @@ from app.problems import KeyInUse
 from app.sql import clock as module
 from app.sql import tables
 from app.sql.clock import clock
-from app.sql.tables import Boot, Delivery, Project, Webhook
+from app.sql.tables import Boot, Project, Webhook
 from app.webhooks.delivery import Deliverer
 from app.webhooks.outbox import message
 from tests import databases
