@@ -344,8 +344,7 @@ class _Everything(_Matrix):
         self._opened = True
         if not self._rows.count:
             return NONE
-        ids = all_ids(session, self._embedded)
-        places, present = self._find(ids)
+        places, present = self._find(ids := all_ids(session, self._embedded))
         self._codes[places[present]] = POOL
         self._relabel(session, self._embedded.where(Image.label_id.is_not(None)))
         return ids[~present]
@@ -354,9 +353,8 @@ class _Everything(_Matrix):
         """Follow removals and labels; which images have no row."""
         if not self._rows.count:
             return NONE
-        places, present = self._find(
-            packed_ids(session.scalars(removed_images(self.key.project_id, self._revision)))
-        )
+        removed = session.scalars(removed_images(self.key.project_id, self._revision))
+        places, present = self._find(packed_ids(removed))
         self._codes[places[present]] = GONE
         return self._relabel(session, self._embedded.where(Image.revision > self._revision))
 
