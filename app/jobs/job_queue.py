@@ -186,11 +186,11 @@ class JobQueue:
         """
         with self.db.writing() as session:
             job = _held(session, claim)
-            if not unmark(session, [digest]):
-                raise BlobSwept(digest)
-            replaced: str | None = getattr(job, use)
-            setattr(job, use, digest)
-            return replaced
+            if unmark(session, [digest]):
+                replaced: str | None = getattr(job, use)
+                setattr(job, use, digest)
+                return replaced
+        raise BlobSwept(digest)  # once it is written that the file may come again
 
     @contextmanager
     def holding(self, claim: Claim) -> Iterator[Session]:
