@@ -27,7 +27,7 @@ from app.jobs.process import perform
 from app.main import create_app
 from app.settings import Settings
 from app.sql.database import Database, migrate
-from app.sql.tables import EncoderVersion
+from app.sql.tables import EncoderVersion, Project
 from tests.server_process import ServerProcess
 
 torch.set_num_threads(1)  # tiny tensors: threads cost four times what they save
@@ -122,6 +122,16 @@ def db(database_url, tmp_path, migrated) -> Iterator[Database]:
     database = Database(database_url or f"sqlite:///{shutil.copy(migrated, tmp_path)}")
     yield database
     database.close()
+
+
+@pytest.fixture
+def project(db, make_version) -> Project:
+    """A project of that database, which has nothing yet."""
+    version = make_version(db)
+    with db.writing() as session:
+        project = Project(name="a", head={}, encoder_id=version)
+        session.add(project)
+    return project
 
 
 @pytest.fixture

@@ -34,15 +34,6 @@ def retention(db):
 
 
 @pytest.fixture
-def project(db, make_version):
-    version = make_version(db)
-    with db.writing() as session:
-        project = Project(name="a", head={}, encoder_id=version)
-        session.add(project)
-    return project
-
-
-@pytest.fixture
 def clock(db):
     with db.reading() as session:
         return db.clock(session)

@@ -11,22 +11,13 @@ from app.problems import KeyInUse
 from app.sql import clock as module
 from app.sql import tables
 from app.sql.clock import clock
-from app.sql.tables import Boot, Project, Webhook
+from app.sql.tables import Boot, Webhook
 from app.webhooks.delivery import Deliverer
 from app.webhooks.outbox import message
 from tests import databases
 
 database_url = databases.each
 JUMPS = pytest.mark.parametrize("hours", [-30, 30])
-
-
-@pytest.fixture
-def project(db, make_version):
-    version = make_version(db)
-    with db.writing() as session:
-        project = Project(name="a", head={}, encoder_id=version)
-        session.add(project)
-    return project
 
 
 @pytest.fixture
