@@ -1,11 +1,9 @@
 """A repeated POST does its work once, and answers as the first time."""
 
 import base64
-import contextlib
 import hashlib
 import http.client
 import shutil
-import sqlite3
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,15 +16,16 @@ import pytest
 import safetensors.torch
 from fastapi.testclient import TestClient
 from pydantic import SecretStr
-from sqlalchemy import select, update
+from sqlalchemy import select, text, update
 
 from app.http import idempotency
 from app.http.idempotency import CLAIM_S, FirstResponse, KeyClaim, StoredResponses
 from app.labeling.projects import Projects
 from app.main import create_app
 from app.problems import KeyInUse
+from app.settings import Settings
 from app.sql.database import Database
-from app.sql.tables import StoredResponse
+from app.sql.tables import StoredResponse, Table
 from docs import generate
 from tests.server_process import ServerProcess, wait_until
 
@@ -38,6 +37,7 @@ POSTS = [
     for operation in generate.openapi()["paths"].values()
     if "post" in operation
 ]
+HOUSEKEEPING = {"chore_runs", "doomed_blobs"}  # tables that it may write at any time
 REFUSED = {"label_studio_push", "label_studio_sync"}  # no Label Studio is set
 
 
@@ -46,7 +46,7 @@ class Site(NamedTuple):
 
     client: httpx.Client
     server: ServerProcess
-    database: str  # file
+    database: Database
     png: Callable[..., bytes]
 
     def post(self, path: str, **request: Any) -> Any:
@@ -60,24 +60,28 @@ class Site(NamedTuple):
 
     def rows(self) -> dict[str, Any]:
         """All that is kept but answers to keys; of what deliverers write, only how much."""
-        with contextlib.closing(sqlite3.connect(self.database)) as connection:
-            names = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
-            tables = [name for (name,) in names if name != "answers"]
-            rows = {name: connection.execute(f"SELECT * FROM {name}").fetchall() for name in tables}
+        with self.database.engine.connect() as connection:
+            rows = {
+                name: sorted(map(repr, connection.execute(text(f"SELECT * FROM {name}"))))
+                for name in Table.metadata.tables.keys() - HOUSEKEEPING - {"answers"}
+            }
         return rows | {name: len(rows[name]) for name in ("webhooks", "deliveries")}
 
 
-@pytest.fixture(scope="module")
-def site(server_process, png):
-    server = server_process(webhooks_to_private_addresses=True)
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def site(request, server_process, png):
+    url = request.getfixturevalue("postgresql")() if request.param == "postgresql" else ""
+    server = server_process(url, webhooks_to_private_addresses=True)
+    database = Database(Settings(data_dir=server.data, database_url=url).database)
     with httpx.Client(base_url=server.url, timeout=120, trust_env=False) as client:
         client.post("/v1/projects", json={"name": "birds"}).raise_for_status()
-        site = Site(client, server, f"{server.data}/handful.sqlite", png)
+        site = Site(client, server, database, png)
         for label, colour in (("hat", "red"), ("cap", "blue")):
             files = [("files", png(colour, n)) for n in range(3)]
             site.post(f"labels/{label}/support", files=files)
         site.post("pool", files=[("files", png("green", n)) for n in range(6)])
         yield site
+    database.close()
 
 
 def labeled_twice(site: Site) -> str:
