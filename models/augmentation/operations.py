@@ -6,17 +6,29 @@ They work in 8 bits, as the policies were published; each image has its own magn
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Generator, Tensor
-from torchvision.transforms.v2 import functional as tv
 
 # Images and the magnitude of each, in the unit that `operations` names, to images.
 Operation = Callable[[UInt8[Tensor, "B 3 S S"], Float[Tensor, " B"]], UInt8[Tensor, "B 3 S S"]]
 
 
 GREY = [128.0, 128.0, 128.0]  # what a move uncovers, as in the code of AutoAugment
+
+
+def _kernel(name: str) -> Callable[..., Tensor]:
+    """A kernel of torchvision, which is loaded by the first call: who serves needs none of it."""
+
+    def call(*arguments: Any, **options: Any) -> Tensor:
+        from torchvision.transforms.v2 import functional
+
+        result: Tensor = getattr(functional, name)(*arguments, **options)
+        return result
+
+    return call
 
 
 def _alike(kernel: Callable[[Tensor], Tensor]) -> Operation:
@@ -36,6 +48,9 @@ def _each(kernel: Callable[[Tensor, float], Tensor]) -> Operation:
     return operation
 
 
+_rotate, _posterize = _kernel("rotate"), _kernel("posterize")
+
+
 def _solarize(
     images: UInt8[Tensor, "B 3 S S"], thresholds: Float[Tensor, " B"]
 ) -> UInt8[Tensor, "B 3 S S"]:
@@ -51,29 +66,27 @@ def _affine(
 ) -> Tensor:
     """Shear about the upper left corner by slopes, as in AutoAugment, and shift by pixels."""
     degrees = [math.degrees(math.atan(slope)) for slope in shear]
-    transformed: Tensor = tv.affine(
-        image, 0.0, list(shift), scale=1.0, shear=degrees, fill=GREY, center=[0, 0]
-    )
-    return transformed
+    affine = _kernel("affine")
+    return affine(image, 0.0, list(shift), scale=1.0, shear=degrees, fill=GREY, center=[0, 0])
 
 
 operations: dict[str, Operation] = {
     # Without magnitude.
     "identity": _alike(lambda images: images),
-    "autocontrast": _alike(tv.autocontrast),
-    "equalize": _alike(tv.equalize),
-    "invert": _alike(tv.invert),
+    "autocontrast": _alike(_kernel("autocontrast")),
+    "equalize": _alike(_kernel("equalize")),
+    "invert": _alike(_kernel("invert")),
     # Degrees, counterclockwise.
-    "rotate": _each(lambda image, degrees: tv.rotate(image, degrees, fill=GREY)),
+    "rotate": _each(lambda image, degrees: _rotate(image, degrees, fill=GREY)),
     # The value, 0..256, from which on values are inverted.
     "solarize": _solarize,
     # Bits that are kept, rounded.
-    "posterize": _each(lambda image, bits: tv.posterize(image, round(bits))),
+    "posterize": _each(lambda image, bits: _posterize(image, round(bits))),
     # Factors; 1 is the image as it is.
-    "color": _each(tv.adjust_saturation),
-    "contrast": _each(tv.adjust_contrast),
-    "brightness": _each(tv.adjust_brightness),
-    "sharpness": _each(tv.adjust_sharpness),
+    "color": _each(_kernel("adjust_saturation")),
+    "contrast": _each(_kernel("adjust_contrast")),
+    "brightness": _each(_kernel("adjust_brightness")),
+    "sharpness": _each(_kernel("adjust_sharpness")),
     # Slopes: a row moves left by this times its number, a column up.
     "shear-x": _each(lambda image, slope: _affine(image, shear=(slope, 0.0))),
     "shear-y": _each(lambda image, slope: _affine(image, shear=(0.0, slope))),

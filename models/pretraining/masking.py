@@ -6,8 +6,6 @@ from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
-from timm.layers.pos_embed_sincos import build_sincos2d_pos_embed
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from models.encoders import Encoder
@@ -91,6 +89,9 @@ class TokenPainter(nn.Module):
     positions: Tensor
 
     def __init__(self, encoder: Encoder, mask: float, width: int, depth: int) -> None:
+        from timm.layers.pos_embed_sincos import build_sincos2d_pos_embed
+        from timm.models.vision_transformer import Block
+
         super().__init__()
         net: Any = encoder.stages[0].net
         height, breadth = net.patch_embed.patch_size

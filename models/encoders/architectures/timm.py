@@ -6,8 +6,6 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
-import timm
-from timm.data.config import resolve_model_data_config
 from torch import nn
 
 from models.encoders import Encoder, EncoderUnavailable
@@ -28,10 +26,14 @@ class Timm:
     weights: str | None = None  # a local safetensors file instead of the hub
 
     def __post_init__(self) -> None:
+        import timm
+
         if not timm.is_model(self.model.partition(".")[0]):
             raise ValueError(f"timm has no model {self.model!r}")
 
     def build(self, *, pretrained: bool = True) -> Encoder:
+        from timm.data.config import resolve_model_data_config
+
         net = self._network(pretrained)
         config: dict[str, Any] = resolve_model_data_config(net)  # type: ignore[no-untyped-call]
         side = int(config["input_size"][-1])
@@ -46,6 +48,8 @@ class Timm:
         return Encoder(stages, embedding_dim=dim, preprocessing=preprocessing).eval()
 
     def _network(self, pretrained: bool) -> nn.Module:
+        import timm
+
         from_hub = pretrained and self.weights is None
         try:
             net: nn.Module = timm.create_model(self.model, pretrained=from_hub, num_classes=0)

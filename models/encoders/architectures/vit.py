@@ -1,10 +1,9 @@
 """A small vision transformer, for images of its own size."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from timm.layers.pos_embed_sincos import build_sincos2d_pos_embed
-from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from models.encoders import Encoder
@@ -12,6 +11,9 @@ from models.encoders.architectures import architectures
 from models.encoders.stages import split
 from models.images import Preprocessing
 from models.registry import require_within
+
+if TYPE_CHECKING:
+    from timm.models.vision_transformer import VisionTransformer
 
 
 @architectures.register
@@ -46,6 +48,8 @@ class ViT:
             )
 
     def build(self, *, pretrained: bool = True) -> Encoder:
+        from timm.models.vision_transformer import VisionTransformer
+
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             net = VisionTransformer(
@@ -74,8 +78,10 @@ class ViT:
 
 
 @torch.no_grad()
-def _start_as_mae(net: VisionTransformer) -> None:
+def _start_as_mae(net: "VisionTransformer") -> None:
     """Set what the start of MoCo v3, which is otherwise that of MAE, leaves to timm."""
+    from timm.layers.pos_embed_sincos import build_sincos2d_pos_embed
+
     filters = net.patch_embed.proj.weight
     nn.init.xavier_uniform_(filters.view(len(filters), -1))
     positions = build_sincos2d_pos_embed(list(net.patch_embed.grid_size), dim=net.embed_dim)
