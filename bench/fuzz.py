@@ -137,7 +137,7 @@ def request_of(case: Drawn, client: Client, chance: random.Random) -> Any:
     path = dict(case.path_parameters or {})
     for name in list(path)[: chance.randrange(4)]:
         path[name] = _known(client, name)
-    query, body = dict(case.query or {}), copy.deepcopy(case.body)
+    query, body = copy.deepcopy((dict(case.query or {}), case.body))
     parts = {"path": path, "query": query, "body": body}
     if leaves := list(_leaves(parts)) if chance.random() < 0.8 else []:
         holder, key = chance.choice(leaves)
