@@ -173,11 +173,16 @@ def free_port() -> int:
 
 
 def children(parent: int | None) -> list[int]:
-    """The processes that `multiprocessing` has started below another."""
+    """The processes that `multiprocessing` has started for another, by spawning or forking."""
     command = ["ps", "-A", "-ww", "-o", "ppid=,pid=,args="]
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-    rows = [line.split(maxsplit=2) for line in lines if "spawn_main" in line]
-    return [int(pid) for ppid, pid, _ in rows if int(ppid) == parent]
+    rows = [(int(ppid), int(pid), args) for ppid, pid, args in (x.split(maxsplit=2) for x in lines)]
+    forking = {pid for ppid, pid, args in rows if ppid == parent and "forkserver" in args}
+    return [
+        pid
+        for ppid, pid, args in rows
+        if ppid in forking or (ppid == parent and "spawn_main" in args)
+    ]
 
 
 def memory(name: str, pid: int | None = None) -> float:

@@ -38,7 +38,7 @@ class ServerProcess:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "app.cli", "serve", "--port", "0"],
             cwd=ROOT,
-            env=os.environ | environment,
+            env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,  # no trial of streams
             stderr=subprocess.PIPE,
             text=True,
         )

@@ -15,7 +15,7 @@ from app.encoders.promotion import VersionView
 from app.http.openapi import FILE, file_responses, problem_responses
 from app.http.parameters import Cursor, Limit, ProjectKey, after
 from app.http.uploads import media_type_of, read_to_disk
-from app.jobs import build, submit
+from app.jobs.kinds import build, submit
 from app.problems import UnsupportedMediaType
 from app.sql.tables import TrainingImage
 from handful.contract.common import Page

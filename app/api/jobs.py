@@ -17,9 +17,8 @@ from app.api.answers import page, show_job
 from app.api.parts import JobService, PromotionService, parts_of
 from app.http.openapi import problem_responses
 from app.http.parameters import Cursor, Limit, ProjectKey, after
-from app.jobs import submit
 from app.jobs.job_queue import JobQueue
-from app.jobs.kinds import kinds
+from app.jobs.kinds import kinds, submit
 from app.plugin_fields import plugin_field
 from app.problems import PredictionsNotFound
 from app.sql.tables import JobEvent

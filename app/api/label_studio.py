@@ -11,8 +11,7 @@ from app.http.openapi import problem_responses
 from app.http.parameters import ProjectKey
 from app.integrations.label_studio.backend import SuggestedChoice
 from app.integrations.label_studio.messages import Control, Number, StudioEvent, StudioTask
-from app.jobs import submit
-from app.jobs.kinds import kinds
+from app.jobs.kinds import kinds, submit
 from handful.contract.common import Schema
 
 router = resource_router("/label-studio/{project}", tags=["label studio"])

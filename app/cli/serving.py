@@ -201,18 +201,20 @@ def _server(settings: "Settings", announced: str = "") -> "uvicorn.Server":
     Args:
         announced: the address in that line; empty: it says nothing.
     """
-    import uvicorn
+    from app.inference.process import look_past_what_stays, uncollected
 
-    from app.http.server import (
-        BoundedProtocol,
-        DrainingServer,
-        max_connections,
-        raise_descriptors,
-    )
-    from app.inference.process import look_past_what_stays
-    from app.main import create_app
+    with uncollected():
+        import uvicorn
 
-    service = create_app(settings)
+        from app.http.server import (
+            BoundedProtocol,
+            DrainingServer,
+            max_connections,
+            raise_descriptors,
+        )
+        from app.main import create_app
+
+        service = create_app(settings)
     embedder = service.state.parts.embedder
     embedder.when_warm = look_past_what_stays
     server = DrainingServer(
@@ -241,14 +243,14 @@ def _announce(warm: threading.Event, url: str) -> None:
 
 def _listen(settings: "Settings", *, or_any: bool = False) -> socket.socket:
     """A socket on the address of the settings; `or_any`: on any port when that one is taken."""
-    from app.main import StartRefused
-
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
         return socket.create_server((settings.host, settings.port), family=family, backlog=2048)
     except OSError as error:
         if or_any and settings.port:
             return _listen(settings.model_copy(update={"port": 0}))
+        from app.main import StartRefused
+
         raise StartRefused(
             f"cannot listen on {settings.host}:{settings.port} "
             f"({os.strerror(error.errno or 0)}): stop what is there, or choose another port "

@@ -1,11 +1,15 @@
-"""The process that computes: its memory, its garbage collection, and threads that are watched."""
+"""The process that computes: its end, its memory, its garbage collection, watched threads."""
 
 import ctypes
 import gc
+import multiprocessing
+import os
+import signal
+import sys
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 from app.logs import logger
 
@@ -48,6 +52,26 @@ class WatchedThread(threading.Thread):
         return None
 
 
+def die_with_parent(how: signal.Signals) -> None:
+    """Have this process, which `multiprocessing` started, end as soon as its parent has ended.
+
+    On Linux the kernel sees to it, even where this process stands still, when the process ends that
+    it was forked from; that is not the parent of a process that came from a fork server.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        raise ValueError("this process has no parent that waits for it")
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, how)
+
+    def watch() -> None:
+        parent.join()
+        os.kill(os.getpid(), how)
+
+    threading.Thread(target=watch, name="watches the parent", daemon=True).start()
+
+
 def keep_freed_memory() -> None:
     """Let glibc reuse the memory of one forward pass for the next, on this whole process.
 
@@ -68,6 +92,16 @@ def give_back_memory() -> None:
     """Return what is free now to the kernel, where it is kept otherwise."""
     with suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Leave garbage alone while libraries load: to look for it would take a fifth of that time."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def look_past_what_stays() -> None:

@@ -1,9 +1,7 @@
 """The process of a job: runs one, with low priority, and writes how it ended."""
 
-import ctypes
 import os
 import signal
-import sys
 import threading
 import time
 from typing import Any
@@ -12,10 +10,10 @@ import torch
 
 from app.encoders.promotion import Promotions
 from app.encoders.versions import Versions
-from app.inference.process import keep_freed_memory
-from app.jobs import build
+from app.inference.process import die_with_parent, keep_freed_memory
 from app.jobs.context import JobContext, JobFailed
 from app.jobs.job_queue import Claim, JobQueue, LeaseLost
+from app.jobs.kinds import build, kinds
 from app.logs import configure, logger
 from app.problems import Problem
 from app.settings import Settings
@@ -26,13 +24,15 @@ from models.encoders import pick_device
 
 log = logger("handful.worker")
 
-BEAT_S = 0.25  # between two looks after a job that runs
+BEAT_S = 0.25  # between two signs of life
 NICENESS = 10
 
+len(kinds)  # loads them all, once for all processes that are forked from one with this module
 
-def run_job(settings: Settings, claim: Claim, beat: Any, parent: int) -> None:
+
+def run_job(settings: Settings, claim: Claim, beat: Any) -> None:
     """Run one job in this process and write how it ended."""
-    die_with(parent, signal.SIGKILL)
+    die_with_parent(signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the worker, which then ends us
     os.nice(NICENESS)
     configure(settings.log_level)
@@ -91,18 +91,3 @@ def _beat(beat: Any) -> None:
     while True:
         beat.value = time.monotonic()
         time.sleep(BEAT_S)
-
-
-def die_with(parent: int, how: signal.Signals) -> None:
-    """Have this process end as soon as its parent has ended."""
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, how)
-    threading.Thread(target=_watch, args=(parent, how), daemon=True).start()
-
-
-def _watch(parent: int, how: signal.Signals) -> None:
-    """Where the kernel does not tell, and when the parent had ended before we could ask it to."""
-    while os.getppid() == parent:
-        time.sleep(BEAT_S)
-    os.kill(os.getpid(), how)

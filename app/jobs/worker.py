@@ -1,22 +1,25 @@
 """The worker: claims jobs and runs each in a process of its own, with low priority.
 
 The process dies with its worker, whatever kills that. A process that stands still loses its job.
+The worker itself loads nothing that computes. Where a system forks safely, the first job starts a
+process that does, and every job is a fork of that one: it begins at once.
 """
 
 import multiprocessing
-import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing.context import SpawnProcess
+from multiprocessing.process import BaseProcess
 from queue import SimpleQueue
+from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from app.inference.process import die_with_parent
 from app.jobs.job_queue import Claim, JobQueue, LeaseLost
-from app.jobs.process import BEAT_S, die_with, run_job
 from app.logs import configure, logger
 from app.settings import Settings
 from app.sql.database import Database
@@ -24,12 +27,17 @@ from app.sql.outages import is_outage
 from handful.contract.jobs import JobState
 
 POLL_S = 0.5  # between two looks for a job that waits
+LOOK_S = 0.25  # between two looks after a process that runs
 FRESH_S = 1.0  # since the last beat of a process that does not stand still
 START_S = 120.0  # for a process to begin: importing torch takes seconds, more on a busy machine
 END_S = 5.0  # for a process to end by itself
 RESTART_S = (1, 2, 5, 10, 30)  # before a worker that ended is started again
 log = logger("handful.worker")
-_processes = multiprocessing.get_context("spawn")
+if sys.platform == "linux":
+    _processes = multiprocessing.get_context("forkserver")
+    _processes.set_forkserver_preload(["app.jobs.process", "timm", "torchvision"])
+else:
+    _processes = multiprocessing.get_context("spawn")
 
 
 class Worker:
@@ -65,14 +73,14 @@ class Worker:
         log.info("job claimed", job=str(claim.job_id), kind=claim.kind, attempt=claim.attempt)
         beat = _processes.Value("d", 0.0, lock=False)  # 0: it has not begun
         process = _processes.Process(
-            target=run_job, args=(self._settings, claim, beat, os.getpid()), name="handful-job"
+            target=_run_job, args=(self._settings, claim, beat), name="handful-job"
         )
         process.start()
         renewed = started = time.monotonic()
         lease_s = self._settings.lease_seconds
         try:
             while process.is_alive():
-                process.join(BEAT_S)
+                process.join(LOOK_S)
                 last = beat.value
                 silent = time.monotonic() - (last or started)
                 if self.stop.is_set():
@@ -95,7 +103,7 @@ class Worker:
             _kill(process)
         log.info("job ended", job=str(claim.job_id))
 
-    def _keep(self, process: SpawnProcess, claim: Claim, renewed: float, *, alive: bool) -> float:
+    def _keep(self, process: BaseProcess, claim: Claim, renewed: float, *, alive: bool) -> float:
         """Renew the lease in time, and end a job that is to be cancelled.
 
         Not that of a process that stands still: it may have stopped in a transaction, and we would
@@ -118,7 +126,7 @@ class Worker:
             log.warning("the database is away", error=type(error).__name__)
         return renewed
 
-    def _end_late(self, process: SpawnProcess, claim: Claim) -> None:
+    def _end_late(self, process: BaseProcess, claim: Claim) -> None:
         """End a job that runs for longer than it may."""
         _kill(process)
         error = (
@@ -132,7 +140,7 @@ class Worker:
             log.warning("job not ended", job=str(claim.job_id), error=str(failure))
 
     def _give_back(
-        self, process: SpawnProcess, claim: Claim, reason: str, *, counts: bool = True
+        self, process: BaseProcess, claim: Claim, reason: str, *, counts: bool = True
     ) -> None:
         _kill(process)
         log.warning("job interrupted", job=str(claim.job_id), reason=reason)
@@ -199,12 +207,11 @@ def _keep_running(settings: Settings, ending: threading.Event) -> None:
     """Start a worker, and again whenever it ends."""
     starts = 0
     while not ending.is_set():
-        process = _processes.Process(
-            target=_work_beside, args=(settings, os.getpid()), name="handful-worker"
-        )
+        spawning = multiprocessing.get_context("spawn")  # our threads do not survive a fork
+        process = spawning.Process(target=_work_beside, args=(settings,), name="handful-worker")
         process.start()
         started = time.monotonic()
-        while process.is_alive() and not ending.wait(BEAT_S):
+        while process.is_alive() and not ending.wait(LOOK_S):
             pass
         if ending.is_set():
             process.terminate()
@@ -217,12 +224,18 @@ def _keep_running(settings: Settings, ending: threading.Event) -> None:
         ending.wait(pause)
 
 
-def _work_beside(settings: Settings, parent: int) -> None:
-    die_with(parent, signal.SIGTERM)
+def _work_beside(settings: Settings) -> None:
+    die_with_parent(signal.SIGTERM)
     work(settings)
 
 
-def _kill(process: SpawnProcess) -> None:
+def _run_job(settings: Settings, claim: Claim, beat: Any) -> None:
+    from app.jobs.process import run_job
+
+    run_job(settings, claim, beat)
+
+
+def _kill(process: BaseProcess) -> None:
     if process.is_alive():
         process.kill()
     process.join()

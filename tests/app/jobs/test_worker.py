@@ -20,6 +20,7 @@ from app.jobs.process import run_job
 from app.jobs.worker import Worker
 from app.sql import database as db
 from app.sql.database import Database
+from bench.processes import children
 from tests import databases
 from tests.app.jobs.conftest import submit_job
 
@@ -90,19 +91,7 @@ def state_events(service, location):
 
 def job_process() -> int:
     """The process of the job that runs below this one."""
-    return wait_for(lambda: child_of(os.getpid()))
-
-
-def child_of(parent: int) -> int | None:
-    """A process that `multiprocessing` started below another."""
-    children = subprocess.run(
-        ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(parent)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    lines = [line for line in children.stdout.splitlines() if "spawn_main" in line]
-    return int(lines[0].split()[0]) if lines else None
+    return wait_for(lambda: children(os.getpid()))[0]
 
 
 def start_slowly(*arguments):
@@ -150,7 +139,7 @@ def test_a_job_runs_to_its_end_in_a_process_of_its_own(striped, worker):
 
 @databases.only_sqlite
 def test_a_process_that_starts_slowly_does_not_stand_still(striped, settings, monkeypatch):
-    monkeypatch.setattr(module, "run_job", start_slowly)
+    monkeypatch.setattr(module, "_run_job", start_slowly)
     location = submit_job(striped, "finetune", OPTIONS)
 
     Worker(settings, striped.app.state.parts.queue.db).run(until_idle=True)
@@ -178,7 +167,7 @@ def test_a_running_job_is_cancelled_and_its_process_gone(striped, worker):
 def test_a_job_whose_process_dies_or_stands_still_goes_on_from_its_checkpoint(
     striped, worker, monkeypatch, how
 ):
-    monkeypatch.setattr(module, "run_job", partial(end_early, how))
+    monkeypatch.setattr(module, "_run_job", partial(end_early, how))
     location = submit_job(striped, "finetune", OPTIONS)
 
     job = wait_until(striped, location, "succeeded", "failed")
@@ -216,7 +205,7 @@ def test_a_pretraining_that_was_killed_ends_as_if_it_had_not_been(
     curve, weights, _ = run()
     assert len(curve) == 5
 
-    monkeypatch.setattr(module, "run_job", partial(end_early, signal.SIGKILL))
+    monkeypatch.setattr(module, "_run_job", partial(end_early, signal.SIGKILL))
     curve_again, same, attempts = run()
     assert attempts == 2
     assert curve_again == curve
@@ -286,7 +275,7 @@ def test_the_process_of_a_job_dies_with_its_worker(striped, settings):
     process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
     try:
         wait_for(lambda: epochs(striped, location))
-        pid = wait_for(lambda: child_of(process.pid))
+        (pid,) = wait_for(lambda: children(process.pid))
         process.kill()
         process.wait(PATIENCE_S)
 
@@ -352,6 +341,27 @@ def test_the_worker_command_ends_when_no_job_waits(striped, settings):
     )
 
     assert striped.get(location).json()["state"] == "succeeded"
+
+
+def test_a_worker_loads_nothing_that_computes():
+    # It would take half a gigabyte beside the service, to look into a table.
+    script = "import sys, app.jobs.worker; assert not {'torch', 'PIL'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_what_jobs_are_forked_from_asks_nothing_of_a_gpu():
+    # CUDA cannot be used in a fork of a process that has used it.
+    script = """
+import torch
+
+def refuse(*_):
+    raise AssertionError("asked for a device")
+
+torch._C._cuda_getDeviceCount = torch._C._cuda_init = refuse
+import app.jobs.process
+assert threading.active_count() == 1
+"""
+    subprocess.run([sys.executable, "-c", f"import threading{script}"], check=True)
 
 
 SIGNALS = """
