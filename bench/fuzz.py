@@ -1,8 +1,9 @@
 """Requests within the OpenAPI document and beside it: no answer is 500 or above.
 
-Schemathesis draws requests for each operation; most of them then get NUL, half a surrogate pair, or
-a number that is far too large in one of their texts and numbers. Each goes to a server on every
-database, mostly at something that is there.
+Schemathesis goes through the bounds of every operation's parameters and body, and draws requests
+besides; most of them then get NUL, half a surrogate pair, or a number that is far too large in one
+of their texts and numbers. Each goes to a server on every database, mostly at something that is
+there.
 """
 
 import copy
@@ -24,6 +25,8 @@ import hypothesis
 import schemathesis
 from hypothesis import HealthCheck, Phase
 from PIL import Image
+from schemathesis.generation import GenerationMode
+from schemathesis.specs.openapi.coverage._operation import iter_coverage_cases
 
 from bench.harness import DATABASE, Options, Result, option, run
 from bench.processes import Server, new_database
@@ -90,7 +93,7 @@ def _client(stack: ExitStack, database: str) -> httpx.Client:
 
 
 def _cases(clients: dict[str, httpx.Client], cases: int, send: Callable[[Drawn, int], None]) -> int:
-    """Draw cases of all operations, alike many of each; how many."""
+    """Go through all operations, and draw alike many cases of each besides; how many were sent."""
     document = next(iter(clients.values())).get("/openapi.json").json()
     results: list[Any] = list(schemathesis.openapi.from_dict(document).get_all_operations())
     operations = [result.ok() for result in results]
@@ -98,6 +101,9 @@ def _cases(clients: dict[str, httpx.Client], cases: int, send: Callable[[Drawn, 
     for operation in operations:
         for client in clients.values():
             prepare(client)
+        for case in systematic(operation):
+            sent += 1
+            send(case, sent)
 
         @hypothesis.given(case=operation.as_strategy())
         @hypothesis.settings(
@@ -115,6 +121,18 @@ def _cases(clients: dict[str, httpx.Client], cases: int, send: Callable[[Drawn, 
         draw()
         print(f"{operation.method.upper()} {operation.path}: {sent} so far", flush=True)
     return sent
+
+
+def systematic(operation: Drawn) -> Iterator[Drawn]:
+    """Cases at the bounds of an operation's parameters and body, and just beyond them."""
+    cases: Iterator[Drawn] = iter_coverage_cases(
+        operation=operation,
+        generation_modes=list(GenerationMode),
+        generate_duplicate_query_parameters=True,
+        unexpected_methods=set(),
+        generation_config=operation.schema.config.generation,
+    )
+    return cases
 
 
 def prepare(client: Client) -> None:
@@ -206,4 +224,8 @@ def _is_header(name: str, value: Any) -> bool:
 
 
 if __name__ == "__main__":
-    run(measure, option("--cases", 1000, quick=70, help="for each database"), DATABASE)
+    run(
+        measure,
+        option("--cases", 1000, quick=70, help="that are drawn, for each database"),
+        DATABASE,
+    )
