@@ -32,7 +32,7 @@ from app.http import errors
 from app.http.content_policy import DOCS_ASSETS
 from app.http.guard import Authentication
 from app.http.idempotency import Idempotency, StoredResponses
-from app.http.limits import Admission, BodyLimit
+from app.http.limits import Admission, BodyLimit, Door
 from app.http.openapi import DESCRIPTION, TAGS, complete_openapi
 from app.http.request_log import HttpMetrics, RequestLog
 from app.http.uploads import Intake
@@ -102,6 +102,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         static_url=DOCS_ASSETS,
     )
     app.state.parts = parts
+    app.state.door = Door(parts.embedder.admission, settings.request_threads)
     app.state.intake = Intake(settings.upload_limits, CapacityLimiter(TURNS * settings.max_batch))
     errors.install(app)
     for router in routers():
@@ -110,7 +111,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     complete_openapi(app)
     app.add_middleware(Idempotency, answers=responses)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
-    app.add_middleware(Admission, embedder=parts.embedder, threads=settings.request_threads)
+    app.add_middleware(Admission, door=app.state.door)
     app.add_middleware(Authentication, settings=settings, metrics=parts.metrics)
     app.add_middleware(RequestLog, metrics=HttpMetrics(parts.metrics))
     return app

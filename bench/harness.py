@@ -60,6 +60,7 @@ FOLDERS = option(
     "--images", [], type=Path, nargs="*", help="folders of class folders, beside digits"
 )
 ENCODER = option("--encoder", "efficientnet_lite:0")
+NETWORK = option("--network", "auto", help="null:1 for one that sleeps a millisecond a batch")
 PROCESSES = option("--processes", os.cpu_count())
 RESUME = option("--resume", type=Path, help="keep outcomes here, and go on from those there")
 DATABASE = option("--database", choices=["sqlite", "postgresql"], help="only this one")

@@ -27,16 +27,24 @@ from bench.figures import timed
 
 ROOT = Path(__file__).parent.parent
 START_S = 600.0  # a busy machine takes its time
+NULL_NETWORK = "bench.null_network"
 STOP_S = 60.0  # for a process to end after a signal, before it is killed
 Value = TypeVar("Value")
 
 
 class Command:
-    """A command of `handful` in a process of its own, with an environment of its own."""
+    """A command of `handful` in a process of its own, with an environment of its own.
 
-    def __init__(self, *arguments: str, data: Path, **settings: str) -> None:
+    Args:
+        network: `null:MILLISECONDS` for one that only takes time, as `bench.null_network` has it.
+    """
+
+    def __init__(self, *arguments: str, data: Path, network: str = "auto", **settings: str) -> None:
         self.data = data
-        self._arguments = arguments
+        self._arguments = ["-m", "app.cli", *arguments]
+        if network != "auto":
+            self._arguments = ["-m", NULL_NETWORK, network.partition(":")[2], *arguments]
+            settings["runtime"] = NULL_NETWORK.rpartition(".")[2]
         self._environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith("HANDFUL_")},
             "HANDFUL_DATA_DIR": str(data),
@@ -61,7 +69,7 @@ class Command:
     def start(self) -> None:
         """Start the process, and wait until it is ready; it ends with the attempt."""
         self._process = process = subprocess.Popen(
-            [sys.executable, "-m", "app.cli", *self._arguments],
+            [sys.executable, *self._arguments],
             cwd=ROOT,
             env=self._environment,
             stderr=subprocess.DEVNULL,

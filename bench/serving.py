@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from functools import partial
 
 from app.cli.benchmark import Run, load, multipart, photos, pipeline, prepare, register
+from bench import null_network
 from bench.figures import percentiles, spread, timed
-from bench.harness import ENCODER, PHOTOS, Options, Result, option, run
+from bench.harness import ENCODER, NETWORK, PHOTOS, Options, Result, option, run
 from bench.processes import new_server, single
 from models.encoders import pick_device
 from models.runtimes.selector import Serving
@@ -29,9 +30,10 @@ def measure(options: Options) -> Result:
         "multipart, 16 images": [multipart(batch) for batch in batches],
     }
     measured: dict[str, list[Run]] = {}
-    with new_server(encoder=options.encoder, max_queue_images="4096") as server:
+    settings = {"encoder": options.encoder, "max_queue_images": "4096", "network": options.network}
+    with new_server(**settings) as server:
         register(server.url, bodies)
-        serving = prepare(options.encoder, "auto", BATCH)
+        serving = prepare(options.encoder, null_network.use(options.network), BATCH)
         print(f"both compute with {serving.runtime} on {pick_device('auto')}")
         works = {"in-process loop": partial(_loop, serving, bodies)}
         for (name, requests), clients in itertools.product(shapes.items(), CONCURRENCY):
@@ -72,4 +74,4 @@ def _report(measured: dict[str, list[Run]]) -> Result:
 
 if __name__ == "__main__":
     repeats = option("--repeats", 5, quick=2, help="after a round that warms up")
-    run(measure, PHOTOS, ENCODER, repeats)
+    run(measure, PHOTOS, ENCODER, NETWORK, repeats)

@@ -34,6 +34,7 @@ from models.encoders import pick_device
 from models.encoders.specs import parse
 from models.images import Preprocessing, decode
 from models.runtimes import Resources
+from models.runtimes.batch_buffer import BatchBuffer
 from models.runtimes.selector import RuntimeSelector, Serving
 from models.runtimes.streams import compute_alone, speed_of_streams
 from models.runtimes.trial import speed
@@ -138,14 +139,20 @@ def pipeline(serving: Serving, bodies: Sequence[bytes], batch: int, decoders: in
     if serving.streams:
         embed, size = serving.streams.embed, serving.streams.batch
         parts = [bodies[start : start + size] for start in range(0, len(bodies), size)]
+        kept = threading.local()
 
         def compute(part: Sequence[bytes]) -> None:
-            embed(torch.stack([decode(body, serving.preprocessing).pixels for body in part]))
+            if not hasattr(kept, "buffer"):
+                kept.buffer = BatchBuffer()
+            pixels = [decode(body, serving.preprocessing).pixels for body in part]
+            embed(kept.buffer.gather(pixels, serving.device))
 
         with ThreadPoolExecutor(serving.streams.number, initializer=compute_alone) as threads:
             for _ in threads.map(compute, parts):
                 pass
         return
+    cores, buffer = torch.get_num_threads(), BatchBuffer()
+    torch.set_num_threads(cores if serving.in_caller else 1)  # or a team of it would spin
     with ThreadPoolExecutor(decoders) as threads:
         rest = iter(bodies)
         ahead = [
@@ -154,11 +161,13 @@ def pipeline(serving: Serving, bodies: Sequence[bytes], batch: int, decoders: in
         ]
         while ahead:
             now, ahead = ahead[:batch], ahead[batch:]
-            serving.embed(torch.stack([future.result().pixels for future in now]))
+            pixels = [future.result().pixels for future in now]
+            serving.embed(buffer.gather(pixels, serving.device))
             ahead += [
                 threads.submit(decode, body, serving.preprocessing)
                 for body in itertools.islice(rest, batch)
             ]
+    torch.set_num_threads(cores)
 
 
 def load(

@@ -5,6 +5,7 @@ import os
 import socket
 import threading
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -224,7 +225,7 @@ def _server(settings: "Settings", announced: str = "") -> "uvicorn.Server":
             access_log=False,
             server_header=False,
             timeout_keep_alive=KEEP_ALIVE_S,
-            http=BoundedProtocol,
+            http=partial(BoundedProtocol, refusal=service.state.door.refusal),  # type: ignore[arg-type]
             limit_concurrency=max_connections(raise_descriptors()),
         ),
         settings.drain_seconds,

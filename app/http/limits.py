@@ -1,7 +1,10 @@
 """Limits: uploads that would wait too long are turned away, and bodies that are too large."""
 
+import asyncio
 import json
-from collections.abc import Callable, Coroutine
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import anyio
@@ -13,43 +16,107 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.http.errors import respond
 from app.http.guard import OPEN_PATHS, has_body
-from app.inference.embedder import Embedder
-from app.problems import BodyTooLarge, LengthRequired, RequestTooSlow, UnsupportedMediaType
+from app.inference.admission import AdmissionControl, RecentSpeed
+from app.problems import (
+    BodyTooLarge,
+    LengthRequired,
+    Overloaded,
+    RequestTooSlow,
+    UnsupportedMediaType,
+)
 
 JSON_BODY_BYTES = 16 << 20  # JSON is parsed in memory
 JSON_VALUES = 1_000_000  # each takes a hundred bytes, however few it has in the body
 LOOP_BYTES = 1 << 20  # a larger body is parsed in a thread
 OPEN_BODY_BYTES = 4096  # of a request that needs no key
 OPEN_BODY_S = 10.0  # in which that comes
+LOOK_S = 0.05  # between two looks how late the event loop is
 
 
-class Admission:
-    """Turns uploads away before their bodies are read, when they would wait too long for a thread.
+class Door:
+    """Counts the uploads inside, and knows whether one more would wait too long.
+
+    Images wait for the network; requests, for the event loop and for a thread. Where the network is
+    fast, what bounds a service is the latter, which only who counts whole requests can see.
 
     Args:
-        embedder: knows how long images take.
+        admission: knows how long images take.
         threads: requests that are worked on at the same time; so many are always let in.
     """
 
-    def __init__(self, app: ASGIApp, embedder: Embedder, threads: int) -> None:
-        self.app = app
-        self._embedder = embedder
+    def __init__(self, admission: AdmissionControl, threads: int) -> None:
+        self._admission = admission
         self._threads = threads
         self._inside = 0
+        self._loop = LoopDelay()
+        self._speed = RecentSpeed()  # of whole requests
+        self._since = 0.0  # time.monotonic() of the last answer, or of the first request since
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "POST" or _is_json(Headers(scope=scope)):
-            await self.app(scope, receive, send)
-            return
+    def refusal(self) -> Overloaded | None:
+        """Why an upload that comes now is turned away; None: it is let in."""
         ahead = self._inside + 1  # images, at least
-        if ahead > self._threads and self._embedder.is_too_late(ahead):
-            await respond(self._embedder.overloaded(ahead))(scope, receive, send)
-            return
+        delay_s = self._loop.seconds() + ahead * self._speed.seconds_per_image
+        if ahead > self._threads and self._admission.is_too_late(ahead, delay_s):
+            return self._admission.overloaded(ahead, delay_s=delay_s)
+        return None
+
+    @contextmanager
+    def passed(self) -> Iterator[None]:
+        """An upload is inside, and its answer tells how fast they go."""
+        if not self._inside:
+            self._since = time.monotonic()
         self._inside += 1
         try:
-            await self.app(scope, receive, send)
+            yield
         finally:
             self._inside -= 1
+            now = time.monotonic()
+            self._speed.learn(1, now - self._since)
+            self._since = now
+
+
+class Admission:
+    """Turns uploads away before their bodies are read, when they would wait too long.
+
+    `BoundedProtocol` has turned most of them away already, which costs less.
+    """
+
+    def __init__(self, app: ASGIApp, door: Door) -> None:
+        self.app = app
+        self._door = door
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "POST" or is_json(Headers(scope=scope)):
+            await self.app(scope, receive, send)
+        elif problem := self._door.refusal():
+            await respond(problem)(scope, receive, send)
+        else:
+            with self._door.passed():
+                await self.app(scope, receive, send)
+
+
+class LoopDelay:
+    """How long what arrives waits until the event loop comes to it: a timer's lateness.
+
+    Connections that were not accepted, and requests that were not read, can be counted by nobody.
+    """
+
+    def __init__(self) -> None:
+        self._due: float | None = None  # time.monotonic() at which the timer should ring next
+        self._late_s = 0.0  # by which it rang last
+
+    def seconds(self) -> float:
+        """Of what arrives now; the first call starts the timer."""
+        if self._due is None:
+            self._ring()
+            return 0.0
+        return max(self._late_s, time.monotonic() - self._due)
+
+    def _ring(self) -> None:
+        now = time.monotonic()
+        self._late_s = 0.0 if self._due is None else max(0.0, now - self._due)
+        self._due = now + LOOK_S
+        asyncio.get_running_loop().call_later(LOOK_S, self._ring)
 
 
 class BodyLimit:
@@ -143,7 +210,7 @@ class _JsonRequest(Request):
         return await anyio.to_thread.run_sync(json.loads, body)
 
 
-def _is_json(headers: Headers) -> bool:
+def is_json(headers: Headers) -> bool:
     """Whether a body is JSON, by its type."""
     return headers.get("content-type", "").startswith("application/json")
 

@@ -4,20 +4,26 @@ import asyncio
 import json
 import resource
 import signal
+import socket
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
 from typing import Any, ClassVar
 
 import uvicorn
+from starlette.datastructures import Headers
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from app.http.errors import MEDIA_TYPE
+from app.http.errors import MEDIA_TYPE, respond
+from app.http.limits import is_json
 from app.problems import HeadersTooLarge, MalformedRequest, Problem, RequestTooSlow
 
 HEAD_BYTES = 1 << 16  # of the address and all headers of a request
 HEADERS = 100  # of a request
 HEAD_S = 10.0  # from the first byte of a request, or the connection, to the last header
+ACCEPTED = 16  # connections at a turn of the event loop
+DRAIN_BYTES = 1 << 16  # of a body that comes after its answer
 FRAMING = 16  # bytes around each of a body, at most, that says how long its chunks are
 DESCRIPTORS = 1 << 16  # more are not asked for
 RESERVED = 512  # descriptors for files, the database, and what workers need
@@ -45,6 +51,12 @@ class BoundedProtocol(HttpToolsProtocol):
     uvicorn's h11 bounds the bytes only, and takes a tenth of a millisecond more for each request.
     Of connections on which no request is being answered there may be half as many as of all; beyond
     that the one that waits for longest is closed, so that nobody who holds many shuts others out.
+
+    Uploads are turned away here, before the service sees them. Of a body that comes all the same
+    `DRAIN_BYTES` are thrown away, and then the connection is closed.
+
+    Args:
+        refusal: why an upload that comes now is turned away; None: it is not.
     """
 
     _waiting: ClassVar[dict["BoundedProtocol", None]] = {}  # the longest first
@@ -52,6 +64,14 @@ class BoundedProtocol(HttpToolsProtocol):
     _head_bytes = 0
     _deadline: asyncio.TimerHandle | None = None
     _refusal: Problem | None = None
+    _unread = 0  # bytes of a body that came after the answer
+
+    def __init__(
+        self, *args: Any, refusal: Callable[[], Problem | None] = lambda: None, **options: Any
+    ) -> None:
+        super().__init__(*args, **options)
+        self._service = self.app
+        self._refusal_of_upload = refusal
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -72,7 +92,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._room, self._head_bytes = HEAD_BYTES, 0
+        self._room, self._head_bytes, self._unread = HEAD_BYTES, 0, 0
 
     def on_url(self, url: bytes) -> None:
         super().on_url(url)
@@ -84,11 +104,18 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._stop_waiting()
+        is_upload = self.parser.get_method() == b"POST" and not is_json(Headers(raw=self.headers))
+        problem = self._refusal_of_upload() if is_upload else None
+        self.app = self._service if problem is None else respond(problem)
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         self._room += (1 + FRAMING) * len(body)
         super().on_body(body)
+        if self.cycle.response_complete:
+            self._unread += len(body)
+            if self._unread > DRAIN_BYTES:
+                self.transport.close()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -157,6 +184,15 @@ class DrainingServer(uvicorn.Server):
         self._drain_s = drain_s
         self._since: float | None = None  # time.monotonic() of the first SIGTERM
 
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve until it is told to stop.
+
+        libuv takes one connection of a socket at each turn of the event loop. With one socket, and
+        turns that wait for threads which compute, new connections would wait for half a minute, in
+        which nobody can refuse them.
+        """
+        super().run([copy for listener in sockets or [] for copy in _repeated(listener)] or None)
+
     @property
     def draining(self) -> bool:
         """Whether it will stop soon."""
@@ -176,3 +212,8 @@ class DrainingServer(uvicorn.Server):
         if self._since is not None and time.monotonic() - self._since >= self._drain_s:
             self.should_exit = True
         return await super().on_tick(counter)
+
+
+def _repeated(listener: socket.socket) -> list[socket.socket]:
+    """The same listening socket as often as connections are to be taken at a turn."""
+    return [listener, *(listener.dup() for _ in range(ACCEPTED - 1))]

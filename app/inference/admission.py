@@ -127,21 +127,27 @@ class AdmissionControl:
                 lambda: self.images == 0 or self._has_dead_thread(), timeout=timeout_s
             )
 
-    def is_too_late(self, images: int) -> bool:
-        """Whether the last of that many images would wait too long, at the speed of late."""
-        return self._lateness(images) > 0
+    def is_too_late(self, images: int, delay_s: float = 0.0) -> bool:
+        """Whether the last of that many images would wait too long, at the speed of late.
 
-    def overloaded(self, images: int, refused: int = 1) -> Overloaded:
+        Args:
+            images: how many would wait.
+            delay_s: how long it would wait at least, for other reasons.
+        """
+        return self._lateness(images, delay_s) > 0
+
+    def overloaded(self, images: int, refused: int = 1, delay_s: float = 0.0) -> Overloaded:
         """What is answered when that many images would wait, with the time to come again.
 
         Args:
             images: how many would wait.
             refused: how many of them are turned away by it; 1 where a body was not read.
+            delay_s: how long the last would wait at least, for other reasons.
         """
         self._metrics.rejected.inc(refused)
         return Overloaded(
             f"{self.images} images are waiting; send these again in a moment",
-            retry_after=max(1, math.ceil(self._lateness(images))),
+            retry_after=max(1, math.ceil(self._lateness(images, delay_s))),
         )
 
     def expect_speed(self, seconds_per_image: float) -> None:
@@ -156,9 +162,10 @@ class AdmissionControl:
             self._speed.learn(images, answered - max(self._busy_since, self._last_answer))
             self._last_answer = answered
 
-    def _lateness(self, images: int) -> float:
+    def _lateness(self, images: int, delay_s: float) -> float:
         """Seconds by which that many images would wait too long; less than 0: they would not."""
-        return images * self._speed.seconds_per_image - CAUTION * self._limits.delay_s
+        delay = max(delay_s, images * self._speed.seconds_per_image)
+        return delay - CAUTION * self._limits.delay_s
 
     def _count(self, images: int, size: int, *, bulk: bool) -> None:
         self.images += images

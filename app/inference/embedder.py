@@ -18,7 +18,7 @@ from app.inference.images import Outcome, QueuedImage
 from app.inference.metrics import InferenceMetrics
 from app.inference.model_threads import ModelThreads
 from app.inference.warm_up import WarmUp
-from app.problems import Overloaded, Problem, Unavailable
+from app.problems import Problem, Unavailable
 from models.encoders import Encoder
 from models.runtimes.selector import RuntimeSelector
 from models.runtimes.streams import streams_beside
@@ -104,10 +104,9 @@ class Embedder:
         self._threads = [*self._models.threads, *self._decoders.threads]
 
     def __enter__(self) -> "Embedder":
+        torch.set_num_threads(1)  # of this thread, and of those yet to come
         for thread in self._threads:
             thread.start()
-        self._models.has_cores.wait()
-        torch.set_num_threads(1)  # of threads yet to come
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -176,18 +175,10 @@ class Embedder:
         """What computes the version that was warmed up; None: it is warming up."""
         return self._warm_up.runtime
 
-    def is_too_late(self, images: int) -> bool:
-        """Whether the last of that many images would wait too long, at the speed of late."""
-        return self._admission.is_too_late(images)
-
-    def overloaded(self, images: int, refused: int = 1) -> Overloaded:
-        """What is answered when that many images would wait, with the time to come again.
-
-        Args:
-            images: how many would wait.
-            refused: how many of them are turned away by it; 1 where a body was not read.
-        """
-        return self._admission.overloaded(images, refused)
+    @property
+    def admission(self) -> AdmissionControl:
+        """What knows how long images wait."""
+        return self._admission
 
     def ailments(self) -> list[str]:
         """What is wrong with the threads; empty when all is well."""

@@ -1,9 +1,7 @@
 """Threads that run the network."""
 
-import threading
 import time
 from functools import partial
-from uuid import UUID
 
 import torch
 from torch import Tensor
@@ -16,11 +14,15 @@ from app.inference.metrics import InferenceMetrics
 from app.inference.process import WatchedThread
 from app.inference.warm_up import WarmUp
 from app.problems import InferenceFailed
-from models.runtimes.streams import compute_alone, yield_to_others
+from models.runtimes.batch_buffer import BatchBuffer
+from models.runtimes.streams import compute_alone, compute_with, yield_to_others
 
 
 class ModelThreads:
     """Embed batches: the first thread with all cores, the others in streams of one core each.
+
+    The first has as many threads of torch only while it computes itself: what OpenVINO or a GPU
+    computes needs none, and they would spin.
 
     Args:
         batches: where decoded images are taken from.
@@ -47,7 +49,6 @@ class ModelThreads:
             WatchedThread(f"stream-{n}" if n else "model", partial(self._run, n))
             for n in range(number)
         ]
-        self.has_cores = threading.Event()  # the first thread, and threads yet to come may not
         self._batches = batches
         self._encoders = encoders
         self._admission = admission
@@ -58,36 +59,32 @@ class ModelThreads:
     def _run(self, number: int, thread: WatchedThread) -> None:
         compute_alone()
         if number == 0:
-            torch.set_num_threads(self._cores)
-            self.has_cores.set()
+            compute_with(self._cores)
             self._warm_up.run(thread)
-        has_yielded = False
+        buffer, has_yielded = BatchBuffer(), False
         while (batch := self._batches.take(number)) is not None:
             if not batch:
                 continue
             thread.busy_since = time.monotonic()
-            if not has_yielded and self._computes_here(batch[0].queued.version):
+            serving = self._encoders.get(batch[0].queued.version).serving
+            if number == 0:  # what is not prepared yet is tried with all cores
+                compute_with(self._cores if serving is None or serving.in_caller else 1)
+            if serving and serving.in_caller and not has_yielded:
                 yield_to_others()
                 has_yielded = True
-            self._answer(batch, in_stream=number > 0)
+            self._answer(batch, buffer, in_stream=number > 0)
             self._admission.learn_speed(len(batch))
             thread.busy_since = None
 
-    def _computes_here(self, version: UUID) -> bool:
-        """Whether the thread that calls for embeddings computes them itself, on a CPU."""
-        loaded = self._encoders.get(version)
-        on_cpu = loaded.encoder.mean.device.type == "cpu"
-        return on_cpu and loaded.serving is not None and loaded.serving.in_caller
-
-    def _answer(self, batch: list[DecodedImage], *, in_stream: bool) -> None:
+    def _answer(self, batch: list[DecodedImage], buffer: BatchBuffer, *, in_stream: bool) -> None:
         """Embed a batch; when it fails, halve it until only the culprit fails."""
         try:
-            vectors = self._forward(batch, in_stream)
+            vectors = self._forward(batch, buffer, in_stream)
         except Exception as error:  # noqa: BLE001 - whatever the network raises is the image's
             if len(batch) > 1:
                 middle = len(batch) // 2
-                self._answer(batch[:middle], in_stream=in_stream)
-                self._answer(batch[middle:], in_stream=in_stream)
+                self._answer(batch[:middle], buffer, in_stream=in_stream)
+                self._answer(batch[middle:], buffer, in_stream=in_stream)
                 return
             batch[0].queued.outcome.set_result(
                 InferenceFailed(f"the encoder failed on this image: {error}")
@@ -101,7 +98,7 @@ class ModelThreads:
                 else InferenceFailed("the encoder gave numbers that are not finite")
             )
 
-    def _forward(self, batch: list[DecodedImage], in_stream: bool) -> Tensor:
+    def _forward(self, batch: list[DecodedImage], buffer: BatchBuffer, in_stream: bool) -> Tensor:
         self._metrics.batch.observe(len(batch))
         started, queued = time.monotonic(), self._metrics.stage.labels("queue")
         for image in batch:
@@ -109,6 +106,6 @@ class ModelThreads:
         with self._metrics.stage.labels("forward").time():
             loaded = self._encoders.get(batch[0].queued.version)
             serving = loaded.prepare()
-            pixels = torch.stack([image.decoded.pixels for image in batch])
+            pixels = buffer.gather([image.decoded.pixels for image in batch], serving.device)
             embed = loaded.streams.embed if in_stream and loaded.streams else serving.embed
             return embed(pixels).to(torch.float16)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from models.encoders import Encoder
@@ -28,12 +29,13 @@ class Serving(NamedTuple):
     embed: Embed  # one batch at a time, with all threads
     preprocessing: Preprocessing
     runtime: str
+    device: torch.device
     streams: Streams | None = None  # None: these would be slower
 
     @property
     def in_caller(self) -> bool:
-        """Whether the thread that calls computes, and not one beside it."""
-        return runtimes[self.runtime].in_caller
+        """Whether the thread that calls computes, on a CPU, and none beside it."""
+        return self.device.type == "cpu" and runtimes[self.runtime].in_caller
 
 
 class _Choice(NamedTuple):
@@ -124,7 +126,8 @@ class RuntimeSelector:
             if not tried:
                 self._listener([*(trial for trial in trials if trial is not best), best], streams)
         assert best.embed is not None
-        return Serving(best.embed, encoder.preprocessing, best.runtime, streams)
+        device = encoder.mean.device
+        return Serving(best.embed, encoder.preprocessing, best.runtime, device, streams)
 
     def _measured_of(self, encoder: Encoder) -> tuple[str, ...]:
         limits = self._limits

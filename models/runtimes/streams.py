@@ -69,6 +69,21 @@ def compute_alone() -> int:
     return threads
 
 
+def compute_with(threads: int) -> None:
+    """Let torch compute in the calling thread with so many; threads yet to come have one each.
+
+    A team is woken by whatever is large enough, such as gathering a batch, and its threads then
+    spin on cores that others need. So only who computes a network in its own thread needs one.
+    """
+    if torch.get_num_threads() == threads:
+        return
+    torch.set_num_threads(threads)
+    if threads > 1:  # torch would give as many to every thread yet to come
+        other = threading.Thread(target=torch.set_num_threads, args=(1,))
+        other.start()
+        other.join()
+
+
 def yield_to_others() -> None:
     """Let the calling thread, and those that it starts, wait for threads that answer requests.
 

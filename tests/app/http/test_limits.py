@@ -2,15 +2,17 @@
 
 import socket
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import anyio
 import pytest
 from fastapi.testclient import TestClient
 
-from app.http.limits import JSON_BODY_BYTES, JSON_VALUES, LOOP_BYTES, BodyLimit
+from app.http.limits import JSON_BODY_BYTES, JSON_VALUES, LOOP_BYTES, BodyLimit, Door, LoopDelay
 from app.main import create_app
-from app.problems import RequestTooSlow
+from app.problems import Overloaded, RequestTooSlow
+from tests.app.inference.conftest import Clock
 from tests.server_process import PATIENCE_S
 
 KEY = "sesame, and a little longer"
@@ -51,7 +53,7 @@ def test_uploads_that_would_wait_too_long_for_a_thread_are_turned_away_unread(
             return client.post("/v1/projects/birds/pool", **image)
 
         monkeypatch.setattr(embedder, "embed", late)
-        monkeypatch.setattr(embedder, "is_too_late", lambda images: images > 2)
+        monkeypatch.setattr(embedder.admission, "is_too_late", lambda images, delay_s=0: images > 2)
         waiting = [threads.submit(post, seed) for seed in range(2)]
         assert entered.acquire(timeout=60)
         assert entered.acquire(timeout=60)
@@ -67,6 +69,52 @@ def test_uploads_that_would_wait_too_long_for_a_thread_are_turned_away_unread(
         assert [upload.result().status_code for upload in waiting] == [201, 201]
         monkeypatch.undo()
         assert post(4).status_code == 201
+
+
+class Patient:
+    """Lets everything in that waits for less than a second."""
+
+    def is_too_late(self, images, delay_s):
+        return delay_s > 1
+
+    def overloaded(self, images, delay_s):
+        return Overloaded(f"{images}", retry_after=round(delay_s))
+
+
+def test_the_speed_of_whole_requests_turns_away_where_the_network_is_fast(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr("app.http.limits.time", clock)
+    monkeypatch.setattr(LoopDelay, "seconds", lambda _: 0.0)
+    door = Door(Patient(), threads=2)  # type: ignore[arg-type]
+    for _ in range(20):  # one after the other, 0.3 s each
+        with door.passed():
+            clock.seconds += 0.3
+        clock.seconds += 5  # without work, which is not slow
+
+    with door.passed(), door.passed(), door.passed():
+        assert door.refusal().retry_after == 1  # the fourth would be answered after 1.2 s
+    with door.passed(), door.passed():
+        assert door.refusal() is None
+    with door.passed():
+        clock.seconds += 30
+        assert door.refusal() is None  # so many as there are threads are always let in
+
+
+def test_a_loop_that_is_late_is_known_at_once_and_for_a_while():
+    async def look() -> tuple[float, float, float]:
+        delay = LoopDelay()
+        before = delay.seconds()
+        time.sleep(0.3)  # work in the loop
+        at_once = delay.seconds()
+        await anyio.sleep(0)
+        await anyio.sleep(0)
+        return before, at_once, delay.seconds()
+
+    before, at_once, after = anyio.run(look)
+
+    assert before == 0
+    assert at_once >= 0.2
+    assert after >= 0.2
 
 
 @pytest.mark.parametrize(

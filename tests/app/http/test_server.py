@@ -1,18 +1,22 @@
 """A server that stops, and one whose connections are bounded."""
 
+import asyncio
 import http.client
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from contextlib import ExitStack, suppress
+from functools import partial
 
 import httpx
 import pytest
 import uvicorn
 
-from app.http.server import HEAD_BYTES, HEADERS, BoundedProtocol
+from app.http.server import HEAD_BYTES, HEADERS, BoundedProtocol, DrainingServer
+from app.problems import Overloaded
 from tests.server_process import PATIENCE_S, ServerProcess, wait_until
 
 
@@ -88,17 +92,31 @@ def bounded(monkeypatch):
         )
         await send({"type": "http.response.body"})
 
-    def make(connections: int = 100, head_s: float = 300) -> int:
+    def make(
+        connections: int = 100, head_s: float = 300, refusal=lambda: None, on_turn=None
+    ) -> int:
         monkeypatch.setattr("app.http.server.HEAD_S", head_s)
         listener = socket.create_server(("127.0.0.1", 0))
         config = uvicorn.Config(
             application,
             lifespan="off",
             log_config=None,
-            http=BoundedProtocol,
+            http=partial(BoundedProtocol, refusal=refusal),  # type: ignore[arg-type]
             limit_concurrency=connections,
         )
-        server = uvicorn.Server(config)
+        server = DrainingServer(config, 0)
+        if on_turn:
+
+            def turn() -> None:
+                on_turn()
+                asyncio.get_running_loop().call_soon(turn)
+
+            async def ticking(counter: int, tick=server.on_tick) -> bool:
+                if not counter:
+                    turn()
+                return await tick(counter)
+
+            monkeypatch.setattr(server, "on_tick", ticking)
         thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
         thread.start()
         running.append((server, thread, listener))
@@ -193,6 +211,56 @@ def test_what_is_no_http_is_told_so(bounded):
 
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert b"/problems/malformed-request" in answer
+
+
+UPLOAD = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Type: image/png\r\nContent-Length: %d\r\n\r\n"
+
+
+def test_uploads_are_turned_away_before_the_service_sees_them(bounded):
+    port = bounded(refusal=lambda: Overloaded("come again", retry_after=3))
+    later = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+
+    answers = exchange(port, UPLOAD % 5000 + b"x" * 5000 + later)
+
+    assert answers.startswith(b"HTTP/1.1 429 ")
+    assert b"\r\nretry-after: 3\r\n" in answers
+    assert b"/problems/overloaded" in answers
+    assert answers.count(b"HTTP/1.1 200 OK") == 1  # what reads is let in, on the same connection
+
+
+def test_what_is_no_upload_is_let_in_under_load(bounded):
+    port = bounded(refusal=lambda: Overloaded("come again", retry_after=3))
+    body = b"Content-Type: application/json\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"
+
+    assert exchange(port, b"POST / HTTP/1.1\r\nHost: a\r\n" + body).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_body_that_was_turned_away_is_not_read_to_its_end(bounded):
+    port = bounded(refusal=lambda: Overloaded("come again", retry_after=3))
+    with connect(port) as connection:
+        connection.sendall(UPLOAD % (1 << 30))
+        assert connection.recv(12) == b"HTTP/1.1 429"
+        with pytest.raises(ConnectionError):
+            connection.sendall(b"x" * (1 << 30))
+
+
+def test_many_connections_are_taken_at_each_turn_of_the_loop(bounded):
+    turns: list[None] = []
+
+    def look() -> None:
+        turns.append(None)
+        time.sleep(0.005)
+
+    port = bounded(connections=1000, on_turn=look)
+    with ExitStack() as stack:
+        connections = [stack.enter_context(connect(port)) for _ in range(128)]
+        before = len(turns)
+        for connection in connections:
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        for connection in connections:
+            assert connection.recv(12) == b"HTTP/1.1 200"
+
+        assert len(turns) - before < 100  # one at a turn would take 128
 
 
 def test_who_holds_many_connections_shuts_nobody_out(bounded):

@@ -168,9 +168,9 @@ def test_it_learns_how_long_images_take(start, network, png, clock, monkeypatch)
         embedder.embed(VERSION, [png("blue", n)])
         wait_until(lambda: embedder._admission._last_answer == clock.seconds)
 
-    assert not embedder.is_too_late(1)
-    assert embedder.is_too_late(3)
-    assert embedder.overloaded(6).retry_after == 2
+    assert not embedder.admission.is_too_late(1)
+    assert embedder.admission.is_too_late(3)
+    assert embedder.admission.overloaded(6).retry_after == 2
 
 
 @pytest.mark.parametrize("thread", ["decode", "model"])

@@ -1,16 +1,21 @@
 """Threads that run the network."""
 
+import io
 import os
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from app.inference.images import Embedded
 from app.problems import InferenceFailed
+from models.encoders import Encoder
+from models.images import Preprocessing, decode
 from models.runtimes.streams import COMPUTING_NICENESS
 from tests.app.inference.conftest import PATIENCE_S, VERSION, encoder_of, wait_until
 
@@ -32,6 +37,51 @@ def test_only_the_model_thread_computes_with_many_threads(start, network, png):
         counts.append(threads.submit(torch.get_num_threads).result())
 
     assert counts == [3, 1]
+
+
+def test_what_others_compute_needs_no_team_of_threads(start, network, png, monkeypatch):
+    monkeypatch.setattr("models.runtimes.kinds.pytorch.PyTorch.in_caller", False)
+    counts = []
+    network.register_forward_hook(lambda *_: counts.append(torch.get_num_threads()))
+    embedder = start(threads=3)
+
+    for _ in range(3):
+        embedder.embed(VERSION, [png("blue")])
+
+    assert counts == [1, 1, 1]
+
+
+def test_an_image_costs_its_decoding_and_little_else(start, monkeypatch):
+    monkeypatch.setattr("models.runtimes.kinds.pytorch.PyTorch.in_caller", False)
+    usual = Preprocessing(resize=256, crop=224, mean=(0.0,) * 3, std=(1.0,) * 3)
+
+    class Null(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return images[:, :, 0, 0]
+
+    encoder = Encoder([Null()], embedding_dim=3, preprocessing=usual)
+    monkeypatch.setattr(encoder, "embed", lambda pixels: pixels[:, :, 0, 0].float())
+    embedder = start(load=lambda _: encoder, threads=os.cpu_count())
+    buffer = io.BytesIO()
+    Image.effect_noise((600, 450), 40).convert("RGB").save(buffer, "JPEG")
+    photo = buffer.getvalue()
+
+    def cpu_s(work) -> float:
+        started = time.process_time()
+        for _ in range(100):
+            work()
+        return time.process_time() - started
+
+    works = (
+        lambda: decode(photo, usual, max_pixels=1 << 20),
+        lambda: embedder.embed(VERSION, [photo]),
+    )
+    ratios = []
+    for _ in range(4):
+        decoding, embedding = map(cpu_s, works)
+        ratios.append(embedding / decoding)
+
+    assert min(ratios[1:]) <= 1.5, ratios  # the first round sets up what is lazy
 
 
 def test_an_image_alone_is_computed_with_all_threads_and_more_in_streams(start, network, png):

@@ -59,13 +59,13 @@ def test_it_knows_its_speed_before_the_first_request(start, network, clock, monk
     network.register_forward_pre_hook(take_time)
     network.gate.clear()
     embedder = start(warm_up=VERSION, max_batch=1, delay_s=1.0)
-    assert not embedder.is_too_late(1000)
+    assert not embedder.admission.is_too_late(1000)
 
     network.gate.set()
     assert embedder.warm.wait(PATIENCE_S)
 
-    assert not embedder.is_too_late(2)
-    assert embedder.is_too_late(4)
+    assert not embedder.admission.is_too_late(2)
+    assert embedder.admission.is_too_late(4)
 
 
 def test_it_ends_with_the_service(start, network):
