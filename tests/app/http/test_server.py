@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from contextlib import ExitStack, suppress
 from functools import partial
 
@@ -245,22 +244,29 @@ def test_a_body_that_was_turned_away_is_not_read_to_its_end(bounded):
 
 
 def test_many_connections_are_taken_at_each_turn_of_the_loop(bounded):
-    turns: list[None] = []
+    gate, turns = threading.Event(), [0]
+    refused: list[None] = []
+
+    def refuse() -> Overloaded:
+        refused.append(None)
+        return Overloaded("come again", retry_after=3)
 
     def look() -> None:
-        turns.append(None)
-        time.sleep(0.005)
+        gate.wait(PATIENCE_S)
+        turns.append(len(refused))
 
-    port = bounded(connections=1000, on_turn=look)
+    port = bounded(connections=1000, refusal=refuse, on_turn=look)
     with ExitStack() as stack:
-        connections = [stack.enter_context(connect(port)) for _ in range(128)]
-        before = len(turns)
+        stack.callback(gate.set)
+        connections = [stack.enter_context(connect(port)) for _ in range(100)]
         for connection in connections:
-            connection.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            connection.sendall(UPLOAD % 0)
+        gate.set()  # all are there before the first turn
         for connection in connections:
-            assert connection.recv(12) == b"HTTP/1.1 200"
+            assert connection.recv(12) == b"HTTP/1.1 429"
+        wait_until(lambda: turns[-1] == 100)
 
-        assert len(turns) - before < 100  # one at a turn would take 128
+    assert turns.index(100) < 50  # a hundred, and more, if each turn took one
 
 
 def test_who_holds_many_connections_shuts_nobody_out(bounded):
