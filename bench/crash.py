@@ -1,8 +1,8 @@
 """SIGKILL at random points: nothing that was acknowledged may be missing afterwards.
 
-Four clients upload and label while the server is killed. After each restart every acknowledged
-upload must be there, byte for byte, with the last acknowledged label, and whatever classify or
-rank can see must have an embedding.
+Four clients upload and label while the server is killed, or one of several. After each restart
+every acknowledged upload must be there, byte for byte, with the last acknowledged label, and
+whatever classify or rank can see must have an embedding. With several servers any of them is asked.
 """
 
 import hashlib
@@ -13,14 +13,15 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from uuid import UUID
 
 from bench.data import noise
 from bench.figures import progress
-from bench.harness import DATABASE, Options, Result, option, run
-from bench.processes import Server, in_background, on_databases, without_embedding
+from bench.harness import BUCKET, DATABASE, SERVERS, Options, Result, option, run
+from bench.processes import Server, in_background, new_bucket, on_databases, without_embedding
 from handful.client import Handful
 from handful.retries import RequestRefused, ServiceUnreachable
 
@@ -32,38 +33,49 @@ SIDE = 24  # pixels
 
 def measure(options: Options) -> Result:
     """Kill a server on each database."""
-    figures = on_databases(options.database, partial(_crash, options.kills))
+    with new_bucket(options.bucket) as bucket:
+        work = partial(_crash, options.kills, options.servers, bucket)
+        figures = on_databases(options.database, work)
     total = sum((Counter(row) for row in figures.values()), Counter())
     lost = total["uploads_lost"] + total["labels_lost"]
     bare = total["without_embedding"] + total["unseen_by_rank"]
     headline = (
-        f"{total['kills']} kills on {' and '.join(figures)}: "
+        f"{total['kills']} kills on {' and '.join(figures)}"
+        f"{f' of one of {options.servers} servers' if options.servers > 1 else ''}"
+        f"{', files in a bucket' if options.bucket else ''}: "
         f"{total['uploads_acknowledged']} uploads and {total['labels_acknowledged']} labels "
         f"acknowledged, {lost} lost; {bare} images without an embedding"
     )
     return Result({"databases": figures}, headline, lost + bare == 0)
 
 
-def _crash(kills: int, folder: Path, database: str) -> dict[str, int]:
+def _crash(
+    kills: int, count: int, bucket: dict[str, str], folder: Path, database: str
+) -> dict[str, int]:
     generator = random.Random(0)
-    server = Server(folder, database_url=database, encoder="conv4:8", device="cpu")
+    settings = {"database_url": database, "encoder": "conv4:8", "device": "cpu", **bucket}
+    servers = [Server(folder, **settings) for _ in range(count if database else 1)]
     numbers = itertools.count()
-    ledgers = [Ledger(server.url, numbers, seed) for seed in range(CLIENTS)]
+    ledgers = [Ledger(servers[n % len(servers)].url, numbers, n) for n in range(CLIENTS)]
     lost: Counter[str] = Counter()
-    with server:
-        with Handful(server.url) as client:
+    with ExitStack() as running:
+        for server in servers:
+            running.enter_context(server)
+        with Handful(servers[0].url) as client:
             project = client.create_project(PROJECT).id
-            for label in LABELS:
+            for label in LABELS:  # with an image each, so that something can be classified
                 client.create_label(PROJECT, label)
+                client.add_support(PROJECT, label, [noise(next(numbers), SIDE)])
         for number in progress(range(kills), "kills", every=10):
             checked = {image for ledger in ledgers for image in ledger.sha256}
+            victim, witness = generator.choice(servers), generator.choice(servers)
             with in_background([ledger.work for ledger in ledgers]):
                 time.sleep(generator.uniform(0.05, 1.5))
-                server.stop(signal.SIGKILL)
-            server.start()
+                victim.stop(signal.SIGKILL)
+            victim.start()
             # Every tenth time all that was ever acknowledged, otherwise what is new.
             whole = number % 10 == 9 or number == kills - 1
-            with Handful(server.url) as client:
+            with Handful(witness.url) as client:
                 lost.update(_losses(client, ledgers, set() if whole else checked))
             lost.update(without_embedding=without_embedding(folder, database, project))
     counts = sum((ledger.counts for ledger in ledgers), Counter())
@@ -147,4 +159,4 @@ def _losses(client: Handful, ledgers: Sequence[Ledger], checked: set[UUID]) -> d
 
 if __name__ == "__main__":
     kills = option("--kills", 100, quick=3, help="on each database")
-    run(measure, kills, DATABASE)
+    run(measure, kills, DATABASE, SERVERS, BUCKET)

@@ -45,7 +45,7 @@ NO_PEER = Result({}, "no peer to compare with", goal_met=False)
 
 def option(flag: str, default: Any = None, *, quick: Any = None, **settings: Any) -> Option:
     """An option; a number is of the type of its default."""
-    if isinstance(default, int | float):
+    if isinstance(default, int | float) and not isinstance(default, bool):
         settings["type"] = type(default)
     return Option(flag, quick, {"default": default, **settings})
 
@@ -63,6 +63,8 @@ ENCODER = option("--encoder", "efficientnet_lite:0")
 NETWORK = option("--network", "auto", help="null:1 for one that sleeps a millisecond a batch")
 PROCESSES = option("--processes", os.cpu_count())
 RESUME = option("--resume", type=Path, help="keep outcomes here, and go on from those there")
+SERVERS = option("--servers", 1, help="that share a PostgreSQL; SQLite has one")
+BUCKET = option("--bucket", False, action="store_true", help="files on an S3 server of moto's")
 DATABASE = option("--database", choices=["sqlite", "postgresql"], help="only this one")
 
 

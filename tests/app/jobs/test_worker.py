@@ -246,6 +246,32 @@ def test_a_job_that_runs_for_longer_than_it_may_fails(striped, settings, monkeyp
     assert "longer than 0.01 s (HANDFUL_JOB_MAX_SECONDS)" in job["error"]
 
 
+@databases.only_sqlite
+def test_a_lease_is_kept_while_what_jobs_are_forked_from_loads(striped, settings, monkeypatch):
+    renewed = threading.Event()
+
+    class Late(Endless):
+        def start(self):
+            assert renewed.wait(PATIENCE_S)
+            self.exitcode = 0
+
+    processes = SimpleNamespace(Process=Late, Value=lambda *_, **__: SimpleNamespace(value=0.0))
+    monkeypatch.setattr(module, "_processes", processes)
+    location = submit_job(striped, "finetune", LONG)
+    short = settings.model_copy(update={"lease_seconds": 0.1})
+    worker = Worker(short, striped.app.state.parts.queue.db)
+
+    def renew(queue, claim, wait_s=None):
+        renewed.set()
+        worker.stop.set()
+
+    monkeypatch.setattr(JobQueue, "renew", renew)
+    worker.run()
+
+    assert renewed.is_set()
+    assert striped.get(location).json()["attempt"] == 1
+
+
 def test_a_stopped_worker_gives_its_job_back_and_the_attempt_does_not_count(striped, settings):
     first = Worker(settings, striped.app.state.parts.queue.db)
     thread = threading.Thread(target=first.run)
