@@ -154,6 +154,7 @@ class AdmissionControl:
         """Say how fast the network was alone, before the first request."""
         with self._room:
             self._speed.expect(UNMEASURED * seconds_per_image)
+            self._last_answer = time.monotonic()  # who came before has waited for the trial
 
     def learn_speed(self, images: int) -> None:
         """Look how long a batch took since the one before, or since there was work."""

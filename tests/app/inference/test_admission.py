@@ -94,6 +94,18 @@ def test_it_knows_a_speed_before_the_first_answer(make):
     assert admission.is_too_late(4)
 
 
+def test_the_time_of_a_trial_is_not_that_of_the_images_that_waited_for_it(make, clock):
+    admission = make(delay_s=10.0)
+    admit(admission)
+    clock.seconds += 50
+
+    admission.expect_speed(0.1)
+    clock.seconds += 0.1
+    admission.learn_speed(1)
+
+    assert not admission.is_too_late(25)
+
+
 def test_streams_that_end_together_do_not_seem_slow(make, clock):
     admission = make()
     admit(admission)
