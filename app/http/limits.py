@@ -55,7 +55,7 @@ class Door:
     def refusal(self) -> Overloaded | None:
         """Why an upload that comes now is turned away; None: it is let in."""
         ahead = self._inside + 1  # images, at least
-        delay_s = self._loop.seconds() + ahead * self._speed.seconds_per_image
+        delay_s = self._loop.seconds() + ahead * self._speed.seconds_each
         if ahead > self._threads and self._admission.is_too_late(ahead, delay_s):
             return self._admission.overloaded(ahead, delay_s=delay_s)
         return None

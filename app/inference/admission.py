@@ -24,7 +24,7 @@ class AdmissionLimits(NamedTuple):
 
 
 class RecentSpeed:
-    """How long an image takes, judging by the last second of work or so.
+    """How long an image, or a request, takes, judging by the last second of work or so.
 
     Seconds and images are summed each for itself: streams end at nearly the same time, so that one
     batch seems to have taken all of it and the others none.
@@ -34,8 +34,8 @@ class RecentSpeed:
         self._seconds, self._images = 0.0, 0.0
 
     @property
-    def seconds_per_image(self) -> float:
-        """0: no image was computed yet."""
+    def seconds_each(self) -> float:
+        """0: none was counted yet."""
         return self._seconds / self._images if self._images else 0.0
 
     def expect(self, seconds_per_image: float) -> None:
@@ -165,7 +165,7 @@ class AdmissionControl:
 
     def _lateness(self, images: int, delay_s: float) -> float:
         """Seconds by which that many images would wait too long; less than 0: they would not."""
-        delay = max(delay_s, images * self._speed.seconds_per_image)
+        delay = max(delay_s, images * self._speed.seconds_each)
         return delay - CAUTION * self._limits.delay_s
 
     def _count(self, images: int, size: int, *, bulk: bool) -> None:
