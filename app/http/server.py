@@ -140,6 +140,8 @@ class BoundedProtocol(HttpToolsProtocol):
             longest = next(iter(self._waiting))
             longest._stop_waiting()
             longest.transport.close()
+            # uvicorn would count it until the next turn of the loop, and take more at this one.
+            longest.connections.discard(longest)
 
     def _stop_waiting(self) -> None:
         self._waiting.pop(self, None)

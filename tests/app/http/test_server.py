@@ -270,16 +270,21 @@ def test_many_connections_are_taken_at_each_turn_of_the_loop(bounded):
 
 
 def test_who_holds_many_connections_shuts_nobody_out(bounded):
-    port = bounded(connections=20)
+    gate = threading.Event()
+    port = bounded(connections=20, on_turn=partial(gate.wait, PATIENCE_S))
     with ExitStack() as stack:
+        stack.callback(gate.set)
         half_open = [stack.enter_context(connect(port)) for _ in range(60)]
         for connection in half_open:
-            with suppress(ConnectionError):
-                connection.sendall(b"GET / HT")
+            connection.sendall(b"GET / HT")
+        whole = stack.enter_context(connect(port))
+        whole.sendall(START + b"\r\n")
+        gate.set()  # many are taken at one turn
 
-        answers = [exchange(port, START + b"Connection: close\r\n\r\n") for _ in range(10)]
+        later = START + b"Connection: close\r\n\r\n"
+        answers = [whole.recv(12), *(exchange(port, later) for _ in range(10))]
 
-        assert all(answer.startswith(b"HTTP/1.1 200 ") for answer in answers)
+        assert all(answer.startswith(b"HTTP/1.1 200") for answer in answers)
         with suppress(ConnectionResetError):
             assert half_open[0].recv(1) == b""
 
