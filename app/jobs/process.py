@@ -1,5 +1,6 @@
 """The process of a job: runs one, with low priority, and writes how it ended."""
 
+import gc
 import os
 import signal
 import threading
@@ -35,6 +36,7 @@ def run_job(settings: Settings, claim: Claim, beat: Any) -> None:
     die_with_parent(signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the worker, which then ends us
     os.nice(NICENESS)
+    gc.freeze()  # to look for garbage among what was loaded holds up all threads for long
     configure(settings.log_level)
     threading.Thread(target=_beat, args=(beat,), daemon=True).start()
     device = pick_device(settings.device)
