@@ -59,7 +59,7 @@ class ServerProcess:
     def readiness(self) -> int | None:
         """The status of `/readyz`; None while nobody listens."""
         try:
-            return httpx.get(f"{self.url}/readyz", trust_env=False).status_code
+            return httpx.get(f"{self.url}/readyz", trust_env=False, verify=False).status_code
         except httpx.TransportError:
             return None
 
