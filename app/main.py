@@ -59,6 +59,7 @@ from app.report.image_map import ImageMaps
 from app.report.report import Reports
 from app.settings import Settings
 from app.sql.database import Database, SchemaOutOfDate, migrate
+from app.sql.project_cache import ProjectCache
 from app.storage.blobs import Blobs
 from app.vectors.files import VectorFiles
 from app.vectors.matrices import Vectors
@@ -135,7 +136,8 @@ def assemble(settings: Settings) -> Parts:
     vectors = Vectors(db, settings.vector_cache_bytes, files)
     predictors = PredictorCache(db, vectors)
     projects, labels = Projects(db, encoder_id, vectors), Labels(db)
-    uploads, annotations = Uploads(db, embedder, blobs), Annotations(db)
+    known = ProjectCache(db)
+    uploads, annotations = Uploads(db, known, embedder, blobs), Annotations(db)
     ranker = Ranker(db, vectors, predictors, Cosines())
     studio = Host(
         settings.label_studio_url,
@@ -156,7 +158,7 @@ def assemble(settings: Settings) -> Parts:
         uploads=uploads,
         images=StoredImages(db, blobs, settings.max_pixels),
         annotations=annotations,
-        classification=Classification(db, embedder, predictors),
+        classification=Classification(db, known, embedder, predictors),
         ranker=ranker,
         reservations=Reservations(db, ranker),
         similar=SimilarImages(db, vectors),

@@ -6,7 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter, Depends
 
-from app.http.limits import JsonRoute
+from app.api.raw_images import RawImageRoute
 from app.http.openapi import operation_id
 from app.http.parameters import refuse_unknown_parameters
 
@@ -15,7 +15,7 @@ def resource_router(prefix: str = "", *, tags: list[Any]) -> APIRouter:
     """A router of a resource: routes refuse parameters that they lack, and bound their bodies."""
     return APIRouter(
         prefix=prefix,
-        route_class=JsonRoute,
+        route_class=RawImageRoute,
         tags=tags,
         dependencies=[Depends(refuse_unknown_parameters)],
         generate_unique_id_function=operation_id,

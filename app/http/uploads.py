@@ -111,6 +111,11 @@ def media_type_of(request: Request) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
+def is_raw(media_type: str) -> bool:
+    """Whether a body of that type is one image."""
+    return media_type.startswith("image/") or media_type == "application/octet-stream"
+
+
 async def read_uploads(request: Request) -> AsyncIterator[Iterator[Upload]]:
     """The files of a request, read lazily; their temporary files go when the answer is ready."""
     limits = intake_of(request).limits
@@ -122,7 +127,7 @@ async def read_uploads(request: Request) -> AsyncIterator[Iterator[Upload]]:
         elif kind in ARCHIVES:
             body = await _spool(request, None, stack)
             yield _expand(body, None, limits)
-        elif kind.startswith("image/") or kind == "application/octet-stream":
+        elif is_raw(kind):
             body = await _spool(request, limits.file_bytes, stack)
             if not body.read(1):
                 raise NoFiles(f"the body is empty: {ACCEPTED}")

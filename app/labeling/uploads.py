@@ -25,6 +25,7 @@ from app.sql.blob_marks import unmark
 from app.sql.conflicts import retry_conflicts
 from app.sql.database import Database
 from app.sql.lookups import find_project, label_by_name
+from app.sql.project_cache import ProjectCache
 from app.sql.tables import Embedding, Image, Label, Project, id_time
 from app.storage.blobs import Blobs
 
@@ -83,6 +84,7 @@ class Uploads:
     """Stores images, in the pool or with a label."""
 
     db: Database
+    projects: ProjectCache
     embedder: Embedder
     blobs: Blobs
 
@@ -106,8 +108,7 @@ class Uploads:
         """
         if label is not None:
             label = clean_name(label)
-        with self.db.reading() as session:
-            project_id = find_project(session, project_key).id
+        project_id = self.projects.find(project_key).id
         marks = _Marks(label, existing, metadata or {})
         stored: list[Stored] = []
         failed: list[Failed] = []

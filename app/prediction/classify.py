@@ -14,7 +14,8 @@ from app.prediction.cache import PredictorCache
 from app.prediction.predictor import ClassifyOptions, Predictor, QueryPrediction
 from app.problems import Failed, Problem
 from app.sql.database import Database
-from app.sql.lookups import find_project, find_version
+from app.sql.lookups import find_version
+from app.sql.project_cache import ProjectCache
 from models.embeddings.alignment import Alignment
 from models.rejection.open_set import Rejection
 
@@ -42,6 +43,7 @@ class Classification:
     """Classifies queries; nothing is stored."""
 
     db: Database
+    projects: ProjectCache
     embedder: Embedder
     predictors: PredictorCache
 
@@ -66,10 +68,10 @@ class Classification:
             TooFewLabels: fewer than two labels have support images.
             TooFewShots: unknown images are asked for, and the labeled ones are too few to tell.
         """
-        with self.db.reading() as session:
-            project = find_project(session, project_key)
-            version = project.encoder_id
-            if query_encoder is not None:
+        project = self.projects.find(project_key)
+        version = project.encoder_id
+        if query_encoder is not None:
+            with self.db.reading() as session:
                 version = find_version(session, project, query_encoder).id
         # Say that labels are missing before the work, not after.
         predictor = self.predictors.fitted(project)

@@ -1,6 +1,7 @@
 """Database sessions and migrations, on SQLite and PostgreSQL."""
 
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -46,6 +47,8 @@ class Database:
         self.is_sqlite = make_url(url).get_backend_name() == "sqlite"
         self.engine = _sqlite(url) if self.is_sqlite else _postgresql(url)
         self._writer = self.engine.execution_options(handful_writes=True)
+        self._watching = threading.Lock()
+        self._watcher: Any = None  # a connection that changes nothing: its own it would not see
         # All queries of a session see one moment, on PostgreSQL as on SQLite.
         self._reader = (
             self.engine
@@ -90,6 +93,22 @@ class Database:
         """The time of the database, which all processes share."""
         return clock(session)
 
+    def data_version(self) -> int | None:
+        """A number that changes with every commit, of any process; None: there is none.
+
+        SQLite keeps it beside the pages, so that no query is needed; PostgreSQL has none.
+        """
+        if not self.is_sqlite:
+            return None
+        with self._watching:
+            if self._watcher is None:
+                self._watcher = self.engine.raw_connection()
+            try:
+                cursor = self._watcher.cursor()
+                return int(cursor.execute("PRAGMA data_version").fetchone()[0])
+            except _driver().Error:
+                return None  # a query will tell why
+
     def ping(self) -> None:
         """Raise when the database does not answer."""
         with self.engine.connect() as connection:
@@ -112,6 +131,10 @@ class Database:
 
     def close(self) -> None:
         """Close every connection."""
+        with self._watching:
+            if self._watcher is not None:
+                self._watcher.close()
+                self._watcher = None
         self.engine.dispose()
 
 
