@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import NamedTuple
 from uuid import UUID, uuid4
 
@@ -24,11 +25,13 @@ from app.logs import logger
 from app.problems import InvalidRequest, KeyInUse, KeyReused, Problem
 from app.sql.conflicts import retry_conflicts
 from app.sql.database import Database
+from app.sql.outages import is_outage
 from app.sql.tables import StoredResponse
 
 log = logger("handful.idempotency")
 REMEMBERED_BYTES = 8 << 20  # larger answers are not kept for an Idempotency-Key
 CLAIM_S = 300  # a request whose server was silent for longer can be repeated by another
+RETRY_S = 1.0  # between tries to write to a database that is away
 BEAT_S = 30.0  # between two signs of life of a request that runs
 UNKNOWN = ""  # fingerprint of a body that nobody read to its end
 
@@ -165,6 +168,7 @@ class Idempotency:
         self.app = app
         self._answers = answers
         self._beats = CapacityLimiter(1)  # a thread that requests do not use up
+        self._unwritten: set[asyncio.Task[None]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         key = (
@@ -216,8 +220,7 @@ class Idempotency:
         finally:
             beating.cancel()
             if not settled:
-                with anyio.CancelScope(shield=True):
-                    await anyio.to_thread.run_sync(self._answers.release, claim)
+                await self._write(partial(self._answers.release, claim))
 
     async def _settle(self, claim: KeyClaim, request: "_HashedBody", answer: "_Recorder") -> None:
         """Remember an answer whose last byte was not sent yet, or let the request come again."""
@@ -230,21 +233,39 @@ class Idempotency:
                 fingerprint = request.fingerprint
             except (ClientDisconnect, Problem):  # what was done is done, whoever still listens
                 pass
-        try:
-            with anyio.CancelScope(shield=True):
-                if final and answer.is_kept:
-                    await anyio.to_thread.run_sync(
-                        self._answers.remember,
-                        claim,
-                        fingerprint,
-                        answer.status,
-                        answer.headers,
-                        bytes(answer.body),
-                    )
-                else:
-                    await anyio.to_thread.run_sync(self._answers.release, claim)
-        except SQLAlchemyError as error:  # the answer is still true; the claim holds for a while
-            log.warning("an answer is not remembered", error=str(error))
+        change = partial(self._answers.release, claim)
+        if final and answer.is_kept:
+            change = partial(
+                self._answers.remember,
+                claim,
+                fingerprint,
+                answer.status,
+                answer.headers,
+                bytes(answer.body),
+            )
+        await self._write(change)
+
+    async def _write(self, change: Callable[[], None]) -> None:
+        """Write what became of a claim; when the database is away, as soon as it is back."""
+        with anyio.CancelScope(shield=True):
+            try:
+                await anyio.to_thread.run_sync(change)
+            except SQLAlchemyError as error:  # what was done is done, and the answer is true
+                log.warning("a claim is not settled yet", error=str(error))
+                writing = asyncio.create_task(self._write_later(change))
+                self._unwritten.add(writing)
+                writing.add_done_callback(self._unwritten.discard)
+
+    async def _write_later(self, change: Callable[[], None]) -> None:
+        while True:
+            await anyio.sleep(RETRY_S)
+            try:
+                await anyio.to_thread.run_sync(change, limiter=self._beats)
+            except SQLAlchemyError as error:
+                if is_outage(error):
+                    continue
+                log.warning("a claim is not settled", error=str(error))
+            return
 
     async def _beat(self, claim: KeyClaim) -> None:
         """Renew a claim until the request has ended."""

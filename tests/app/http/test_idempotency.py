@@ -17,6 +17,7 @@ import safetensors.torch
 from fastapi.testclient import TestClient
 from pydantic import SecretStr
 from sqlalchemy import select, text, update
+from sqlalchemy.exc import OperationalError
 
 from app.http import idempotency
 from app.http.idempotency import CLAIM_S, FirstResponse, KeyClaim, StoredResponses
@@ -347,6 +348,37 @@ def test_what_failed_on_our_side_may_come_again(birds, png, monkeypatch):
         assert birds.post("/v1/projects/birds/pool", files=files, headers=KEY).status_code == 500
 
     assert birds.post("/v1/projects/birds/pool", files=files, headers=KEY).status_code == 201
+
+
+@pytest.mark.parametrize("write", ["remember", "release"])
+def test_a_claim_is_settled_when_the_database_is_back(birds, png, monkeypatch, write):
+    # It would else hold its key for minutes, and who comes again is told to wait.
+    monkeypatch.setattr(idempotency, "RETRY_S", 0.01)
+    settle, outages = getattr(StoredResponses, write), iter(range(3))
+
+    def settle_later(*arguments):
+        if next(outages, None) is not None:
+            raise OperationalError("", None, Exception("gone"), connection_invalidated=True)
+        return settle(*arguments)
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError
+
+    def send():
+        files = {"files": ("a.png", png("red"))}
+        return birds.post("/v1/projects/birds/pool", files=files, headers=KEY)
+
+    monkeypatch.setattr(StoredResponses, write, settle_later)
+    with monkeypatch.context() as patch:
+        if write == "release":
+            patch.setattr(type(birds.app.state.parts.uploads), "add", fail)
+        first = send()
+    assert first.status_code == (500 if write == "release" else 201)
+
+    wait_until(lambda: send().status_code == 201)
+
+    assert send().headers["Idempotent-Replayed"] == "true"
+    assert next(outages, None) is None
 
 
 @pytest.mark.parametrize("key", ["", "x" * 256])
