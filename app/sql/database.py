@@ -16,6 +16,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.engine import Connection, make_url
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -47,6 +48,7 @@ class Database:
         self.is_sqlite = make_url(url).get_backend_name() == "sqlite"
         self.engine = _sqlite(url) if self.is_sqlite else _postgresql(url)
         self._writer = self.engine.execution_options(handful_writes=True)
+        self._writing = threading.Lock()
         self._watching = threading.Lock()
         self._watcher: Any = None  # a connection that changes nothing: its own it would not see
         # All queries of a session see one moment, on PostgreSQL as on SQLite.
@@ -86,8 +88,30 @@ class Database:
         writer = self._writer
         if wait_s is not None:
             writer = writer.execution_options(handful_wait_s=wait_s)
-        with Session(writer, expire_on_commit=False) as session, session.begin():
+        with (
+            self._turn_to_write(BUSY_TIMEOUT_S if wait_s is None else wait_s),
+            Session(writer, expire_on_commit=False) as session,
+            session.begin(),
+        ):
             yield session
+
+    @contextmanager
+    def _turn_to_write(self, wait_s: float) -> Iterator[None]:
+        """Hold a lock of this process while a transaction of SQLite writes.
+
+        SQLite looks for its own lock in growing intervals, of up to a tenth of a second, and who
+        came first may get it last. Threads that wait for each other are woken at once.
+        """
+        if not self.is_sqlite:
+            yield
+            return
+        if not self._writing.acquire(timeout=wait_s):
+            locked = _driver().OperationalError("database is locked")
+            raise OperationalError("BEGIN IMMEDIATE", None, locked)
+        try:
+            yield
+        finally:
+            self._writing.release()
 
     def clock(self, session: Session) -> datetime:
         """The time of the database, which all processes share."""

@@ -3,6 +3,7 @@
 import sqlite3
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import sqlalchemy as sa
@@ -178,3 +179,27 @@ def test_without_the_wheel_the_sqlite_of_python_is_taken(monkeypatch):
     monkeypatch.setitem(sys.modules, "pysqlite3.dbapi2", None)
 
     assert module._driver() is sqlite3
+
+
+def test_who_waits_to_write_does_not_ask_sqlite_again_and_again(tmp_path):
+    # It looks for its lock in growing intervals, and lets go first who happens to look.
+    url = f"sqlite:///{tmp_path / 'test.sqlite'}"
+    migrate(url)
+    db = Database(url)
+    sent = []
+
+    def write() -> None:
+        with db.writing(wait_s=0.01) as session:
+            session.execute(sa.text("DELETE FROM projects"))
+
+    with db.writing() as session, ThreadPoolExecutor(1) as threads:
+        session.execute(sa.text("SELECT 1"))
+        sa.event.listen(db.engine, "before_cursor_execute", lambda *args: sent.append(args[2]))
+        with pytest.raises(OperationalError, match="locked") as refusal:
+            threads.submit(write).result()
+        assert isinstance(from_database(refusal.value), DatabaseUnavailable)
+    assert not sent
+
+    write()
+    assert "DELETE FROM projects" in sent
+    db.close()
