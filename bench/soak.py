@@ -172,9 +172,11 @@ def _receiver(counts: Counter[str]) -> Iterator[str]:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/"
-        server.shutdown()
-        thread.join()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/"
+        finally:  # also when it is stopped: nobody else would end the thread
+            server.shutdown()
+            thread.join()
 
 
 def _sample(hours: float, folder: Path, db: Database, servers: list[Server]) -> Sample:
