@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 PLAIN = "plain"  # the metadata entry that holds everything but the tensors
+SIMPLE = bool | int | float | str | None
 
 
 def pack(state: dict[str, Any]) -> bytes:
@@ -45,11 +46,10 @@ def _flatten(value: Any, tensors: dict[str, Tensor]) -> Any:
         return {"tensor": name}
     if isinstance(value, dict):
         # Keys of optimizer states are numbers, which JSON would turn into texts.
-        return {"dict": [[key, _flatten(item, tensors)] for key, item in value.items()]}
+        items = _flatten(list(value.values()), tensors)
+        return {"dict": list(zip(value, items, strict=True))}
     if isinstance(value, list | tuple):
-        return [_flatten(item, tensors) for item in value]
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
+        return [v if isinstance(v, SIMPLE) else _flatten(v, tensors) for v in value]
     raise TypeError(f"a checkpoint cannot hold a {type(value).__name__}")
 
 
