@@ -55,11 +55,6 @@ class Fork:
         assert self._process.pid
         return self._process.pid
 
-    @property
-    def returncode(self) -> int | None:
-        """How it ended; None: it has not been seen to end."""
-        return self._process.exitcode
-
     def poll(self) -> int | None:
         """How it ended; None: it runs."""
         return self._process.exitcode
@@ -205,8 +200,8 @@ def new_server(**settings: str) -> Iterator[Server]:
 def wait_until_ready(process: Process, is_ready: Callable[[], bool]) -> None:
     """Wait until a server that was started answers, for at most `START_S`."""
     wait_for(lambda: is_ready() or process.poll() is not None, START_S, pause_s=0.05)
-    if process.returncode is not None:
-        raise RuntimeError(f"the server did not become ready; exit code {process.returncode}")
+    if (code := process.poll()) is not None:
+        raise RuntimeError(f"the server did not become ready; exit code {code}")
 
 
 def wait_for(attempt: Callable[[], Value | None], patience_s: float, pause_s: float = 0.1) -> Value:

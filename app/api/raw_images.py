@@ -23,7 +23,6 @@ from app.http.uploads import (
 from app.labeling.uploads import Upload
 
 _watched = asynccontextmanager(watch_client)
-_in_turn = asynccontextmanager(limit_concurrency)
 
 
 class RawImageRoute(JsonRoute):
@@ -49,7 +48,7 @@ class RawImageRoute(JsonRoute):
             upload = Upload(None, await request.body())
             async with AsyncExitStack() as stack:
                 if takes_turns:
-                    await stack.enter_async_context(_in_turn(request, iter(())))
+                    await stack.enter_async_context(intake_of(request).turns)
                 call = await endpoint.call(request, values, upload, stack)
                 answer = await anyio.to_thread.run_sync(call)
             return Response(answer, status, media_type="application/json")
