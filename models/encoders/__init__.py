@@ -1,5 +1,6 @@
 """Encoders: images in, unit-length embeddings out."""
 
+import copy
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
@@ -12,6 +13,9 @@ from models.images import Preprocessing
 
 # TensorFloat-32 has ten bits, too few for the shallow stages of EfficientNet-Lite0.
 torch.backends.cudnn.allow_tf32 = False
+
+
+NORM_MOMENTUM = 0.1  # of statistics that start from nothing; some networks forget ten times slower
 
 
 class EncoderUnavailable(ValueError):
@@ -59,6 +63,19 @@ class Encoder(nn.Module):
         images = pixels.to(self.mean.device, torch.float32, memory_format=torch.channels_last) / 255
         embeddings: Tensor = self(images)
         return embeddings.cpu()
+
+
+def trainable_copy(encoder: Encoder, *, fresh: bool) -> Encoder:
+    """A copy of which all parameters learn, its channels last, which is faster to convolve.
+
+    Args:
+        fresh: the weights are random, so batch norms learn their statistics from nothing.
+    """
+    copied: Encoder = copy.deepcopy(encoder).requires_grad_(True)
+    for module in copied.modules():
+        if fresh and isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.momentum = NORM_MOMENTUM
+    return copied.to(memory_format=torch.channels_last)
 
 
 def is_transformer(encoder: Encoder) -> bool:

@@ -12,7 +12,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from models.augmentation import Augmentation, apply
-from models.encoders import Encoder, is_transformer
+from models.encoders import Encoder, is_transformer, trainable_copy
 from models.evaluation.folds import Fold
 from models.training.loop import Batch, Images, Objective, ParameterGroup, Training, as_values
 from models.training.recipe import Recipe
@@ -235,8 +235,7 @@ class Unit(nn.Module):
 
 def learning_copy(encoder: Encoder) -> Encoder:
     """A copy of which all parameters can learn."""
-    learner = copy.deepcopy(encoder).requires_grad_(True).eval()
-    return learner.to(memory_format=torch.channels_last)  # faster to convolve, as in `embed`
+    return trainable_copy(encoder, fresh=False).eval()
 
 
 def class_centroids(

@@ -1,6 +1,5 @@
 """Self-supervised pretraining: an encoder learns from images without labels."""
 
-import copy
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,7 +10,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
 from models.embeddings.representation import feature_std
-from models.encoders import Encoder, is_transformer
+from models.encoders import Encoder, is_transformer, trainable_copy
 from models.pretraining.views import Views
 from models.training.loop import Batch, Images, Objective, ParameterGroup, Training, split_decay
 from models.training.recipe import Recipe
@@ -44,9 +43,6 @@ ABOVE_CHANCE = 4.0  # times the loss of knowing nothing: what is worse is no lea
 
 
 TRUSTED = 50  # steps in which a loss may be anything
-
-
-NORM_MOMENTUM = 0.1  # of statistics that start from nothing; some networks forget ten times slower
 
 
 class Unsuited(ValueError):
@@ -218,19 +214,10 @@ def start(
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        objective = method.build(learner(encoder, fresh=fresh), len(images))
+        objective = method.build(trainable_copy(encoder, fresh=fresh), len(images))
         objective.fixed = not fresh
         objective.to(encoder.mean.device).train()
         return Training(objective, images, None, resolve_recipe(recipe, encoder, len(images)))
-
-
-def learner(encoder: Encoder, *, fresh: bool) -> Encoder:
-    """A copy of which all parameters learn."""
-    copied = copy.deepcopy(encoder).requires_grad_(True)
-    for module in copied.modules():
-        if fresh and isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.momentum = NORM_MOMENTUM
-    return copied.to(memory_format=torch.channels_last)
 
 
 def resolve_recipe(recipe: Recipe, encoder: Encoder, images: int) -> Recipe:

@@ -68,6 +68,30 @@ class Objective(nn.Module):
     def before_epoch(self, images: "Images") -> None:
         """Look at all images once more, before each pass over them."""
 
+    def order(
+        self,
+        images: int,
+        targets: Int[Tensor, " N"] | None,
+        recipe: Recipe,
+        generator: Generator,
+    ) -> Sequence[Int[Tensor, " B"]]:
+        """The positions of the images of each step of an epoch; as many steps in each.
+
+        All images once, or as many with every class equally often. Without labels the rest of an
+        epoch is left out: its images are no contrast.
+
+        Args:
+            targets: their classes; None: they have no labels.
+        """
+        if targets is None or not recipe.balanced:
+            order = torch.randperm(images, generator=generator)
+        else:
+            weights = 1 / torch.bincount(targets)[targets].double()
+            order = torch.multinomial(weights, images, replacement=True, generator=generator)
+        batches = torch.split(order, recipe.batch_size)
+        incomplete = targets is None and len(batches[-1]) < recipe.batch_size
+        return batches[:-1] if incomplete and len(batches) > 1 else batches
+
     def after_step(self, progress: float) -> None:
         """Follow what was learned.
 
@@ -109,6 +133,7 @@ class Training(Iterator[Epoch]):
         objective: what learns; it stays on the device on which it is.
         targets: the class of each image; None: they have no labels, and are drawn evenly.
         judge: held-out accuracy, 0..1, after each epoch.
+        keeps_best: the best state by the judge, for `restore_best`.
 
     Raises:
         ValueError: the recipe leaves the epochs or the rate open.
@@ -122,16 +147,17 @@ class Training(Iterator[Epoch]):
         recipe: Recipe,
         *,
         judge: Callable[[], float] | None = None,
+        keeps_best: bool = False,
     ) -> None:
         if not (recipe.epochs and recipe.rate):
             raise ValueError("a training needs a number of epochs and a rate")
         self.objective: Any = objective
         self._images = images
         self._targets = targets
-        none = torch.zeros(len(images), 0)
-        self._shares = none if targets is None else F.one_hot(targets).float()  # (N, C)
+        self._classes = 0 if targets is None else int(targets.max()) + 1
         self._recipe = recipe
         self._judge = judge
+        self._keeps_best = keeps_best
         self._groups: Sequence[ParameterGroup] = objective.groups()
         self._optimizer = _optimizer(self._groups, recipe)
         self._average = (
@@ -147,7 +173,10 @@ class Training(Iterator[Epoch]):
         self._dropout = Generator().manual_seed(recipe.seed).get_state()
         self.epoch = 0  # finished
         self._step = 0
+        self._steps_an_epoch = 1
+        self._images_an_epoch = 0
         self._best = -1.0
+        self._best_state: dict[str, Any] | None = None
         self._since_best = 0
 
     def __next__(self) -> Epoch:
@@ -160,18 +189,29 @@ class Training(Iterator[Epoch]):
         self.epoch += 1
         accuracy = self._judge() if self._judge else None
         if accuracy is not None:
-            better = accuracy > self._best
-            self._since_best = 0 if better else self._since_best + 1
-            self._best = max(accuracy, self._best)
+            self._keep_if_best(accuracy)
         return Epoch(
             self.epoch,
             recipe.epochs,
             sum(losses) / len(losses),
             self.rates,
             accuracy,
-            len(self._images),
+            self._images_an_epoch,
             time.monotonic() - started,
         )
+
+    def restore_best(self) -> None:
+        """Go back to the best state of the objective by the judge, where states are kept."""
+        if self._best_state is not None:
+            self.objective.load_state_dict(self._best_state)
+
+    def _keep_if_best(self, accuracy: float) -> None:
+        better = accuracy > self._best
+        self._since_best = 0 if better else self._since_best + 1
+        self._best = max(accuracy, self._best)
+        if better and self._keeps_best:
+            state = self.objective.state_dict()
+            self._best_state = {name: tensor.clone() for name, tensor in state.items()}
 
     def steps(self) -> Iterator[tuple[float, float]]:
         """All steps, one by one: the fastest rate, and the mean loss of the step's images."""
@@ -182,7 +222,11 @@ class Training(Iterator[Epoch]):
     def _epoch(self) -> Iterator[tuple[float, float]]:
         with self._own_randomness():
             self.objective.before_epoch(self._images)
-        for positions in self._batches(self._order()):
+        batches = self.objective.order(
+            len(self._images), self._targets, self._recipe, self._generator
+        )
+        self._steps_an_epoch, self._images_an_epoch = len(batches), sum(map(len, batches))
+        for positions in batches:
             with self._own_randomness():
                 loss = self._train(positions)
             yield max(self.rates.values()), loss
@@ -194,12 +238,6 @@ class Training(Iterator[Epoch]):
             torch.set_rng_state(self._dropout)
             yield
             self._dropout = torch.get_rng_state()
-
-    def _batches(self, order: Int[Tensor, " N"]) -> Sequence[Int[Tensor, " B"]]:
-        """Without labels a rest of an epoch is left out: its images are no contrast."""
-        batches = torch.split(order, self._recipe.batch_size)
-        left_out = self._targets is None and len(batches[-1]) < self._recipe.batch_size
-        return batches[:-1] if left_out and len(batches) > 1 else batches
 
     @property
     def rates(self) -> dict[str, float]:
@@ -223,6 +261,7 @@ class Training(Iterator[Epoch]):
             "step": self._step,
             "best": self._best,
             "since_best": self._since_best,
+            "best_state": self._best_state,
         }
 
     def load(self, state: dict[str, Any]) -> None:
@@ -235,20 +274,17 @@ class Training(Iterator[Epoch]):
         self._dropout = state["dropout"]
         self.epoch, self._step = state["epoch"], state["step"]
         self._best, self._since_best = state["best"], state["since_best"]
+        self._best_state = state.get("best_state")  # older checkpoints have none
 
-    def _order(self) -> Int[Tensor, " N"]:
-        """The positions of an epoch: all once, or as many with every class equally often."""
-        count = len(self._images)
-        if self._targets is None or not self._recipe.balanced:
-            return torch.randperm(count, generator=self._generator)
-        classes = torch.bincount(self._targets)
-        weights = 1 / classes[self._targets].double()
-        return torch.multinomial(weights, count, replacement=True, generator=self._generator)
+    def _shares(self, positions: Int[Tensor, " B"]) -> Float[Tensor, "B C"]:
+        if self._targets is None:
+            return torch.zeros(len(positions), 0)
+        return F.one_hot(self._targets[positions], self._classes).float()
 
     def _train(self, positions: Int[Tensor, " B"]) -> float:
         """One step; the mean loss of its images."""
         device = next(self.objective.parameters()).device
-        images, shares = self._images[positions], self._shares[positions]
+        images, shares = self._images[positions], self._shares(positions)
         images = as_values(images)
         views, shares = self.objective.make_views(images, shares, self._generator)
         batch = Batch([_moved(view, device) for view in views], positions, shares.to(device))
@@ -272,7 +308,7 @@ class Training(Iterator[Epoch]):
 
     def _progress(self) -> float:
         """The share of all steps that are done, 0..1 at the last one."""
-        steps = self._recipe.epochs * len(self._batches(torch.arange(len(self._images))))
+        steps = self._recipe.epochs * self._steps_an_epoch
         return min(1.0, self._step / max(1, steps - 1))
 
     def _set_rates(self) -> None:

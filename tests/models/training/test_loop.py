@@ -195,7 +195,7 @@ def test_without_labels_an_objective_sees_its_views_and_no_rest_of_an_epoch():
 
     epochs = list(Training(objective, IMAGES, None, Recipe(epochs=2, batch_size=9, rate=1e-3)))
 
-    assert [epoch.images for epoch in epochs] == [24, 24]
+    assert [epoch.images for epoch in epochs] == [18, 18]
     assert [len(batch.positions) for batch in objective.batches] == [9, 9] * 2
     assert {batch.targets.shape for batch in objective.batches} == {(9, 0)}
     assert torch.equal(objective.batches[0].views[0], objective.batches[0].views[1].flip(3))
@@ -210,3 +210,39 @@ def test_an_objective_hears_of_every_epoch_and_step():
     assert [event[0] for event in objective.events if isinstance(event, tuple)] == [24, 24]
     assert isinstance(objective.events[0], tuple)
     assert steps == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
+
+
+def test_an_objective_says_in_which_order_it_wants_images():
+    class Ordered(Linear):
+        def order(self, images, targets, recipe, generator):
+            assert images == 24
+            assert torch.equal(targets, TARGETS)
+            return [torch.tensor([3, 1]), torch.tensor([5]), torch.tensor([7, 7, 2])]
+
+    run = Training(Ordered(), IMAGES, TARGETS, Recipe(epochs=2, rate=0.01, schedule="range"))
+    rates = [rate for rate, _ in run.steps()]
+
+    assert [b.positions.tolist() for b in run.objective.batches] == 2 * [[3, 1], [5], [7, 7, 2]]
+    assert rates[-1] == pytest.approx(0.01)
+    assert rates == sorted(rates)
+
+
+def test_the_best_state_survives_a_resumption():
+    judged = iter([0.9, 0.5])
+    first = Training(
+        Linear(), IMAGES, TARGETS, Recipe(epochs=2, rate=0.01), judge=lambda: next(judged),
+        keeps_best=True,
+    )  # fmt: skip
+    next(first)
+    best = weights(first)
+    second = Training(
+        Linear(), IMAGES, TARGETS, Recipe(epochs=2, rate=0.01), judge=lambda: next(judged),
+        keeps_best=True,
+    )  # fmt: skip
+
+    second.load(first.state())
+    list(second)
+
+    assert not same(weights(second), best)
+    second.restore_best()
+    assert same(weights(second), best)
