@@ -1,0 +1,265 @@
+"""Meta-learning: learning from labels of earlier work how to learn new ones from a handful."""
+
+from collections.abc import Callable, Sequence
+from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from models.encoders import Encoder, trainable_copy
+from models.metalearning.episodes import (
+    Episode,
+    Episodes,
+    EpisodeShape,
+    LabelSplit,
+    TooFewForEpisodes,
+    bounds,
+)
+from models.training.loop import (
+    Batch,
+    Images,
+    Objective,
+    ParameterGroup,
+    Training,
+    as_values,
+    split_decay,
+)
+from models.training.recipe import Recipe
+
+PART = 32  # images of an episode whose activations are in memory at a time
+
+
+VALIDATION_EPISODES = 100
+
+
+class LeakingNorms(ValueError):
+    """The encoder normalises by statistics of all images that it sees at once."""
+
+
+class Plan(NamedTuple):
+    """Which episodes an epoch has."""
+
+    episodes: Episodes
+    steps: int  # an epoch
+
+
+class Episodic(Objective):
+    """What all methods share: an epoch is a list of episodes of the labels to learn from.
+
+    Args:
+        encoder: which learns.
+        fresh: its weights are random, and its batch norms learn their statistics; otherwise they
+            keep those that they have. Queries are never normalised by each other once it serves.
+    """
+
+    tasks = 1  # episodes of a step
+
+    def __init__(self, encoder: Encoder, *, fresh: bool) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.fresh = fresh
+        self.plan: Plan | None = None
+
+    def prepare(self, images: Float[Tensor, "B 3 S S"]) -> Tensor:
+        """What is made of each image of an episode on its own; as it is by default."""
+        return images
+
+    def logits(self, support: Tensor, query: Tensor) -> Float[Tensor, "Q C"]:
+        """The log odds of the classes of an episode for its queries.
+
+        Each query is answered as if it were the only one.
+
+        Args:
+            support: what `prepare` made of the support images, (C, K, ...).
+            query: of the query images, (Q, ...).
+        """
+        raise NotImplementedError
+
+    def order(
+        self,
+        images: int,
+        targets: Int[Tensor, " N"] | None,
+        recipe: Recipe,
+        generator: Generator,
+    ) -> Sequence[Int[Tensor, " B"]]:
+        """An episode a step, or several of one size after each other."""
+        assert self.plan is not None
+        episodes, steps = self.plan
+        return [
+            torch.cat([episodes.draw(generator, size).positions for _ in range(self.tasks)])
+            for size in (episodes.draw_size(generator) for _ in range(steps))
+        ]
+
+    def loss(self, batch: Batch) -> Float[Tensor, ""]:
+        """Cross entropy of the queries, over the classes of their episode."""
+        assert self.plan is not None
+        labels = batch.targets.argmax(dim=1)
+        prepared = self.prepare(batch.views[0])
+        losses = []
+        for part in torch.arange(len(labels)).chunk(self.tasks):
+            ways = int((labels[part].bincount() > 0).sum())
+            queries = ways * self.plan.episodes.shape.queries
+            support = prepared[part[:-queries].reshape(ways, -1)]
+            logits = self.logits(support, prepared[part[-queries:]])
+            losses.append(F.cross_entropy(logits.float(), _classes(ways, queries).to(labels)))
+        return torch.stack(losses).mean()
+
+    def groups(self) -> list[ParameterGroup]:
+        """All that needs gradients, at one rate."""
+        return split_decay("all", self, 1.0)
+
+    def train(self, mode: bool = True) -> "Episodic":
+        super().train(mode)
+        if not self.fresh:
+            self.encoder.eval()
+        return self
+
+    def in_parts(
+        self, network: Callable[[Tensor], Tensor], images: Float[Tensor, "B 3 S S"]
+    ) -> Float[Tensor, "B D"]:
+        """What a network makes of images, with the activations of few of them in memory.
+
+        They are computed again in the backward pass (Chen et al., 2016,
+        https://arxiv.org/abs/1604.06174), unless norms take their statistics from all at once.
+        """
+        if len(images) <= PART or (self.fresh and self.training) or not torch.is_grad_enabled():
+            return network(images)
+        parts = torch.split(images, PART)
+        return torch.cat([checkpoint(network, part, use_reentrant=False) for part in parts])
+
+
+@runtime_checkable
+class MetaMethod(Protocol):
+    """The options of one way to learn across episodes."""
+
+    fewest_labels: ClassVar[int]  # with which it learns something that holds for others
+
+    def build(self, encoder: Encoder, *, fresh: bool) -> Episodic:
+        """The objective, with an encoder that will learn."""
+        ...
+
+
+def start(
+    method: MetaMethod,
+    encoder: Encoder,
+    images: Images,
+    targets: Int[Tensor, " M"],
+    split: LabelSplit,
+    shape: EpisodeShape,
+    recipe: Recipe,
+    *,
+    episodes_an_epoch: int,
+    fresh: bool,
+) -> Training:
+    """Begin to meta-train a copy of an encoder, which is the `encoder` of the objective.
+
+    After each epoch it is judged on the same episodes of the labels of `split.validation`, and the
+    best state is kept; without such labels it is not judged.
+
+    Args:
+        images: decoded, as the encoder wants them.
+        targets: the label of each image.
+        recipe: with epochs and a rate; what it says of batches does not count.
+        fresh: the weights are random.
+
+    Raises:
+        TooFewForEpisodes: a part of the labels does not suffice for an episode.
+        LeakingNorms: the encoder has norms by which queries would know of each other.
+    """
+    require_no_leak(encoder)
+    validation = validation_episodes(targets, split.validation, shape, recipe.seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        objective = method.build(trainable_copy(encoder, fresh=fresh), fresh=fresh)
+    objective.plan = Plan(Episodes(targets, split.train, shape), episodes_an_epoch)
+    objective.to(encoder.mean.device).train()
+
+    def judge() -> float:
+        return float(accuracies(objective, images, validation).mean())
+
+    return Training(
+        objective,
+        images,
+        targets,
+        recipe,
+        judge=judge if validation else None,
+        keeps_best=True,
+    )
+
+
+def validation_episodes(
+    targets: Int[Tensor, " M"], labels: Sequence[int], shape: EpisodeShape, seed: int
+) -> list[Episode]:
+    """The episodes that choose the best state: of as many labels as there are, up to those asked.
+
+    None without labels.
+
+    Raises:
+        TooFewForEpisodes: there is one label, or too few have images enough.
+    """
+    if not labels:
+        return []
+    low, high = bounds(shape.ways)
+    ways = min(high, max(low, len(labels)), len(labels))
+    if ways < 2:
+        raise TooFewForEpisodes("one label to validate with cannot be told from others", 1)
+    fitting = EpisodeShape(ways=(2, ways), shots=shape.shots, queries=shape.queries)
+    episodes = Episodes(targets, labels, fitting)
+    generator = Generator().manual_seed(seed)
+    most = min(ways, len(episodes.members))
+    shots = bounds(shape.shots)
+    return [episodes.draw(generator, (most, shots[n % 2])) for n in range(VALIDATION_EPISODES)]
+
+
+@torch.no_grad()
+def accuracies(
+    objective: Episodic, images: Images, episodes: Sequence[Episode]
+) -> Float[Tensor, " R"]:
+    """The share of queries, 0..1, that an objective gets right in each episode."""
+    was_training = objective.training
+    objective.eval()
+    drawn = torch.cat([episode.positions for episode in episodes])
+    positions = (torch.bincount(drawn) > 0).nonzero().flatten()
+    device = objective.encoder.mean.device
+    prepared = torch.cat(
+        [
+            objective.prepare(as_values(images[part]).to(device))
+            for part in torch.split(positions, 8 * PART)
+        ]
+    )
+    shares = []
+    for episode in episodes:
+        support = prepared[torch.searchsorted(positions, episode.support.contiguous())]
+        query = prepared[torch.searchsorted(positions, episode.query.flatten())]
+        answers = objective.logits(support, query).argmax(dim=1).cpu()
+        right = answers == _classes(len(episode.query), len(answers))
+        shares.append(right.float().mean())
+    objective.train(was_training)
+    return torch.stack(shares)
+
+
+def require_no_leak(encoder: Encoder) -> None:
+    """Refuse norms that take statistics from all images at once even when they serve.
+
+    Raises:
+        LeakingNorms: names them.
+    """
+    leaking = [
+        name
+        for name, module in encoder.named_modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and not module.track_running_stats
+    ]
+    if leaking:
+        raise LeakingNorms(
+            f"{', '.join(leaking)} normalise by the other images of a batch, so that the answer "
+            "for an image would depend on those that come with it; use an encoder whose batch "
+            "norms keep running statistics"
+        )
+
+
+def _classes(ways: int, queries: int) -> Int[Tensor, " Q"]:
+    """The class of each query of an episode: as many of each, one class after the other."""
+    return torch.arange(ways).repeat_interleave(queries // ways)
