@@ -75,7 +75,8 @@ def perform(context: JobContext) -> None:
     """
     claim, finish = context.claim, context.queue.finish
     try:
-        result = build(claim.kind, claim.options).run(context).model_dump(mode="json")
+        outcome = build(claim.kind, claim.options).run(context)
+        result = outcome.model_dump(mode="json", serialize_as_any=True)  # with what its kind adds
     except LeaseLost:
         raise
     except (JobFailed, Problem) as error:

@@ -42,6 +42,8 @@ def test_a_better_encoder_is_promoted_and_classifies_from_then_on(striped, do, s
     verdict = job["result"]["verdict"]
     assert verdict["better"]
     assert verdict["against"]["prototypes"]["probability"] >= 0.9
+    assert verdict["method"]["name"] in [c["method"]["name"] for c in verdict["candidates"]]
+    assert 0 < verdict["share"] <= 1
     newest, oldest = versions(striped)
     assert (newest["id"], newest["parent"], newest["current"]) == (
         job["result"]["version"],
