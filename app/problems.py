@@ -229,6 +229,12 @@ class TooFewImages(Problem):
     status = HTTPStatus.CONFLICT
 
 
+class TooFewToMetatrain(Problem):
+    """The labels do not suffice for episodes."""
+
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
+
+
 class VersionNotFound(NotFound):
     """The encoder version does not exist."""
 

@@ -111,7 +111,8 @@ class Trained(NamedTuple):
     verdict: VerdictRead
     projected: bool = False  # it is the one from which it started, and a projection
     architecture: tuple[str, dict[str, object]] | None = None  # name and options, if another
-    predicted: Sequence[Sequence[UUID]] = ()  # labels of each image by models that never saw it
+    # Labels of each image by models that never saw it; none where it was not learned from.
+    predicted: Sequence[Sequence[UUID]] = ()
 
 
 class TrainingKind(LearningKind[TrainableT, LearnerT], Protocol[TrainableT, LearnerT]):
@@ -323,6 +324,8 @@ def _training_images(
 ) -> Iterator[TrainingImage]:
     """The labeled images that a version learned from; none where it has predicted none."""
     for example, labels in zip(data.labeled.examples, predicted, strict=bool(predicted)):
+        if not labels:
+            continue
         yield TrainingImage(
             encoder_id=version,
             image_id=example.image_id,

@@ -164,14 +164,14 @@ def split_labels(
     test: float = TEST,
     by_prefix: bool = False,
 ) -> LabelSplit:
-    """Divide labels at random.
+    """Divide labels at random; two at least are to judge with, unless the share is 0.
 
     Args:
         by_prefix: names that begin alike, up to a `/`, stay together.
     """
     groups = _shuffled_groups(names, seed, by_prefix)
     parts: list[list[int]] = [[], [], []]
-    wanted = [len(names), validation * len(names), test * len(names)]
+    wanted = [len(names), validation * len(names), test and max(2, test * len(names))]
     for group in groups:
         # To judge comes first: where labels are few, it is what nothing else can stand in for.
         short = next((n for n in (2, 1) if len(parts[n]) + len(group) / 2 <= wanted[n]), 0)

@@ -15,6 +15,11 @@ from app.encoders.versions import json_options
 from app.jobs.context import Checked, JobContext, JobFailed
 from app.jobs.decoded_images import DecodedImages, decode_readable
 from app.jobs.kinds import kinds
+from app.jobs.planning.starting_point import (
+    EncoderChoice,
+    architecture_of,
+    encoder_to_start_from,
+)
 from app.jobs.promotion import Promote, VersionResult
 from app.jobs.training import LearningStep, Sheet, Trained, speed, train_version
 from app.jobs.training_data import TrainingData, gather
@@ -25,8 +30,7 @@ from app.sql.tables import EncoderVersion, Image, Project
 from handful.contract.jobs import Figure, Progress, VerdictRead
 from models.augmentation.contact_sheet import contact_sheet
 from models.embeddings.representation import effective_rank, feature_std, nearest_accuracy
-from models.encoders import Architecture, Encoder, EncoderUnavailable
-from models.encoders.architectures import architectures
+from models.encoders import Encoder, EncoderUnavailable
 from models.evaluation.folds import predict, stratified_folds
 from models.finetuning import embed_all
 from models.pretraining import Collapsed, Pretext, Unsuited, start
@@ -35,7 +39,6 @@ from models.training.loop import Diverged, Epoch, Training, as_values
 from models.training.recipe import Recipe
 
 PretextChoice: Any = plugin_field(methods)
-EncoderChoice: Any = plugin_field(architectures)
 METHOD = {"name": "simclr"}
 FEW = 5000  # images, below which a pretrained encoder is a better start than chance
 NEIGHBOURS_NEED = 3  # images of a label, for kNN accuracy
@@ -101,7 +104,7 @@ class Pretrain:
             raise InvalidRequest("a new encoder starts from random weights: leave `weights` out")
         current = session.get_one(EncoderVersion, project.encoder_id)
         try:
-            encoder = self._architecture(current).build(pretrained=False)
+            encoder = architecture_of(self.encoder, current).build(pretrained=False)
             self.method.options.build(encoder, count)
         except (Unsuited, EncoderUnavailable) as error:
             raise InvalidRequest(str(error)) from error
@@ -114,7 +117,9 @@ class Pretrain:
     def gather(self, context: JobContext, packed: dict[str, Any] | None) -> "PretrainingImages":
         data = gather(context, packed, pool=True)
         fresh = packed["fresh"] if packed else self._starts_fresh(len(data.digests))
-        encoder = self._encoder_to_start_from(context, data, fresh=fresh)
+        encoder = encoder_to_start_from(
+            context, data.base, self.encoder, fresh=fresh, seed=self.seed
+        )
         positions, images = decode_readable(context, data.digests, encoder)
         if len(positions) < self.batch_size:
             raise JobFailed(
@@ -150,30 +155,10 @@ class Pretrain:
             architecture=choice and (choice.name, json_options(choice.options)),
         )
 
-    def _architecture(self, version: EncoderVersion) -> Architecture:
-        if self.encoder is not None:
-            architecture: Architecture = self.encoder.options
-            return architecture
-        return architectures[version.architecture](**version.options)
-
     def _starts_fresh(self, images: int) -> bool:
         """Whether from random weights."""
         random = self.start == "random" or (self.start == "auto" and images >= FEW)
         return random or self.encoder is not None
-
-    def _encoder_to_start_from(
-        self, context: JobContext, data: TrainingData, *, fresh: bool
-    ) -> Encoder:
-        """That of the project, or one with random weights, the same ones for a seed."""
-        base = context.through_outages(lambda: context.versions.load(data.base))
-        if not fresh:
-            return base
-        with context.db.reading() as session:
-            version = session.get_one(EncoderVersion, data.base)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            encoder = self._architecture(version).build(pretrained=False)
-        return encoder.to(base.mean.device)
 
     def _recipe(self) -> Recipe:
         return Recipe(

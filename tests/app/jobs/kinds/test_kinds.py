@@ -20,6 +20,7 @@ OPTIONS = {
         "folds": 2,
         "promote": "never",
     },
+    "metatrain": {"ways": 2, "shots": 1, "queries": 1, "episodes": 2, "promote": "never"},
     "pretrain": {"epochs": 1, "batch_size": 36, "promote": "never"},
     "transduce": {"alpha_tim": {"epochs": 1, "rate": 0.01}},
     "promote": {},  # the version that is there by then
@@ -31,9 +32,12 @@ def database_url(postgresql) -> str:
     return postgresql()
 
 
-def test_every_kind_of_job_succeeds_on_postgresql(striped, do):
+def test_every_kind_of_job_succeeds_on_postgresql(striped, do, stripes):
     assert set(OPTIONS) == set(kinds)
     states = {}
+    for n, label in enumerate(("faint", "strong")):  # two labels more, to judge with
+        files = [("files", stripes("level", 100 + 2 * k + n, 0.2 * n)) for k in range(2)]
+        striped.post(f"/v1/projects/birds/labels/{label}/support", files=files)
 
     for kind, options in OPTIONS.items():
         newest = versions(striped)[0]["id"]

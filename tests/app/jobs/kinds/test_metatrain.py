@@ -1,0 +1,217 @@
+"""The job that learns across labels, done in this process."""
+
+import io
+import math
+
+import pytest
+import torch
+from PIL import Image, ImageDraw
+from sqlalchemy import select
+
+from app.jobs.verdicts import new_labels
+from app.sql.tables import TrainingImage
+from models import metalearning
+from models.training.loop import Diverged, Training
+from tests.app.jobs.conftest import JOBS, submit_job
+from tests.app.jobs.kinds.conftest import events, interrupt, lose_files, terminal_lines, versions
+
+LABELS, EACH, SIDE = 12, 4, 28
+OPTIONS = {"ways": [3, 4], "shots": [1, 2], "queries": 2, "episodes": 40, "rate": 0.003}
+TINY = {"name": "conv4", "options": {"width": 8, "image_side": SIDE}}
+
+
+def drawing(label: int, number: int, seed: int = 0) -> bytes:
+    """A character of three strokes, drawn a little differently each time."""
+    chance = torch.Generator().manual_seed(1000 * seed + label)
+    strokes = torch.rand(3, 3, 2, generator=chance)
+    hand = torch.Generator().manual_seed(10_000 * seed + 100 * label + number)
+    points = (strokes + 0.05 * torch.randn(strokes.shape, generator=hand)).clamp(0, 1) * 22 + 3
+    sheet = Image.new("L", (SIDE, SIDE), 255)
+    for stroke in points.tolist():
+        ImageDraw.Draw(sheet).line([tuple(point) for point in stroke], fill=0, width=2)
+    buffer = io.BytesIO()
+    sheet.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def draw(service, project: str, labels: range, seed: int = 0, each: int = EACH) -> None:
+    for label in labels:
+        files = [("files", drawing(label, number, seed)) for number in range(each)]
+        answer = service.post(f"/v1/projects/{project}/labels/c{label:02}/support", files=files)
+        assert answer.status_code == 201, answer.text
+
+
+@pytest.fixture(autouse=True)
+def few_episodes(monkeypatch):
+    """To choose and to judge with, enough to see that it is done."""
+    monkeypatch.setattr(new_labels, "EPISODES", 8)
+    monkeypatch.setattr(metalearning, "VALIDATION_EPISODES", 8)
+
+
+@pytest.fixture
+def characters(birds):
+    """A service whose project `birds` has characters of 12 labels."""
+    draw(birds, "birds", range(LABELS))
+    return birds
+
+
+def submit(service, **options):
+    return submit_job(service, "metatrain", OPTIONS | {"encoder": TINY} | options)
+
+
+def refusal(service, **options):
+    answer = service.post(JOBS, json={"kind": "metatrain", "options": OPTIONS | options})
+    assert answer.status_code == 422, answer.text
+    return answer.json()
+
+
+def test_labels_teach_an_encoder_that_is_judged_on_other_labels(characters, do):
+    location = submit(characters, promote="always")
+
+    do(characters)
+
+    job = characters.get(location).json()
+    assert job["state"] == "succeeded", job["error"]
+    verdict, newest = job["result"]["verdict"], versions(characters)[0]
+    assert (newest["id"], newest["current"]) == (job["result"]["version"], True)
+    assert (newest["name"], newest["embedding_dim"]) == ("conv4", 8)
+    parts = verdict["labels"]
+    assert [len(parts[part]) for part in ("train", "validation", "test")] == [7, 2, 3]
+    everything = parts["train"] + parts["validation"] + parts["test"]
+    assert sorted(everything) == [f"c{n:02}" for n in range(LABELS)]
+    assert set(verdict["against"]) == {"frozen at 1 shot", "frozen at 2 shots"}
+    assert verdict["images"] == 3 * EACH
+
+    # What was learned is reported by what never saw the label.
+    with characters.app.state.parts.db.reading() as session:
+        rows = list(session.scalars(select(TrainingImage)))
+    assert {row.label for row in rows} == {*parts["train"], *parts["validation"]}
+    assert len(rows) == newest["images"] == 9 * EACH
+    assert all(len(row.predicted) == 1 for row in rows)
+    assert characters.get("/v1/projects/birds/report").status_code == 200
+
+    # Every epoch tells how it goes, and a terminal shows it without knowing the kind.
+    epochs = [data for data in events(characters, location) if data["stage"] == "meta-training"]
+    assert [(data["epoch"], data["epochs"], data["method"]) for data in epochs] == [
+        (1, 2, "prototypical"),
+        (2, 2, "prototypical"),
+    ]
+    assert all(0 <= data["accuracy"] <= 1 and data["images_per_s"] > 0 for data in epochs)
+    line = terminal_lines(characters, location)[1]
+    assert line.title == "prototypical"
+    assert "accuracy on labels it did not learn" in line.note
+
+
+def test_an_interrupted_job_goes_on_and_ends_as_if_it_had_not_been(characters, do):
+    whole = submit(characters, promote="never")
+    do(characters)
+    location = submit(characters, promote="never")
+
+    interrupt(characters, do, location, Training, "__next__", 1)
+    do(characters)
+
+    jobs = [characters.get(where).json() for where in (whole, location)]
+    assert [job["state"] for job in jobs] == ["succeeded"] * 2
+    assert jobs[1]["attempt"] == 2
+    curves = [[data["loss"] for data in events(characters, job)] for job in (whole, location)]
+    assert curves[0] == curves[1]
+    weights = [
+        characters.get(f"/v1/projects/birds/encoders/{job['result']['version']}/weights").content
+        for job in jobs
+    ]
+    assert weights[0] == weights[1]
+
+
+def test_labels_of_other_projects_teach_and_those_of_the_project_judge(birds, do):
+    birds.post("/v1/projects", json={"name": "earlier"})
+    draw(birds, "earlier", range(10), seed=1)
+    draw(birds, "birds", range(4))
+    shared = [("files", drawing(0, 0))]  # the project has it already
+    birds.post("/v1/projects/earlier/labels/c00/support", files=shared)
+    location = submit(birds, projects=["earlier"])
+
+    do(birds)
+
+    job = birds.get(location).json()
+    assert job["state"] == "succeeded", job["error"]
+    labels = job["result"]["verdict"]["labels"]
+    assert labels["test"] == ["c00", "c01", "c02", "c03"]
+    assert sorted(labels["train"] + labels["validation"]) == [f"earlier/c{n:02}" for n in range(10)]
+    assert versions(birds)[0]["images"] == 0  # of its own
+
+
+def test_labels_that_are_named_judge_and_those_with_few_images_are_left_out(characters, do):
+    draw(characters, "birds", range(90, 91), each=2)
+    location = submit(characters, test=["c03", "c07", "c11"], validation=["c01", "c02"])
+    characters.patch("/v1/projects/birds/labels/c03", json={"name": "three"})
+
+    do(characters)
+
+    labels = characters.get(location).json()["result"]["verdict"]["labels"]
+    assert labels["test"] == ["three", "c07", "c11"]
+    assert labels["validation"] == ["c01", "c02"]
+    (message,) = [data for data in events(characters, location, "message") if "labels" in data]
+    assert message["text"].startswith("1 label(s) have fewer than 4 images and are left out: 'c90'")
+
+
+def test_too_few_labels_are_refused_with_how_many_are_missing(birds):
+    draw(birds, "birds", range(4))
+
+    problem = refusal(birds, ways=5)
+
+    assert problem["type"].endswith("too-few-to-metatrain")
+    assert (problem["part"], problem["missing_labels"]) == ("learn from", 3)
+    assert "5 labels with 4 images each are needed, and there are 2" in problem["detail"]
+    assert refusal(birds, ways=2, test=["c00"])["part"] == "judge with"
+
+
+SENSELESS: list[tuple[dict[str, object], str]] = [
+    ({"ways": 1}, "ways must be at least 2"),
+    ({"ways": [6, 5]}, "ways must be from less to more"),
+    ({"queries": 0}, "queries must be from 1"),
+    ({"shots": [1, 10**9]}, "shots must be at most 1000"),
+    ({"episodes": 10**9}, "less than or equal to 1000000"),
+    ({"projects": ["birds"]}, "names 'birds' itself"),
+    ({"test": ["c01"], "validation": ["c01"]}, "named by both"),
+    ({"test": ["c01", "c01"]}, "named twice"),
+    ({"method": {"name": "prototypical", "options": {"centroids": 0}}}, "centroids must be"),
+    ({"encoder": {"name": "conv4", "options": {"widht": 3}}}, "widht"),
+]
+
+
+def test_options_that_make_no_sense_are_refused(characters):
+    for options, words in SENSELESS:
+        assert words in str(refusal(characters, **options))
+
+
+def test_projects_and_labels_that_are_not_there_are_named(characters):
+    for options, words in (({"projects": ["atlantis"]}, "atlantis"), ({"test": ["c99"]}, "c99")):
+        answer = characters.post(JOBS, json={"kind": "metatrain", "options": OPTIONS | options})
+
+        assert answer.status_code == 404
+        assert words in answer.json()["detail"]
+
+
+def test_files_that_are_lost_leave_fewer_labels_and_a_clear_error(characters, do):
+    location = submit(characters)
+    lose_files(characters, LABELS * EACH)
+
+    do(characters)
+
+    job = characters.get(location).json()
+    assert job["state"] == "failed"
+    assert "to learn from, 3 labels with 4 images each are needed" in job["error"]
+
+
+def test_a_loss_that_is_no_number_fails_with_what_would_help(characters, do, monkeypatch):
+    def diverge(*_):
+        raise Diverged(1, math.nan)
+
+    monkeypatch.setattr(Training, "_train", diverge)
+    location = submit(characters)
+
+    do(characters)
+
+    job = characters.get(location).json()
+    assert job["state"] == "failed"
+    assert job["error"].endswith("try a lower rate")

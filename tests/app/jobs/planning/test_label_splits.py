@@ -1,0 +1,85 @@
+"""What each label is there for when a job learns across labels."""
+
+from uuid import UUID
+
+import pytest
+
+from app.jobs.planning.label_splits import SplitOptions, divide, judged_part, short_of_images
+from app.jobs.training_data import Example, Labeled
+from app.problems import TooFewToMetatrain
+from models.metalearning.episodes import EpisodeShape
+
+SHAPE = EpisodeShape(ways=(2, 3), shots=1, queries=2)
+RANDOM = SplitOptions((), (), by_prefix=False, seed=0)
+
+
+def labeled(*counts: int, first: int = 0) -> list[Example]:
+    """So many images of each label."""
+    return [
+        Example(UUID(int=1000 * label + n), f"{label}-{n}", UUID(int=label), f"a/{label}")
+        for label, count in enumerate(counts, first)
+        for n in range(count)
+    ]
+
+
+def names(*labels: int) -> tuple[str, ...]:
+    return tuple(str(UUID(int=label)) for label in labels)
+
+
+def test_a_part_of_the_labels_judges():
+    examples = labeled(*[3] * 20)
+
+    pool = divide(Labeled(examples), len(examples), RANDOM, SHAPE)
+
+    assert [len(part) for part in pool.split] == [12, 3, 5]
+
+
+def test_labels_of_the_project_judge_where_others_teach():
+    own, others = labeled(3, 3), labeled(*[3] * 8, first=10)
+
+    pool = divide(Labeled(own + others), len(own), RANDOM, SHAPE)
+
+    assert pool.split.test == [0, 1]
+    assert len(pool.split.train) + len(pool.split.validation) == 8
+
+
+def test_named_labels_judge_and_the_others_are_learned_from():
+    examples = labeled(*[3] * 8)
+    options = RANDOM._replace(test=names(5, 6), validation=names(0, 1))
+
+    pool = divide(Labeled(examples), len(examples), options, SHAPE)
+
+    assert pool.split == ([2, 3, 4, 7], [0, 1], [5, 6])
+
+
+def test_one_label_validates_nothing_and_is_learned_from():
+    examples = labeled(*[3] * 6)
+
+    pool = divide(Labeled(examples), len(examples), RANDOM, SHAPE)
+
+    assert [len(part) for part in pool.split] == [4, 0, 2]
+
+
+@pytest.mark.parametrize(
+    ("counts", "test", "part", "missing"),
+    [((3, 3, 3), (), "learn from", 1), ((3, 3, 3, 2), (0, 3), "judge with", 1)],
+)
+def test_a_part_that_does_not_suffice_is_named(counts, test, part, missing):
+    examples = labeled(*counts)
+
+    with pytest.raises(TooFewToMetatrain) as problem:
+        divide(Labeled(examples), len(examples), RANDOM._replace(test=names(*test)), SHAPE)
+
+    assert problem.value.members == {"part": part, "missing_labels": missing}
+
+
+def test_labels_with_few_images_are_neither_learned_from_nor_judged_with():
+    examples = labeled(3, 3, 3, 3, 2, 1)
+    options = RANDOM._replace(test=names(0, 1, 4))
+
+    pool = divide(Labeled(examples), len(examples), options, SHAPE)
+    part = judged_part(pool, SHAPE)
+
+    assert short_of_images(pool, SHAPE) == ["a/4", "a/5"]
+    assert part.labels == [0, 1]
+    assert len(part.positions) == 8
