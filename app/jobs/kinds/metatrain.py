@@ -71,7 +71,7 @@ class Metatrain:
         Field(
             max_length=100,
             description="Other projects whose labels are learned from as well, by name or id; then "
-            "the labels of the project itself judge, unless `test` names some.",
+            "those of the project itself judge if they have images enough and `test` names none.",
         ),
     ] = field(default_factory=list)
     validation: Annotated[

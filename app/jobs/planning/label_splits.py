@@ -13,6 +13,7 @@ from app.problems import InvalidRequest, TooFewToMetatrain
 from app.sql.lookups import find_label, find_project
 from app.sql.tables import Project
 from models.metalearning.episodes import (
+    TEST,
     VALIDATION,
     Episodes,
     EpisodeShape,
@@ -36,11 +37,7 @@ class LabelPool(NamedTuple):
 
     labeled: Labeled  # those of the project first
     own: int  # images of the project itself
-    split: LabelSplit  # of `labeled.labels`
-
-    @property
-    def own_labels(self) -> set[UUID]:
-        return {example.label_id for example in self.labeled.examples[: self.own]}
+    split: LabelSplit  # of `labeled.labels`, but for those with too few images
 
 
 def find_labels(session: Session, project: Project, keys: Sequence[str]) -> list[str]:
@@ -77,38 +74,37 @@ def read_labels(session: Session, project_id: UUID, others: Sequence[str]) -> tu
 def divide(labeled: Labeled, own: int, options: SplitOptions, shape: EpisodeShape) -> LabelPool:
     """Say what each label is there for.
 
-    Labels of the project are judged with, if other projects are learned from and none are named;
-    otherwise a part of all labels at random. One label alone validates nothing, and is learned
-    from.
+    Labels of the project are judged with, if other projects are learned from, none are named and
+    two of its own have images enough; otherwise a part of all labels at random. One label alone
+    validates nothing, and is learned from.
 
     Raises:
         TooFewToMetatrain: a part does not suffice for an episode.
     """
-    ids = [str(label) for label in labeled.labels]
-    names = labeled.names
+    enough = _with_enough_images(labeled, shape)
+    ids = {n: str(label) for n, label in enumerate(labeled.labels) if n in enough}
     own_labels = {str(example.label_id) for example in labeled.examples[:own]}
-    test = [n for n, label in enumerate(ids) if label in options.test]
-    if not options.test and own < len(labeled.examples):
-        test = [n for n, label in enumerate(ids) if label in own_labels]
-    validation = [n for n, label in enumerate(ids) if label in options.validation]
-    remaining = [n for n in range(len(ids)) if n not in {*test, *validation}]
+    theirs = [n for n, label in ids.items() if label in own_labels]
+    test = [n for n, label in ids.items() if label in options.test]
+    if not options.test and own < len(labeled.examples) and len(theirs) >= 2:
+        test = theirs
+    validation = [n for n, label in ids.items() if label in options.validation]
+    remaining = [n for n in ids if n not in {*test, *validation}]
+    names = labeled.names
     drawn = split_labels(
         [names[n] for n in remaining],
         seed=options.seed,
-        validation=0.0 if validation else VALIDATION,
-        **({"test": 0.0} if test else {}),
+        validation=0.0 if options.validation else VALIDATION,
+        test=0.0 if test or options.test else TEST,
         by_prefix=options.by_prefix,
     )
-    parts = [[remaining[n] for n in part] for part in drawn]
-    split = LabelSplit(parts[0], sorted(parts[1] + validation), sorted(parts[2] + test))
-    enough = _with_enough_images(labeled, shape)
-    if len(enough & set(split.validation)) < 2:
-        split = LabelSplit(sorted(split.train + split.validation), [], split.test)
-    for part, labels, least in (
-        ("learn from", split.train, bounds(shape.ways)[0]),
-        ("judge with", split.test, 2),
-    ):
-        _require(part, len(enough & set(labels)), least, shape)
+    train, validated, judged = ([remaining[n] for n in part] for part in drawn)
+    validation = sorted(validation + validated)
+    if len(validation) < 2:
+        train, validation = sorted(train + validation), []
+    split = LabelSplit(train, validation, sorted(test + judged))
+    _require("learn from", split.train, bounds(shape.ways)[0], shape)
+    _require("judge with", split.test, 2, shape)
     return LabelPool(labeled, own, split)
 
 
@@ -123,21 +119,18 @@ class JudgedPart(NamedTuple):
 
     positions: list[int]  # among all labeled images
     targets: Tensor  # of these images, as positions in `labeled.labels`
-    labels: list[int]  # that have images enough
 
     def episodes(self, ways: int, shots: int, queries: int) -> Episodes:
         """Draws episodes of them; positions in episodes are those in this part."""
-        return Episodes(
-            self.targets, self.labels, EpisodeShape(ways=ways, shots=shots, queries=queries)
-        )
+        shape = EpisodeShape(ways=ways, shots=shots, queries=queries)
+        return Episodes(self.targets, self.targets.tolist(), shape)
 
 
-def judged_part(pool: LabelPool, shape: EpisodeShape) -> JudgedPart:
+def judged_part(pool: LabelPool) -> JudgedPart:
     """What to judge with."""
     targets, test = pool.labeled.targets, set(pool.split.test)
     positions = [n for n, label in enumerate(targets.tolist()) if label in test]
-    enough = _with_enough_images(pool.labeled, shape) & test
-    return JudgedPart(positions, targets[positions], sorted(enough))
+    return JudgedPart(positions, targets[positions])
 
 
 def _with_enough_images(labeled: Labeled, shape: EpisodeShape) -> set[int]:
@@ -145,12 +138,12 @@ def _with_enough_images(labeled: Labeled, shape: EpisodeShape) -> set[int]:
     return {label for label, count in counts.items() if count >= shape.images}
 
 
-def _require(part: str, labels: int, least: int, shape: EpisodeShape) -> None:
-    if labels < least:
+def _require(part: str, labels: Sequence[int], least: int, shape: EpisodeShape) -> None:
+    if len(labels) < least:
         raise TooFewToMetatrain(
             f"to {part}, {least} labels with {shape.images} images each are needed, and there are "
-            f"{labels}: add labels or images, name other projects, or ask for fewer ways, shots or "
-            "queries",
+            f"{len(labels)}: add labels or images, name other projects, or ask for fewer ways, "
+            "shots or queries",
             part=part,
-            missing_labels=least - labels,
+            missing_labels=least - len(labels),
         )

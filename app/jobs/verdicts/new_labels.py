@@ -40,10 +40,10 @@ def judge_on_new_labels(
     Args:
         base: the frozen encoder.
     """
-    part = judged_part(pool, shape)
+    part = judged_part(pool)
     digests = [pool.labeled.examples[n].sha256 for n in part.positions]
     classes, generator = len(pool.labeled.labels), Generator().manual_seed(seed)
-    ways = min(bounds(shape.ways)[1], len(part.labels))
+    ways = min(bounds(shape.ways)[1], len(pool.split.test))
     drawn = {
         shots: [part.episodes(ways, shots, shape.queries).draw(generator) for _ in range(EPISODES)]
         for shots in sorted({*bounds(shape.shots)})

@@ -43,6 +43,15 @@ def test_labels_of_the_project_judge_where_others_teach():
     assert len(pool.split.train) + len(pool.split.validation) == 8
 
 
+def test_where_the_project_has_one_image_of_a_label_labels_of_others_judge():
+    own, others = labeled(1, 1, 3), labeled(*[3] * 8, first=10)
+
+    pool = divide(Labeled(own + others), len(own), RANDOM, SHAPE)
+
+    assert pool.split.test
+    assert not {0, 1} & {n for part in pool.split for n in part}
+
+
 def test_named_labels_judge_and_the_others_are_learned_from():
     examples = labeled(*[3] * 8)
     options = RANDOM._replace(test=names(5, 6), validation=names(0, 1))
@@ -78,8 +87,8 @@ def test_labels_with_few_images_are_neither_learned_from_nor_judged_with():
     options = RANDOM._replace(test=names(0, 1, 4))
 
     pool = divide(Labeled(examples), len(examples), options, SHAPE)
-    part = judged_part(pool, SHAPE)
+    part = judged_part(pool)
 
     assert short_of_images(pool, SHAPE) == ["a/4", "a/5"]
-    assert part.labels == [0, 1]
-    assert len(part.positions) == 8
+    assert pool.split == ([2, 3], [], [0, 1])
+    assert part.positions == list(range(6))

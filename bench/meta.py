@@ -1,0 +1,185 @@
+"""Ways to meta-learn, from random weights on Omniglot, tested on characters that they never saw.
+
+All have the split of Vinyals et al. (2016) with turns, the same network, and the same episodes to
+test with; `own` is the method's own answer, `served` that of the product's head on the embeddings
+of unit length that the service stores. No answer depends on other queries. Beside them: pixels, and
+the network before it learned. CPU seconds are of one thread.
+"""
+
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Generator, Tensor
+from torch.nn import functional as F
+
+from bench.harness import Options, Result, option, run
+from bench.omniglot import SIDE, Characters, read_characters
+from models.encoders.architectures.conv4 import Conv4
+from models.finetuning import embed_all
+from models.heads import Head
+from models.heads.kinds.cosine import Cosine
+from models.heads.kinds.knn import Knn
+from models.heads.kinds.mahalanobis import Mahalanobis
+from models.heads.kinds.ridge import Ridge
+from models.metalearning import accuracies, start
+from models.metalearning.episodes import Episode, Episodes, EpisodeShape, LabelSplit
+from models.metalearning.guard import correct_answers, queries_asked
+from models.metalearning.learners import learners
+from models.training.recipe import Recipe
+
+CELLS = {"5w1s": (5, 1), "5w5s": (5, 5), "20w1s": (20, 1), "20w5s": (20, 5)}
+QUERIES, TESTED_QUERIES = 5, 15  # of each label, in training and test
+AN_EPOCH = 50  # episodes
+VALIDATED = 30  # labels
+GOALS = {  # percent at 5w1s and 5w5s
+    "prototypical": (97.0, 99.0),
+    "matching": (94.0, 97.0),
+    "r2d2": (94.0, 98.5),
+    "simple_cnaps": (94.0, 98.5),
+}
+QUICK_GOAL = 90.0  # of prototypical at 5w1s
+HEADS: dict[str, Head] = {
+    "prototypical": Cosine(),
+    "matching": Knn(),
+    "r2d2": Ridge(penalty=1.0, centered=False),
+    "simple_cnaps": Mahalanobis(centered=False),
+}
+
+
+class Learned(NamedTuple):
+    """A method that has learned."""
+
+    objective: Any
+    episodes: int
+    cpu_seconds: float
+
+
+def measure(options: Options) -> Result:
+    """Train each method, and test all on the same episodes."""
+    torch.set_num_threads(1)
+    train, test = read_characters(options.images, "train"), read_characters(options.images, "test")
+    validation = read_characters(options.images, "val")
+    drawn = {name: _episodes(test, *size, options.tested) for name, size in CELLS.items()}
+    encoder = Conv4(width=options.width, image_side=SIDE).build()
+    rows: dict[str, Any] = {
+        "pixels": _served(Cosine(), _pixels(test), drawn, test),
+        "untrained": _served(Cosine(), embed_all(encoder, test.images), drawn, test),
+    }
+    for method in options.methods:
+        learned = _train(options, method, train, validation)
+        rows[method] = {
+            "episodes": learned.episodes,
+            "cpu_seconds": round(learned.cpu_seconds, 1),
+            "own": {
+                cell: _interval(accuracies(learned.objective, test.images, episodes))
+                for cell, episodes in drawn.items()
+            },
+            "served": _served(
+                HEADS.get(method, Cosine()),
+                embed_all(learned.objective.encoder.eval(), test.images),
+                drawn,
+                test,
+            ),
+        }
+        print(f"{method}: {rows[method]}", flush=True)
+    return _judge(options, rows)
+
+
+def _judge(options: Options, rows: dict[str, Any]) -> Result:
+    headline, met = [], True
+    for method in options.methods:
+        own, served = rows[method]["own"], rows[method]["served"]
+        headline.append(
+            f"{method} {own['5w1s'][0]:.1f} / {own['5w5s'][0]:.1f} % "
+            f"(served {served['5w1s'][0]:.1f} / {served['5w5s'][0]:.1f}) "
+            f"in {rows[method]['cpu_seconds']:.0f} CPU s"
+        )
+        goals = GOALS.get(method, (0.0, 0.0))
+        if options.quick:
+            goals = (QUICK_GOAL, 0.0) if method == "prototypical" else (0.0, 0.0)
+        met &= own["5w1s"][0] >= goals[0] and own["5w5s"][0] >= goals[1]
+    text = f"{'; '.join(headline)}; untrained {rows['untrained']['5w1s'][0]:.1f} at 5w1s"
+    return Result({"methods": rows}, text, met)
+
+
+def _train(options: Options, method: str, train: Characters, validation: Characters) -> Learned:
+    """Learn from the characters to learn from; the best state by some that were not."""
+    chance = Generator().manual_seed(options.seed)
+    chosen = torch.randperm(len(validation.names), generator=chance)[:VALIDATED]
+    rows = torch.isin(validation.targets, chosen).nonzero().flatten()
+    images = torch.cat([train.images, validation.images[rows]])
+    labels = len(train.names)
+    targets = torch.cat([train.targets, labels + validation.targets[rows]])
+    split = LabelSplit(list(range(labels)), (labels + chosen).tolist(), [])
+    training = start(
+        learners[method](),
+        Conv4(width=options.width, image_side=SIDE, seed=options.seed).build(),
+        images,
+        targets,
+        split,
+        EpisodeShape(ways=options.ways, shots=(1, 5), queries=QUERIES),
+        Recipe(
+            epochs=-(-options.episodes // AN_EPOCH),
+            rate=options.rate,
+            weight_decay=0.0,
+            schedule="one_cycle",
+            clip_norm=10.0,
+            seed=options.seed,
+        ),
+        episodes_an_epoch=AN_EPOCH,
+        fresh=True,
+    )
+    started = time.process_time()
+    for epoch in training:
+        spent = time.process_time() - started
+        accuracy = f"{100 * (epoch.accuracy or 0):.1f} % of validation"
+        print(f"{method} {epoch.number}/{epoch.of}: {accuracy}, {spent:.0f} CPU s", flush=True)
+    training.restore_best()
+    spent = time.process_time() - started
+    return Learned(training.objective, training.epoch * AN_EPOCH, spent)
+
+
+def _episodes(data: Characters, ways: int, shots: int, count: int) -> list[Episode]:
+    shape = EpisodeShape(ways=ways, shots=shots, queries=TESTED_QUERIES)
+    episodes = Episodes(data.targets, range(len(data.names)), shape)
+    chance = Generator().manual_seed(0)
+    return [episodes.draw(chance) for _ in range(count)]
+
+
+def _served(
+    head: Head, embeddings: Tensor, drawn: dict[str, list[Episode]], data: Characters
+) -> dict[str, list[float]]:
+    """What a head of the product answers, on stored embeddings."""
+    figures = {}
+    for cell, episodes in drawn.items():
+        right = correct_answers(head, embeddings, episodes, len(data.names)).sum(dim=1)
+        asked = queries_asked(episodes, len(data.names)).sum(dim=1)
+        figures[cell] = _interval(right / asked)
+    return figures
+
+
+def _pixels(data: Characters) -> Tensor:
+    ink = 1 - data.images[:, 0].flatten(1).float() / 255
+    return F.normalize(ink, dim=1)
+
+
+def _interval(accuracies: Tensor) -> list[float]:
+    """The mean over episodes in percent, and half of its 95 % interval, as papers have it."""
+    half = 1.96 * float(accuracies.std()) / len(accuracies) ** 0.5
+    return [round(100 * float(accuracies.mean()), 2), round(100 * half, 2)]
+
+
+if __name__ == "__main__":
+    run(
+        measure,
+        option("--images", type=Path, required=True, help="folder of Omniglot"),
+        option("--methods", list(learners), nargs="*", quick=["prototypical"]),
+        option("--episodes", 2000, quick=600, help="to learn from"),
+        option("--ways", 20, help="of an episode to learn from"),
+        option("--width", 32, help="channels of the network"),
+        option("--rate", 3e-3),
+        option("--tested", 600, quick=200, help="episodes to test with, of each size"),
+        option("--seed", 0),
+    )
