@@ -15,6 +15,7 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from bench.harness import Options, Result, option, run
+from bench.meta_served import measure_served
 from bench.omniglot import SIDE, Characters, read_characters
 from models.encoders.architectures.conv4 import Conv4
 from models.finetuning import embed_all
@@ -58,6 +59,8 @@ class Learned(NamedTuple):
 
 def measure(options: Options) -> Result:
     """Train each method, and test all on the same episodes."""
+    if options.served:
+        return measure_served(options)
     torch.set_num_threads(1)
     train, test = read_characters(options.images, "train"), read_characters(options.images, "test")
     validation = read_characters(options.images, "val")
@@ -182,4 +185,6 @@ if __name__ == "__main__":
         option("--rate", 3e-3),
         option("--tested", 600, quick=200, help="episodes to test with, of each size"),
         option("--seed", 0),
+        option("--served", False, action="store_true", help="over HTTP, from an empty server"),
+        option("--labels", 200, quick=60, help="of earlier work, with --served"),
     )

@@ -244,6 +244,8 @@ def _type(schema: Mapping[str, Any]) -> str:
     if "enum" in schema:
         return " or ".join(f"`{value}`" for value in schema["enum"])
     if schema.get("type") == "array":
+        if pair := schema.get("prefixItems"):
+            return f"[{', '.join(map(_type, pair))}]"
         return f"list of {_type(schema['items'])}"
     kind: str = schema.get("format") or schema.get("type", "anything")
     return kind + _bounds(schema)

@@ -26,6 +26,7 @@ from app.cli import demo
 from app.settings import Settings
 from docs import generate
 from handful.client import Handful
+from tests.characters import character_file
 
 ROOT = Path(__file__).parent.parent
 REFERENCE = ROOT / "docs/reference"
@@ -246,6 +247,36 @@ def test_images_become_an_encoder_that_serves_as_the_how_to_says(live_url, tmp_p
     assert "'against': {'prototypes':" in output  # the verdict
     for name in ("views.png", "painted.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
+@pytest.mark.usefixtures("working")
+def test_earlier_labels_teach_how_to_learn_new_ones_as_the_how_to_says(live_url, tmp_path):
+    script = "".join(code for page, code in blocks("bash") if page.stem == "meta-train")
+    for old, new in (
+        ('"ways": [5, 20]', '"ways": 4, "shots": 1'),
+        ('"episodes": 600', '"episodes": 20'),
+    ):
+        assert old in script
+        script = script.replace(old, new)
+    for folder, labels, numbers in (
+        ("earlier", range(9), range(4)),
+        ("new", range(20, 22), range(1)),
+        ("other", range(20, 22), range(1, 3)),
+    ):
+        for label in labels:
+            place = tmp_path / folder / f"character {label}"
+            place.mkdir(parents=True)
+            for number in numbers:
+                (place / f"{number}.png").write_bytes(character_file(label, number))
+
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    output = run(script, live_url, tmp_path, PATH=path)
+
+    assert "{'train': 7, 'validation': 0, 'test': 2}" in output
+    assert "frozen at 1 shot " in output
+    assert output.count("character 2") >= 4  # each of the four images has an answer
 
 
 def write_fashion(folder: Path) -> None:

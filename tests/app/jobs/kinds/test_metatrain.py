@@ -1,11 +1,8 @@
 """The job that learns across labels, done in this process."""
 
-import io
 import math
 
 import pytest
-import torch
-from PIL import Image, ImageDraw
 from sqlalchemy import select
 
 from app.jobs.verdicts import new_labels
@@ -14,29 +11,16 @@ from models import metalearning
 from models.training.loop import Diverged, Training
 from tests.app.jobs.conftest import JOBS, submit_job
 from tests.app.jobs.kinds.conftest import events, interrupt, lose_files, terminal_lines, versions
+from tests.characters import SIDE, character_file
 
-LABELS, EACH, SIDE = 12, 4, 28
+LABELS, EACH = 12, 4
 OPTIONS = {"ways": [3, 4], "shots": [1, 2], "queries": 2, "episodes": 40, "rate": 0.003}
 TINY = {"name": "conv4", "options": {"width": 8, "image_side": SIDE}}
 
 
-def drawing(label: int, number: int, seed: int = 0) -> bytes:
-    """A character of three strokes, drawn a little differently each time."""
-    chance = torch.Generator().manual_seed(1000 * seed + label)
-    strokes = torch.rand(3, 3, 2, generator=chance)
-    hand = torch.Generator().manual_seed(10_000 * seed + 100 * label + number)
-    points = (strokes + 0.05 * torch.randn(strokes.shape, generator=hand)).clamp(0, 1) * 22 + 3
-    sheet = Image.new("L", (SIDE, SIDE), 255)
-    for stroke in points.tolist():
-        ImageDraw.Draw(sheet).line([tuple(point) for point in stroke], fill=0, width=2)
-    buffer = io.BytesIO()
-    sheet.save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def draw(service, project: str, labels: range, seed: int = 0, each: int = EACH) -> None:
+def draw(service, project: str, labels: range, first: int = 0, each: int = EACH) -> None:
     for label in labels:
-        files = [("files", drawing(label, number, seed)) for number in range(each)]
+        files = [("files", character_file(first + label, number)) for number in range(each)]
         answer = service.post(f"/v1/projects/{project}/labels/c{label:02}/support", files=files)
         assert answer.status_code == 201, answer.text
 
@@ -124,9 +108,9 @@ def test_an_interrupted_job_goes_on_and_ends_as_if_it_had_not_been(characters, d
 
 def test_labels_of_other_projects_teach_and_those_of_the_project_judge(birds, do):
     birds.post("/v1/projects", json={"name": "earlier"})
-    draw(birds, "earlier", range(10), seed=1)
+    draw(birds, "earlier", range(10), first=100)
     draw(birds, "birds", range(4))
-    shared = [("files", drawing(0, 0))]  # the project has it already
+    shared = [("files", character_file(0, 0))]  # the project has it already
     birds.post("/v1/projects/earlier/labels/c00/support", files=shared)
     location = submit(birds, projects=["earlier"])
 
