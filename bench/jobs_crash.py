@@ -39,10 +39,13 @@ from handful.contract.jobs import FINAL, EventRead, JobRead
 
 LEASE_S = 2.0
 PATIENCE_S = 300.0  # for what must happen
-SHOTS, SIDE = 16, 84  # of each label; pixels
+LABELS = ("first", "second", "third", "fourth")
+SHOTS, SIDE = 8, 84  # of each label; pixels
 POOL_IMAGES = 200  # that a promotion embeds
 MOST_EVENTS = 1000  # of a job, which has some dozens
 HEADWAY = 0.75  # of the blows come after a job has got on; the others at any time
+TRAINING = ("finetune", "metatrain")  # kinds of jobs, and stages of theirs that tell losses
+STAGES = ("training", "meta-training")
 KILL, STOP = signal.SIGKILL, signal.SIGSTOP
 BLOWS = {  # what is hit and how, so many times of 20
     ("job", KILL): 6,
@@ -54,6 +57,13 @@ BLOWS = {  # what is hit and how, so many times of 20
     ("server", STOP): 1,
 }
 Json = dict[str, Any]
+
+
+class Training(NamedTuple):
+    """A job that trains."""
+
+    kind: str
+    options: Json
 
 
 class Outcome(NamedTuple):
@@ -130,10 +140,10 @@ class Stream:
     """Jobs of a project, one after the other.
 
     Args:
-        trainings: options by name; they take turns.
+        trainings: by name; they take turns.
     """
 
-    def __init__(self, client: Handful, project: str, trainings: dict[str, Json]) -> None:
+    def __init__(self, client: Handful, project: str, trainings: dict[str, Training]) -> None:
         self.client = client
         self.project = project
         self.trainings = trainings
@@ -143,13 +153,13 @@ class Stream:
 
     def start(self, last: JobRead | None = None) -> None:
         """Promote what the last job made and did not promote itself, or start a training."""
-        if last and last.kind == "finetune" and last.result and not _result(last)["promoted"]:
+        if last and last.kind in TRAINING and last.result and not _result(last)["promoted"]:
             job = self.client.promote(self.project, _result(last)["version"]).job
             assert job, "a version was promoted at once, though it had images to embed"
         else:
             self.training = next(self._turns)
-            options = self.trainings[self.training]
-            job = self.client.start_job(self.project, "finetune", **options)
+            kind, options = self.trainings[self.training]
+            job = self.client.start_job(self.project, kind, **options)
         self._job, self._events = job.id, 0  # how many of its events were read
 
     def ended(self) -> JobRead | None:
@@ -171,7 +181,7 @@ class Stream:
         """What came of the last job."""
         metrics = [event.data.model_dump() for event in self.events() if event.kind == "metrics"]
         return Outcome(
-            [(m["run"], m["epoch"], m["loss"]) for m in metrics if m["stage"] == "training"],
+            [(m.get("run", 1), m["epoch"], m["loss"]) for m in metrics if m["stage"] in STAGES],
             hashlib.sha256(self.client.weights(self.project, version)).hexdigest(),
         )
 
@@ -240,15 +250,18 @@ def _streams(clients: Sequence[Handful], epochs: int) -> list[Stream]:
     recipe: Json = {"epochs": epochs, "batch_size": 8, "rate": 3e-3}
     long, short = (recipe | {"epochs": number} for number in (4 * epochs, epochs // 2))
     once: Json = {"folds": 2, "promote": "never", "recipe": recipe}
+    episodes: Json = {"ways": 2, "shots": 1, "queries": 2, "episodes": 20 * epochs}
     tried = {
         "full": once | {"methods": [full]},
         "discriminative": once | {"methods": [gradual], "augmentation": [{"name": "mixup"}]},
         "feature_extraction": once | {"methods": [last], "recipe": long | {"ema_decay": 0.9}},
     }
     several = once | {"methods": [full, gradual, last], "recipe": short, "promote": "always"}
+    across = Training("metatrain", episodes | {"promote": "never"})
+    finetunings = {name: Training("finetune", options) for name, options in tried.items()}
     return [
-        Stream(clients[0], "tried", tried),
-        Stream(clients[-1], "served", {"several": several}),
+        Stream(clients[0], "tried", {**finetunings, "across": across}),
+        Stream(clients[-1], "served", {"several": Training("finetune", several)}),
     ]
 
 
@@ -262,10 +275,10 @@ def _blows(count: int, generator: random.Random) -> list[tuple[str, signal.Signa
 def _prepare(stream: Stream) -> None:
     """Fill the project, and run each of its trainings once to know what must come out."""
     stream.client.create_project(stream.project)
-    pictures = [noise(seed, SIDE) for seed in range(2 * SHOTS + POOL_IMAGES)]
-    stream.client.add_support(stream.project, "first", pictures[:SHOTS])
-    stream.client.add_support(stream.project, "second", pictures[SHOTS : 2 * SHOTS])
-    stream.client.add_images(stream.project, pictures[2 * SHOTS :])
+    pictures = (noise(seed, SIDE) for seed in itertools.count())
+    for label in LABELS:
+        stream.client.add_support(stream.project, label, list(itertools.islice(pictures, SHOTS)))
+    stream.client.add_images(stream.project, list(itertools.islice(pictures, POOL_IMAGES)))
     for _ in stream.trainings:
         stream.start()
         job = wait_for(stream.ended, PATIENCE_S)
@@ -302,7 +315,7 @@ def _judge(service: Service, stream: Stream, job: JobRead) -> Ending:
     reasons = [str(state.reason) for state in states if state.state == "interrupted"]
     entered = [state.state for state in states if state.state in FINAL]
     numbers = [event.number for event in events]
-    trained = job.kind == "finetune" and job.state == "succeeded"
+    trained = job.kind in TRAINING and job.state == "succeeded"
     last = events[-1]
     promises = {
         f"{job.state}: {job.error}": job.state == "succeeded",
