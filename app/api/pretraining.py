@@ -1,4 +1,4 @@
-"""Pretraining: what methods need, and what they look at, before one is started."""
+"""Methods that learn for later labels: what they need and look at, before one is started."""
 
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -15,6 +15,7 @@ from app.jobs.planning.suitability import Suitability, suitabilities
 from app.plugin_fields import plugin_field
 from handful.contract.common import Page, Schema
 from handful.contract.pretraining import RecipeRead
+from models.metalearning.learners import learners
 from models.pretraining.methods import methods
 from models.training.recipe import Recipe
 
@@ -27,16 +28,20 @@ BATCH = 64  # as in the job `pretrain`
 
 def show_recipe(suitability: Suitability) -> RecipeRead:
     """A method with what it needs and, where that was measured, what it costs."""
-    trial = suitability.trial
+    trial, method = suitability.trial, suitability.method
+    images, labels = getattr(method, "fewest", 0), getattr(method, "fewest_labels", 0)
     return RecipeRead(
         name=suitability.name,
-        family=suitability.method.family,
-        summary=(suitability.method.__doc__ or "").partition("\n")[0],
-        images=suitability.method.fewest,
-        enough_images=suitability.images >= suitability.method.fewest,
+        kind="metatrain" if labels else "pretrain",
+        family=getattr(method, "family", "meta-learning"),
+        summary=(method.__doc__ or "").partition("\n")[0],
+        images=images,
+        enough_images=suitability.images >= images,
+        labels=labels,
+        enough_labels=suitability.labels >= labels,
         possible=suitability.refused is None,
         reason=suitability.refused,
-        unsuited=suitability.method.unsuited,
+        unsuited=method.unsuited,
         minutes=round(trial.seconds / 60, 2) if trial else None,
         memory_mib=round(trial.memory / MIB, 1) if trial else None,
     )
@@ -59,11 +64,11 @@ def list_recipes(
     project: ProjectKey,
     parts: AllParts,
     measure: Annotated[
-        list[Literal[tuple(methods)]],  # type: ignore[valid-type]
+        list[Literal[(*methods, *learners)]],  # type: ignore[valid-type]
         Query(max_length=3, description="Methods whose cost is measured by a few steps: seconds."),
     ] = [],  # noqa: B006
 ) -> Page[RecipeRead]:
-    """List the methods of pretraining: what they need, what they cost, when not to use them."""
+    """List methods of `pretrain` and `metatrain`: what they need and cost, when not to use them."""
     recipe = Recipe(batch_size=BATCH)
     rows = suitabilities(parts.db, parts.embedder, project, recipe, measured=measure)
     return Page(items=[show_recipe(row) for row in rows], next_cursor=None)

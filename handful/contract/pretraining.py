@@ -1,4 +1,4 @@
-"""Methods of pretraining, and how each suits a project."""
+"""Methods of `pretrain` and `metatrain`, and how each suits a project."""
 
 from typing import Literal
 
@@ -6,13 +6,19 @@ from pydantic import BaseModel, Field
 
 
 class RecipeRead(BaseModel):
-    """A method of pretraining, and how it suits the project as it is now."""
+    """A method, and how it suits the project as it is now."""
 
     name: str
-    family: Literal["discriminative", "generative", "contrastive", "cluster-based"]
+    kind: Literal["pretrain", "metatrain"] = Field(description="Of the job that has it.")
+    family: Literal["discriminative", "generative", "contrastive", "cluster-based", "meta-learning"]
     summary: str
     images: int = Field(description="Images below which it learns little.")
     enough_images: bool = Field(description="Whether the project has as many.")
+    labels: int = Field(description="Labels below which it learns little; 0: it needs none.")
+    enough_labels: bool = Field(
+        description="Whether the project has as many, with images enough for an episode; those of "
+        "others may be named as well."
+    )
     possible: bool = Field(description="Whether it can work with the project's encoder.")
     reason: str | None = Field(description="Why it cannot.")
     unsuited: str = Field(description="When not to use it.")

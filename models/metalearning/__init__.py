@@ -136,6 +136,7 @@ class MetaMethod(Protocol):
     """The options of one way to learn across episodes."""
 
     fewest_labels: ClassVar[int]  # with which it learns something that holds for others
+    unsuited: ClassVar[str]  # when not to use it
 
     def build(self, encoder: Encoder, *, fresh: bool) -> Episodic:
         """The objective, with an encoder that will learn."""

@@ -1,26 +1,17 @@
 """What a pretraining would cost here, by a few steps of it."""
 
-import time
-from typing import Any, NamedTuple
-
 import torch
 from torch import Generator
 
 from models.encoders import Encoder
 from models.pretraining import PretrainingMethod, resolve_recipe, start
+from models.training.cost import Cost, measure_steps
 from models.training.recipe import Recipe
 
 STEPS = 2  # after one that is not counted
 
 
 IMAGES = 8  # of a step
-
-
-class Cost(NamedTuple):
-    """The cost of a pretraining."""
-
-    seconds: float  # of all epochs, on this machine
-    memory: int  # bytes for weights, their gradients and moments, and what a batch leaves behind
 
 
 def measure_cost(method: PretrainingMethod, encoder: Encoder, recipe: Recipe, images: int) -> Cost:
@@ -38,22 +29,8 @@ def measure_cost(method: PretrainingMethod, encoder: Encoder, recipe: Recipe, im
     generator = Generator().manual_seed(0)
     noise = torch.randint(0, 256, (IMAGES, 3, side, side), dtype=torch.uint8, generator=generator)
     training = start(method, encoder, noise, short, fresh=False)
-    saved_bytes = 0
-
-    def count(tensor: Any) -> Any:
-        nonlocal saved_bytes
-        saved_bytes += tensor.numel() * tensor.element_size()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-        next(training)
-    started = time.monotonic()
-    for _ in training:
-        pass
-    per_image = (time.monotonic() - started) / STEPS / IMAGES
-    state = training.objective.state_dict().values()
-    weights = sum(tensor.numel() * tensor.element_size() for tensor in state)
+    step = measure_steps(training)
     return Cost(
-        per_image * settled.epochs * images,
-        4 * weights + saved_bytes * settled.batch_size // IMAGES,
+        step.seconds / IMAGES * settled.epochs * images,
+        4 * step.weights + step.activations * settled.batch_size // IMAGES,
     )

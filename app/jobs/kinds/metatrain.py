@@ -14,6 +14,8 @@ from app.jobs.context import Checked, JobContext, JobFailed
 from app.jobs.decoded_images import DecodedImages, decode_readable
 from app.jobs.kinds import kinds
 from app.jobs.planning.label_splits import (
+    EPISODES,
+    USUAL_SHAPE,
     LabelPool,
     SplitOptions,
     divide,
@@ -45,7 +47,7 @@ from models.training.recipe import Recipe
 LearnerChoice: Any = plugin_field(learners)
 METHOD = {"name": "prototypical"}
 AN_EPOCH = 20  # episodes
-EPISODES, EPISODES_FROM_RANDOM = 200, 1000  # where the client leaves it open
+EPISODES_FROM_RANDOM = 1000  # where the client leaves it open
 RATE, RATE_FROM_RANDOM = 1e-4, 1e-3
 Range = Annotated[int | tuple[int, int], Field(union_mode="left_to_right")]
 
@@ -58,11 +60,11 @@ class Metatrain:
     method: LearnerChoice = field(default_factory=lambda: plugins_from(LearnerChoice, [METHOD])[0])
     ways: Annotated[
         Range, Field(description="Labels of an episode: a number, or the least and the most.")
-    ] = (5, 10)
+    ] = USUAL_SHAPE.ways
     shots: Annotated[
         Range, Field(description="Support images of each label; judged at the least and the most.")
-    ] = (1, 5)
-    queries: Annotated[int, Field(description="Query images of each label.")] = 3
+    ] = USUAL_SHAPE.shots
+    queries: Annotated[int, Field(description="Query images of each label.")] = USUAL_SHAPE.queries
     episodes: Annotated[
         int, Field(ge=0, le=1_000_000, description="To learn from; 0: as suits the start.")
     ] = 0

@@ -22,6 +22,9 @@ from models.metalearning.episodes import (
     split_labels,
 )
 
+USUAL_SHAPE = EpisodeShape(ways=(5, 10), shots=(1, 5), queries=3)
+EPISODES = 200  # that suffice for an encoder that has seen images before
+
 
 class SplitOptions(NamedTuple):
     """How labels are divided."""

@@ -30,6 +30,7 @@ class Matching:
     """
 
     fewest_labels: ClassVar[int] = 20
+    unsuited: ClassVar[str] = "many shots, which all vote; labels of which single images mislead"
 
     def build(self, encoder: Encoder, *, fresh: bool) -> Episodic:
         return _Objective(encoder, fresh=fresh)

@@ -33,6 +33,9 @@ class Prototypical:
     """
 
     fewest_labels: ClassVar[int] = 20
+    unsuited: ClassVar[str] = (
+        "labels of several looks, of which a mean says little; use several `centroids` then"
+    )
 
     distance: Literal["euclidean", "cosine"] = "euclidean"  # squared, of vectors of any length
     centroids: int = 1  # of each label; not more than it has shots

@@ -27,6 +27,7 @@ class R2D2:
     """
 
     fewest_labels: ClassVar[int] = 20
+    unsuited: ClassVar[str] = "many shots, where a covariance tells more"
 
     penalty: float = 1.0  # l, at the start
 

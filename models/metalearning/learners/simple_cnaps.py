@@ -29,6 +29,7 @@ class SimpleCNAPS:
     """
 
     fewest_labels: ClassVar[int] = 20
+    unsuited: ClassVar[str] = "one shot alone, where there is nothing to learn a covariance from"
 
     shrinkage: float = 0.3  # s over the mean variance of vectors of unit length, at the start
 

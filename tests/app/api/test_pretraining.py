@@ -6,6 +6,7 @@ import uuid
 import pytest
 from PIL import Image
 
+from models.metalearning.learners import learners
 from models.pretraining.methods import methods
 
 RECIPES = "/v1/projects/birds/recipes"
@@ -21,21 +22,24 @@ def image(striped) -> str:
 def test_every_method_says_what_it_needs_and_when_not_to_use_it(striped):
     items = striped.get(RECIPES).json()["items"]
 
-    assert [item["name"] for item in items] == list(methods)
+    assert [item["name"] for item in items] == [*methods, *learners]
     for item in items:
+        pretrains = item["kind"] == "pretrain"
         assert item["summary"]
         assert item["unsuited"]
-        assert item["images"] >= 500
-        assert not item["enough_images"]  # of 36
+        assert pretrains == (item["name"] in methods)
+        assert (item["images"] >= 500, item["labels"] >= 20) == (pretrains, not pretrains)
+        assert item["enough_images"] != pretrains  # of 36
+        assert item["enough_labels"] == pretrains  # of 2
         assert item["possible"] == (item["reason"] is None)
         assert item["minutes"] is None
 
 
 def test_a_method_is_measured_when_asked_for(striped):
-    answer = striped.get(RECIPES, params={"measure": ["rotation", "mae"]})
+    answer = striped.get(RECIPES, params={"measure": ["rotation", "mae", "r2d2"]})
 
     measured = {item["name"]: item for item in answer.json()["items"] if item["minutes"]}
-    assert set(measured) == {"rotation", "mae"}
+    assert set(measured) == {"rotation", "mae", "r2d2"}
     assert all(0 < item["minutes"] < 60 for item in measured.values())
     # Four turns of each image take more than one image of which parts are hidden.
     assert measured["rotation"]["memory_mib"] > measured["mae"]["memory_mib"] > 0

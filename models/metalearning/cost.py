@@ -1,0 +1,54 @@
+"""What meta-training would cost here, by a few episodes of it."""
+
+import torch
+from torch import Generator
+
+from models.encoders import Encoder
+from models.metalearning import PART, MetaMethod, start
+from models.metalearning.episodes import EpisodeShape, LabelSplit, bounds
+from models.training.cost import Cost, measure_steps
+from models.training.recipe import Recipe
+
+STEPS = 2  # after one that is not counted
+
+
+def measure_episodes(
+    method: MetaMethod, encoder: Encoder, shape: EpisodeShape, episodes: int
+) -> Cost:
+    """Learn from some episodes of noise, and multiply.
+
+    The seconds are those of episodes of the mean size; the memory that of the largest, of which
+    a part is in work at a time.
+
+    Args:
+        episodes: that there will be.
+
+    Raises:
+        LeakingNorms: the encoder has norms by which queries would know of each other.
+    """
+    shots = bounds(shape.shots)[0]
+    ways = max(2, min(bounds(shape.ways)[0], PART // (shots + shape.queries)))
+    small = EpisodeShape(ways=ways, shots=shots, queries=shape.queries)
+    generator, side = Generator().manual_seed(0), encoder.preprocessing.crop
+    count = ways * small.images
+    noise = torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8, generator=generator)
+    training = start(
+        method,
+        encoder,
+        noise,
+        torch.arange(ways).repeat_interleave(small.images),
+        LabelSplit(list(range(ways)), [], []),
+        small,
+        Recipe(epochs=1 + STEPS, rate=1e-6),
+        episodes_an_epoch=1,
+        fresh=False,
+    )
+    step = measure_steps(training)
+    mean = sum(bounds(shape.ways)) / 2 * (sum(bounds(shape.shots)) / 2 + shape.queries)
+    most = bounds(shape.ways)[1] * shape.images
+    return Cost(
+        step.seconds / count * mean * episodes,
+        4 * step.weights
+        + step.activations * min(most, PART) // count
+        + most * noise[0].numel() * 4,
+    )

@@ -1,0 +1,55 @@
+"""What meta-training would cost."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from models.encoders.architectures.conv4 import Conv4
+from models.metalearning import LeakingNorms
+from models.metalearning.cost import measure_episodes
+from models.metalearning.episodes import EpisodeShape
+from models.metalearning.learners.prototypical import Prototypical
+
+SHAPE = EpisodeShape(ways=(3, 6), shots=(1, 3), queries=2)
+
+
+def conv(width: int = 8):
+    return Conv4(width=width, image_side=32).build()
+
+
+def test_more_episodes_take_longer_and_a_wider_encoder_more_memory():
+    narrow, wide = (measure_episodes(Prototypical(), conv(width), SHAPE, 100) for width in (8, 32))
+
+    assert 0 < narrow.seconds < float("inf")
+    assert 2 * narrow.memory < wide.memory
+
+
+def test_larger_episodes_need_their_pixels_more_and_not_their_activations():
+    large = EpisodeShape(ways=(3, 60), shots=(1, 3), queries=2)
+
+    small, grown = (
+        measure_episodes(Prototypical(), conv(), shape, 100).memory for shape in (SHAPE, large)
+    )
+
+    pixels = 4 * 3 * 32 * 32
+    assert grown - small >= (300 - 30) * pixels
+    assert grown - small < (300 - 30) * pixels + small / 8  # a part of 32 instead of 30
+
+
+def test_the_encoder_stays_as_it_is():
+    encoder = conv()
+    before = copy.deepcopy(encoder.state_dict())
+
+    measure_episodes(Prototypical(), encoder, SHAPE, 100)
+
+    assert all(torch.equal(tensor, before[name]) for name, tensor in encoder.state_dict().items())
+
+
+def test_an_encoder_whose_norms_leak_costs_nothing():
+    encoder = conv()
+    encoder.stages[0].register_module("1", nn.BatchNorm2d(8, track_running_stats=False))
+
+    with pytest.raises(LeakingNorms):
+        measure_episodes(Prototypical(), encoder, SHAPE, 100)
