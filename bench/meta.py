@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from bench.harness import Options, Result, option, run
 from bench.meta_served import measure_served
-from bench.omniglot import SIDE, Characters, read_characters
+from bench.omniglot import SIDE, Characters, read_characters, read_runs
 from models.encoders.architectures.conv4 import Conv4
 from models.finetuning import embed_all
 from models.heads import Head
@@ -28,6 +28,7 @@ from models.metalearning import accuracies, start
 from models.metalearning.episodes import Episode, Episodes, EpisodeShape, LabelSplit
 from models.metalearning.guard import correct_answers, queries_asked
 from models.metalearning.learners import learners
+from models.training.loop import as_values
 from models.training.recipe import Recipe
 
 CELLS = {"5w1s": (5, 1), "5w5s": (5, 5), "20w1s": (20, 1), "20w5s": (20, 5)}
@@ -40,6 +41,8 @@ GOALS = {  # percent at 5w1s and 5w5s
     "r2d2": (94.0, 98.5),
     "simple_cnaps": (94.0, 98.5),
 }
+# Percent of errors within an alphabet, as Lake et al. have them (2019, arXiv 1902.03477).
+PEOPLE, PUBLISHED = 4.5, {"BPL": 3.3, "prototypical": 13.7}
 QUICK_GOAL = 90.0  # of prototypical at 5w1s
 HEADS: dict[str, Head] = {
     "prototypical": Cosine(),
@@ -61,6 +64,8 @@ def measure(options: Options) -> Result:
     """Train each method, and test all on the same episodes."""
     if options.served:
         return measure_served(options)
+    if options.lake:
+        return _measure_lake(options)
     torch.set_num_threads(1)
     train, test = read_characters(options.images, "train"), read_characters(options.images, "test")
     validation = read_characters(options.images, "val")
@@ -107,15 +112,41 @@ def _judge(options: Options, rows: dict[str, Any]) -> Result:
     return Result({"methods": rows}, text, met)
 
 
-def _train(options: Options, method: str, train: Characters, validation: Characters) -> Learned:
+def _measure_lake(options: Options) -> Result:
+    """The errors of telling characters of one alphabet, having learned from thirty others."""
+    torch.set_num_threads(1)
+    everything = read_characters(options.images, "background")
+    runs = read_runs(options.images)
+    rows: dict[str, Any] = {}
+    for method in options.methods:
+        learned = _train(options, method, everything, None)
+        learned.objective.eval()
+        errors = [_error(learned.objective, *task) for task in runs]
+        rows[method] = {
+            "episodes": learned.episodes,
+            "cpu_seconds": round(learned.cpu_seconds, 1),
+            "error": round(sum(errors) / len(errors), 2),
+            "errors": errors,
+        }
+    text = ", ".join(f"{method} {row['error']:.1f} %" for method, row in rows.items())
+    headline = f"20 ways of one shot within an alphabet, error: {text} (people {PEOPLE} %)"
+    published = {"people": PEOPLE, **PUBLISHED}
+    return Result({"methods": rows, "published": published}, headline, goal_met=True)
+
+
+@torch.no_grad()
+def _error(objective: Any, support: Tensor, query: Tensor, truth: Tensor) -> float:
+    """The percentage of drawings of a run whose character is told wrong."""
+    prepared = objective.prepare(as_values(torch.cat([support, query])))
+    answers = objective.logits(prepared[: len(support), None], prepared[len(support) :])
+    return round(100 * float((answers.argmax(dim=1) != truth).float().mean()), 2)
+
+
+def _train(
+    options: Options, method: str, train: Characters, validation: Characters | None
+) -> Learned:
     """Learn from the characters to learn from; the best state by some that were not."""
-    chance = Generator().manual_seed(options.seed)
-    chosen = torch.randperm(len(validation.names), generator=chance)[:VALIDATED]
-    rows = torch.isin(validation.targets, chosen).nonzero().flatten()
-    images = torch.cat([train.images, validation.images[rows]])
-    labels = len(train.names)
-    targets = torch.cat([train.targets, labels + validation.targets[rows]])
-    split = LabelSplit(list(range(labels)), (labels + chosen).tolist(), [])
+    images, targets, split = _with_validation(train, validation, options.seed)
     training = start(
         learners[method](),
         Conv4(width=options.width, image_side=SIDE, seed=options.seed).build(),
@@ -142,6 +173,21 @@ def _train(options: Options, method: str, train: Characters, validation: Charact
     training.restore_best()
     spent = time.process_time() - started
     return Learned(training.objective, training.epoch * AN_EPOCH, spent)
+
+
+def _with_validation(
+    train: Characters, validation: Characters | None, seed: int
+) -> tuple[Tensor, Tensor, LabelSplit]:
+    """Images, targets and what they are there for; of validation, some characters."""
+    labels = len(train.names)
+    if validation is None:
+        return train.images, train.targets, LabelSplit(list(range(labels)), [], [])
+    chance = Generator().manual_seed(seed)
+    chosen = torch.randperm(len(validation.names), generator=chance)[:VALIDATED]
+    rows = torch.isin(validation.targets, chosen).nonzero().flatten()
+    images = torch.cat([train.images, validation.images[rows]])
+    targets = torch.cat([train.targets, labels + validation.targets[rows]])
+    return images, targets, LabelSplit(list(range(labels)), (labels + chosen).tolist(), [])
 
 
 def _episodes(data: Characters, ways: int, shots: int, count: int) -> list[Episode]:
@@ -185,6 +231,7 @@ if __name__ == "__main__":
         option("--rate", 3e-3),
         option("--tested", 600, quick=200, help="episodes to test with, of each size"),
         option("--seed", 0),
+        option("--lake", False, action="store_true", help="the runs within an alphabet"),
         option("--served", False, action="store_true", help="over HTTP, from an empty server"),
         option("--labels", 200, quick=60, help="of earlier work, with --served"),
     )

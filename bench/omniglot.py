@@ -4,6 +4,7 @@ Lake et al., 2015. https://doi.org/10.1126/science.aab3050 The folder has a shee
 a character and a column a drawer, and the split of Vinyals et al. (2016) in `splits`.
 """
 
+import zipfile
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -14,7 +15,8 @@ from torch import Tensor
 
 CELL, SIDE = 105, 28  # pixels, of a drawing on a sheet and as it is learned from
 DRAWERS, TURNS = 20, 4
-Part = Literal["train", "val", "test"]
+Part = Literal["train", "val", "test", "background"]
+RUNS = 20
 
 
 class Characters(NamedTuple):
@@ -26,8 +28,12 @@ class Characters(NamedTuple):
 
 
 def read_characters(folder: Path, part: Part, *, turns: bool = True) -> Characters:
-    """The drawings of a part of the split, as papers have them: also turned by quarters."""
-    names = (folder / f"splits/vinyals-{part}.txt").read_text().split()
+    """The drawings of a part of the split, as papers have them: also turned by quarters.
+
+    Args:
+        part: `background` is all of the thirty alphabets from which nothing is tested.
+    """
+    names = _background(folder) if part == "background" else _split(folder, part)
     sheets: dict[str, Image.Image] = {}
     rows = []
     for name in names:
@@ -36,7 +42,7 @@ def read_characters(folder: Path, part: Part, *, turns: bool = True) -> Characte
             (path,) = folder.glob(f"*/{alphabet}.png")
             sheets[alphabet] = Image.open(path).convert("L")
         rows.append(_cut(sheets[alphabet], int(character) - 1))
-    pixels = torch.from_numpy(np.stack(rows))  # (C, 20, S, S)
+    pixels = torch.stack(rows)  # (C, 20, S, S)
     counted = range(TURNS if turns else 1)
     turned = torch.cat([pixels.rot90(n, dims=(2, 3)) for n in counted])
     images = turned.flatten(0, 1)[:, None].expand(-1, 3, -1, -1)
@@ -44,10 +50,53 @@ def read_characters(folder: Path, part: Part, *, turns: bool = True) -> Characte
     return Characters(images, torch.arange(len(turned)).repeat_interleave(DRAWERS), labels)
 
 
-def _cut(sheet: Image.Image, row: int) -> np.ndarray:
-    """The drawings of a character, small."""
+class Run(NamedTuple):
+    """Twenty characters of an alphabet, one drawing of each to learn from and one to tell."""
+
+    support: Tensor  # uint8 (20, 3, S, S)
+    query: Tensor
+    truth: Tensor  # rows of the support
+
+
+def read_runs(folder: Path) -> list[Run]:
+    """The runs within an alphabet of Lake et al. (2015)."""
+    with zipfile.ZipFile(folder / "one-shot-runs.zip") as archive:
+        return [_run(archive, f"run{number:02}") for number in range(1, RUNS + 1)]
+
+
+def _run(archive: zipfile.ZipFile, run: str) -> Run:
+    pairs = archive.read(f"{run}/class_labels.txt").decode().split()
+    items, classes = pairs[::2], pairs[1::2]
+    support = sorted(classes)
+    truth = torch.tensor([support.index(name) for name in classes])
+    drawn, asked = (_small([_read(archive, name) for name in names]) for names in (support, items))
+    return Run(drawn, asked, truth)
+
+
+def _read(archive: zipfile.ZipFile, name: str) -> Image.Image:
+    with archive.open(name) as file:
+        return Image.open(file).convert("L")
+
+
+def _small(cells: list[Image.Image]) -> Tensor:
+    pixels = [np.asarray(cell.resize((SIDE, SIDE), Image.Resampling.LANCZOS)) for cell in cells]
+    return torch.from_numpy(np.stack(pixels))[:, None].expand(-1, 3, -1, -1)
+
+
+def _split(folder: Path, part: str) -> list[str]:
+    return (folder / f"splits/vinyals-{part}.txt").read_text().split()
+
+
+def _background(folder: Path) -> list[str]:
+    """All characters on the sheets: a sheet has a row for each."""
+    sheets = sorted((folder / "background").glob("*.png"))
+    rows = {path.stem: Image.open(path).height // CELL for path in sheets}
+    return [f"{name}/character{n:02}" for name, count in rows.items() for n in range(1, count + 1)]
+
+
+def _cut(sheet: Image.Image, row: int) -> Tensor:
+    """The drawings of a character, small: (20, S, S)."""
     cells = [
         sheet.crop((CELL * n, CELL * row, CELL * (n + 1), CELL * (row + 1))) for n in range(DRAWERS)
     ]
-    small = [cell.resize((SIDE, SIDE), Image.Resampling.LANCZOS) for cell in cells]
-    return np.stack([np.asarray(cell) for cell in small])
+    return _small(cells)[:, 0]
