@@ -168,8 +168,9 @@ def _train(
     started = time.process_time()
     for epoch in training:
         spent = time.process_time() - started
-        accuracy = f"{100 * (epoch.accuracy or 0):.1f} % of validation"
-        print(f"{method} {epoch.number}/{epoch.of}: {accuracy}, {spent:.0f} CPU s", flush=True)
+        judged = "" if epoch.accuracy is None else f", {100 * epoch.accuracy:.1f} % of validation"
+        place = f"{method} {epoch.number}/{epoch.of}"
+        print(f"{place}: loss {epoch.loss:.2f}{judged}, {spent:.0f} CPU s", flush=True)
     training.restore_best()
     spent = time.process_time() - started
     return Learned(training.objective, training.epoch * AN_EPOCH, spent)
