@@ -29,7 +29,7 @@ from models.training.loop import (
 )
 from models.training.recipe import Recipe
 
-PART = 32  # images of an episode whose activations are in memory at a time
+PART_PIXELS = 8 * 224**2  # of an episode, whose activations are in memory at a time
 
 
 VALIDATION_EPISODES = 100
@@ -125,10 +125,16 @@ class Episodic(Objective):
         They are computed again in the backward pass (Chen et al., 2016,
         https://arxiv.org/abs/1604.06174), unless norms take their statistics from all at once.
         """
-        if len(images) <= PART or (self.fresh and self.training) or not torch.is_grad_enabled():
+        size = part_size(images.shape[-1])
+        if len(images) <= size or (self.fresh and self.training) or not torch.is_grad_enabled():
             return network(images)
-        parts = torch.split(images, PART)
+        parts = torch.split(images, size)
         return torch.cat([checkpoint(network, part, use_reentrant=False) for part in parts])
+
+
+def part_size(side: int) -> int:
+    """How many images of a side, in pixels, are in work at a time."""
+    return max(1, PART_PIXELS // side**2)
 
 
 @runtime_checkable
@@ -228,7 +234,7 @@ def accuracies(
     prepared = torch.cat(
         [
             objective.prepare(as_values(images[part]).to(device))
-            for part in torch.split(positions, 8 * PART)
+            for part in torch.split(positions, part_size(images[positions[:1]].shape[-1]))
         ]
     )
     shares = []

@@ -4,7 +4,7 @@ import torch
 from torch import Generator
 
 from models.encoders import Encoder
-from models.metalearning import PART, MetaMethod, start
+from models.metalearning import MetaMethod, part_size, start
 from models.metalearning.episodes import EpisodeShape, LabelSplit, bounds
 from models.training.cost import Cost, measure_steps
 from models.training.recipe import Recipe
@@ -27,9 +27,10 @@ def measure_episodes(
         LeakingNorms: the encoder has norms by which queries would know of each other.
     """
     shots = bounds(shape.shots)[0]
-    ways = max(2, min(bounds(shape.ways)[0], PART // (shots + shape.queries)))
-    small = EpisodeShape(ways=ways, shots=shots, queries=shape.queries)
     generator, side = Generator().manual_seed(0), encoder.preprocessing.crop
+    part = part_size(side)
+    ways = max(2, min(bounds(shape.ways)[0], part // (shots + shape.queries)))
+    small = EpisodeShape(ways=ways, shots=shots, queries=shape.queries)
     count = ways * small.images
     noise = torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8, generator=generator)
     training = start(
@@ -49,6 +50,6 @@ def measure_episodes(
     return Cost(
         step.seconds / count * mean * episodes,
         4 * step.weights
-        + step.activations * min(most, PART) // count
+        + step.activations * min(most, part) // count
         + most * noise[0].numel() * 4,
     )

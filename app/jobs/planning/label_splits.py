@@ -23,7 +23,7 @@ from models.metalearning.episodes import (
 )
 
 USUAL_SHAPE = EpisodeShape(ways=(5, 10), shots=(1, 5), queries=3)
-EPISODES = 200  # that suffice for an encoder that has seen images before
+EPISODES = 100  # that suffice for an encoder that has seen images before
 
 
 class SplitOptions(NamedTuple):

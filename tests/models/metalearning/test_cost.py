@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from models import metalearning
 from models.encoders.architectures.conv4 import Conv4
 from models.metalearning import LeakingNorms
 from models.metalearning.cost import measure_episodes
@@ -26,7 +27,8 @@ def test_more_episodes_take_longer_and_a_wider_encoder_more_memory():
     assert 2 * narrow.memory < wide.memory
 
 
-def test_larger_episodes_need_their_pixels_more_and_not_their_activations():
+def test_larger_episodes_need_their_pixels_more_and_not_their_activations(monkeypatch):
+    monkeypatch.setattr(metalearning, "PART_PIXELS", 32 * 32**2)
     large = EpisodeShape(ways=(3, 60), shots=(1, 3), queries=2)
 
     small, grown = (

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from models import metalearning
 from models.encoders.architectures.conv4 import Conv4
 from models.metalearning import LeakingNorms, start, validation_episodes
 from models.metalearning.episodes import EpisodeShape, LabelSplit, TooFewForEpisodes
@@ -72,7 +73,10 @@ def test_norms_by_which_queries_would_know_of_each_other_are_refused(characters)
         begin(characters(8, 6), encoder)
 
 
-def test_large_episodes_of_a_pretrained_encoder_learn_the_same_part_by_part(characters):
+def test_large_episodes_of_a_pretrained_encoder_learn_the_same_part_by_part(
+    characters, monkeypatch
+):
+    monkeypatch.setattr(metalearning, "PART_PIXELS", 10 * 28**2)
     images = characters(8, 6)[0].float() / 255
     encoder = Conv4(width=8, image_side=28).build()
     objective = Prototypical().build(encoder.train(False).requires_grad_(True), fresh=False)
