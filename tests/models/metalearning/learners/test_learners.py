@@ -13,7 +13,14 @@ from models.metalearning.learners import learners
 from models.training.recipe import Recipe
 
 SHAPE = EpisodeShape(ways=4, shots=(1, 2), queries=3)
+SHORTER = {"maml": {"steps": 2, "tasks": 1}}  # than by default, where that takes long
 SPLIT = LabelSplit(list(range(28)), list(range(28, 32)), list(range(32, 40)))
+
+
+@pytest.fixture(autouse=True)
+def few_validation_episodes(monkeypatch):
+    """Some methods take many steps to answer one."""
+    monkeypatch.setattr("models.metalearning.VALIDATION_EPISODES", 20)
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +32,7 @@ def begin(name: str, drawings, *, epochs: int = 2, episodes: int = 4, fresh: boo
     encoder = Conv4(width=8, image_side=28).build()
     recipe = Recipe(epochs=epochs, rate=3e-3, schedule="cosine")
     return start(
-        learners[name](),
+        learners[name](**SHORTER.get(name, {})),
         encoder,
         drawings[0],
         drawings[1],
@@ -158,7 +165,7 @@ def test_too_few_labels_are_refused(name, drawings):
 
     with pytest.raises(TooFewForEpisodes, match="4 labels need as many with 5 images each"):
         start(
-            learners[name](),
+            learners[name](**SHORTER.get(name, {})),
             encoder,
             drawings[0],
             drawings[1],

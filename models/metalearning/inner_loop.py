@@ -1,0 +1,184 @@
+"""Inner loops: the steps that solve one episode, through which what comes before them learns."""
+
+import math
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from models.encoders import NORM_MOMENTUM, Encoder
+from models.training.loop import Diverged
+
+Weights = Mapping[str, Tensor]  # of stages, by the names that they have in `Encoder.stages`
+
+
+class Solution(NamedTuple):
+    """What an inner loop makes of the support of an episode."""
+
+    weights: Weights  # those that it changed
+    rows: Float[Tensor, "C D"]  # of the last layer
+    offsets: Float[Tensor, " C"]
+
+
+class InnerLoopDiverged(Diverged):
+    """What solves an episode is no longer a number.
+
+    Attributes:
+        step: of the inner loop, from 1.
+    """
+
+    def __init__(self, step: int, loss: float) -> None:
+        super().__init__(0, loss)
+        self.args = (
+            f"the loss of an episode was {loss} in step {step} of the inner loop: "
+            "lower the inner rate",
+        )
+        self.step = step
+
+
+@contextmanager
+def in_float32(device: torch.device) -> Iterator[bool]:
+    """Gradients of inner loops, also where those of the caller are off; never in half precision.
+
+    Yields:
+        Whether the caller wants gradients, so that the inner loop has to be remembered.
+    """
+    wanted = torch.is_grad_enabled()
+    with torch.enable_grad(), torch.autocast(device.type, enabled=False):
+        yield wanted
+
+
+def stages_of(encoder: Encoder, first: int = 0, end: int | None = None) -> nn.Sequential:
+    """Some stages of an encoder, under the numbers that they have in it."""
+    stages = list(encoder.stages.named_children())[first:end]
+    return nn.Sequential(OrderedDict(stages))
+
+
+def parameters_of(stages: nn.Module) -> dict[str, Tensor]:
+    """The parameters of stages, which is where an inner loop starts; also those that are frozen."""
+    return {
+        name: value if value.requires_grad else value.detach().requires_grad_()
+        for name, value in stages.named_parameters()
+    }
+
+
+def run_stages(
+    stages: nn.Module,
+    weights: Weights,
+    maps: Tensor,
+    *,
+    support: int | None,
+    remember: bool = False,
+) -> Tensor:
+    """What stages make of images, or of what earlier stages made of them, with other weights.
+
+    Args:
+        weights: those of the stages that differ.
+        maps: (B, ...).
+        support: so many of the first images are the support, whose statistics batch norms take for
+            all, differentiably: a query is normalised by the support and never by queries. None:
+            they take their running statistics.
+        remember: the running statistics of norms that train follow those of the support.
+    """
+    if support is None:
+        by_running: Tensor = functional_call(stages, dict(weights), (maps,))
+        return by_running
+    norms = [module for module in stages.modules() if isinstance(module, _BatchNorm)]
+    for norm in norms:
+        setattr(norm, "forward", partial(_by_support, norm, support, remember))  # noqa: B010
+    try:
+        result: Tensor = functional_call(stages, dict(weights), (maps,))
+    finally:
+        for norm in norms:
+            delattr(norm, "forward")
+    return result
+
+
+def _by_support(norm: _BatchNorm, support: int, remember: bool, maps: Tensor) -> Tensor:
+    """Batch normalisation by the statistics of the first images.
+
+    They are folded into scale and shift, which leaves the rest to a kernel that is fast, and that
+    can be differentiated twice.
+    """
+    over = [axis for axis in range(maps.ndim) if axis != 1]
+    variance, mean = torch.var_mean(maps[:support], dim=over, correction=0)
+    if remember and norm.training and norm.running_mean is not None:
+        values = maps[:support].numel() // maps.shape[1]
+        unbiased = variance.detach() * values / max(1, values - 1)
+        norm.running_mean.lerp_(mean.detach(), NORM_MOMENTUM)
+        norm.running_var.lerp_(unbiased, NORM_MOMENTUM)  # type: ignore[union-attr]
+    scale = (variance + norm.eps).rsqrt()
+    scale = scale if norm.weight is None else scale * norm.weight
+    shift = -mean * scale if norm.bias is None else norm.bias - mean * scale
+    zeros, ones = torch.zeros_like(mean), torch.ones_like(mean)
+    return F.batch_norm(maps, zeros, ones, scale, shift, training=False, eps=0.0)
+
+
+def slopes(
+    features: Float[Tensor, "B D"],
+    layer: Sequence[Tensor],
+    labels: Int[Tensor, " B"],
+    weights: Weights,
+    *,
+    step: int,
+    learns: bool,
+    second: bool,
+) -> list[Tensor]:
+    """The gradients of the loss of the support: by the weights behind its features, by the layer.
+
+    The layer may itself have been made of the features, and counts as if it had not.
+
+    Args:
+        layer: rows (C, D) and offsets (C,).
+        step: of the inner loop, from 1.
+        learns: the features are needed once more, for what they made.
+        second: gradients can be differentiated.
+
+    Raises:
+        InnerLoopDiverged: the loss is not a number.
+    """
+    own, rows, offsets = (value.view_as(value) for value in (features, *layer))
+    loss = support_loss(own @ rows.T + offsets, labels, step)
+    if not weights:
+        return list(torch.autograd.grad(loss, (rows, offsets), create_graph=second))
+    by_features, *by_layer = torch.autograd.grad(loss, (own, rows, offsets), create_graph=second)
+    by_weights = torch.autograd.grad(
+        features,
+        tuple(weights.values()),
+        by_features,
+        create_graph=second,
+        retain_graph=learns,
+        materialize_grads=True,
+    )
+    return [*by_weights, *by_layer]
+
+
+def support_loss(
+    logits: Float[Tensor, "B C"], labels: Int[Tensor, " B"], step: int
+) -> Float[Tensor, ""]:
+    """Cross entropy of the support.
+
+    Args:
+        step: of the inner loop, from 1.
+
+    Raises:
+        InnerLoopDiverged: it is not a number.
+    """
+    loss = F.cross_entropy(logits, labels)
+    value = float(loss.detach())
+    if not math.isfinite(value):
+        raise InnerLoopDiverged(step, value)
+    return loss
+
+
+def support_labels(ways: int, shots: int, device: torch.device) -> Int[Tensor, " B"]:
+    """The class of each support image, class by class."""
+    return torch.arange(ways, device=device).repeat_interleave(shots)

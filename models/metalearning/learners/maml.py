@@ -1,0 +1,182 @@
+"""Model-agnostic meta-learning."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from models.encoders import Encoder
+from models.metalearning import Episodic
+from models.metalearning.inner_loop import (
+    Solution,
+    in_float32,
+    parameters_of,
+    run_stages,
+    slopes,
+    stages_of,
+    support_labels,
+)
+from models.metalearning.learners import learners
+from models.registry import require_within
+
+LENGTH = math.sqrt(5)  # of embeddings inside a head, at the start; 2 L^2 is the scale of cosines
+
+
+class OtherWays(ValueError):
+    """An episode has another number of labels than a last layer of a fixed number of rows."""
+
+
+@learners.register
+@dataclass(frozen=True, kw_only=True)
+class MAML:
+    """Learn weights from which a few gradient steps on the support solve an episode.
+
+    Finn et al., 2017, algorithm 2. https://arxiv.org/abs/1703.03400 With w the weights of an
+    episode, `w <- w - a grad L_support(w)` some times; the loss of the queries is lowered through
+    these steps, or as if their gradients were constants (`first`). The rates a are learned, one for
+    each tensor (Li et al., 2017, https://arxiv.org/abs/1707.09835, have one for each number).
+
+    `inner` says what the steps change: the whole network, its last stage that has weights, or only
+    a linear layer on embeddings (ANIL; Raghu et al., 2020, https://arxiv.org/abs/1909.09157), which
+    can serve embeddings that are stored.
+
+    `start` says where the last layer begins. `prototypes`: row 2 c and offset -|c|^2, with c the
+    mean of the shots of a label, which are the scores of a prototypical network (Triantafillou et
+    al., 2020, https://arxiv.org/abs/1903.03096). `shared`: one row for all labels (Ye and Chao,
+    2022, https://arxiv.org/abs/2106.16245); as softmax sees differences only, any such row is the
+    same as zeros. Both take any number of labels, in any order. `fixed`, as printed: `ways` rows
+    that are learned, whose order is arbitrary.
+    """
+
+    fewest_labels: ClassVar[int] = 20
+
+    order: Literal["second", "first"] = "second"  # of the derivatives that are taken
+    inner: Literal["all", "last_stage", "head"] = "all"
+    start: Literal["prototypes", "shared", "fixed"] = "prototypes"
+    steps: int = 5
+    rate: float = 0.05  # a, at the start
+    ways: int = 5  # of `fixed`
+    tasks: int = 4  # episodes of a step of the outer loop
+
+    def __post_init__(self) -> None:
+        require_within(self, "steps", 1, 100)
+        require_within(self, "rate", 0, 100, exclusive=True)
+        require_within(self, "ways", 2, 1000)
+        require_within(self, "tasks", 1, 100)
+
+    def build(self, encoder: Encoder, *, fresh: bool) -> Episodic:
+        return _Objective(encoder, self, fresh=fresh)
+
+
+class _Objective(Episodic):
+    def __init__(self, encoder: Encoder, options: MAML, *, fresh: bool) -> None:
+        super().__init__(encoder, fresh=fresh)
+        self.options = options
+        self.tasks = options.tasks
+        stages = encoder.stages
+        learning = [n for n, stage in enumerate(stages) if any(True for _ in stage.parameters())]
+        self.first = {"all": 0, "last_stage": learning[-1], "head": len(stages)}[options.inner]
+        tensors = len(parameters_of(stages_of(encoder, self.first))) + 2
+        self.log_rates = nn.Parameter(torch.full((tensors,), math.log(options.rate)))
+        if options.inner == "head":
+            self.log_length = nn.Parameter(torch.tensor(math.log(LENGTH)))
+        if options.start == "fixed":
+            layer = nn.Linear(encoder.embedding_dim, options.ways)
+            self.rows, self.offsets = layer.weight, layer.bias
+
+    def prepare(self, images: Float[Tensor, "B 3 S S"]) -> Tensor:
+        """Embeddings for a layer on them; or images, as the first stage gets them."""
+        if self.options.inner == "head":
+            return self.in_parts(self.encoder, images)
+        return self.encoder.normalised(images)
+
+    def logits(self, support: Tensor, query: Tensor) -> Float[Tensor, "Q C"]:
+        """W f(x) + b of the solution, in float32.
+
+        Raises:
+            InnerLoopDiverged: the inner loop came to no number.
+            OtherWays: the start is fixed to another number of labels.
+        """
+        weights, rows, offsets = self.solve(support)
+        with torch.autocast(query.device.type, enabled=False):
+            if self.options.inner == "head":
+                return self._features(query) @ rows.T + offsets
+            shown = support.flatten(0, 1)
+            both = torch.cat([shown, query]) if self.fresh else query
+            maps = run_stages(stages_of(self.encoder), weights, both, support=self._support(shown))
+            return self._features(maps[-len(query) :]) @ rows.T + offsets
+
+    def solve(self, support: Tensor) -> Solution:
+        """The inner loop.
+
+        Args:
+            support: what `prepare` made of the support images, (C, K, ...).
+
+        Raises:
+            InnerLoopDiverged: its loss is not a number.
+            OtherWays: the start is fixed to another number of labels.
+        """
+        ways, shots = support.shape[:2]
+        labels = support_labels(ways, shots, support.device)
+        stages = stages_of(self.encoder, self.first)
+        with in_float32(support.device) as learns:
+            shown = self._before(support.flatten(0, 1), learns)
+            weights = parameters_of(stages)
+            layer: tuple[Tensor, Tensor] | None = None
+            for step in range(self.options.steps):
+                maps = run_stages(
+                    stages, weights, shown, support=self._support(shown), remember=step == 0
+                )
+                features = self._features(maps)
+                layer = layer or self._start(features, ways)
+                gradients = slopes(
+                    features,
+                    layer,
+                    labels,
+                    weights,
+                    step=step + 1,
+                    learns=learns,
+                    second=learns and self.options.order == "second",
+                )
+                steps = zip(
+                    (*weights.values(), *layer), self.log_rates.exp(), gradients, strict=True
+                )
+                values = [value - rate * gradient for value, rate, gradient in steps]
+                if not learns:
+                    values = [value.detach().requires_grad_() for value in values]
+                weights = dict(zip(weights, values, strict=False))
+                layer = values[-2], values[-1]
+        assert layer is not None
+        return Solution(weights, *layer)
+
+    def _before(self, shown: Tensor, learns: bool) -> Tensor:
+        """What the stages that stay as they are make of the support."""
+        with torch.set_grad_enabled(learns):
+            stages = stages_of(self.encoder, 0, self.first % len(self.encoder.stages))
+            return run_stages(stages, {}, shown, support=self._support(shown), remember=True)
+
+    def _features(self, maps: Tensor) -> Float[Tensor, "B D"]:
+        features = maps.flatten(1).to(self.log_rates.dtype)
+        return features * self.log_length.exp() if self.options.inner == "head" else features
+
+    def _support(self, shown: Tensor) -> int | None:
+        """Whose statistics batch norms take: see `run_stages`."""
+        return len(shown) if self.fresh else None
+
+    def _start(self, features: Float[Tensor, "B D"], ways: int) -> tuple[Tensor, Tensor]:
+        """The rows and offsets of the last layer before the first step."""
+        if self.options.start == "fixed":
+            if ways != self.options.ways:
+                raise OtherWays(
+                    f"the last layer has {self.options.ways} rows and the episode {ways} labels; "
+                    "draw episodes of as many labels, or start from prototypes"
+                )
+            return self.rows, self.offsets
+        if self.options.start == "shared":
+            zeros = features.new_zeros(ways, features.shape[1] + 1, requires_grad=True)
+            return zeros[:, 1:], zeros[:, 0]
+        means = features.view(ways, -1, features.shape[1]).mean(dim=1)
+        return 2 * means, -means.square().sum(dim=1)
