@@ -1,6 +1,7 @@
 """Meta-learning: learning from labels of earlier work how to learn new ones from a handful."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -56,6 +57,7 @@ class Episodic(Objective):
     """
 
     tasks = 1  # episodes of a step
+    clip_norm: float | None = None  # of all gradients together; None: as the recipe says
 
     def __init__(self, encoder: Encoder, *, fresh: bool) -> None:
         super().__init__()
@@ -183,6 +185,8 @@ def start(
         objective = method.build(trainable_copy(encoder, fresh=fresh), fresh=fresh)
     objective.plan = Plan(Episodes(targets, split.train, shape), episodes_an_epoch)
     objective.to(encoder.mean.device).train()
+    if objective.clip_norm is not None:
+        recipe = replace(recipe, clip_norm=objective.clip_norm)
 
     def judge() -> float:
         return float(accuracies(objective, images, validation).mean())
