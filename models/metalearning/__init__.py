@@ -57,6 +57,7 @@ class Episodic(Objective):
     """
 
     tasks = 1  # episodes of a step
+    works_in_parts = True  # whether `in_parts` bounds the memory of a step
     clip_norm: float | None = None  # of all gradients together; None: as the recipe says
 
     def __init__(self, encoder: Encoder, *, fresh: bool) -> None:
@@ -183,7 +184,8 @@ def start(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         objective = method.build(trainable_copy(encoder, fresh=fresh), fresh=fresh)
-    objective.plan = Plan(Episodes(targets, split.train, shape), episodes_an_epoch)
+    steps = -(-episodes_an_epoch // objective.tasks)
+    objective.plan = Plan(Episodes(targets, split.train, shape), steps)
     objective.to(encoder.mean.device).train()
     if objective.clip_norm is not None:
         recipe = replace(recipe, clip_norm=objective.clip_norm)

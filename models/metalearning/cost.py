@@ -44,12 +44,12 @@ def measure_episodes(
         episodes_an_epoch=1,
         fresh=False,
     )
-    step = measure_steps(training)
+    step, tasks = measure_steps(training), training.objective.tasks
     mean = sum(bounds(shape.ways)) / 2 * (sum(bounds(shape.shots)) / 2 + shape.queries)
     most = bounds(shape.ways)[1] * shape.images
+    held = min(most, part) if training.objective.works_in_parts else most * tasks
+    activations = step.activations // tasks * held // count
+    pixels = most * tasks * noise[0].numel() * 4  # float32
     return Cost(
-        step.seconds / count * mean * episodes,
-        4 * step.weights
-        + step.activations * min(most, part) // count
-        + most * noise[0].numel() * 4,
+        step.seconds / tasks / count * mean * episodes, 4 * step.weights + activations + pixels
     )

@@ -40,6 +40,7 @@ from handful.contract.jobs import Figure, Progress, VerdictRead
 from models.encoders import Encoder, EncoderUnavailable
 from models.metalearning import LeakingNorms, require_no_leak, start
 from models.metalearning.episodes import EpisodeShape
+from models.metalearning.inner_loop import InnerLoopDiverged
 from models.metalearning.learners import learners
 from models.training.loop import Diverged, Epoch, Training
 from models.training.recipe import Recipe
@@ -306,6 +307,8 @@ class Metatrainer:
             for epoch in self.training:
                 progress = _progress(self.method, epoch)
                 yield LearningStep(progress, epoch.seconds, epoch.of - epoch.number)
+        except InnerLoopDiverged as error:
+            raise JobFailed(str(error)) from error
         except Diverged as error:
             raise JobFailed(f"{error}; try a lower rate") from error
 

@@ -65,6 +65,10 @@ class LSTMLearner:
     """
 
     fewest_labels: ClassVar[int] = 50
+    unsuited: ClassVar[str] = (
+        "large encoders, but for `learner: head`: each of their numbers has an LSTM of 20 units; "
+        "little time"
+    )
 
     learner: Literal["network", "head"] = "network"
 
@@ -78,7 +82,7 @@ class _Objective(Episodic):
     def __init__(self, encoder: Encoder, options: LSTMLearner, *, fresh: bool) -> None:
         super().__init__(encoder, fresh=fresh)
         self.update = LearnedUpdate()
-        self.head = options.learner == "head"
+        self.head = self.works_in_parts = options.learner == "head"
         bound = encoder.embedding_dim**-0.5
         self.row = nn.Parameter(torch.empty(encoder.embedding_dim).uniform_(-bound, bound))
         self.offset = nn.Parameter(torch.zeros(()))

@@ -52,6 +52,10 @@ class MAML:
     """
 
     fewest_labels: ClassVar[int] = 20
+    unsuited: ClassVar[str] = (
+        "large encoders, but for `inner: head`: activations of all steps stay in memory; little "
+        "time, in which `prototypical` learns more"
+    )
 
     order: Literal["second", "first"] = "second"  # of the derivatives that are taken
     inner: Literal["all", "last_stage", "head"] = "all"
@@ -76,6 +80,7 @@ class _Objective(Episodic):
         super().__init__(encoder, fresh=fresh)
         self.options = options
         self.tasks = options.tasks
+        self.works_in_parts = options.inner == "head"
         stages = encoder.stages
         learning = [n for n, stage in enumerate(stages) if any(True for _ in stage.parameters())]
         self.first = {"all": 0, "last_stage": learning[-1], "head": len(stages)}[options.inner]

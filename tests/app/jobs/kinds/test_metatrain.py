@@ -8,6 +8,7 @@ from sqlalchemy import select
 from app.jobs.verdicts import new_labels
 from app.sql.tables import TrainingImage
 from models import metalearning
+from models.metalearning.learners import learners
 from models.training.loop import Diverged, Training
 from tests.app.jobs.conftest import JOBS, submit_job
 from tests.app.jobs.kinds.conftest import events, interrupt, lose_files, terminal_lines, versions
@@ -84,6 +85,17 @@ def test_labels_teach_an_encoder_that_is_judged_on_other_labels(characters, do):
     line = terminal_lines(characters, location)[1]
     assert line.title == "prototypical"
     assert "accuracy on labels it did not learn" in line.note
+
+
+@pytest.mark.parametrize("method", sorted({*learners} - {"prototypical"}))
+def test_other_methods_run_as_well(characters, do, method):
+    location = submit(characters, method={"name": method}, episodes=2, ways=3, shots=1)
+
+    do(characters)
+
+    job = characters.get(location).json()
+    assert job["state"] == "succeeded", job["error"]
+    assert versions(characters)[0]["id"] == job["result"]["version"]
 
 
 def test_an_interrupted_job_goes_on_and_ends_as_if_it_had_not_been(characters, do):
