@@ -4,7 +4,7 @@ import pytest
 import torch
 from sklearn.calibration import calibration_curve
 
-from models.evaluation.calibration_curve import reliability_curve
+from models.evaluation.calibration_curve import bin_sums, curve_of, reliability_curve
 
 CHANCE = torch.Generator().manual_seed(0)
 CLAIMED = torch.rand(500, generator=CHANCE, dtype=torch.float64)
@@ -37,3 +37,9 @@ def test_certain_and_right_is_no_error_and_certain_and_wrong_is_all():
     assert reliability_curve(sure, torch.ones(4, dtype=torch.bool)).error == 0
     assert reliability_curve(sure, torch.zeros(4, dtype=torch.bool)).error == 1
     assert reliability_curve(0 * sure, torch.zeros(4, dtype=torch.bool)).error == 0
+
+
+def test_parts_may_be_summed_up():
+    parts = bin_sums(CLAIMED[:100], RIGHT[:100]) + bin_sums(CLAIMED[100:], RIGHT[100:])
+
+    assert curve_of(parts).error == pytest.approx(reliability_curve(CLAIMED, RIGHT).error)
