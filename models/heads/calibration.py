@@ -55,7 +55,8 @@ def fit_temperature(
     scores = scores.clamp(min=FAR)
     low, high, offset = -REACH, REACH, 0.0  # logs of what multiplies the expected temperature
     for _ in range(STEPS):
-        slope, curvature = _derivatives(scores / (expected * math.exp(offset)), targets)
+        scaled = scores / (expected * math.exp(offset))
+        slope, curvature = (float(value) for value in _derivatives(scaled, targets))
         slope, curvature = slope + offset / TRUST**2, curvature + 1 / TRUST**2
         low, high = (low, offset) if slope > 0 else (offset, high)
         following = offset - slope / curvature if curvature > 0 else math.nan
@@ -67,13 +68,40 @@ def fit_temperature(
     return expected * math.exp(offset)
 
 
-def _derivatives(logits: Float[Tensor, "M C"], targets: Int[Tensor, " M"]) -> tuple[float, float]:
+def fit_temperatures(
+    scores: Float[Tensor, "R M C"], targets: Int[Tensor, " M"], expected: float
+) -> Float[Tensor, " R"]:
+    """`fit_temperature` of many sets of scores at once, whose rows have the same classes.
+
+    Args:
+        scores: finite.
+    """
+    scores = scores.double()
+    offset = torch.zeros(len(scores), dtype=torch.float64)
+    low, high = offset - REACH, offset + REACH
+    for _ in range(STEPS):
+        slope, curvature = _derivatives(scores / (expected * offset.exp())[:, None, None], targets)
+        slope, curvature = slope + offset / TRUST**2, curvature + 1 / TRUST**2
+        low, high = low.where(slope > 0, offset), offset.where(slope > 0, high)
+        following = offset - slope / curvature
+        inside = (curvature > 0) & (low <= following) & (following <= high)
+        following = following.where(inside, (low + high) / 2)
+        step, offset = (following - offset).abs().max(), following
+        if step < CLOSE:
+            break
+    return expected * offset.exp()
+
+
+def _derivatives(
+    logits: Float[Tensor, "*R M C"], targets: Int[Tensor, " M"]
+) -> tuple[Float[Tensor, "*R"], Float[Tensor, "*R"]]:
     """First and second, of the sum of negative log probabilities by the log of a temperature."""
-    probabilities = logits.softmax(1)
-    mean = (probabilities * logits).sum(1)
-    variance = (probabilities * (logits - mean[:, None]) ** 2).sum(1)
-    slope = (logits.gather(1, targets[:, None]).squeeze(1) - mean).sum()
-    return float(slope), float(variance.sum() - slope)
+    probabilities = logits.softmax(-1)
+    mean = (probabilities * logits).sum(-1)
+    variance = (probabilities * (logits - mean[..., None]) ** 2).sum(-1)
+    own = logits[..., torch.arange(len(targets)), targets]
+    slope = (own - mean).sum(-1)
+    return slope, variance.sum(-1) - slope
 
 
 def expected_calibration_error(

@@ -7,7 +7,12 @@ import torch
 from torch.nn import functional as F
 
 from models.heads import calibration
-from models.heads.calibration import expected_calibration_error, fit_temperature, log_loss
+from models.heads.calibration import (
+    expected_calibration_error,
+    fit_temperature,
+    fit_temperatures,
+    log_loss,
+)
 
 
 def overconfident(rows, factor, seed=0):
@@ -78,3 +83,14 @@ def test_in_the_log_loss_classes_count_alike_however_many_rows_they_have():
     often = -logits[0].log_softmax(dim=0)[0]
     once = -logits[3].log_softmax(dim=0)[1]
     assert log_loss(logits, targets) == pytest.approx(float(often + once) / 2)
+
+
+def test_many_temperatures_at_once_are_those_of_one_by_one():
+    sets = [overconfident(30, factor, seed=factor) for factor in (1, 3, 9)]
+    targets = sets[0][1]
+    scores = torch.stack([scores for scores, _ in sets])
+
+    together = fit_temperatures(scores, targets, expected=1.5)
+
+    alone = [fit_temperature(part, targets, expected=1.5) for part in scores]
+    assert together.tolist() == pytest.approx(alone, rel=1e-6)
