@@ -1,5 +1,6 @@
 """How heads do on episodes of embedded images, all on the same, for as long as there is time."""
 
+import math
 from collections.abc import Iterator, Sequence
 from itertools import combinations, islice
 from typing import NamedTuple
@@ -18,16 +19,18 @@ from models.metalearning.episodes import Episode, Episodes, EpisodeShape, Range,
 from models.metalearning.intervals import (
     FEW_LABELS,
     Difference,
+    Separate,
     difference_over_episodes,
     difference_over_images,
     over_episodes,
     over_images,
     over_labels,
+    student_quantile,
 )
 
 EPISODES_PER_STEP = 64  # at most, where all heads are nearest centroids
 NUMBERS_PER_STEP = 1 << 21  # of the embeddings of these: 8 MB in float32, 16 MB in float64
-SEPARATE_EPISODES = 20  # that share no image; with fewer queries if there are fewer otherwise
+SUPPORT_STD, QUERY_STD = 0.05, 0.4  # of accuracy by the support, and of one answer: a usual case
 
 
 class EpisodeModel(NamedTuple):
@@ -76,7 +79,7 @@ class EpisodicEvaluation:
     Two sets of episodes are drawn by the seed alone. The many share images; the same ones serve all
     numbers of shots, with the first shots of each label. The separate ones share none. Labels count
     alike in both, so that of each label as many images can be in the separate ones as of the label
-    that has fewest; these take fewer queries where that makes more episodes of them.
+    that has fewest; these take as many queries, up to those asked for, as should measure best.
 
     Args:
         models: with embeddings of the same images.
@@ -191,11 +194,13 @@ class _Round:
         self.shots = shots
         self.remaining = separate
         self._labels = labels
+        self._images = sum(len(rows) for rows in evaluation.episodes.members.values())
         self._place = {label: place for place, label in enumerate(labels)}
         self._queries = separate[0].query.shape[1] if separate else 0
         self._separate_queries = 0  # in all separate episodes
         self._drawn: list[Tensor] = []  # (R, G) accuracies
-        self._separate: list[Tensor] = []  # (R, G), of those that share no image
+        self._separate: list[Tensor] = []  # (G, M) recalls, of those that share no image
+        self._separate_labels: list[Tensor] = []  # (C,) of each of these
         self._present: list[Tensor] = []  # (1, C), which labels an episode has
         self._sums = torch.zeros(models, 3, BINS, dtype=torch.float64)
         self._recalls = torch.zeros(models, len(labels), dtype=torch.float64)
@@ -219,41 +224,51 @@ class _Round:
                 for model, judged in enumerate(outcome.of_drawn):
                     self._recalls[model, places] += judged.recalls[number]
         if outcome.separate:
-            self._separate.append(_accuracies(outcome.of_separate))
+            self._separate.append(torch.stack([torch.cat(j.recalls) for j in outcome.of_separate]))
+            self._separate_labels += [e.labels for e in outcome.separate]
             self._separate_queries += sum(e.query.numel() for e in outcome.separate)
             self.remaining = self.remaining[len(outcome.separate) :]
 
     def figures(self) -> ShotFigures:
         """What came out."""
         models = len(self._sums)
-        drawn, separate = _joined(self._drawn, models), _joined(self._separate, models)
+        drawn = torch.cat([torch.zeros(0, models), *self._drawn]).T  # (G, R)
+        separate = self._separate_episodes()
         return ShotFigures(
             self.shots,
-            separate.shape[1],
+            len(self._separate_labels),
             self._queries,
-            [self._of_model(n, drawn[n], separate[n]) for n in range(models)],
+            [self._of_model(n, drawn[n], separate[n] if separate else None) for n in range(models)],
             [
                 PairedFigures(
                     a,
                     b,
                     difference_over_episodes(drawn[a], drawn[b]) if drawn.shape[1] > 1 else None,
-                    difference_over_images(separate[a], separate[b])
-                    if separate.shape[1] > 1
-                    else None,
+                    difference_over_images(_less(separate[a], separate[b])) if separate else None,
                 )
                 for a, b in combinations(range(models), 2)
             ],
         )
 
+    def _separate_episodes(self) -> list[Separate] | None:
+        """Those of each model; None: there are no two."""
+        if len(self._separate_labels) < 2:
+            return None
+        sizes = torch.tensor([len(labels) for labels in self._separate_labels])
+        episodes = torch.arange(len(sizes)).repeat_interleave(sizes)
+        labels = torch.cat(self._separate_labels)
+        recalls = torch.cat(self._separate, dim=1)
+        return [Separate(row, episodes, labels) for row in recalls]
+
     def _of_model(
-        self, model: int, drawn: Float[Tensor, " R"], separate: Float[Tensor, " H"]
+        self, model: int, drawn: Float[Tensor, " R"], separate: Separate | None
     ) -> EpisodeFigures:
         few = len(drawn) > 1 and len(self._labels) < FEW_LABELS
         means = (self._recalls[model] / self._drawn_labels).tolist()
         return EpisodeFigures(
             over_episodes(drawn) if len(drawn) > 1 else None,
-            over_images(separate, self._separate_queries) if len(separate) > 1 else None,
-            over_labels(drawn, torch.cat(self._present)) if few else None,
+            over_images(separate, self._separate_queries) if separate else None,
+            over_labels(drawn, torch.cat(self._present), self._images) if few else None,
             curve_of(self._sums[model]).error if len(drawn) else None,
             {
                 label: mean
@@ -271,9 +286,9 @@ def _accuracies(judged: Sequence[_Judged]) -> Float[Tensor, "R G"]:
     return torch.stack(columns, dim=1)
 
 
-def _joined(parts: list[Tensor], models: int) -> Float[Tensor, "G R"]:
-    """The accuracies of all episodes, of those of some at a time, (R, G)."""
-    return torch.cat([torch.zeros(0, models), *parts]).T
+def _less(first: Separate, second: Separate) -> Separate:
+    """The difference of two models on the same episodes."""
+    return first._replace(recalls=first.recalls - second.recalls)
 
 
 def _separate(
@@ -285,26 +300,36 @@ def _separate(
     most: int,
     seed: int,
 ) -> list[Episode]:
-    """Episodes that share no image, of labels with as many images each.
-
-    Accuracy does not depend on how many queries there are, but how well it is measured does: a few
-    queries of many episodes say more than many of few (Lafargue et al., 2024, section 5).
-    """
+    """Episodes that share no image, of labels with as many images each."""
     generator = Generator().manual_seed(seed)
     counts = [int((targets == label).sum()) for label in labels]
     fewest, widest = min(counts), min(bounds(ways)[1], len(labels))
 
-    def number(queries: int) -> int:
-        return len(labels) * (fewest // (shots + queries)) // widest
+    def width(size: int) -> float:
+        return _expected_width(len(labels) * (fewest // (shots + size)) // widest, widest * size)
 
-    enough = [n for n in range(queries, 0, -1) if number(n) >= SEPARATE_EPISODES]
-    size = enough[0] if enough else max(range(queries, 0, -1), key=number)
+    size = min(range(queries, 0, -1), key=width)
     capped = torch.full_like(targets, -1)
     for label in labels:
         rows = (targets == label).nonzero().flatten()
         capped[rows[torch.randperm(len(rows), generator=generator)[:fewest]]] = label
     shape = EpisodeShape(ways=ways, shots=shots, queries=size)
     return list(islice(Episodes(capped, labels, shape).draw_disjoint(generator), most))
+
+
+def _expected_width(episodes: int, queries: int) -> float:
+    """In a usual case, of the interval over images; not of the case at hand, which would bias it.
+
+    Accuracy does not depend on how many queries there are, but how well it is measured does: fewer
+    queries leave images for more episodes (Lafargue et al., 2024).
+
+    Args:
+        queries: of an episode.
+    """
+    if episodes < 2:
+        return math.inf
+    std = math.hypot(SUPPORT_STD, QUERY_STD / math.sqrt(queries))
+    return student_quantile(0.975, episodes - 1) * std / math.sqrt(episodes)
 
 
 def _judge(model: EpisodeModel, episodes: list[Episode]) -> _Judged:

@@ -7,7 +7,8 @@ with every further one; it says how well these images were measured, not how wel
 import math
 from typing import NamedTuple
 
-from jaxtyping import Bool, Float
+import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from models.evaluation.intervals import Interval, normal_quantile, wilson
@@ -36,31 +37,37 @@ def over_episodes(accuracies: Float[Tensor, " R"], *, confidence: float = 0.95) 
     return _bounded(value, normal_quantile((1 + confidence) / 2) * error)
 
 
-def over_images(
-    accuracies: Float[Tensor, " R"], queries: int, *, confidence: float = 0.95
-) -> Interval:
+class Separate(NamedTuple):
+    """Episodes that share no image: an element for each label of each of them."""
+
+    recalls: Float[Tensor, " M"]  # share of right answers, 0..1, or the difference of two
+    episodes: Int[Tensor, " M"]  # from 0
+    labels: Int[Tensor, " M"]  # of the data
+
+
+def over_images(separate: Separate, queries: int, *, confidence: float = 0.95) -> Interval:
     """The mean over episodes that share no image, and where it lies for new images of the labels.
 
-    Such episodes are independent (Lafargue et al., 2024, https://arxiv.org/abs/2409.02850). The
-    interval is Wilson's, which stays within 0..1 and has a width where all is right, for as many
-    trials as have the variance of the mean, fewer by what Student's t says of so few episodes (Korn
-    and Graubard, 1998, Survey Methodology 24, page 193).
+    The images of such episodes are independent (Lafargue et al., 2024,
+    https://arxiv.org/abs/2409.02850). As they draw all labels about as often, how labels differ
+    does not move their mean, and is taken off the variance.
 
     Args:
-        queries: in all episodes together; no more trials can there be.
+        queries: in all episodes together.
 
     Raises:
         ValueError: there are fewer than two episodes.
     """
-    value, error = _mean_and_error(accuracies)
-    normal = normal_quantile((1 + confidence) / 2)
-    worth = min(value * (1 - value) / error**2 if error else math.inf, float(queries))
-    student = student_quantile((1 + confidence) / 2, len(accuracies) - 1)
-    return wilson(value, worth * (normal / student) ** 2, confidence=confidence)
+    value, error, freedom = _mean_over_images(separate)
+    return _scored(value, error, queries, freedom, confidence)
 
 
 def over_labels(
-    accuracies: Float[Tensor, " R"], present: Bool[Tensor, "R C"], *, confidence: float = 0.95
+    accuracies: Float[Tensor, " R"],
+    present: Bool[Tensor, "R C"],
+    images: int,
+    *,
+    confidence: float = 0.95,
 ) -> Interval | None:
     """The mean, and where it lies for new labels with images of their own: a jackknife over labels.
 
@@ -72,6 +79,7 @@ def over_labels(
 
     Args:
         present: which labels each episode has.
+        images: of all labels together.
     """
     count = present.shape[1]
     without = (~present).double()
@@ -86,7 +94,7 @@ def over_labels(
     deviations = (means - means.mean()).square().mean()
     value, error = _mean_and_error(values)
     variance = (count - 1) * float((deviations - drawn).clamp_min(0)) + error**2
-    return _bounded(value, student_quantile((1 + confidence) / 2, count - 1) * variance**0.5)
+    return _scored(value, math.sqrt(variance), images, count - 1, confidence)
 
 
 def difference_over_episodes(
@@ -103,18 +111,16 @@ def difference_over_episodes(
     return _difference(value, normal_quantile((1 + confidence) / 2) * error)
 
 
-def difference_over_images(
-    first: Float[Tensor, " R"], second: Float[Tensor, " R"], *, confidence: float = 0.95
-) -> Difference:
-    """By how much the first is better on the same episodes that share no image, for new images.
+def difference_over_images(difference: Separate, *, confidence: float = 0.95) -> Difference:
+    """The mean difference over episodes that share no image, and where it lies for new images.
 
     It has no width where the difference is the same in each of them.
 
     Raises:
         ValueError: there are fewer than two episodes.
     """
-    value, error = _mean_and_error(first.double() - second.double())
-    return _difference(value, student_quantile((1 + confidence) / 2, len(first) - 1) * error)
+    value, error, freedom = _mean_over_images(difference)
+    return _difference(value, student_quantile((1 + confidence) / 2, freedom) * error)
 
 
 def student_quantile(probability: float, freedom: int) -> float:
@@ -167,6 +173,45 @@ def _mean_and_error(values: Float[Tensor, " R"]) -> tuple[float, float]:
         raise ValueError(f"an interval needs two episodes, got {len(values)}")
     wide = values.double()
     return float(wide.mean()), float(wide.std()) / len(values) ** 0.5
+
+
+def _mean_over_images(separate: Separate) -> tuple[float, float, int]:
+    """The mean of episodes, its standard error, and the degrees of freedom of that.
+
+    The variance is that of residuals, after the mean of each label. L labels in episodes of C take
+    L / C degrees of freedom from the episodes: one where each has all labels.
+    """
+    recalls, episodes, labels = separate
+    recalls = recalls.double()
+    sizes = torch.bincount(episodes)
+    if len(sizes) < 2:
+        raise ValueError(f"an interval needs two episodes, got {len(sizes)}")
+    sums = torch.zeros(int(labels.max()) + 1, dtype=torch.float64).index_add(0, labels, recalls)
+    expected = (sums / torch.bincount(labels))[labels]
+    accuracies, residuals = (
+        torch.zeros(len(sizes), dtype=torch.float64).index_add(0, episodes, values) / sizes
+        for values in (recalls, recalls - expected)
+    )
+    freedom = len(sizes) - int((torch.bincount(labels) > 0).sum()) * len(sizes) / len(labels)
+    if freedom < 1:  # hardly a label comes twice
+        freedom, residuals = len(sizes) - 1, accuracies - accuracies.mean()
+    variance = float(residuals.square().sum()) / freedom
+    return float(accuracies.mean()), math.sqrt(variance / len(sizes)), int(freedom)
+
+
+def _scored(value: float, error: float, trials: int, freedom: int, confidence: float) -> Interval:
+    """Wilson's interval, which stays within 0..1 and has a width where all is right.
+
+    It is for as many trials as have this standard error, and fewer by what Student's t says of so
+    few degrees of freedom (Korn and Graubard, 1998, Survey Methodology 24, page 193).
+
+    Args:
+        trials: where there is no error at all.
+    """
+    probability = (1 + confidence) / 2
+    worth = value * (1 - value) / error**2 if error else float(trials)
+    student = normal_quantile(probability) / student_quantile(probability, freedom)
+    return wilson(value, worth * student**2, confidence=confidence)
 
 
 def _bounded(value: float, reach: float) -> Interval:
