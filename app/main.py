@@ -55,6 +55,7 @@ from app.ranking.cosine_cache import Cosines
 from app.ranking.ranking import Ranker
 from app.ranking.reservations import Reservations
 from app.ranking.similar import SimilarImages
+from app.report.evaluation import Evaluations
 from app.report.image_map import ImageMaps
 from app.report.report import Reports
 from app.settings import Settings
@@ -164,6 +165,7 @@ def assemble(settings: Settings) -> Parts:
         similar=SimilarImages(db, vectors),
         reports=Reports(db, predictors),
         maps=ImageMaps(db, vectors, predictors),
+        evaluations=Evaluations(db, vectors),
         exports=Exports(db, blobs, predictors),
         imports=Imports(db, uploads, annotations, labels),
         queue=JobQueue(

@@ -229,8 +229,14 @@ class TooFewImages(Problem):
     status = HTTPStatus.CONFLICT
 
 
-class TooFewToMetatrain(Problem):
-    """The labels do not suffice for episodes."""
+class LabelsDoNotSuffice(Problem):
+    """Episodes need more labels, or more images of each."""
+
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
+
+
+class NotEmbedded(Problem):
+    """The encoder version has embedded no labeled image of the project."""
 
     status = HTTPStatus.UNPROCESSABLE_ENTITY
 

@@ -16,6 +16,7 @@ from pydantic import TypeAdapter
 from handful.contract.classify import ClassifyRead
 from handful.contract.common import Page
 from handful.contract.encoders import WEIGHTS_TYPE, PromotionRead, VersionRead
+from handful.contract.evaluate import EvaluationRead
 from handful.contract.exchange import ImportRead
 from handful.contract.images import AnnotationRead, AppliedRead, ImageRead, SimilarRead
 from handful.contract.jobs import EventsRead, JobRead
@@ -284,6 +285,34 @@ def skip(project: str, annotator: str, images: Iterable[UUID]) -> Call[SkipRead]
 def report(project: str, *, target: float | None = None) -> Call[ReportRead]:
     """How good the project is, and what more labels would bring."""
     return _get(ReportRead, project, "report", target=target)
+
+
+def evaluate(
+    project: str,
+    *,
+    ways: int | tuple[int, int] = 5,
+    shots: Sequence[int] = (1, 5),
+    queries: int = 5,
+    episodes: int = 600,
+    heads: Sequence[Plugin] | None = None,
+    versions: Sequence[UUID] | None = None,
+    labels: Sequence[str] | None = None,
+    seed: int = 0,
+    seconds: float = 10.0,
+) -> Call[EvaluationRead]:
+    """How heads and encoder versions do on episodes of the labeled images."""
+    body = {
+        "ways": ways,
+        "shots": list(shots),
+        "queries": queries,
+        "episodes": episodes,
+        "heads": None if heads is None else [plugin(head) for head in heads],
+        "versions": None if versions is None else [str(version) for version in versions],
+        "labels": None if labels is None else list(labels),
+        "seed": seed,
+        "seconds": seconds,
+    }
+    return _post(EvaluationRead, project, "evaluate", body=body)
 
 
 def start_job(project: str, kind: str, **options: Any) -> Call[JobRead]:

@@ -112,6 +112,7 @@ class _Methods:
     next_images = _Method(calls.next_images)
     skip = _Method(calls.skip)
     report = _Method(calls.report)
+    evaluate = _Method(calls.evaluate)
     start_job = _Method(calls.start_job)
     jobs = _Method(calls.jobs)
     job = _Method(calls.job)

@@ -87,6 +87,7 @@ TESTED_BY = {
     "app/jobs/verdicts/new_labels.py": "tests/app/jobs/kinds/test_metatrain.py",
     "app/main.py": "tests/app/api/test_health.py",
     "models/training/cost.py": "tests/models/pretraining/test_cost.py",
+    "app/report/evaluation.py": "tests/app/api/test_evaluate.py",
     "app/vectors/queries.py": "tests/app/vectors/test_matrices.py",
     "app/sql/tables.py": "tests/app/sql/test_database.py",
     "handful/contract": "tests/handful/test_client.py",

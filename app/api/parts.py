@@ -25,6 +25,7 @@ from app.prediction.classify import Classification
 from app.ranking.ranking import Ranker
 from app.ranking.reservations import Reservations
 from app.ranking.similar import SimilarImages
+from app.report.evaluation import Evaluations
 from app.report.image_map import ImageMaps
 from app.report.report import Reports
 from app.settings import Settings
@@ -65,6 +66,7 @@ class Parts:
     similar: SimilarImages
     reports: Reports
     maps: ImageMaps
+    evaluations: Evaluations
     exports: Exports
     imports: Imports
     queue: JobQueue
@@ -98,6 +100,7 @@ async def _all(request: Request) -> Parts:
 AllParts = Annotated[Parts, Depends(_all)]
 AnnotationService = Annotated[Annotations, Depends(part(lambda parts: parts.annotations))]
 ClassificationService = Annotated[Classification, Depends(part(lambda parts: parts.classification))]
+EvaluationService = Annotated[Evaluations, Depends(part(lambda parts: parts.evaluations))]
 ExportService = Annotated[Exports, Depends(part(lambda parts: parts.exports))]
 ImageService = Annotated[StoredImages, Depends(part(lambda parts: parts.images))]
 ImportService = Annotated[Imports, Depends(part(lambda parts: parts.imports))]

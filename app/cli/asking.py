@@ -105,6 +105,48 @@ def report(
 
 
 @commands.command()
+def evaluate(
+    project: ProjectArgument,
+    ways: Annotated[int, typer.Option(min=2, max=100, help="Labels of an episode.")] = 5,
+    shots: Annotated[
+        list[int], typer.Option(help="Support images of each label; may be repeated.")
+    ] = [1, 5],  # noqa: B006
+    queries: Annotated[int, typer.Option(min=1, max=100, help="Query images of each label.")] = 5,
+    episodes: Annotated[int, typer.Option(min=2, max=100_000, help="How many.")] = 600,
+    head: Annotated[
+        list[str] | None, typer.Option(help="Name of a head; may be repeated. Else the project's.")
+    ] = None,
+    version: Annotated[
+        list[UUID] | None,
+        typer.Option(help="Id of an encoder version; may be repeated. Else the one that serves."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Draws the episodes.")] = 0,
+    seconds: Annotated[float, typer.Option(max=60, help="After which it ends.")] = 10.0,
+    url: Url = "",
+    as_json: Json = False,
+) -> None:
+    """Tell how well heads and encoder versions learn labels from a few images, by episodes."""
+    from app.cli.terminal import print_evaluation
+
+    with client_of(url) as client:
+        answer = client.evaluate(
+            project,
+            ways=ways,
+            shots=shots,
+            queries=queries,
+            episodes=episodes,
+            heads=head,
+            versions=version,
+            seed=seed,
+            seconds=seconds,
+        )
+    if as_json:
+        _print_json([answer])
+        return
+    print_evaluation(answer)
+
+
+@commands.command()
 def rank(
     project: ProjectArgument,
     budget: Annotated[int, typer.Option(min=1, max=10_000, help="How many images.")] = 10,

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from handful.client import Handful, JobUnsuccessful
+from handful.contract.evaluate import DifferenceRead, EvaluatedModelRead, EvaluationRead
 from handful.contract.jobs import (
     EventRead,
     Figure,
@@ -93,15 +94,74 @@ def print_report(report: ReportRead) -> None:
             (
                 figures.label,
                 figures.shots,
-                _interval(figures.recall) if figures.recall else "",
-                _interval(figures.precision) if figures.precision else "",
+                _interval(figures.recall),
+                _interval(figures.precision),
             )
             for figures in report.labels
         ),
     )
 
 
-def _interval(interval: IntervalRead) -> str:
+def print_evaluation(evaluation: EvaluationRead) -> None:
+    """How models do, a row a number of shots and model, and by how much they differ."""
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(
+        f"{evaluation.done} of {evaluation.episodes} episodes, from {evaluation.images} images of "
+        f"{len(evaluation.labels)} labels",
+        markup=False,
+    )
+    for model in evaluation.models:
+        if model.learned_images:
+            console.print(
+                f"encoder {model.encoder} learned from {model.learned_images} of the labeled "
+                "images: on them it does better than on new ones",
+                markup=False,
+            )
+    for reason in evaluation.missing:
+        console.print(reason, markup=False)
+    several = len({model.encoder for model in evaluation.models}) > 1
+    names = [_model_name(model, several=several) for model in evaluation.models]
+    print_table(
+        ("shots", "head", "over episodes", "over images", "over labels", "calibration error"),
+        (
+            (
+                part.shots,
+                names[figures.model],
+                _interval(figures.over_episodes),
+                _interval(figures.over_images),
+                _interval(figures.over_labels),
+                ""
+                if figures.calibration_error is None
+                else f"{100 * figures.calibration_error:.1f} %",
+            )
+            for part in evaluation.shots
+            for figures in part.models
+        ),
+    )
+    if len(names) > 1:
+        print_table(
+            ("shots", "better by", "over episodes", "over images"),
+            (
+                (
+                    part.shots,
+                    f"{names[pair.first]} than {names[pair.second]}",
+                    _interval(pair.over_episodes),
+                    _interval(pair.over_images),
+                )
+                for part in evaluation.shots
+                for pair in part.differences
+            ),
+        )
+
+
+def _model_name(model: EvaluatedModelRead, *, several: bool) -> str:
+    name = str(model.head["name"])
+    return f"{name} on {model.encoder}" if several else name
+
+
+def _interval(interval: IntervalRead | DifferenceRead | None) -> str:
+    if interval is None:
+        return ""
     low, high = 100 * interval.low, 100 * interval.high
     return f"{100 * interval.value:.1f} % ({low:.1f} to {high:.1f})"
 

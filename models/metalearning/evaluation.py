@@ -134,22 +134,23 @@ class EpisodicEvaluation:
     def steps(self) -> Iterator[None]:
         """Judge a model on some episodes at a time; whoever stops in between loses that step."""
         size = self._episodes_per_step()
-        while self.done < self.count or any(part.remaining for part in self._rounds):
+        while self.done < self.count:
             drawn = [
                 self.episodes.draw(self._generator)
                 for _ in range(min(size, self.count - self.done))
             ]
             outcomes = []
             for part in self._rounds:
-                outcome = _Outcome(part.with_its_shots(drawn), part.remaining[:size])
+                outcome = _Outcome(part.with_its_shots(drawn), part.remaining[:size], [], [])
                 for model in self.models:
                     yield
-                    outcome.judge(model)
+                    outcome.of_drawn.append(_judge(model, outcome.drawn))
+                    yield
+                    outcome.of_separate.append(_judge(model, outcome.separate))
                 outcomes.append(outcome)
             for part, outcome in zip(self._rounds, outcomes, strict=True):
                 part.add(outcome)
             self.done += len(drawn)
-        yield
 
     def figures(self) -> list[ShotFigures]:
         """What came out so far, by number of shots."""
@@ -171,19 +172,13 @@ class _Judged(NamedTuple):
     sums: Float[Tensor, "3 W"]  # of all their queries, as `bin_sums` has them
 
 
-class _Outcome:
-    """What models made of the episodes of a step."""
+class _Outcome(NamedTuple):
+    """What models made of the episodes of a step, one model after the other."""
 
-    def __init__(self, drawn: list[Episode], separate: list[Episode]) -> None:
-        self.drawn = drawn
-        self.separate = separate
-        self.of_drawn: list[_Judged] = []
-        self.of_separate: list[_Judged] = []
-
-    def judge(self, model: EpisodeModel) -> None:
-        """Judge the next one."""
-        self.of_drawn.append(_judge(model, self.drawn))
-        self.of_separate.append(_judge(model, self.separate))
+    drawn: list[Episode]
+    separate: list[Episode]
+    of_drawn: list[_Judged]
+    of_separate: list[_Judged]
 
 
 class _Round:

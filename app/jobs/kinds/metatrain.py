@@ -33,7 +33,7 @@ from app.jobs.training import LearningStep, Trained, speed, train_version
 from app.jobs.training_data import TrainingData
 from app.jobs.verdicts.new_labels import judge_on_new_labels, predictions_before
 from app.plugin_fields import plugin_field, plugins_from
-from app.problems import InvalidRequest, TooFewToMetatrain
+from app.problems import InvalidRequest, LabelsDoNotSuffice
 from app.sql.lookups import find_project
 from app.sql.tables import EncoderVersion, Project
 from handful.contract.jobs import Figure, Progress, VerdictRead
@@ -173,7 +173,7 @@ class Metatrain:
         data = replace(data, labeled=data.labeled.only(positions))
         try:
             pool = divide(data.labeled, own, self.split_options, self.shape)
-        except TooFewToMetatrain as error:
+        except LabelsDoNotSuffice as error:
             raise JobFailed(str(error)) from error
         return MetatrainImages(data, encoder, images, pool)
 

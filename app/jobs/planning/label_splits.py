@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from torch import Tensor
 
 from app.jobs.training_data import Labeled, labeled_images
-from app.problems import InvalidRequest, TooFewToMetatrain
+from app.problems import InvalidRequest, LabelsDoNotSuffice
 from app.sql.lookups import find_label, find_project
 from app.sql.tables import Project
 from models.metalearning.episodes import (
@@ -82,7 +82,7 @@ def divide(labeled: Labeled, own: int, options: SplitOptions, shape: EpisodeShap
     validates nothing, and is learned from.
 
     Raises:
-        TooFewToMetatrain: a part does not suffice for an episode.
+        LabelsDoNotSuffice: a part does not suffice for an episode.
     """
     enough = _with_enough_images(labeled, shape)
     ids = {n: str(label) for n, label in enumerate(labeled.labels) if n in enough}
@@ -143,7 +143,7 @@ def _with_enough_images(labeled: Labeled, shape: EpisodeShape) -> set[int]:
 
 def _require(part: str, labels: Sequence[int], least: int, shape: EpisodeShape) -> None:
     if len(labels) < least:
-        raise TooFewToMetatrain(
+        raise LabelsDoNotSuffice(
             f"to {part}, {least} labels with {shape.images} images each are needed, and there are "
             f"{len(labels)}: add labels or images, name other projects, or ask for fewer ways, "
             "shots or queries",

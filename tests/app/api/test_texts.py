@@ -50,6 +50,7 @@ TEXTS = [
         "/v1/projects/birds/annotations",
         {"annotations": [{"image": "IMAGE", "label": "red", "source": "TEXT"}]},
     ),
+    ("POST", "/v1/projects/birds/evaluate", {"labels": ["TEXT", "red"]}),
     ("POST", f"{POOL}/next", {"annotator": "TEXT"}),
     ("POST", f"{POOL}/rank", {"where": {"label": "TEXT"}}),
     ("POST", f"{POOL}/rank", {"where": {"filename": "TEXT"}}),

@@ -20,6 +20,7 @@ COMMANDS = {
     "version": ["version"],
     "projects": ["projects"],
     "report": ["report", "birds"],
+    "evaluate": ["evaluate", "birds", "--ways=2", "--shots=1", "--queries=1", "--episodes=9"],
     "rank": ["rank", "birds"],
     "import": ["import", "{photos}", "--project", "birds"],
     "classify": ["classify", "{photos}/0.png", "--project", "birds"],
@@ -135,3 +136,25 @@ def test_without_an_address_this_machine_is_asked(monkeypatch):
 
 def test_export_names_every_format():
     assert list(FORMATS) == list(formats)
+
+
+def test_an_evaluation_is_a_table_a_number_of_shots_and_head(birds_url):
+    size = ["--ways", 2, "--shots", 1, "--shots", 2, "--queries", 1]
+    options = [*size, "--episodes", 10, "--seconds", 60]
+    heads = ["--head", "cosine", "--head", "ridge"]
+
+    text = run("evaluate", "birds", *options, *heads, "--url", birds_url)
+    answer = json.loads(run("evaluate", "birds", *options, "--json", "--url", birds_url))
+
+    lines = [line.split("\t") for line in text.splitlines()]
+    assert lines[0] == ["10 of 10 episodes, from 6 images of 2 labels"]
+    assert [row[:2] for row in lines if row[0] in ("1", "2")] == [
+        ["1", "cosine"],
+        ["1", "ridge"],
+        ["2", "cosine"],
+        ["2", "ridge"],
+        ["1", "cosine than ridge"],
+        ["2", "cosine than ridge"],
+    ]
+    assert "100.0 % (100.0 to 100.0)" in text
+    assert answer["done"] == 10

@@ -160,6 +160,10 @@ def request(site: Site, operation: str) -> tuple[str, dict[str, Any]]:
         "classify_queries": lambda: upload(site, "classify", 2),
         "encoders_upload_version": lambda: ("encoders", binary(changed_weights(site))),
         "encoders_promote_version": promote,
+        "evaluate_heads": lambda: (
+            "evaluate",
+            {"json": {"ways": 2, "shots": [1], "queries": 1, "episodes": 5, "seconds": 60}},
+        ),
         "exchange_export_project": lambda: ("export", {"json": {"format": {"name": "jsonl"}}}),
         "images_set_many_metadata": lambda: (
             "images/metadata",

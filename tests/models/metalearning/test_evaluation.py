@@ -94,8 +94,9 @@ def test_whoever_stops_has_the_first_episodes_of_all_models():
     models = (COSINE, EpisodeModel(Ridge(), NOISY, MEAN))
     stopped, short = evaluation(*models), evaluation(*models, count=3)
 
-    # An episode has two models at two numbers of shots; of the fifth, three are lost.
-    figures = done(stopped, steps=4 * 3 + 4)
+    # Two models at two numbers of shots, on two sets of episodes; of the fourth step, the last is
+    # not done.
+    figures = done(stopped, steps=3 * 8 + 8)
 
     assert stopped.done == 3
     expected = done(short)

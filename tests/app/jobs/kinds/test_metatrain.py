@@ -155,7 +155,7 @@ def test_too_few_labels_are_refused_with_how_many_are_missing(birds):
 
     problem = refusal(birds, ways=5)
 
-    assert problem["type"].endswith("too-few-to-metatrain")
+    assert problem["type"].endswith("labels-do-not-suffice")
     assert (problem["part"], problem["missing_labels"]) == ("learn from", 3)
     assert "5 labels with 4 images each are needed, and there are 2" in problem["detail"]
     assert refusal(birds, ways=2, test=["c00"])["part"] == "judge with"

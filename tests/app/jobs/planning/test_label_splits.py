@@ -6,7 +6,7 @@ import pytest
 
 from app.jobs.planning.label_splits import SplitOptions, divide, judged_part, short_of_images
 from app.jobs.training_data import Example, Labeled
-from app.problems import TooFewToMetatrain
+from app.problems import LabelsDoNotSuffice
 from models.metalearning.episodes import EpisodeShape
 
 SHAPE = EpisodeShape(ways=(2, 3), shots=1, queries=2)
@@ -76,7 +76,7 @@ def test_one_label_validates_nothing_and_is_learned_from():
 def test_a_part_that_does_not_suffice_is_named(counts, test, part, missing):
     examples = labeled(*counts)
 
-    with pytest.raises(TooFewToMetatrain) as problem:
+    with pytest.raises(LabelsDoNotSuffice) as problem:
         divide(Labeled(examples), len(examples), RANDOM._replace(test=names(*test)), SHAPE)
 
     assert problem.value.members == {"part": part, "missing_labels": missing}
