@@ -2,6 +2,7 @@
 
 import threading
 import time
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -133,13 +134,13 @@ class Evaluations:
         for version, revision, rows, count in zip(
             versions, revisions, images.rows, learned, strict=True
         ):
-            embeddings = revision.support.vectors[rows]
-            mean = revision.everything.mean
+            everything = revision.everything.mean
+            mean = everything.vector if everything else None
             for choice in choices:
                 models.append(EvaluatedModel(version, choice.document, count))
-                judged.append(EpisodeModel(choice.head, embeddings, mean.vector if mean else None))
-        work = _prepare(judged, images, query)
+                judged.append(EpisodeModel(choice.head, revision.support.vectors, mean, rows))
         deadline = self.clock() + query.seconds
+        work = _prepare(judged, images, query)
         for _ in work.steps():
             if self.clock() > deadline or stopping():
                 break
@@ -269,11 +270,11 @@ def _prepare(
 
 def _find(images: _Images, key: str) -> int:
     """The number of a label, by name or id."""
-    label_id = parse_id(key)
+    label_id, name = parse_id(key), unicodedata.normalize("NFC", key).strip()
     if label_id in images.label_ids:
         return images.label_ids.index(label_id)
-    if key in images.names:
-        return images.names.index(key)
+    if name in images.names:
+        return images.names.index(name)
     raise LabelNotFound(f"the project has no label {key!r}; GET …/labels lists them")
 
 

@@ -37,8 +37,14 @@ class EpisodeModel(NamedTuple):
     """What is judged: a head on the embeddings of an encoder."""
 
     head: Head
-    embeddings: Float[Tensor, "M D"]  # as they are stored
+    embeddings: Float[Tensor, "N D"]  # as they are stored, of these images and maybe of others
     mean: Float[Tensor, " D"] | None = None  # of all images; for heads that are centred
+    rows: Int[Tensor, " M"] | None = None  # of the embedding of each image; None: as they come
+
+    def embeddings_of(self, positions: Int[Tensor, "*R Q"]) -> Float[Tensor, "*R Q D"]:
+        """Those of some images; all others stay where they are."""
+        rows = positions if self.rows is None else self.rows[positions]
+        return self.embeddings[rows]
 
 
 class EpisodeFigures(NamedTuple):
@@ -116,7 +122,7 @@ class EpisodicEvaluation:
             _Round(
                 self,
                 number,
-                _separate(targets, list(self.episodes.members), ways, number, queries, count, seed),
+                _separate(self.episodes.members, ways, number, queries, count, seed),
             )
             for number in shots
         ]
@@ -287,29 +293,30 @@ def _less(first: Separate, second: Separate) -> Separate:
 
 
 def _separate(
-    targets: Int[Tensor, " M"],
-    labels: list[int],
+    members: dict[int, Int[Tensor, " U"]],
     ways: Range,
     shots: int,
     queries: int,
     most: int,
     seed: int,
 ) -> list[Episode]:
-    """Episodes that share no image, of labels with as many images each."""
+    """Episodes that share no image, of labels with as many images each.
+
+    Args:
+        members: the images of each label.
+    """
     generator = Generator().manual_seed(seed)
-    counts = [int((targets == label).sum()) for label in labels]
-    fewest, widest = min(counts), min(bounds(ways)[1], len(labels))
+    fewest, widest = min(map(len, members.values())), min(bounds(ways)[1], len(members))
 
     def width(size: int) -> float:
-        return _expected_width(len(labels) * (fewest // (shots + size)) // widest, widest * size)
+        return _expected_width(len(members) * (fewest // (shots + size)) // widest, widest * size)
 
     size = min(range(queries, 0, -1), key=width)
-    capped = torch.full_like(targets, -1)
-    for label in labels:
-        rows = (targets == label).nonzero().flatten()
+    capped = torch.full((1 + max(int(rows.max()) for rows in members.values()),), -1)
+    for label, rows in members.items():
         capped[rows[torch.randperm(len(rows), generator=generator)[:fewest]]] = label
     shape = EpisodeShape(ways=ways, shots=shots, queries=size)
-    return list(islice(Episodes(capped, labels, shape).draw_disjoint(generator), most))
+    return list(islice(Episodes(capped, members, shape).draw_disjoint(generator), most))
 
 
 def _expected_width(episodes: int, queries: int) -> float:
@@ -348,18 +355,17 @@ def _judge(model: EpisodeModel, episodes: list[Episode]) -> _Judged:
 
 def _probabilities(model: EpisodeModel, episodes: list[Episode]) -> Float[Tensor, "R Q C"]:
     """Of each class for the queries of episodes of one size."""
-    head, embeddings, mean = model
+    head, mean = model.head, model.mean
     if isinstance(head, Cosine):
-        support = embeddings[torch.stack([e.support for e in episodes])]
-        query = embeddings[torch.stack([e.query.flatten() for e in episodes])]
+        support = model.embeddings_of(torch.stack([e.support for e in episodes]))
+        query = model.embeddings_of(torch.stack([e.query.flatten() for e in episodes]))
         return nearest_centroids(head, support, query, mean if head.centered else None)
     (episode,) = episodes
     ways, shots = episode.support.shape
     targets = torch.arange(ways).repeat_interleave(shots)
-    fitted = head.fit(
-        embeddings[episode.support.flatten()], targets, ways, mean if head.uses_mean else None
-    )
-    return fitted.probabilities(embeddings[episode.query.flatten()])[None].float()
+    support = model.embeddings_of(episode.support.flatten())
+    fitted = head.fit(support, targets, ways, mean if head.uses_mean else None)
+    return fitted.probabilities(model.embeddings_of(episode.query.flatten()))[None].float()
 
 
 def nearest_centroids(

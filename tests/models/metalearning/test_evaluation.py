@@ -90,6 +90,16 @@ def test_the_figures_of_a_model_do_not_depend_on_others_or_on_how_many_go_at_onc
             assert model.calibration_error == pytest.approx(expected.calibration_error)
 
 
+def test_embeddings_may_lie_anywhere_among_others():
+    order = torch.randperm(2 * len(TARGETS), generator=Generator().manual_seed(0))
+    rows = order[: len(TARGETS)]
+    scattered = torch.zeros(2 * len(TARGETS), DIM).half().index_copy(0, rows, NOISY)
+    models = [EpisodeModel(head, scattered, MEAN, rows) for head in (Cosine(), Ridge())]
+    in_order = [EpisodeModel(head, NOISY, MEAN) for head in (Cosine(), Ridge())]
+
+    assert done(evaluation(*models, count=3)) == done(evaluation(*in_order, count=3))
+
+
 def test_whoever_stops_has_the_first_episodes_of_all_models():
     models = (COSINE, EpisodeModel(Ridge(), NOISY, MEAN))
     stopped, short = evaluation(*models), evaluation(*models, count=3)
