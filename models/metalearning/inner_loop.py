@@ -173,10 +173,19 @@ def support_loss(
         InnerLoopDiverged: it is not a number.
     """
     loss = F.cross_entropy(logits, labels)
+    require_number(loss, step)
+    return loss
+
+
+def require_number(loss: Float[Tensor, ""], step: int) -> None:
+    """Refuse a loss that is none.
+
+    Raises:
+        InnerLoopDiverged: names the step, from 1.
+    """
     value = float(loss.detach())
     if not math.isfinite(value):
         raise InnerLoopDiverged(step, value)
-    return loss
 
 
 def support_labels(ways: int, shots: int, device: torch.device) -> Int[Tensor, " B"]:

@@ -14,6 +14,7 @@ from models.metalearning.inner_loop import (
     Solution,
     in_float32,
     parameters_of,
+    require_number,
     run_stages,
     stages_of,
     support_labels,
@@ -103,7 +104,9 @@ class _Objective(Episodic):
         shown = support.flatten(0, 1)
         with torch.autocast(query.device.type, enabled=False):
             both = torch.cat([shown, query]) if self.fresh else query
-            return self._learner(solution, both, len(shown))[-len(query) :]
+            answers = self._learner(solution, both, len(shown))[-len(query) :]
+        require_number(answers.sum(), steps_at(support.shape[1]))
+        return answers
 
     def solve(self, support: Tensor) -> Solution:
         """Lines 5 to 12.
@@ -121,7 +124,7 @@ class _Objective(Episodic):
             start = self._start(ways)
             cell = flat(start)
             memory: Memory | None = None
-            for step in range(max(FEWEST_STEPS, MOST_STEPS + 1 - shots)):
+            for step in range(steps_at(shots)):
                 theta = cell.detach().requires_grad_()
                 logits = self._learner(unflat(theta, start), shown, len(shown), remember=step == 0)
                 loss = support_loss(logits, labels, step + 1)
@@ -203,6 +206,11 @@ class LearnedUpdate(nn.Module):
         gates = torch.addmm(torch.addcmul(gates, by_past, past), by_hidden, hidden)  # (2, n)
         keep, rate = gates.sigmoid().unbind()
         return torch.addcmul(keep * cell, rate, -gradient), Memory(hidden, inner_cell, gates)
+
+
+def steps_at(shots: int) -> int:
+    """T."""
+    return max(FEWEST_STEPS, MOST_STEPS + 1 - shots)
 
 
 def preprocessed(values: Float[Tensor, " X"]) -> Float[Tensor, "2 X"]:

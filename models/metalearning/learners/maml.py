@@ -14,6 +14,7 @@ from models.metalearning.inner_loop import (
     Solution,
     in_float32,
     parameters_of,
+    require_number,
     run_stages,
     slopes,
     stages_of,
@@ -63,7 +64,7 @@ class MAML:
     steps: int = 5
     rate: float = 0.05  # a, at the start
     ways: int = 5  # of `fixed`
-    tasks: int = 4  # episodes of a step of the outer loop
+    tasks: int = 1  # episodes of a step of the outer loop
 
     def __post_init__(self) -> None:
         require_within(self, "steps", 1, 100)
@@ -107,12 +108,15 @@ class _Objective(Episodic):
         """
         weights, rows, offsets = self.solve(support)
         with torch.autocast(query.device.type, enabled=False):
-            if self.options.inner == "head":
-                return self._features(query) @ rows.T + offsets
-            shown = support.flatten(0, 1)
-            both = torch.cat([shown, query]) if self.fresh else query
-            maps = run_stages(stages_of(self.encoder), weights, both, support=self._support(shown))
-            return self._features(maps[-len(query) :]) @ rows.T + offsets
+            maps = query
+            if self.options.inner != "head":
+                shown = support.flatten(0, 1)
+                both = torch.cat([shown, query]) if self.fresh else query
+                stages = stages_of(self.encoder)
+                maps = run_stages(stages, weights, both, support=self._support(shown))
+            answers = self._features(maps[-len(query) :]) @ rows.T + offsets
+        require_number(answers.sum(), self.options.steps)
+        return answers
 
     def solve(self, support: Tensor) -> Solution:
         """The inner loop.
