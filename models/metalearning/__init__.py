@@ -36,6 +36,9 @@ PART_PIXELS = 8 * 224**2  # of an episode, whose activations are in memory at a 
 VALIDATION_EPISODES = 100
 
 
+DEAR_VALIDATION_EPISODES = 15  # where each is solved by many steps
+
+
 class LeakingNorms(ValueError):
     """The encoder normalises by statistics of all images that it sees at once."""
 
@@ -58,6 +61,7 @@ class Episodic(Objective):
 
     tasks = 1  # episodes of a step
     works_in_parts = True  # whether `in_parts` bounds the memory of a step
+    answers_cheaply = True  # whether answers cost no more than what `prepare` makes
     clip_norm: float | None = None  # of all gradients together; None: as the recipe says
 
     def __init__(self, encoder: Encoder, *, fresh: bool) -> None:
@@ -180,10 +184,11 @@ def start(
         LeakingNorms: the encoder has norms by which queries would know of each other.
     """
     require_no_leak(encoder)
-    validation = validation_episodes(targets, split.validation, shape, recipe.seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         objective = method.build(trainable_copy(encoder, fresh=fresh), fresh=fresh)
+    count = VALIDATION_EPISODES if objective.answers_cheaply else DEAR_VALIDATION_EPISODES
+    validation = validation_episodes(targets, split.validation, shape, count, recipe.seed)
     steps = -(-episodes_an_epoch // objective.tasks)
     objective.plan = Plan(Episodes(targets, split.train, shape), steps)
     objective.to(encoder.mean.device).train()
@@ -204,7 +209,11 @@ def start(
 
 
 def validation_episodes(
-    targets: Int[Tensor, " M"], labels: Sequence[int], shape: EpisodeShape, seed: int
+    targets: Int[Tensor, " M"],
+    labels: Sequence[int],
+    shape: EpisodeShape,
+    count: int,
+    seed: int,
 ) -> list[Episode]:
     """The episodes that choose the best state: of as many labels as there are, up to those asked.
 
@@ -224,7 +233,7 @@ def validation_episodes(
     generator = Generator().manual_seed(seed)
     most = min(ways, len(episodes.members))
     shots = bounds(shape.shots)
-    return [episodes.draw(generator, (most, shots[n % 2])) for n in range(VALIDATION_EPISODES)]
+    return [episodes.draw(generator, (most, shots[n % 2])) for n in range(count)]
 
 
 @torch.no_grad()

@@ -83,7 +83,7 @@ class _Objective(Episodic):
     def __init__(self, encoder: Encoder, options: LSTMLearner, *, fresh: bool) -> None:
         super().__init__(encoder, fresh=fresh)
         self.update = LearnedUpdate()
-        self.head = self.works_in_parts = options.learner == "head"
+        self.head = self.works_in_parts = self.answers_cheaply = options.learner == "head"
         bound = encoder.embedding_dim**-0.5
         self.row = nn.Parameter(torch.empty(encoder.embedding_dim).uniform_(-bound, bound))
         self.offset = nn.Parameter(torch.zeros(()))

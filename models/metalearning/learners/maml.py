@@ -81,7 +81,7 @@ class _Objective(Episodic):
         super().__init__(encoder, fresh=fresh)
         self.options = options
         self.tasks = options.tasks
-        self.works_in_parts = options.inner == "head"
+        self.works_in_parts = self.answers_cheaply = options.inner == "head"
         stages = encoder.stages
         learning = [n for n, stage in enumerate(stages) if any(True for _ in stage.parameters())]
         self.first = {"all": 0, "last_stage": learning[-1], "head": len(stages)}[options.inner]

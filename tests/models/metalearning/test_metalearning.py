@@ -58,11 +58,11 @@ def test_without_labels_to_validate_the_last_state_stays(characters):
 def test_validation_has_as_many_labels_as_there_are():
     targets = torch.arange(8).repeat_interleave(6)
 
-    episodes = validation_episodes(targets, [4, 5], SHAPE, 0)
+    episodes = validation_episodes(targets, [4, 5], SHAPE, 6, 0)
 
     assert {tuple(episode.support.shape) for episode in episodes} == {(2, 2)}
     with pytest.raises(TooFewForEpisodes, match="one label to validate with"):
-        validation_episodes(targets, [4], SHAPE, 0)
+        validation_episodes(targets, [4], SHAPE, 6, 0)
 
 
 def test_norms_by_which_queries_would_know_of_each_other_are_refused(characters):

@@ -31,6 +31,7 @@ def few_episodes(monkeypatch):
     """To choose and to judge with, enough to see that it is done."""
     monkeypatch.setattr(new_labels, "EPISODES", 8)
     monkeypatch.setattr(metalearning, "VALIDATION_EPISODES", 8)
+    monkeypatch.setattr(metalearning, "DEAR_VALIDATION_EPISODES", 2)
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ SPLIT = LabelSplit(list(range(28)), list(range(28, 32)), list(range(32, 40)))
 def few_validation_episodes(monkeypatch):
     """Some methods take many steps to answer one."""
     monkeypatch.setattr("models.metalearning.VALIDATION_EPISODES", 4)
+    monkeypatch.setattr("models.metalearning.DEAR_VALIDATION_EPISODES", 4)
 
 
 @pytest.fixture(scope="module")
