@@ -53,6 +53,7 @@ class Coverage(NamedTuple):
 
 def measure(options: Options) -> Result:
     """Draw data sets, then ask a server."""
+    torch.set_num_threads(1)  # tensors are tiny
     generator = Generator().manual_seed(options.seed)
     centres = torch.randn(LABELS, DIMENSIONS, generator=generator)
     rows = {
