@@ -2,6 +2,7 @@
 
 import { all, get, path, picture } from "./api.js";
 import { fill, h, percent } from "./dom.js";
+import { episodes } from "./episodes.js";
 import { gallery } from "./gallery.js";
 import { map } from "./map.js";
 import { annotator, send } from "./outbox.js";
@@ -19,6 +20,7 @@ export async function see(view, project) {
   fill(view, h("h1", {}, t("tab_see")), figures(report),
     h("div", { class: "charts" }, Object.entries(CHARTS).map(([name, file]) =>
       h("img", { src: path("projects", project, "report", file), alt: t(name), loading: "lazy" }))),
+    h("h2", {}, t("by_shots_title")), episodes(project, labels),
     h("h2", {}, t("map")), map(project, names),
     h("h2", {}, t("errors")), errors(project, report.label_errors),
     h("h2", {}, t("confusions")), confusions(project, report.confusions),

@@ -315,6 +315,23 @@ def draw_around(page: Page) -> int:
     return int(said.inner_text().split()[2])
 
 
+def test_how_few_images_do_is_a_curve_over_shots(visit, api, stripes_project, stripes):
+    for way in WAYS:
+        files = [("files", stripes(way, 500 + seed)) for seed in range(4)]
+        api.post(f"/s/labels/{way}/support", files=files).raise_for_status()
+    page = visit("s/see")
+
+    page.get_by_role("button", name="Measure").click()
+
+    curve = page.get_by_role("img", name="Accuracy by images of each label, of 2 labels")
+    expect(curve).to_be_visible()
+    assert len((curve.locator("polyline").get_attribute("points") or "").split()) == 2
+    rows = curve.locator("xpath=following-sibling::table[1]//tr[td]")
+    expect(rows).to_have_count(2)
+    for n in range(2):
+        assert re.match(r"\d+(\.\d)? %, between", rows.nth(n).locator("td").first.inner_text())
+
+
 def test_what_is_drawn_around_on_the_map_is_labeled_or_looked_at_next(visit, api, stripes_project):
     page = visit("s/see")
     before = labels(api)
