@@ -162,14 +162,15 @@ def split_labels(
     seed: int = 0,
     validation: float = VALIDATION,
     test: float = TEST,
-    by_prefix: bool = False,
+    separator: str = "",
 ) -> LabelSplit:
     """Divide labels at random; two at least are to judge with, unless the share is 0.
 
     Args:
-        by_prefix: names that begin alike, up to a `/`, stay together.
+        separator: names that begin alike, up to the last of it, stay together; empty: those that
+            are the same.
     """
-    groups = _shuffled_groups(names, seed, by_prefix)
+    groups = _shuffled_groups(names, seed, separator)
     parts: list[list[int]] = [[], [], []]
     wanted = [len(names), validation * len(names), test and max(2, test * len(names))]
     for group in groups:
@@ -180,16 +181,16 @@ def split_labels(
 
 
 def label_folds(
-    names: Sequence[str], count: int, *, seed: int = 0, by_prefix: bool = False
+    names: Sequence[str], count: int, *, seed: int = 0, separator: str = ""
 ) -> list[LabelSplit]:
     """Splits by which each label is once among those to judge with; the next fold validates.
 
     Raises:
         TooFewForEpisodes: there are fewer labels, or groups of them, than folds.
     """
-    groups = _shuffled_groups(names, seed, by_prefix)
+    groups = _shuffled_groups(names, seed, separator)
     if not 3 <= count <= len(groups):
-        what = "groups of labels" if by_prefix else "labels"
+        what = "groups of labels" if separator else "labels"
         raise TooFewForEpisodes(
             f"folds must be from 3 to the number of {what}, {len(groups)}, got {count}",
             max(0, count - len(groups)),
@@ -227,11 +228,12 @@ def named_split(names: Sequence[str], validation: Iterable[str], test: Iterable[
     )
 
 
-def _shuffled_groups(names: Sequence[str], seed: int, by_prefix: bool) -> list[list[int]]:
+def _shuffled_groups(names: Sequence[str], seed: int, separator: str) -> list[list[int]]:
     """Positions of names that stay together."""
     groups: dict[str, list[int]] = {}
     for n in sorted(range(len(names)), key=lambda n: names[n]):
-        key = names[n].rpartition("/")[0] if by_prefix and "/" in names[n] else names[n]
+        begins = names[n].rpartition(separator)[0] if separator else ""
+        key = begins or names[n]
         groups.setdefault(key, []).append(n)
     ordered = list(groups.values())
     order = torch.randperm(len(ordered), generator=Generator().manual_seed(seed))

@@ -36,6 +36,7 @@ from app.plugin_fields import plugin_field, plugins_from
 from app.problems import InvalidRequest, LabelsDoNotSuffice
 from app.sql.lookups import find_project
 from app.sql.tables import EncoderVersion, Project
+from handful.contract.common import Text
 from handful.contract.jobs import Figure, Progress, VerdictRead
 from models.encoders import Encoder, EncoderUnavailable
 from models.metalearning import LeakingNorms, require_no_leak, start
@@ -70,7 +71,7 @@ class Metatrain:
         int, Field(ge=0, le=1_000_000, description="To learn from; 0: as suits the start.")
     ] = 0
     projects: Annotated[
-        list[str],
+        list[Text],
         Field(
             max_length=100,
             description="Other projects whose labels are learned from as well, by name or id; then "
@@ -78,20 +79,24 @@ class Metatrain:
         ),
     ] = field(default_factory=list)
     validation: Annotated[
-        list[str],
+        list[Text],
         Field(
             max_length=1000,
             description="Labels that choose the best state, by name or id; empty: drawn.",
         ),
     ] = field(default_factory=list)
     test: Annotated[
-        list[str],
+        list[Text],
         Field(max_length=1000, description="Labels that judge, by name or id; empty: drawn."),
     ] = field(default_factory=list)
-    group: Annotated[
-        Literal["none", "prefix"],
-        Field(description="prefix: labels that begin alike, up to a `/`, are drawn together."),
-    ] = "none"
+    separator: Annotated[
+        Text,
+        Field(
+            max_length=10,
+            description="Labels that begin alike, up to the last of this text, are drawn together, "
+            "as the letters of one alphabet; empty: each on its own.",
+        ),
+    ] = ""
     start: Annotated[
         Literal["continue", "random"],
         Field(
@@ -157,7 +162,7 @@ class Metatrain:
 
     @property
     def split_options(self) -> SplitOptions:
-        return SplitOptions(self.validation, self.test, self.group == "prefix", self.seed)
+        return SplitOptions(self.validation, self.test, self.separator, self.seed)
 
     def run(self, context: JobContext) -> VersionResult:
         return train_version(context, self, 0)

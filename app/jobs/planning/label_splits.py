@@ -31,7 +31,7 @@ class SplitOptions(NamedTuple):
 
     validation: Sequence[str]  # by id; empty: at random
     test: Sequence[str]
-    by_prefix: bool
+    separator: str  # labels that begin alike, up to it, are there for the same
     seed: int
 
 
@@ -79,7 +79,8 @@ def divide(labeled: Labeled, own: int, options: SplitOptions, shape: EpisodeShap
 
     Labels of the project are judged with, if other projects are learned from, none are named and
     two of its own have images enough; otherwise a part of all labels at random. One label alone
-    validates nothing, and is learned from.
+    validates nothing, and is learned from. What two projects call alike is there for the same:
+    `cat` of one project must not be learned from where `cat` of another judges.
 
     Raises:
         LabelsDoNotSuffice: a part does not suffice for an episode.
@@ -92,14 +93,15 @@ def divide(labeled: Labeled, own: int, options: SplitOptions, shape: EpisodeShap
     if not options.test and own < len(labeled.examples) and len(theirs) >= 2:
         test = theirs
     validation = [n for n, label in ids.items() if label in options.validation]
-    remaining = [n for n in ids if n not in {*test, *validation}]
-    names = labeled.names
+    concepts = [_without_project(name) for name in labeled.names]
+    named = {concepts[n] for n in (*test, *validation)}
+    remaining = [n for n in ids if n not in {*test, *validation} and concepts[n] not in named]
     drawn = split_labels(
-        [names[n] for n in remaining],
+        [concepts[n] for n in remaining],
         seed=options.seed,
         validation=0.0 if options.validation else VALIDATION,
         test=0.0 if test or options.test else TEST,
-        by_prefix=options.by_prefix,
+        separator=options.separator,
     )
     train, validated, judged = ([remaining[n] for n in part] for part in drawn)
     validation = sorted(validation + validated)
@@ -109,6 +111,11 @@ def divide(labeled: Labeled, own: int, options: SplitOptions, shape: EpisodeShap
     _require("learn from", split.train, bounds(shape.ways)[0], shape)
     _require("judge with", split.test, 2, shape)
     return LabelPool(labeled, own, split)
+
+
+def _without_project(name: str) -> str:
+    """The name that a label has in its project; no label has a slash in it."""
+    return name.rpartition("/")[2]
 
 
 def short_of_images(pool: LabelPool, shape: EpisodeShape) -> list[str]:

@@ -120,7 +120,7 @@ def test_a_split_divides_labels_as_asked_and_a_seed_repeats_it():
 def test_a_split_by_prefix_keeps_an_alphabet_together():
     names = [f"{alphabet}/{letter}" for alphabet in "abcdefghij" for letter in range(7)]
 
-    for split in (split_labels(names, by_prefix=True), *label_folds(names, 5, by_prefix=True)):
+    for split in (split_labels(names, separator="/"), *label_folds(names, 5, separator="/")):
         alphabets = [{names[n][0] for n in part} for part in split]
 
         assert not (alphabets[0] & alphabets[1] | alphabets[0] & alphabets[2])

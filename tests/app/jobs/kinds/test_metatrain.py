@@ -121,7 +121,7 @@ def test_an_interrupted_job_goes_on_and_ends_as_if_it_had_not_been(characters, d
 
 def test_labels_of_other_projects_teach_and_those_of_the_project_judge(birds, do):
     birds.post("/v1/projects", json={"name": "earlier"})
-    draw(birds, "earlier", range(10), first=100)
+    draw(birds, "earlier", range(20, 30))
     draw(birds, "birds", range(4))
     shared = [("files", character_file(0, 0))]  # the project has it already
     birds.post("/v1/projects/earlier/labels/c00/support", files=shared)
@@ -133,7 +133,9 @@ def test_labels_of_other_projects_teach_and_those_of_the_project_judge(birds, do
     assert job["state"] == "succeeded", job["error"]
     labels = job["result"]["verdict"]["labels"]
     assert labels["test"] == ["c00", "c01", "c02", "c03"]
-    assert sorted(labels["train"] + labels["validation"]) == [f"earlier/c{n:02}" for n in range(10)]
+    assert sorted(labels["train"] + labels["validation"]) == [
+        f"earlier/c{n}" for n in range(20, 30)
+    ]
     assert versions(birds)[0]["images"] == 0  # of its own
 
 
@@ -169,6 +171,8 @@ SENSELESS: list[tuple[dict[str, object], str]] = [
     ({"shots": [1, 10**9]}, "shots must be at most 1000"),
     ({"episodes": 10**9}, "less than or equal to 1000000"),
     ({"projects": ["birds"]}, "names 'birds' itself"),
+    ({"projects": ["a\0b"]}, "/projects/0"),
+    ({"test": ["a\0b"]}, "/test/0"),
     ({"test": ["c01"], "validation": ["c01"]}, "named by both"),
     ({"test": ["c01", "c01"]}, "named twice"),
     ({"method": {"name": "prototypical", "options": {"centroids": 0}}}, "centroids must be"),

@@ -10,7 +10,7 @@ from app.problems import LabelsDoNotSuffice
 from models.metalearning.episodes import EpisodeShape
 
 SHAPE = EpisodeShape(ways=(2, 3), shots=1, queries=2)
-RANDOM = SplitOptions((), (), by_prefix=False, seed=0)
+RANDOM = SplitOptions((), (), separator="", seed=0)
 
 
 def labeled(*counts: int, first: int = 0) -> list[Example]:
@@ -50,6 +50,35 @@ def test_where_the_project_has_one_image_of_a_label_labels_of_others_judge():
 
     assert pool.split.test
     assert not {0, 1} & {n for part in pool.split for n in part}
+
+
+def test_what_another_project_calls_like_a_label_that_judges_is_not_learned_from():
+    own = [e._replace(label=f"c{e.label_id.int}") for e in labeled(3, 3)]
+    others = [
+        e._replace(label=f"earlier/c{e.label_id.int - 10}") for e in labeled(*[3] * 8, first=10)
+    ]
+
+    pool = divide(Labeled(own + others), len(own), RANDOM, SHAPE)
+
+    names = pool.labeled.names
+    assert [names[n] for n in pool.split.test] == ["c0", "c1"]
+    learned = {names[n] for n in (*pool.split.train, *pool.split.validation)}
+    assert learned == {f"earlier/c{n}" for n in range(2, 8)}
+
+
+def test_labels_that_begin_alike_are_there_for_the_same():
+    examples = [
+        e._replace(label=f"{'greek' if e.label_id.int % 3 else 'latin'}-{e.label_id.int}")
+        for e in labeled(*[3] * 12)
+    ]
+    options = RANDOM._replace(separator="-")
+
+    pool = divide(Labeled(examples), len(examples), options, SHAPE)
+
+    parts = [{pool.labeled.names[n].partition("-")[0] for n in part} for part in pool.split]
+    assert not parts[0] & parts[2]
+    assert parts[0]
+    assert parts[2]
 
 
 def test_named_labels_judge_and_the_others_are_learned_from():
