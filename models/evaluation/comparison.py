@@ -88,6 +88,11 @@ def _probability_of_gain(gains: Float[Tensor, " M"], generator: Generator) -> fl
             for _ in range(RESAMPLES)
         ]
     )
+    return share_ahead(totals)
+
+
+def share_ahead(totals: Float[Tensor, " K"]) -> float:
+    """The share of draws in which a candidate is ahead, 0..1; draws that end level count half."""
     return float((totals > 0).float().mean() + (totals == 0).float().mean() / 2)
 
 

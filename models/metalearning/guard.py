@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from models.evaluation.comparison import RESAMPLES, Verdict
+from models.evaluation.comparison import RESAMPLES, Verdict, share_ahead
 from models.heads import Head
 from models.metalearning.episodes import Episode
 
@@ -62,8 +62,7 @@ def compare_on_episodes(
     """
     judged = asked.sum(dim=0) > 0
     gains = (candidate - before)[:, judged]
-    totals = _redrawn(gains, Generator().manual_seed(seed))
-    probability = float((totals > 0).float().mean() + (totals == 0).float().mean() / 2)
+    probability = share_ahead(_redrawn(gains, Generator().manual_seed(seed)))
     losses = -gains.sum(dim=0) / asked[:, judged].sum(dim=0)
     better = probability >= confidence
     text = f"the candidate is better with a probability of {probability:.2f}"
