@@ -147,8 +147,9 @@ def _train(
 ) -> Learned:
     """Learn from the characters to learn from; the best state by some that were not."""
     images, targets, split = _with_validation(train, validation, options.seed)
+    kind: Any = learners[method]
     training = start(
-        learners[method](),
+        kind(),
         Conv4(width=options.width, image_side=SIDE, seed=options.seed).build(),
         images,
         targets,

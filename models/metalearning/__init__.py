@@ -50,27 +50,19 @@ class Plan(NamedTuple):
     steps: int  # an epoch
 
 
-class Episodic(Objective):
-    """What all methods share: an epoch is a list of episodes of the labels to learn from.
-
-    Args:
-        encoder: which learns.
-        fresh: its weights are random, and its batch norms learn their statistics; otherwise they
-            keep those that they have. Queries are never normalised by each other once it serves.
-    """
+class EpisodicObjective(Objective):
+    """What all methods share: an epoch is a list of episodes of the labels to learn from."""
 
     tasks = 1  # episodes of a step
-    works_in_parts = True  # whether `in_parts` bounds the memory of a step
+    works_in_parts = True  # whether memory of a step is bounded, however large its episodes are
     answers_cheaply = True  # whether answers cost no more than what `prepare` makes
     clip_norm: float | None = None  # of all gradients together; None: as the recipe says
 
-    def __init__(self, encoder: Encoder, *, fresh: bool) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.encoder = encoder
-        self.fresh = fresh
         self.plan: Plan | None = None
 
-    def prepare(self, images: Float[Tensor, "B 3 S S"]) -> Tensor:
+    def prepare(self, images: Tensor) -> Tensor:
         """What is made of each image of an episode on its own; as it is by default."""
         return images
 
@@ -117,6 +109,21 @@ class Episodic(Objective):
     def groups(self) -> list[ParameterGroup]:
         """All that needs gradients, at one rate."""
         return split_decay("all", self, 1.0)
+
+
+class Episodic(EpisodicObjective):
+    """Learns an encoder, and maybe more.
+
+    Args:
+        encoder: which learns.
+        fresh: its weights are random, and its batch norms learn their statistics; otherwise they
+            keep those that they have. Queries are never normalised by each other once it serves.
+    """
+
+    def __init__(self, encoder: Encoder, *, fresh: bool) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.fresh = fresh
 
     def train(self, mode: bool = True) -> "Episodic":
         super().train(mode)
@@ -187,11 +194,25 @@ def start(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         objective = method.build(trainable_copy(encoder, fresh=fresh), fresh=fresh)
+    objective.to(encoder.mean.device)
+    return train_on_episodes(objective, images, targets, split, shape, recipe, episodes_an_epoch)
+
+
+def train_on_episodes(
+    objective: EpisodicObjective,
+    images: Images,
+    targets: Int[Tensor, " M"],
+    split: LabelSplit,
+    shape: EpisodeShape,
+    recipe: Recipe,
+    episodes_an_epoch: int,
+) -> Training:
+    """Begin to train an objective; as `start` says."""
     count = VALIDATION_EPISODES if objective.answers_cheaply else DEAR_VALIDATION_EPISODES
     validation = validation_episodes(targets, split.validation, shape, count, recipe.seed)
     steps = -(-episodes_an_epoch // objective.tasks)
     objective.plan = Plan(Episodes(targets, split.train, shape), steps)
-    objective.to(encoder.mean.device).train()
+    objective.train()
     if objective.clip_norm is not None:
         recipe = replace(recipe, clip_norm=objective.clip_norm)
 
@@ -238,18 +259,20 @@ def validation_episodes(
 
 @torch.no_grad()
 def accuracies(
-    objective: Episodic, images: Images, episodes: Sequence[Episode]
+    objective: EpisodicObjective, images: Images, episodes: Sequence[Episode]
 ) -> Float[Tensor, " R"]:
     """The share of queries, 0..1, that an objective gets right in each episode."""
     was_training = objective.training
     objective.eval()
     drawn = torch.cat([episode.positions for episode in episodes])
     positions = (torch.bincount(drawn) > 0).nonzero().flatten()
-    device = objective.encoder.mean.device
+    device = next(objective.parameters()).device
+    first = images[positions[:1]]
+    size = part_size(first.shape[-1]) if first.ndim == 4 else len(positions)
     prepared = torch.cat(
         [
             objective.prepare(as_values(images[part]).to(device))
-            for part in torch.split(positions, part_size(images[positions[:1]].shape[-1]))
+            for part in torch.split(positions, size)
         ]
     )
     shares = []

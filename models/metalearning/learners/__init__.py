@@ -1,6 +1,7 @@
-"""Ways to meta-learn, one a file; `learners` lists them."""
+"""Ways to meta-learn, one file each: of encoders, and of heads on embeddings that stay."""
 
 from models.metalearning import MetaMethod
+from models.metalearning.heads import HeadMethod
 from models.registry import Registry
 
-learners: Registry[type[MetaMethod]] = Registry(__name__)
+learners: Registry[type[MetaMethod] | type[HeadMethod]] = Registry(__name__)

@@ -1,0 +1,163 @@
+"""Heads that a network makes of what is labeled, trained on labels of earlier work."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from models.heads import (
+    CenteredHead,
+    FittedHead,
+    Support,
+    best_by_leave_one_out,
+    center_and_normalize,
+    products,
+)
+from models.registry import require_within
+
+FOLDS = 16  # of the support, where a shot cannot be left out alone
+
+
+class Condensed(NamedTuple):
+    """What a network keeps of the support, to answer queries with."""
+
+    directions: Float[Tensor, "P D"]  # queries come in only by their products with these
+    rest: tuple[Tensor, ...]
+
+
+class HeadNetwork(nn.Module, ABC):
+    """Makes of labeled embeddings what answers queries; at work it learns nothing.
+
+    Embeddings are centred and of unit length. What it says of a query depends neither on other
+    queries nor on the order of labels or shots.
+    """
+
+    exact: ClassVar[bool] = False  # whether `left_out` is what refitting without a shot says
+
+    @abstractmethod
+    def condense(
+        self, support: Float[Tensor, "M D"], targets: Int[Tensor, " M"], classes: int
+    ) -> Condensed:
+        """What queries need of the support; each class has a shot."""
+
+    @abstractmethod
+    def log_odds(
+        self, condensed: Condensed, projected: Float[Tensor, "Q P"]
+    ) -> Float[Tensor, "Q C"]:
+        """The log odds of each class, by the products of queries with `condensed.directions`."""
+
+    def answer(self, condensed: Condensed, queries: Float[Tensor, "Q D"]) -> Float[Tensor, "Q C"]:
+        """The log odds of each class for queries."""
+        return self.log_odds(condensed, queries @ condensed.directions.T)
+
+    def left_out(
+        self,
+        support: Float[Tensor, "M D"],
+        targets: Int[Tensor, " M"],
+        classes: int,
+        rows: Int[Tensor, " K"],
+    ) -> Float[Tensor, "K C"]:
+        """The log odds of rows of the support, each by others.
+
+        Here a row is left out with a sixteenth of the support; one that is the only shot of its
+        class is asked of the whole, without its class.
+        """
+        shots = torch.bincount(targets, minlength=classes)
+        log_odds = torch.empty(len(rows), classes, dtype=support.dtype)
+        folds = _folds(targets).masked_fill(shots[targets] == 1, FOLDS)
+        for fold in sorted(set(folds[rows].tolist())):
+            asked, kept = folds[rows] == fold, folds != fold
+            if fold == FOLDS:
+                kept = torch.ones_like(kept)
+            condensed = self.condense(support[kept], targets[kept], classes)
+            log_odds[asked] = self.answer(condensed, support[rows[asked]])
+        return without_single_shots(log_odds, targets[rows], shots)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkHead(CenteredHead):
+    """The head that a network makes."""
+
+    network: HeadNetwork
+    temperature: float | None = None  # divides the log odds; None: fitted
+
+    def __post_init__(self) -> None:
+        require_within(self, "temperature", 1e-3, 1e3)
+
+    def fit_support(self, support: Support) -> "FittedNetwork":
+        """Let the network look at the support."""
+        normalized = support.normalized.float()
+        with torch.no_grad():
+            condensed = self.network.condense(normalized, support.targets, len(support.shots))
+        fitted = FittedNetwork(
+            options=self,
+            temperature=1.0,
+            mean=support.mean,
+            centroids=support.centroids,
+            network=self.network,
+            condensed=condensed,
+            normalized=normalized,
+            targets=support.targets,
+        )
+        return best_by_leave_one_out([fitted], support, expected=1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FittedNetwork(FittedHead):
+    """What a network keeps of the support. It computes in float32, whatever it is given."""
+
+    network: HeadNetwork
+    condensed: Condensed
+    normalized: Float[Tensor, "M D"]  # the support, as the network sees it
+    targets: Int[Tensor, " M"]
+
+    @torch.no_grad()
+    def scores(self, queries: Float[Tensor, "Q D"]) -> Float[Tensor, "Q C"]:
+        """The log odds that the network says."""
+        projected = products(queries, self.condensed.directions, self.mean)
+        return self.network.log_odds(self.condensed, projected.float())
+
+    def leave_one_out(
+        self, embeddings: Float[Tensor, "M D"], targets: Int[Tensor, " M"]
+    ) -> Float[Tensor, "M C"]:
+        return self.leave_one_out_scores(embeddings, targets).div(self.temperature)
+
+    @torch.no_grad()
+    def leave_one_out_scores(
+        self, embeddings: Float[Tensor, "M D"], targets: Int[Tensor, " M"]
+    ) -> Float[Tensor, "M C"]:
+        """As `HeadNetwork.left_out` leaves them out."""
+        rows = self._rows_of(center_and_normalize(embeddings, self.mean).float(), targets)
+        log_odds = self.network.left_out(self.normalized, self.targets, len(self.centroids), rows)
+        return log_odds.double()
+
+    def _rows_of(
+        self, normalized: Float[Tensor, "K D"], targets: Int[Tensor, " K"]
+    ) -> Int[Tensor, " K"]:
+        """Which rows of the support these are: the closest of their classes."""
+        rows = torch.empty(len(targets), dtype=torch.int64)
+        for label in sorted(set(targets.tolist())):
+            own = (self.targets == label).nonzero().flatten()
+            asked = targets == label
+            closest = (normalized[asked] @ self.normalized[own].T).argmax(dim=1)
+            rows[asked] = own[closest]
+        return rows
+
+
+def without_single_shots(
+    log_odds: Float[Tensor, "K C"], targets: Int[Tensor, " K"], shots: Int[Tensor, " C"]
+) -> Float[Tensor, "K C"]:
+    """Minus infinity for the own class of a row that was its only shot."""
+    lost = (shots[targets] == 1).nonzero().flatten()
+    log_odds[lost, targets[lost]] = -torch.inf
+    return log_odds
+
+
+def _folds(targets: Int[Tensor, " M"]) -> Int[Tensor, " M"]:
+    """The fold of each row: the shots of a class, and then the classes, take turns."""
+    folds = torch.empty_like(targets)
+    folds[targets.argsort(stable=True)] = torch.arange(len(targets)) % FOLDS
+    return folds
