@@ -56,6 +56,7 @@ class EpisodicObjective(Objective):
     tasks = 1  # episodes of a step
     works_in_parts = True  # whether memory of a step is bounded, however large its episodes are
     answers_cheaply = True  # whether answers cost no more than what `prepare` makes
+    starts_well = False  # whether it may be that nothing is better than not to learn
     clip_norm: float | None = None  # of all gradients together; None: as the recipe says
 
     def __init__(self) -> None:
@@ -226,6 +227,7 @@ def train_on_episodes(
         recipe,
         judge=judge if validation else None,
         keeps_best=True,
+        judges_start=objective.starts_well,
     )
 
 

@@ -26,7 +26,9 @@ class HeadMethod(Protocol):
 
 
 class HeadObjective(EpisodicObjective):
-    """Learns the network of a head."""
+    """Learns the network of a head, which starts as plain prototypes."""
+
+    starts_well = True
 
     def __init__(self, network: HeadNetwork) -> None:
         super().__init__()
@@ -54,8 +56,9 @@ def start_head(
 ) -> Training:
     """Begin to meta-train a head, whose network is the `network` of the objective.
 
-    After each epoch it is judged on the same episodes of the labels of `split.validation`, and the
-    best state is kept; without such labels it is not judged.
+    Before it learns and after each epoch it is judged on the same episodes of the labels of
+    `split.validation`, and the best state is kept, the first of equal ones: where nothing was to
+    learn, that is plain prototypes. Without such labels it is not judged.
 
     Args:
         embeddings: as the network will see them, centred and of unit length.

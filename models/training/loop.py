@@ -134,6 +134,7 @@ class Training(Iterator[Epoch]):
         targets: the class of each image; None: they have no labels, and are drawn evenly.
         judge: held-out accuracy, 0..1, after each epoch.
         keeps_best: the best state by the judge, for `restore_best`.
+        judges_start: so that the best state may be the one before the first step.
 
     Raises:
         ValueError: the recipe leaves the epochs or the rate open.
@@ -148,6 +149,7 @@ class Training(Iterator[Epoch]):
         *,
         judge: Callable[[], float] | None = None,
         keeps_best: bool = False,
+        judges_start: bool = False,
     ) -> None:
         if not (recipe.epochs and recipe.rate):
             raise ValueError("a training needs a number of epochs and a rate")
@@ -158,6 +160,7 @@ class Training(Iterator[Epoch]):
         self._recipe = recipe
         self._judge = judge
         self._keeps_best = keeps_best
+        self._judges_start = judges_start
         self._groups: Sequence[ParameterGroup] = objective.groups()
         self._optimizer = _optimizer(self._groups, recipe)
         self._average = (
@@ -185,6 +188,8 @@ class Training(Iterator[Epoch]):
         if self.epoch >= recipe.epochs or stale:
             raise StopIteration
         started = time.monotonic()
+        if self.epoch == 0 and self._judges_start and self._judge:
+            self._keep_if_best(self._judge())
         losses = [loss for _, loss in self._epoch()]
         self.epoch += 1
         accuracy = self._judge() if self._judge else None

@@ -227,6 +227,21 @@ def test_an_objective_says_in_which_order_it_wants_images():
     assert rates == sorted(rates)
 
 
+def test_the_state_before_the_first_step_may_be_the_best():
+    judged = iter([0.9, 0.5, 0.9])
+    run = Training(
+        Linear(), IMAGES, TARGETS, Recipe(epochs=2, rate=0.01), judge=lambda: next(judged),
+        keeps_best=True, judges_start=True,
+    )  # fmt: skip
+    start = [value.clone() for value in weights(run)]
+
+    accuracies = [epoch.accuracy for epoch in run]
+    run.restore_best()
+
+    assert accuracies == [0.5, 0.9]
+    assert same(weights(run), start)
+
+
 def test_the_best_state_survives_a_resumption():
     judged = iter([0.9, 0.5])
     first = Training(
