@@ -147,6 +147,23 @@ class FittedNetwork(FittedHead):
         return rows
 
 
+def class_prototypes(
+    support: Float[Tensor, "M D"], targets: Int[Tensor, " M"], classes: int
+) -> Float[Tensor, "C D"]:
+    """The mean of each class, as it is."""
+    sums = support.new_zeros(classes, support.shape[1]).index_add(0, targets, support)
+    return sums / torch.bincount(targets, minlength=classes)[:, None]
+
+
+def prototypes_without(
+    support: Float[Tensor, "M D"], targets: Int[Tensor, " M"], classes: int, rows: Int[Tensor, " K"]
+) -> Float[Tensor, "K D"]:
+    """The mean of the other shots of the class of each row; of none it is close to zero."""
+    shots = torch.bincount(targets, minlength=classes)[targets[rows], None]
+    sums = class_prototypes(support, targets, classes)[targets[rows]] * shots
+    return (sums - support[rows]) / (shots - 1).clamp_min(1)
+
+
 def without_single_shots(
     log_odds: Float[Tensor, "K C"], targets: Int[Tensor, " K"], shots: Int[Tensor, " C"]
 ) -> Float[Tensor, "K C"]:
