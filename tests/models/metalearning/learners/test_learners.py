@@ -6,11 +6,15 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from models.encoders.architectures.conv4 import Conv4
-from models.metalearning import accuracies, start
+from models.heads.network import NetworkHead
+from models.metalearning import MetaMethod, accuracies, start
 from models.metalearning.episodes import Episodes, EpisodeShape, LabelSplit, TooFewForEpisodes
+from models.metalearning.heads import HeadMethod, HeadObjective, start_head
 from models.metalearning.learners import learners
+from models.training.loop import as_values
 from models.training.recipe import Recipe
 
 SHAPE = EpisodeShape(ways=4, shots=(1, 2), queries=3)
@@ -19,8 +23,13 @@ SHORTER: dict[str, dict[str, Any]] = {"maml": {"steps": 1}}
 QUICKER: dict[str, dict[str, Any]] = {
     "maml": {"inner": "head"},
     "lstm_learner": {"learner": "head"},
+    "in_context": {"layers": 1},
 }
+ENCODER_METHODS = [name for name, method in learners.items() if isinstance(method(), MetaMethod)]
+HEAD_METHODS = [name for name, method in learners.items() if isinstance(method(), HeadMethod)]
+SIGNAL, NOISE = 6, 12  # dimensions of embeddings in which labels differ, and in which they do not
 SPLIT = LabelSplit(list(range(28)), list(range(28, 32)), list(range(32, 40)))
+SPLIT_OF_HEADS = LabelSplit(list(range(108)), list(range(108, 112)), list(range(112, 120)))
 
 
 @pytest.fixture(autouse=True)
@@ -35,28 +44,64 @@ def drawings(characters):
     return characters(40, 6)
 
 
+@pytest.fixture(scope="module")
+def embeddings():
+    """Of more labels; most of their dimensions are noise, which a head can learn to look past."""
+    generator = torch.Generator().manual_seed(0)
+    targets = torch.arange(120).repeat_interleave(6)
+    centres = torch.randn(120, SIGNAL, generator=generator)
+    signal = centres[targets] + 0.3 * torch.randn(720, SIGNAL, generator=generator)
+    noise = torch.randn(720, NOISE, generator=generator)
+    return F.normalize(torch.cat([signal, noise], dim=1), dim=1), targets
+
+
+@pytest.fixture
+def data(name, request):
+    """What a method learns from: drawings or embeddings, and their labels."""
+    return request.getfixturevalue("embeddings" if name in HEAD_METHODS else "drawings")
+
+
+def split_of(name: str) -> LabelSplit:
+    return SPLIT_OF_HEADS if name in HEAD_METHODS else SPLIT
+
+
 def begin(
     name: str,
-    drawings,
+    data,
     *,
     epochs: int = 2,
     episodes: int = 4,
     fresh: bool = True,
     options: dict[str, Any] | None = None,
+    split: LabelSplit | None = None,
 ):
-    encoder = Conv4(width=8, image_side=28).build()
+    split = split or split_of(name)
+    method: Any = learners[name](**(options or SHORTER.get(name, {})))
     recipe = Recipe(epochs=epochs, rate=3e-3, schedule="cosine")
+    if name in HEAD_METHODS:
+        return start_head(
+            method, data[0], data[1], split, SHAPE, recipe, episodes_an_epoch=episodes
+        )
     return start(
-        learners[name](**(options or SHORTER.get(name, {}))),
-        encoder,
-        drawings[0],
-        drawings[1],
-        SPLIT,
+        method,
+        Conv4(width=8, image_side=28).build(),
+        data[0],
+        data[1],
+        split,
         SHAPE,
         recipe,
         episodes_an_epoch=episodes,
         fresh=fresh,
     )
+
+
+def moved(name: str) -> HeadObjective:
+    """Of a head method, with weights that are not those of the start."""
+    torch.manual_seed(0)
+    objective = HeadObjective(learners[name]().network(SIGNAL + NOISE)).eval()
+    for parameter in objective.network.parameters():
+        parameter.data += 0.2 * torch.randn_like(parameter)
+    return objective.requires_grad_(False)
 
 
 def weights(training) -> list[Tensor]:
@@ -68,31 +113,32 @@ def same(first: list[Tensor], second: list[Tensor]) -> bool:
 
 
 @pytest.mark.parametrize("name", learners)
-def test_it_gets_better_at_labels_that_it_never_saw(name, drawings):
-    training = begin(name, drawings, epochs=10, episodes=8, options=QUICKER.get(name))
-    harder = Episodes(drawings[1], SPLIT.test, EpisodeShape(ways=8, shots=1, queries=4))
+def test_it_gets_better_at_labels_that_it_never_saw(name, data):
+    count = 60 if name in HEAD_METHODS else 8
+    training = begin(name, data, epochs=10, episodes=count, options=QUICKER.get(name))
+    harder = Episodes(data[1], split_of(name).test, EpisodeShape(ways=8, shots=1, queries=4))
     generator = torch.Generator().manual_seed(1)
     episodes = [harder.draw(generator) for _ in range(30)]
-    before = float(accuracies(training.objective, drawings[0], episodes).mean())
+    before = float(accuracies(training.objective, data[0], episodes).mean())
 
     epochs = list(training)
     training.restore_best()
 
-    after = float(accuracies(training.objective, drawings[0], episodes).mean())
+    after = float(accuracies(training.objective, data[0], episodes).mean())
     assert epochs[-1].loss < epochs[0].loss
     assert after > before + 0.1
 
 
 @pytest.mark.parametrize("name", learners)
-def test_a_run_that_was_interrupted_goes_on_bit_for_bit(name, drawings):
-    whole = begin(name, drawings, epochs=3)
+def test_a_run_that_was_interrupted_goes_on_bit_for_bit(name, data):
+    whole = begin(name, data, epochs=3)
     losses = [epoch.loss for epoch in whole]
 
-    first = begin(name, drawings, epochs=3)
+    first = begin(name, data, epochs=3)
     next(first)
     state = first.state()
     torch.manual_seed(99)
-    second = begin(name, drawings, epochs=3)
+    second = begin(name, data, epochs=3)
     second.load(state)
 
     assert [epoch.loss for epoch in second] == losses[1:]
@@ -100,12 +146,11 @@ def test_a_run_that_was_interrupted_goes_on_bit_for_bit(name, drawings):
 
 
 @pytest.mark.parametrize("name", learners)
-def test_the_answer_for_a_query_does_not_depend_on_others(name, drawings):
-    training = begin(name, drawings)
+def test_the_answer_for_a_query_does_not_depend_on_others(name, data):
+    training = begin(name, data)
     next(training)
     objective = training.objective.eval()
-    images = drawings[0].float() / 255
-    rows = images[: 4 * 6].unflatten(0, (4, 6))
+    rows = as_values(data[0][: 4 * 6]).unflatten(0, (4, 6))
     support, query = rows[:, :2], rows[:, 2:].flatten(0, 1)
 
     def answer(queries: Tensor) -> Tensor:
@@ -119,9 +164,11 @@ def test_the_answer_for_a_query_does_not_depend_on_others(name, drawings):
 
 
 @pytest.mark.parametrize("name", learners)
-def test_labels_that_change_places_change_places_in_the_answer(name, drawings):
-    objective = begin(name, drawings).objective.eval()
-    rows = (drawings[0][: 4 * 6].float() / 255).unflatten(0, (4, 6))
+def test_labels_that_change_places_change_places_in_the_answer(name, data):
+    training = begin(name, data)
+    next(training)
+    objective = training.objective.eval()
+    rows = as_values(data[0][: 4 * 6]).unflatten(0, (4, 6))
     order = torch.tensor([2, 0, 3, 1])
 
     def answer(support: Tensor) -> Tensor:
@@ -134,12 +181,12 @@ def test_labels_that_change_places_change_places_in_the_answer(name, drawings):
 
 
 @pytest.mark.parametrize("name", learners)
-def test_what_looks_the_same_is_as_likely(name, drawings):
-    objective = begin(name, drawings).objective.eval()
-    image = drawings[0][:1].float() / 255
+def test_what_looks_the_same_is_as_likely(name, data):
+    objective = begin(name, data).objective.eval()
+    image = as_values(data[0][:1])
 
     with torch.no_grad():
-        prepared = objective.prepare(image.expand(10, -1, -1, -1))
+        prepared = objective.prepare(image.expand(10, *image.shape[1:]))
         support, query = prepared[:8].unflatten(0, (4, 2)), prepared[8:]
         probabilities = objective.logits(support, query).softmax(dim=1).detach()
 
@@ -147,8 +194,8 @@ def test_what_looks_the_same_is_as_likely(name, drawings):
 
 
 @pytest.mark.parametrize("name", learners)
-def test_only_labels_to_learn_from_are_learned_from(name, drawings):
-    training = begin(name, drawings)
+def test_only_labels_to_learn_from_are_learned_from(name, data):
+    training = begin(name, data)
     seen: set[int] = set()
     views = training.objective.make_views
 
@@ -159,12 +206,40 @@ def test_only_labels_to_learn_from_are_learned_from(name, drawings):
     training.objective.make_views = watched
     list(training)
 
-    assert seen <= set(SPLIT.train)
+    assert seen <= set(split_of(name).train)
 
 
 @pytest.mark.parametrize("name", learners)
-def test_a_pretrained_encoder_keeps_its_statistics(name, drawings):
-    training = begin(name, drawings, fresh=False)
+def test_no_image_is_support_and_query_of_an_episode(name, data):
+    training = begin(name, data)
+    loss, drawn = training.objective.loss, []
+
+    def watched(batch):
+        drawn.append(batch.positions)
+        return loss(batch)
+
+    training.objective.loss = watched
+    list(training)
+
+    assert len(drawn) == 8 // training.objective.tasks
+    for positions in drawn:
+        for episode in positions.chunk(training.objective.tasks):
+            assert len(set(episode.tolist())) == len(episode)
+
+
+@pytest.mark.parametrize("name", learners)
+def test_a_seed_gives_the_same_run(name, data):
+    first, second = begin(name, data), begin(name, data)
+    next(first)
+    torch.manual_seed(99)
+    next(second)
+
+    assert same(weights(first), weights(second))
+
+
+@pytest.mark.parametrize("name", ENCODER_METHODS)
+def test_a_pretrained_encoder_keeps_its_statistics(name, data):
+    training = begin(name, data, fresh=False)
     norms = [key for key in training.objective.state_dict() if "running" in key]
     before = {key: training.objective.state_dict()[key].clone() for key in norms}
 
@@ -175,19 +250,91 @@ def test_a_pretrained_encoder_keeps_its_statistics(name, drawings):
 
 
 @pytest.mark.parametrize("name", learners)
-def test_too_few_labels_are_refused(name, drawings):
-    short = SPLIT._replace(train=[0, 1, 2])
-    encoder = Conv4(width=8, image_side=28).build()
-
+def test_too_few_labels_are_refused(name, data):
     with pytest.raises(TooFewForEpisodes, match="4 labels need as many with 5 images each"):
-        start(
-            learners[name](),
-            encoder,
-            drawings[0],
-            drawings[1],
-            short,
-            SHAPE,
-            Recipe(epochs=1, rate=1e-3),
-            episodes_an_epoch=1,
-            fresh=True,
-        )
+        begin(name, data, options={}, split=split_of(name)._replace(train=[0, 1, 2]))
+
+
+@pytest.mark.parametrize("name", HEAD_METHODS)
+def test_a_head_starts_as_plain_prototypes(name, embeddings):
+    rows = embeddings[0][: 4 * 6].unflatten(0, (4, 6))
+    query = rows[:, 2:].flatten(0, 1)
+
+    with torch.no_grad():
+        log_odds = begin(name, embeddings).objective.logits(rows[:, :2], query)
+
+    distances = torch.cdist(query, rows[:, :2].mean(dim=1)).square()
+    assert torch.allclose(log_odds.log_softmax(1), (-10 * distances).log_softmax(1), atol=1e-4)
+
+
+@pytest.mark.parametrize("name", HEAD_METHODS)
+def test_all_that_a_head_has_learns_and_embeddings_stay(name, embeddings):
+    training = begin(name, embeddings)
+    before, stored = weights(training), embeddings[0].clone()
+
+    list(training)
+
+    after = weights(training)
+    assert not any(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    assert torch.equal(embeddings[0], stored)
+
+
+@pytest.mark.parametrize("name", HEAD_METHODS)
+def test_what_serves_answers_as_what_learned(name, embeddings):
+    objective = moved(name)
+    support, targets = embeddings[0][:30], embeddings[1][:30]
+    head = NetworkHead(network=objective.network, centered=False, temperature=1.0)
+
+    fitted = head.fit(support, targets, 5)
+
+    expected = objective.logits(support.unflatten(0, (5, 6)), embeddings[0][200:])
+    assert torch.allclose(fitted.scores(embeddings[0][200:]), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", HEAD_METHODS)
+def test_the_order_of_shots_does_not_matter(name, embeddings):
+    network = moved(name).network
+    support, targets = embeddings[0][:30], embeddings[1][:30]
+    order = torch.randperm(30, generator=torch.Generator().manual_seed(0))
+
+    condensed = [network.condense(support[o], targets[o], 5) for o in (torch.arange(30), order)]
+
+    first, second = (network.answer(each, embeddings[0][200:]) for each in condensed)
+    assert torch.allclose(first, second, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", HEAD_METHODS)
+def test_a_shot_is_left_out_as_by_a_head_without_it(name, embeddings):
+    """Each alone, where there are few shots or `left_out` is exact; a class may go with it."""
+    network = moved(name).network
+    few = torch.tensor([0, 1, 2, 6, 7, 12, 13, 14, 15, 18])
+    support, targets = embeddings[0][few], embeddings[1][few]
+    fitted = NetworkHead(network=network, centered=False, temperature=1.0).fit(support, targets, 4)
+
+    log_odds = fitted.leave_one_out(support, targets)
+
+    for row in range(9):
+        others = torch.arange(10) != row
+        condensed = network.condense(support[others], targets[others], 4)
+        expected = network.answer(condensed, support[row : row + 1])[0]
+        assert torch.allclose(log_odds[row].float(), expected, atol=1e-4)
+    assert log_odds[9, 3] == -torch.inf
+    if network.exact:
+        condensed = network.condense(support[:9], targets[:9], 3)
+        expected = network.answer(condensed, support[9:])[0]
+        assert torch.allclose(log_odds[9, :3].float(), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", HEAD_METHODS)
+def test_of_many_shots_it_is_left_out_alone_or_with_a_sixteenth(name, embeddings):
+    network = moved(name).network
+    support, targets = embeddings[0][:48], embeddings[1][:48]
+    fitted = NetworkHead(network=network, centered=False, temperature=1.0).fit(support, targets, 8)
+
+    (log_odds,) = fitted.leave_one_out(support[20:21], targets[20:21])
+
+    rows = torch.arange(48)
+    others = rows != 20 if network.exact else rows % 16 != 20 % 16
+    condensed = network.condense(support[others], targets[others], 8)
+    expected = network.answer(condensed, support[20:21])[0]
+    assert torch.allclose(log_odds.float(), expected, atol=1e-4)
