@@ -19,6 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from app import web
 from app.api import routers
 from app.api.parts import Parts
+from app.encoders.learned_heads import LearnedHeads
 from app.encoders.promotion import Promotions
 from app.encoders.versions import Versions
 from app.exchange.exports import Exports
@@ -135,7 +136,8 @@ def assemble(settings: Settings) -> Parts:
     embedder = _embedder(settings, db, versions, encoder_id, registry)
     files = VectorFiles(settings.vector_files, settings.min_free_bytes)
     vectors = Vectors(db, settings.vector_cache_bytes, files)
-    predictors = PredictorCache(db, vectors)
+    learned_heads = LearnedHeads(db, blobs)
+    predictors = PredictorCache(db, vectors, learned_heads.build)
     projects, labels = Projects(db, encoder_id, vectors), Labels(db)
     known = ProjectCache(db)
     uploads, annotations = Uploads(db, known, embedder, blobs), Annotations(db)
@@ -165,13 +167,14 @@ def assemble(settings: Settings) -> Parts:
         similar=SimilarImages(db, vectors),
         reports=Reports(db, predictors),
         maps=ImageMaps(db, vectors, predictors),
-        evaluations=Evaluations(db, vectors),
+        evaluations=Evaluations(db, vectors, learned_heads.build),
         exports=Exports(db, blobs, predictors),
         imports=Imports(db, uploads, annotations, labels),
         queue=JobQueue(
             db, settings.lease_seconds, settings.job_attempts, settings.job_backoff_seconds
         ),
         versions=versions,
+        learned_heads=learned_heads,
         promotions=Promotions(db, blobs, settings.max_pixels),
         webhooks=Webhooks(db, settings.webhooks_to_private_addresses),
         deliverer=Deliverer(db, private=settings.webhooks_to_private_addresses),

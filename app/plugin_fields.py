@@ -1,14 +1,13 @@
 """Fields that accept a plug-in by name, with its own options."""
 
+from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Annotated, Any, Literal, Union, get_type_hints
 
 from pydantic import ConfigDict, Field, TypeAdapter, create_model
 
-from models.registry import Registry
 
-
-def plugin_field(registry: Registry[Any], tag: str = "name") -> Any:
+def plugin_field(registry: Mapping[str, Any], tag: str = "name") -> Any:
     """A field that accepts any plug-in by name, with its own options.
 
     The OpenAPI document lists every plug-in and its defaults, and a new file adds itself.

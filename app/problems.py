@@ -245,6 +245,28 @@ class VersionNotFound(NotFound):
     """The encoder version does not exist."""
 
 
+class HeadNotFound(NotFound):
+    """The learned head does not exist."""
+
+
+class HeadMismatch(Problem):
+    """The learned head does not fit the encoder version."""
+
+    status = HTTPStatus.CONFLICT
+
+
+class HeadInUse(Problem):
+    """The learned head serves the project."""
+
+    status = HTTPStatus.CONFLICT
+
+
+class HeadUnavailable(Problem):
+    """The network of the learned head cannot be had."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+
+
 class WeightsRefused(Problem):
     """The weights are not those of the architecture."""
 

@@ -23,7 +23,7 @@ from scipy.stats import theilslopes
 
 from app.settings import Settings
 from app.sql.database import Database
-from app.sql.tables import Table
+from app.sql.tables import Project
 from bench.data import noise
 from bench.harness import DATABASE, Options, Result, option, run
 from bench.processes import (
@@ -187,7 +187,7 @@ def _sample(hours: float, folder: Path, db: Database, servers: list[Server]) -> 
             sample |= _usage(f"worker {number}", worker)
     try:
         with db.reading() as session:
-            for name, table in Table.metadata.tables.items():
+            for name, table in Project.metadata.tables.items():
                 count = session.scalar(sa.select(sa.func.count()).select_from(table))
                 sample[f"rows of {name}"] = count or 0
     except sa.exc.OperationalError:

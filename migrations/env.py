@@ -4,7 +4,7 @@ from alembic import context
 from sqlalchemy import Connection
 
 from app.sql.database import Database
-from app.sql.tables import Table
+from app.sql.tables import Project
 
 
 def run(connection: Connection) -> None:
@@ -12,7 +12,7 @@ def run(connection: Connection) -> None:
     sqlite = connection.dialect.name == "sqlite"
     context.configure(
         connection=connection,
-        target_metadata=Table.metadata,
+        target_metadata=Project.metadata,
         render_as_batch=sqlite,
         compare_type=True,
     )

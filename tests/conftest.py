@@ -280,6 +280,7 @@ def do(settings) -> Callable[..., JobContext | None]:
             "db": state.queue.db,
             "blobs": state.promotions.blobs,
             "versions": state.versions,
+            "learned_heads": state.learned_heads,
             "promotions": state.promotions,
             "max_pixels": settings.max_pixels,
             "cache_bytes": 1 << 28,

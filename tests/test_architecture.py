@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,10 +25,11 @@ from models.finetuning.methods import methods
 from models.heads.kinds import heads
 from models.metalearning.learners import learners
 from models.pretraining.methods import methods as pretexts
+from models.registry import Registry
 from models.runtimes.kinds import runtimes
 
 ROOT = Path(__file__).parent.parent
-REGISTRIES = {
+REGISTRIES: dict[str, Registry[Any]] = {
     "app/exchange/formats": formats,
     "app/jobs/kinds": kinds,
     "models/acquisition/strategies": strategies,

@@ -1,6 +1,5 @@
 """How heads and encoder versions do on episodes of labeled images."""
 
-from dataclasses import asdict
 from typing import Annotated, Any, Self
 from uuid import UUID
 
@@ -8,11 +7,12 @@ from fastapi import Request
 from pydantic import Field, model_validator
 
 from app.api import resource_router
+from app.api.heads import HeadChoice
 from app.api.parts import EvaluationService, parts_of
 from app.http.openapi import problem_responses
 from app.http.parameters import ProjectKey
-from app.plugin_fields import plugin_field
-from app.report.evaluation import Evaluated, EvaluationQuery, HeadChoice
+from app.report.evaluation import Evaluated, EvaluationQuery
+from app.sql.head_choices import document
 from handful.contract.common import Schema, Text
 from handful.contract.evaluate import (
     DifferenceRead,
@@ -26,7 +26,6 @@ from handful.contract.evaluate import (
 )
 from handful.contract.report import IntervalRead
 from models.evaluation.intervals import Interval
-from models.heads.kinds import heads
 from models.metalearning.episodes import EpisodeShape, bounds
 from models.metalearning.evaluation import EpisodeFigures, PairedFigures, ShotFigures
 from models.metalearning.intervals import Difference
@@ -35,7 +34,6 @@ router = resource_router("/v1/projects/{project}", tags=["report"])
 MOST_SUPPORT = 500  # images of an episode: `auto` is fitted to them in about half a second
 MOST_QUERIES = 1000
 Ways = Annotated[int, Field(ge=2, le=100)]
-HeadWish: Any = plugin_field(heads)
 Shots = Annotated[int, Field(ge=1, le=100)]
 
 
@@ -51,7 +49,7 @@ class EvaluationRequest(Schema):
     )
     queries: int = Field(default=5, ge=1, le=100, description="Query images of each label.")
     episodes: int = Field(default=600, ge=2, le=100_000)
-    heads: list[HeadWish] | None = Field(
+    heads: list[HeadChoice] | None = Field(
         default=None, min_length=1, max_length=8, description="Null: the project's."
     )
     versions: list[UUID] | None = Field(
@@ -106,10 +104,7 @@ class EvaluationRequest(Schema):
         """The same as the use case takes it."""
         choices: list[Any] = self.heads or []
         return EvaluationQuery(
-            heads=[
-                HeadChoice({"name": c.name, "options": asdict(c.options)}, c.options)
-                for c in choices
-            ],
+            heads=[document(choice.name, choice.options) for choice in choices],
             versions=self.versions or [],
             labels=self.labels,
             ways=self.range_of_ways,

@@ -9,6 +9,7 @@ from anyio import CapacityLimiter
 from fastapi import Depends, Request
 from prometheus_client import CollectorRegistry
 
+from app.encoders.learned_heads import LearnedHeads
 from app.encoders.promotion import Promotions
 from app.encoders.versions import Versions
 from app.exchange.exports import Exports
@@ -71,6 +72,7 @@ class Parts:
     imports: Imports
     queue: JobQueue
     versions: Versions
+    learned_heads: LearnedHeads
     promotions: Promotions
     webhooks: Webhooks
     deliverer: Deliverer
@@ -105,6 +107,7 @@ ExportService = Annotated[Exports, Depends(part(lambda parts: parts.exports))]
 ImageService = Annotated[StoredImages, Depends(part(lambda parts: parts.images))]
 ImportService = Annotated[Imports, Depends(part(lambda parts: parts.imports))]
 JobService = Annotated[JobQueue, Depends(part(lambda parts: parts.queue))]
+HeadService = Annotated[LearnedHeads, Depends(part(lambda parts: parts.learned_heads))]
 LabelService = Annotated[Labels, Depends(part(lambda parts: parts.labels))]
 LabelStudioService = Annotated[LabelStudioBackend, Depends(part(lambda parts: parts.label_studio))]
 MapService = Annotated[ImageMaps, Depends(part(lambda parts: parts.maps))]

@@ -1,6 +1,5 @@
 """Projects: sets of labels with the encoder and the head that serve them."""
 
-from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import Response
@@ -8,19 +7,17 @@ from pydantic import Field
 
 from app.api import resource_router
 from app.api.answers import page
+from app.api.heads import HeadChoice
 from app.api.parts import ProjectService
 from app.http.openapi import problem_responses
 from app.http.parameters import Cursor, IfMatch, Limit, ProjectKey, after, etag
 from app.labeling.projects import ProjectView
-from app.plugin_fields import plugin_field
+from app.sql.head_choices import document
 from handful.contract.common import Page, Schema
 from handful.contract.projects import Description, EncoderRead, Name, ProjectRead
-from models.heads.kinds import heads
 
 router = resource_router("/v1/projects", tags=["projects"])
-Head: Any = Annotated[
-    plugin_field(heads), Field(description="How queries are compared with the centroids.")
-]
+Head: Any = Annotated[HeadChoice, Field(description="How queries are compared with the centroids.")]
 
 
 def show_project(view: ProjectView) -> ProjectRead:
@@ -115,4 +112,4 @@ def delete_project(project: ProjectKey, projects: ProjectService, edition: IfMat
 
 
 def _head(head: Any) -> dict[str, Any]:
-    return {"name": head.name, "options": asdict(head.options)}
+    return document(head.name, head.options)

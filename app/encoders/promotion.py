@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from app.sql.columns import Float16s
 from app.sql.conflicts import retry_conflicts
 from app.sql.database import Database
+from app.sql.head_choices import without_learned
 from app.sql.lookups import find_project, find_version, page_of, usable_versions
 from app.sql.tables import (
     Embedding,
@@ -133,6 +134,7 @@ class Promotions:
             payload = {"version": str(version_id), "previous": str(project.encoder_id)}
             tell(session, project.id, Event.VERSION_PROMOTED, payload)
             project.encoder_id = version_id
+            project.head = without_learned(project.head)
             project.edition += 1
             project.updated_at = now()
         return True

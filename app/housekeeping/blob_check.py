@@ -10,12 +10,13 @@ from sqlalchemy.orm import Session
 
 from app.sql.blob_marks import in_use
 from app.sql.database import Database
-from app.sql.tables import EncoderVersion, Image, Job, Project
+from app.sql.tables import EncoderVersion, Image, Job, LearnedHead, Project
 from app.storage.blobs import PREFIXES, Blobs
 
 ADVICE = {
     "image": "upload the same picture again, restore the file from a backup, or delete the image",
     "weights": "restore the file from a backup; without it the version cannot serve",
+    "head": "restore the file from a backup, or give the project another head",
     "checkpoint": "nothing: the job starts over",
     "predictions": "start another job of the same kind, or restore the file from a backup",
 }
@@ -27,8 +28,8 @@ ORPHANED = "nothing: a sweep removes it an hour after another has seen it"
 class BlobUse:
     """A row that refers to a file."""
 
-    kind: str  # "image", "weights", "checkpoint" or "predictions"
-    id: str  # of the image, encoder version or job
+    kind: str  # "image", "weights", "head", "checkpoint" or "predictions"
+    id: str  # of the image, encoder version, learned head or job
     project: str | None
 
 
@@ -97,6 +98,9 @@ def _uses_by_service(session: Session) -> Uses:
     of_weights = select(
         EncoderVersion.weights, literal("weights"), EncoderVersion.id, literal(None)
     )
+    of_heads = select(LearnedHead.weights, literal("head"), LearnedHead.id, Project.name).join(
+        Project, Project.id == LearnedHead.project_id
+    )
     of_jobs = [
         select(column, literal(kind), Job.id, Project.name)
         .join(Project, Project.id == Job.project_id)
@@ -104,7 +108,7 @@ def _uses_by_service(session: Session) -> Uses:
         for column, kind in ((Job.checkpoint, "checkpoint"), (Job.predictions, "predictions"))
     ]
     uses: Uses = defaultdict(list)
-    for query in (of_weights, *of_jobs):
+    for query in (of_weights, of_heads, *of_jobs):
         _collect(session, query, uses)
     return uses
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, delete, func, inspect, or_, select, tuple_, update
 
+from app.sql.columns import Table
 from app.sql.conflicts import retry_conflicts
 from app.sql.database import Database
 from app.sql.tables import (
@@ -17,7 +18,6 @@ from app.sql.tables import (
     Removal,
     Reservation,
     StoredResponse,
-    Table,
 )
 
 AT_ONCE = 1000  # rows of one transaction, so that nobody waits for long

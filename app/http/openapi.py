@@ -23,6 +23,7 @@ TAGS = (
     "augmentations",
     "pretraining",
     "encoders",
+    "heads",
     "label studio",
     "webhooks",
     "service",

@@ -12,6 +12,7 @@ from uuid import UUID
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from app.encoders.learned_heads import LearnedHeads
 from app.encoders.promotion import Promotions
 from app.encoders.versions import Versions
 from app.jobs.job_queue import Claim, JobQueue
@@ -41,6 +42,7 @@ class JobContext:
     db: Database
     blobs: Blobs
     versions: Versions
+    learned_heads: LearnedHeads
     promotions: Promotions
     max_pixels: int
     cache_bytes: int  # for decoded images

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from app.encoders.learned_heads import LearnedHeads
 from app.encoders.promotion import Promotions
 from app.encoders.versions import Versions
 from app.inference.process import die_with_parent, keep_freed_memory
@@ -54,6 +55,7 @@ def run_job(settings: Settings, claim: Claim, beat: Any) -> None:
         db=db,
         blobs=blobs,
         versions=Versions(db, blobs, device),
+        learned_heads=LearnedHeads(db, blobs),
         promotions=Promotions(db, blobs, settings.max_pixels),
         max_pixels=settings.max_pixels,
         cache_bytes=settings.training_cache_bytes,

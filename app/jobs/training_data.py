@@ -14,6 +14,7 @@ from torch import Tensor
 
 from app.jobs.context import JobContext
 from app.problems import TooFewImages
+from app.sql.head_choices import without_learned
 from app.sql.tables import Image, Label, Project
 from models.heads import Head
 from models.heads.kinds import heads
@@ -89,8 +90,9 @@ class TrainingData:
 
     @property
     def head(self) -> Head:
-        """Not fitted yet."""
-        head: Head = heads[self.head_choice["name"]](**self.head_choice["options"])
+        """That a new version would have, not fitted yet; learned ones fit the champion alone."""
+        choice = without_learned(self.head_choice)
+        head: Head = heads[choice["name"]](**choice["options"])
         return head
 
     def pack(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from app.problems import AlreadyExists, InvalidRequest, Stale
 from app.sql.conflicts import retry_conflicts
 from app.sql.database import Database
+from app.sql.head_choices import require_fit
 from app.sql.lookups import find_project, page_of, parse_id
 from app.sql.tables import EncoderVersion, Image, Label, Project, ProjectVersion, now
 from app.vectors.matrices import Vectors
@@ -73,6 +74,7 @@ class Projects:
         )
         try:
             with self.db.writing() as session:
+                require_fit(session, project, head)
                 session.add(project)
         except IntegrityError as error:
             raise AlreadyExists(f"there is already a project named {name!r}") from error
@@ -95,6 +97,8 @@ class Projects:
 
         Raises:
             Stale: `edition` is given and is not the current one.
+            HeadNotFound: the project has no such learned head.
+            HeadMismatch: the learned head does not fit the version that serves.
         """
         if "name" in changes:
             changes["name"] = clean_name(changes["name"])
@@ -102,6 +106,8 @@ class Projects:
             with self.db.writing() as session:
                 project = find_project(session, key, lock=True)
                 check_edition(project.edition, edition)
+                if "head" in changes:
+                    require_fit(session, project, changes["head"])
                 for field, value in changes.items():
                     setattr(project, field, value)
                 project.edition += 1

@@ -2,8 +2,8 @@
 
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable
-from typing import NamedTuple
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import numpy as np
@@ -18,8 +18,8 @@ from app.vectors.matrices import GONE, Revision, Snapshot, Vectors
 from models.embeddings import alignment
 from models.embeddings.alignment import Alignment
 from models.heads import Head
-from models.heads.kinds import heads
 
+BuildHead = Callable[[Mapping[str, Any]], Head]  # of how a project names it
 MOST_PREDICTORS = 16
 MOST_BRIDGES = 4
 BRIDGE_IMAGES = 4096  # that one is fitted to, at most
@@ -36,8 +36,9 @@ class _FittedBridge(NamedTuple):
 class PredictorCache:
     """The predictors of projects, fitted again when what they rest on has changed."""
 
-    def __init__(self, db: Database, vectors: Vectors) -> None:
+    def __init__(self, db: Database, vectors: Vectors, build_head: BuildHead) -> None:
         self._db = db
+        self._build_head = build_head
         self._vectors = vectors
         self._fitted: OrderedDict[Hashable, Predictor] = OrderedDict()
         # By project the latest, and the state of the project that it was looked up for.
@@ -75,7 +76,7 @@ class PredictorCache:
 
     def _fit(self, project: Project, revision: Revision | None) -> Predictor:
         """Fitted to a revision, or to what is at least as new as the project's."""
-        options: Head = heads[project.head["name"]](**project.head["options"])
+        options = self._build_head(project.head)
         of = project.id, project.encoder_id
         if revision is None:
             revision = self._vectors.at_once(*of, everything=options.uses_mean)

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from torch import Tensor
 
 from app.prediction.predictor import Predictor
+from app.sql.head_choices import LEARNED
 from app.sql.tables import Reservation
 from handful.contract.report import ALIKE
 from models.embeddings.near_duplicates import contradicting_twins
@@ -28,6 +29,7 @@ from models.evaluation.intervals import Interval, weighted_accuracy, wilson
 from models.evaluation.label_errors import label_errors
 from models.heads import FittedHead
 from models.heads.kinds import heads
+from models.heads.network import NetworkHead
 from models.registry import plugin_name
 
 FEWEST_JUDGED = 10  # images, for figures that a word can rest on
@@ -85,6 +87,7 @@ class HeadDescription(NamedTuple):
     name: str
     options: dict[str, Any]
     log_losses: dict[str, float | None]  # of all that it was chosen from; None: not to be told
+    leave_one_out: str
 
 
 @dataclass(frozen=True)
@@ -213,10 +216,13 @@ def _accuracy(
 
 def _describe_head(head: FittedHead) -> HeadDescription:
     """What a fitted head is, and what it was chosen from."""
+    learned, options = isinstance(head.options, NetworkHead), dict(vars(head.options))
+    options.pop("network", None)
     return HeadDescription(
-        plugin_name(head.options),
-        dict(vars(head.options)),
+        LEARNED if learned else plugin_name(head.options),
+        options,
         {name: None if math.isnan(loss) else loss for name, loss in head.losses.items()},
+        "exact" if head.leaves_out_exactly else "folds",
     )
 
 

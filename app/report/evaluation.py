@@ -3,7 +3,7 @@
 import threading
 import time
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -17,31 +17,25 @@ from torch import Tensor
 
 from app.problems import InvalidRequest, LabelNotFound, LabelsDoNotSuffice, NotEmbedded, Overloaded
 from app.sql.database import Database
+from app.sql.head_choices import choices_by_version
 from app.sql.lookups import find_project, find_version, parse_id
 from app.sql.tables import Image, TrainingImage
 from app.vectors.matrices import Revision, Snapshot, Vectors
 from models.heads import Head
-from models.heads.kinds import heads
 from models.metalearning.episodes import Range, TooFewForEpisodes
 from models.metalearning.evaluation import EpisodeModel, EpisodicEvaluation, ShotFigures
 from models.metalearning.intervals import FEW_LABELS
+from models.registry import plugin_name
 
 AT_ONCE = 2  # evaluations; one more is told to come again
 MOST_FEATURES = 2000  # random ones of a head: more cost seconds and hundreds of MB an episode
 MOST_NAMED = 100  # labels with too few images that a problem names
 
 
-class HeadChoice(NamedTuple):
-    """A head, and what it is called."""
-
-    document: dict[str, Any]  # its name and options
-    head: Head
-
-
 class EvaluationQuery(NamedTuple):
     """What to evaluate, and on which episodes."""
 
-    heads: Sequence[HeadChoice]  # none: the project's
+    heads: Sequence[dict[str, Any]]  # their names and options; none: the project's
     versions: Sequence[UUID]  # none: the one that serves
     labels: Sequence[str] | None  # names or ids; None: all
     ways: Range
@@ -89,6 +83,7 @@ class Evaluations:
 
     db: Database
     vectors: Vectors
+    build_head: Callable[[Mapping[str, Any]], Head]
     clock: Callable[[], float] = time.monotonic
     _turns: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(AT_ONCE))
 
@@ -103,6 +98,7 @@ class Evaluations:
         Raises:
             LabelsDoNotSuffice: labels are too few, or have too few images.
             NotEmbedded: a version has embedded no labeled image.
+            HeadMismatch: a learned head fits none of the versions.
             Overloaded: as many evaluations run as may at the same time.
         """
         if not self._turns.acquire(blocking=False):
@@ -123,22 +119,24 @@ class Evaluations:
             versions = [find_version(session, project, v).id for v in query.versions]
             versions = versions or [project.encoder_id]
             learned = [_learned_images(session, project.id, version) for version in versions]
-        choices = query.heads or [_choice(project.head)]
-        _require_small(choices)
-        needs_mean = any(choice.head.uses_mean for choice in choices)
+            choices = choices_by_version(session, project, query.heads, versions)
+        heads = [[self.build_head(choice) for choice in part] for part in choices]
+        every_head = [head for part in heads for head in part]
+        _require_small(every_head)
+        needs_mean = any(head.uses_mean for head in every_head)
         revisions = [
             self.vectors.at_once(project.id, version, everything=needs_mean) for version in versions
         ]
         images = _common_images(versions, revisions)
         models, judged = [], []
-        for version, revision, rows, count in zip(
-            versions, revisions, images.rows, learned, strict=True
+        for n, (version, revision, rows) in enumerate(
+            zip(versions, revisions, images.rows, strict=True)
         ):
             everything = revision.everything.mean
             mean = everything.vector if everything else None
-            for choice in choices:
-                models.append(EvaluatedModel(version, choice.document, count))
-                judged.append(EpisodeModel(choice.head, revision.support.vectors, mean, rows))
+            for choice, head in zip(choices[n], heads[n], strict=True):
+                models.append(EvaluatedModel(version, choice, learned[n]))
+                judged.append(EpisodeModel(head, revision.support.vectors, mean, rows))
         deadline = self.clock() + query.seconds
         work = _prepare(judged, images, query)
         for _ in work.steps():
@@ -158,17 +156,13 @@ class Evaluations:
         )
 
 
-def _choice(document: dict[str, Any]) -> HeadChoice:
-    return HeadChoice(document, heads[document["name"]](**document["options"]))
-
-
-def _require_small(choices: Sequence[HeadChoice]) -> None:
-    for choice in choices:
-        features = getattr(choice.head, "features", 0)
+def _require_small(heads: Sequence[Head]) -> None:
+    for head in heads:
+        features = getattr(head, "features", 0)
         if features > MOST_FEATURES:
             raise InvalidRequest(
-                f"head {choice.document['name']!r} has {features} random features, and is fitted "
-                f"anew for each episode: name heads with at most {MOST_FEATURES}"
+                f"head {plugin_name(head)!r} has {features} random features, and is fitted anew "
+                f"for each episode: name heads with at most {MOST_FEATURES}"
             )
 
 

@@ -13,9 +13,15 @@ from sqlalchemy.orm import Session
 from app.sql.conflicts import retry_conflicts
 from app.sql.database import Database
 from app.sql.lookups import portions
-from app.sql.tables import DoomedBlob, EncoderVersion, Image, Job
+from app.sql.tables import DoomedBlob, EncoderVersion, Image, Job, LearnedHead
 
-REFERENCES = (Image.sha256, EncoderVersion.weights, Job.checkpoint, Job.predictions)
+REFERENCES = (
+    Image.sha256,
+    EncoderVersion.weights,
+    LearnedHead.weights,
+    Job.checkpoint,
+    Job.predictions,
+)
 
 
 class BlobSwept(RuntimeError):

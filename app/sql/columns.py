@@ -1,11 +1,14 @@
-"""Columns that databases keep otherwise than Python."""
+"""Columns that databases keep otherwise than Python, and the base of all tables."""
 
 from datetime import UTC, datetime
+from typing import Any, ClassVar
+from uuid import UUID
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import DateTime, LargeBinary, String, TypeDecorator
+from sqlalchemy import JSON, DateTime, LargeBinary, MetaData, String, TypeDecorator, Uuid
 from sqlalchemy.engine import Dialect
+from sqlalchemy.orm import DeclarativeBase
 
 from app.problems import InvalidRequest
 from handful.contract.common import UNPRINTABLE
@@ -49,3 +52,23 @@ class Moment(TypeDecorator[datetime]):
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         return None if value is None else value.replace(tzinfo=value.tzinfo or UTC)
+
+
+class Table(DeclarativeBase):
+    """Base of every table: constraint names that Alembic can rely on."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "%(table_name)s_%(column_0_N_name)s_idx",
+            "uq": "%(table_name)s_%(column_0_N_name)s_key",
+            "fk": "%(table_name)s_%(column_0_name)s_fkey",
+            "pk": "%(table_name)s_pkey",
+        }
+    )
+    type_annotation_map: ClassVar[dict[Any, Any]] = {
+        datetime: Moment,
+        str: Text,
+        dict[str, Any]: JSON,
+        list[str]: JSON,
+        UUID: Uuid,
+    }

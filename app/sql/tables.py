@@ -1,7 +1,7 @@
 """The whole schema."""
 
 from datetime import UTC, datetime, timedelta
-from typing import Any, ClassVar
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
@@ -10,15 +10,13 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     LargeBinary,
-    MetaData,
     String,
     UniqueConstraint,
-    Uuid,
 )
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import Mapped, mapped_column
 from uuid_utils.compat import uuid7
 
-from app.sql.columns import Float16s, Moment, Text, Vector
+from app.sql.columns import Float16s, Table, Text, Vector
 from handful.contract.common import NAME_LENGTH
 from handful.contract.jobs import JobState
 
@@ -31,26 +29,6 @@ def now() -> datetime:
 def id_time(uuid: UUID) -> datetime:
     """When a UUIDv7 was made, to the millisecond: its first 48 bits (RFC 9562, 5.7)."""
     return datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=uuid.int >> 80)
-
-
-class Table(DeclarativeBase):
-    """Base of every table: constraint names that Alembic can rely on."""
-
-    metadata = MetaData(
-        naming_convention={
-            "ix": "%(table_name)s_%(column_0_N_name)s_idx",
-            "uq": "%(table_name)s_%(column_0_N_name)s_key",
-            "fk": "%(table_name)s_%(column_0_name)s_fkey",
-            "pk": "%(table_name)s_pkey",
-        }
-    )
-    type_annotation_map: ClassVar[dict[Any, Any]] = {
-        datetime: Moment,
-        str: Text,
-        dict[str, Any]: JSON,
-        list[str]: JSON,
-        UUID: Uuid,
-    }
 
 
 class EncoderVersion(Table):
@@ -339,6 +317,25 @@ class ProjectVersion(Table):
     project_id: Mapped[UUID] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"))
     job_id: Mapped[UUID | None] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
     metrics: Mapped[dict[str, Any]]  # how it was judged; empty for an upload
+
+
+class LearnedHead(Table):
+    """A head that a job has learned on the embeddings of a version; its weights never change."""
+
+    __tablename__ = "learned_heads"
+    __table_args__ = (UniqueConstraint("job_id"), Index(None, "project_id", "id"))
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
+    project_id: Mapped[UUID] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"))
+    encoder_id: Mapped[UUID] = mapped_column(
+        ForeignKey("encoder_versions.id", ondelete="CASCADE"), index=True
+    )
+    job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    method: Mapped[str] = mapped_column(Text(100))  # by which it was learned, and its options
+    options: Mapped[dict[str, Any]]
+    weights: Mapped[str] = mapped_column(Text(64))  # SHA-256 of the safetensors file
+    metrics: Mapped[dict[str, Any]]  # how it was judged
+    created_at: Mapped[datetime] = mapped_column(default=now)
 
 
 class TrainingImage(Table):

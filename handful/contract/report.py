@@ -1,6 +1,6 @@
 """How good a project is, what is wrong with its labels, and whether they are enough."""
 
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 from pydantic import BaseModel, Field
@@ -111,6 +111,11 @@ class ChosenRead(BaseModel):
     log_losses: dict[str, float | None] = Field(
         description="With the heads `auto` and `blend`, of all that they were made from, labels "
         "counting alike. Null: with one shot of each label there is nothing to leave out."
+    )
+    leave_one_out: Literal["exact", "folds"] = Field(
+        description="How images are judged by others: `exact`, each by all others; `folds`, with a "
+        "sixteenth of the labeled images left out at a time, by a learned head that would take "
+        "too long otherwise."
     )
 
 

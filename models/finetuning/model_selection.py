@@ -150,9 +150,15 @@ class Selection(Iterator[SelectionProgress]):
         """Of each repetition."""
         return self._folds
 
-    def predict(self, embeddings: Float[Tensor, "M D"]) -> Int[Tensor, "R M"]:
-        """The class of each image in each repetition by the head, fitted to the other folds."""
-        return predict(self._head, embeddings, self._targets, self._folds)
+    def predict(
+        self, embeddings: Float[Tensor, "M D"], head: Head | None = None
+    ) -> Int[Tensor, "R M"]:
+        """The class of each image in each repetition by a head, fitted to the other folds.
+
+        Args:
+            head: None: the one with which methods are selected.
+        """
+        return predict(head or self._head, embeddings, self._targets, self._folds)
 
     def result(self) -> Selected:
         """What came out, once all epochs are done."""

@@ -72,6 +72,11 @@ class FittedHead(ABC):
     # The same of each head that it was chosen from.
     losses: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def leaves_out_exactly(self) -> bool:
+        """Whether `leave_one_out` is what another fit without the image says."""
+        return True
+
     @abstractmethod
     def scores(self, queries: Float[Tensor, "Q D"]) -> Float[Tensor, "Q C"]:
         """How well each class suits; differences within a row, by the temperature, are log odds."""

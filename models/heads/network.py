@@ -114,6 +114,10 @@ class FittedNetwork(FittedHead):
     normalized: Float[Tensor, "M D"]  # the support, as the network sees it
     targets: Int[Tensor, " M"]
 
+    @property
+    def leaves_out_exactly(self) -> bool:
+        return self.network.exact
+
     @torch.no_grad()
     def scores(self, queries: Float[Tensor, "Q D"]) -> Float[Tensor, "Q C"]:
         """The log odds that the network says."""

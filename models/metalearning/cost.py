@@ -2,10 +2,12 @@
 
 import torch
 from torch import Generator
+from torch.nn import functional as F
 
 from models.encoders import Encoder
 from models.metalearning import MetaMethod, part_size, start
 from models.metalearning.episodes import EpisodeShape, LabelSplit, bounds
+from models.metalearning.heads import HeadMethod, start_head
 from models.training.cost import Cost, measure_steps
 from models.training.recipe import Recipe
 
@@ -45,7 +47,7 @@ def measure_episodes(
         fresh=False,
     )
     step, tasks = measure_steps(training), training.objective.tasks
-    mean = sum(bounds(shape.ways)) / 2 * (sum(bounds(shape.shots)) / 2 + shape.queries)
+    mean = _mean_images(shape)
     most = bounds(shape.ways)[1] * shape.images
     held = min(most, part) if training.objective.works_in_parts else most * tasks
     activations = step.activations // tasks * held // count
@@ -53,3 +55,36 @@ def measure_episodes(
     return Cost(
         step.seconds / tasks / count * mean * episodes, 4 * step.weights + activations + pixels
     )
+
+
+def measure_head_episodes(
+    method: HeadMethod, dim: int, shape: EpisodeShape, episodes: int, images: int
+) -> Cost:
+    """The same for a head, by some of the largest episodes.
+
+    Args:
+        dim: components of an embedding.
+        images: that are labeled, whose embeddings lie in memory twice.
+    """
+    ways, shots = bounds(shape.ways)[1], bounds(shape.shots)[1]
+    largest = EpisodeShape(ways=ways, shots=shots, queries=shape.queries)
+    count = ways * largest.images
+    training = start_head(
+        method,
+        F.normalize(torch.randn(count, dim, generator=Generator().manual_seed(0)), dim=1),
+        torch.arange(ways).repeat_interleave(largest.images),
+        LabelSplit(list(range(ways)), [], []),
+        largest,
+        Recipe(epochs=1 + STEPS, rate=1e-6),
+        episodes_an_epoch=1,
+    )
+    step = measure_steps(training)
+    return Cost(
+        step.seconds / count * _mean_images(shape) * episodes,
+        4 * step.weights + step.activations + 2 * 4 * dim * images,
+    )
+
+
+def _mean_images(shape: EpisodeShape) -> float:
+    """Of an episode."""
+    return sum(bounds(shape.ways)) / 2 * (sum(bounds(shape.shots)) / 2 + shape.queries)

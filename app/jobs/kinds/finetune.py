@@ -149,8 +149,8 @@ class Finetune:
             material.data,
             correctness(selected.predicted, targets),
             {"prototypes": correctness(selection.predict(selection.embeddings), targets)},
-            lambda champion: correctness(
-                selection.predict(embed_all(champion, material.images)), targets
+            lambda champion, head: correctness(
+                selection.predict(embed_all(champion, material.images), head), targets
             ),
         )
         return Trained(

@@ -1,27 +1,32 @@
 """Meta-learning: learn from labels of earlier work how to learn new ones from a handful."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from math import ceil
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 from sqlalchemy.orm import Session
+from torch import Tensor
 
 from app.encoders.versions import json_options
 from app.jobs.context import Checked, JobContext, JobFailed
 from app.jobs.decoded_images import DecodedImages, decode_readable
+from app.jobs.head_training import HeadResult, TrainedHead, embeddings_of, train_head
 from app.jobs.kinds import kinds
 from app.jobs.planning.label_splits import (
     EPISODES,
+    EPISODES_OF_HEADS,
     USUAL_SHAPE,
     LabelPool,
     SplitOptions,
     divide,
-    find_labels,
+    find_parts,
+    pack_training_data,
     read_labels,
-    short_of_images,
+    read_training_data,
+    tell_left_out,
 )
 from app.jobs.planning.starting_point import (
     EncoderChoice,
@@ -31,16 +36,24 @@ from app.jobs.planning.starting_point import (
 from app.jobs.promotion import Promote, VersionResult
 from app.jobs.training import LearningStep, Trained, speed, train_version
 from app.jobs.training_data import TrainingData
-from app.jobs.verdicts.new_labels import judge_on_new_labels, predictions_before
+from app.jobs.verdicts.new_labels import (
+    NewLabels,
+    judge_head_on_new_labels,
+    judge_on_new_labels,
+    predictions_before,
+)
 from app.plugin_fields import plugin_field, plugins_from
 from app.problems import InvalidRequest, LabelsDoNotSuffice
 from app.sql.lookups import find_project
 from app.sql.tables import EncoderVersion, Project
 from handful.contract.common import Text
-from handful.contract.jobs import Figure, Progress, VerdictRead
+from handful.contract.jobs import Figure, Progress
 from models.encoders import Encoder, EncoderUnavailable
+from models.heads import center_and_normalize
+from models.heads.network import NetworkHead
 from models.metalearning import LeakingNorms, require_no_leak, start
 from models.metalearning.episodes import EpisodeShape
+from models.metalearning.heads import HeadMethod, start_head
 from models.metalearning.inner_loop import InnerLoopDiverged
 from models.metalearning.learners import learners
 from models.training.loop import Diverged, Epoch, Training
@@ -51,6 +64,7 @@ METHOD = {"name": "prototypical"}
 AN_EPOCH = 20  # episodes
 EPISODES_FROM_RANDOM = 1000  # where the client leaves it open
 RATE, RATE_FROM_RANDOM = 1e-4, 1e-3
+AN_EPOCH_OF_HEADS, RATE_OF_HEADS = 100, 1e-3
 Range = Annotated[int | tuple[int, int], Field(union_mode="left_to_right")]
 
 
@@ -134,6 +148,11 @@ class Metatrain:
     def check(self, session: Session, project: Project) -> Checked:
         if getattr(self.encoder and self.encoder.options, "weights", None):
             raise InvalidRequest("a new encoder starts from random weights: leave `weights` out")
+        if isinstance(self.method.options, HeadMethod) and self.starts_fresh:
+            raise InvalidRequest(
+                f"{self.method.name!r} learns a head and leaves the encoder as it is: leave "
+                "`encoder` out, and `start` as it is"
+            )
         others = [find_project(session, key) for key in self.projects]
         if project.id in {other.id for other in others}:
             raise InvalidRequest(
@@ -143,18 +162,16 @@ class Metatrain:
         settled = replace(
             self,
             projects=[str(other.id) for other in others],
-            validation=find_labels(session, project, self.validation),
-            test=find_labels(session, project, self.test),
+            **find_parts(session, project, validation=self.validation, test=self.test),
         )
-        if both := set(settled.validation) & set(settled.test):
-            raise InvalidRequest(f"{len(both)} label(s) are named by both `validation` and `test`")
         labeled, own = read_labels(session, project.id, settled.projects)
         divide(labeled, own, settled.split_options, self.shape)
-        current = session.get_one(EncoderVersion, project.encoder_id)
-        try:
-            require_no_leak(architecture_of(self.encoder, current).build(pretrained=False))
-        except (LeakingNorms, EncoderUnavailable) as error:
-            raise InvalidRequest(str(error)) from error
+        if not isinstance(self.method.options, HeadMethod):
+            current = session.get_one(EncoderVersion, project.encoder_id)
+            try:
+                require_no_leak(architecture_of(self.encoder, current).build(pretrained=False))
+            except (LeakingNorms, EncoderUnavailable) as error:
+                raise InvalidRequest(str(error)) from error
         fingerprint = sha256(str(project.encoder_id).encode())
         for example in labeled.examples:
             fingerprint.update(example.image_id.bytes + example.label_id.bytes)
@@ -164,11 +181,13 @@ class Metatrain:
     def split_options(self) -> SplitOptions:
         return SplitOptions(self.validation, self.test, self.separator, self.seed)
 
-    def run(self, context: JobContext) -> VersionResult:
+    def run(self, context: JobContext) -> VersionResult | HeadResult:
+        if isinstance(self.method.options, HeadMethod):
+            return train_head(context, MetatrainedHead(self, self.method.options), self.promote)
         return train_version(context, self, 0)
 
     def gather(self, context: JobContext, packed: dict[str, Any] | None) -> "MetatrainImages":
-        data, own = _unpack(packed) if packed else self._read(context)
+        data, own = read_training_data(context, packed, self.projects)
         encoder = encoder_to_start_from(
             context, data.base, self.encoder, fresh=self.starts_fresh, seed=self.seed
         )
@@ -176,11 +195,7 @@ class Metatrain:
         positions, images = decode_readable(context, digests, encoder)
         own = sum(position < own for position in positions)
         data = replace(data, labeled=data.labeled.only(positions))
-        try:
-            pool = divide(data.labeled, own, self.split_options, self.shape)
-        except LabelsDoNotSuffice as error:
-            raise JobFailed(str(error)) from error
-        return MetatrainImages(data, encoder, images, pool)
+        return MetatrainImages(data, encoder, images, self.divide(data, own))
 
     def begin(
         self,
@@ -189,13 +204,8 @@ class Metatrain:
         batch_size: int,
         state: dict[str, Any] | None,
     ) -> "Metatrainer":
-        if state is None and (short := short_of_images(material.pool, self.shape)):
-            names = ", ".join(map(repr, short[:10])) + (" …" if len(short) > 10 else "")
-            context.message(
-                f"{len(short)} label(s) have fewer than {self.shape.images} images and are left "
-                f"out: {names}",
-                labels=short[:100],
-            )
+        if state is None:
+            tell_left_out(context, material.pool, self.shape)
         fresh = self.starts_fresh
         episodes = self.episodes or (EPISODES_FROM_RANDOM if fresh else EPISODES)
         epochs = ceil(episodes / AN_EPOCH)
@@ -206,13 +216,7 @@ class Metatrain:
             material.data.labeled.targets,
             material.pool.split,
             self.shape,
-            Recipe(
-                epochs=epochs,
-                rate=self.rate or (RATE_FROM_RANDOM if fresh else RATE),
-                weight_decay=self.weight_decay,
-                schedule="cosine",
-                seed=self.seed,
-            ),
+            self.recipe(epochs, RATE_FROM_RANDOM if fresh else RATE),
             episodes_an_epoch=ceil(episodes / epochs),
             fresh=fresh,
         )
@@ -226,25 +230,89 @@ class Metatrain:
         """Beside the version and head that serve now, and the frozen encoder, on new labels."""
         data, pool = material.data, material.pool
         base = context.through_outages(lambda: context.versions.load(data.base))
-        verdict = judge_on_new_labels(
-            context, data, pool, self.shape, learner.encoder, base, seed=self.seed
-        )
+        new_labels = NewLabels(pool, self.shape, seed=self.seed)
+        encoder = learner.objective.encoder
+        verdict = judge_on_new_labels(context, data, new_labels, encoder, base)
         return Trained(
-            learner.encoder,
-            MetatrainVerdict(**dict(verdict), labels=LabelNames.of(pool)),
+            encoder,
+            verdict,
             architecture=self.encoder and (self.encoder.name, json_options(self.encoder.options)),
             predicted=predictions_before(context, data, pool, base),
         )
 
-    def _read(self, context: JobContext) -> tuple[TrainingData, int]:
-        def read() -> tuple[TrainingData, int]:
-            with context.db.reading() as session:
-                project = session.get_one(Project, context.project_id)
-                labeled, own = read_labels(session, project.id, self.projects)
-                champion, head = project.encoder_id, project.head
-            return TrainingData(labeled, champion, context.versions.base(champion), head), own
+    def recipe(self, epochs: int, usual_rate: float) -> Recipe:
+        """How to train."""
+        return Recipe(
+            epochs=epochs,
+            rate=self.rate or usual_rate,
+            weight_decay=self.weight_decay,
+            schedule="cosine",
+            seed=self.seed,
+        )
 
-        return context.through_outages(read)
+    def divide(self, data: TrainingData, own: int) -> LabelPool:
+        """What each label is there for, among those with readable images."""
+        try:
+            return divide(data.labeled, own, self.split_options, self.shape)
+        except LabelsDoNotSuffice as error:
+            raise JobFailed(str(error)) from error
+
+
+@dataclass(frozen=True)
+class MetatrainedHead:
+    """The same for a head, on embeddings of the version that serves, which stay as they are."""
+
+    options: Metatrain
+    method: HeadMethod
+
+    def gather(self, context: JobContext, packed: dict[str, Any] | None) -> "MetatrainEmbeddings":
+        data, own = read_training_data(context, packed, self.options.projects)
+        positions, embeddings = embeddings_of(context, data.champion, data.labeled.examples)
+        own = sum(position < own for position in positions)
+        data = replace(data, labeled=data.labeled.only(positions))
+        return MetatrainEmbeddings(data, embeddings, self.options.divide(data, own))
+
+    def begin(
+        self,
+        context: JobContext,
+        material: "MetatrainEmbeddings",
+        batch_size: int,
+        state: dict[str, Any] | None,
+    ) -> "Metatrainer":
+        options = self.options
+        if state is None:
+            tell_left_out(context, material.pool, options.shape)
+        episodes = options.episodes or EPISODES_OF_HEADS
+        epochs = ceil(episodes / AN_EPOCH_OF_HEADS)
+        training = start_head(
+            self.method,
+            center_and_normalize(material.embeddings, material.embeddings.mean(dim=0)),
+            material.data.labeled.targets,
+            material.pool.split,
+            options.shape,
+            options.recipe(epochs, RATE_OF_HEADS),
+            episodes_an_epoch=ceil(episodes / epochs),
+        )
+        if state is not None:
+            training.load(state)
+        return Metatrainer(options.method.name, training)
+
+    def judge(
+        self, context: JobContext, material: "MetatrainEmbeddings", learner: "Metatrainer"
+    ) -> TrainedHead:
+        """Beside the version and head that serve now, and the frozen encoder, on new labels."""
+        data, network = material.data, learner.objective.network
+        new_labels = NewLabels(material.pool, self.options.shape, seed=self.options.seed)
+        embeddings = material.embeddings[new_labels.positions]
+        verdict = judge_head_on_new_labels(
+            context, data, new_labels, NetworkHead(network=network), embeddings
+        )
+        return TrainedHead(
+            network,
+            self.options.method.name,
+            asdict(self.method),  # type: ignore[call-overload]
+            verdict,
+        )
 
 
 class MetatrainImages(NamedTuple):
@@ -256,8 +324,18 @@ class MetatrainImages(NamedTuple):
     pool: LabelPool
 
     def pack(self) -> dict[str, Any]:
-        """Plain values, for a checkpoint."""
-        return {**self.data.pack(), "own": self.pool.own}
+        return pack_training_data(self.data, self.pool)
+
+
+class MetatrainEmbeddings(NamedTuple):
+    """Embedded images with labels, ready to learn a head from."""
+
+    data: TrainingData
+    embeddings: Tensor  # (M, D) by the version that serves
+    pool: LabelPool
+
+    def pack(self) -> dict[str, Any]:
+        return pack_training_data(self.data, self.pool)
 
 
 class MetatrainProgress(Progress):
@@ -272,27 +350,6 @@ class MetatrainProgress(Progress):
     images_per_s: float
 
 
-class LabelNames(BaseModel):
-    """What each label was there for; labels of another project are `project/label`."""
-
-    train: list[str]
-    validation: list[str]
-    test: list[str]
-
-    @classmethod
-    def of(cls, pool: LabelPool) -> "LabelNames":
-        """By the names that labels had."""
-        names = pool.labeled.names
-        train, validation, test = ([names[n] for n in part] for part in pool.split)
-        return cls(train=train, validation=validation, test=test)
-
-
-class MetatrainVerdict(VerdictRead):
-    """How the candidate did with labels that it never saw."""
-
-    labels: LabelNames
-
-
 @dataclass(frozen=True)
 class Metatrainer:
     """Tells the epochs of a training."""
@@ -301,11 +358,10 @@ class Metatrainer:
     training: Training
 
     @property
-    def encoder(self) -> Encoder:
-        """As it was when it did best."""
+    def objective(self) -> Any:
+        """What learned, as it was when it did best."""
         self.training.restore_best()
-        encoder: Encoder = self.training.objective.encoder
-        return encoder.eval()
+        return self.training.objective.eval()
 
     def steps(self) -> Iterator[LearningStep]:
         try:
@@ -319,10 +375,6 @@ class Metatrainer:
 
     def state(self) -> dict[str, Any]:
         return self.training.state()
-
-
-def _unpack(packed: dict[str, Any]) -> tuple[TrainingData, int]:
-    return TrainingData.unpack(packed), packed["own"]
 
 
 def _progress(method: str, epoch: Epoch) -> MetatrainProgress:

@@ -33,6 +33,7 @@ from models.embeddings.representation import effective_rank, feature_std, neares
 from models.encoders import Encoder, EncoderUnavailable
 from models.evaluation.folds import predict, stratified_folds
 from models.finetuning import embed_all
+from models.heads import Head
 from models.pretraining import Collapsed, Pretext, Unsuited, start
 from models.pretraining.methods import methods
 from models.training.loop import Diverged, Epoch, Training, as_values
@@ -327,15 +328,16 @@ def _progress(method: str, epoch: Epoch, chance: float, features: Features) -> P
 def _judge(context: JobContext, data: TrainingData, learned: Encoder) -> VerdictRead:
     if not data.labeled.is_enough:
         return unjudged(len(data.labeled.examples))
-    head, targets = data.head, data.labeled.targets
+    targets = data.labeled.targets
     count = min(JUDGED_FOLDS, int(torch.bincount(targets).min()))
     folds = [stratified_folds(targets, count, seed) for seed in range(JUDGED_REPEATS)]
     digests = [example.sha256 for example in data.labeled.examples]
 
-    def correctness_of(encoder: Encoder) -> torch.Tensor:
+    def correctness_of(encoder: Encoder, head: Head) -> torch.Tensor:
         _, images = decode_readable(context, digests, encoder)
         return correctness(predict(head, embed_all(encoder, images), targets, folds), targets)
 
     base = context.through_outages(lambda: context.versions.load(data.base))
-    rivals = {"base": correctness_of(base)}
-    return judge_beside(context, data, correctness_of(learned), rivals, correctness_of)
+    rivals = {"base": correctness_of(base, data.head)}
+    candidate = correctness_of(learned, data.head)
+    return judge_beside(context, data, candidate, rivals, correctness_of)

@@ -25,7 +25,6 @@ from app.sql.tables import Embedding, Image, Label, Project
 from app.vectors.matrices import ROWS_PER_FETCH, Snapshot, Vectors
 from handful.contract.jobs import JobResult, VerdictRead
 from models.heads import Head
-from models.heads.kinds import heads
 from models.training.loop import Diverged
 from models.transduction.alpha_tim import AlphaTim, PartlyLabeled
 from models.transduction.cross_validation import CrossValidatedTransduction, TransductionProgress
@@ -163,7 +162,7 @@ def _gather(context: JobContext) -> Transducible:
         pool = _count_pool(session, project)
     revision = Vectors(context.db, 0).at_once(project.id, project.encoder_id)
     everything, names = revision.everything, revision.names
-    head: Head = heads[project.head["name"]](**project.head["options"])
+    head = context.learned_heads.build(project.head)
     assert everything.mean is not None
     mean = everything.mean.vector
     fitted = fit_predictor(head, everything, mean if head.uses_mean else None, names)

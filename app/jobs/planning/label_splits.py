@@ -2,13 +2,14 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from sqlalchemy.orm import Session
 from torch import Tensor
 
-from app.jobs.training_data import Labeled, labeled_images
+from app.jobs.context import JobContext
+from app.jobs.training_data import Labeled, TrainingData, labeled_images
 from app.problems import InvalidRequest, LabelsDoNotSuffice
 from app.sql.lookups import find_label, find_project
 from app.sql.tables import Project
@@ -24,6 +25,7 @@ from models.metalearning.episodes import (
 
 USUAL_SHAPE = EpisodeShape(ways=(5, 10), shots=(1, 5), queries=3)
 EPISODES = 100  # that suffice for an encoder that has seen images before
+EPISODES_OF_HEADS = 2000  # which cost little
 
 
 class SplitOptions(NamedTuple):
@@ -43,18 +45,23 @@ class LabelPool(NamedTuple):
     split: LabelSplit  # of `labeled.labels`, but for those with too few images
 
 
-def find_labels(session: Session, project: Project, keys: Sequence[str]) -> list[str]:
-    """The ids of labels that are named by name or id.
+def find_parts(session: Session, project: Project, **parts: Sequence[str]) -> dict[str, Any]:
+    """The ids of labels, as a list, that parts name by name or id.
 
     Raises:
         LabelNotFound: the project has no such label.
         InvalidRequest: one is named twice.
     """
-    ids = [str(find_label(session, project, key).id) for key in keys]
-    for key, label_id in zip(keys, ids, strict=True):
-        if ids.count(label_id) > 1:
-            raise InvalidRequest(f"label {key!r} is named twice; once is enough")
-    return ids
+    known: dict[str, str] = {}  # which part names a label
+    found = {}
+    for part, keys in parts.items():
+        found[part] = [str(find_label(session, project, key).id) for key in keys]
+        for key, label_id in zip(keys, found[part], strict=True):
+            if label_id in known:
+                twice = "twice" if known[label_id] == part else f"by `{known[label_id]}` as well"
+                raise InvalidRequest(f"`{part}` names label {key!r}, named {twice}: once is enough")
+            known[label_id] = part
+    return found
 
 
 def read_labels(session: Session, project_id: UUID, others: Sequence[str]) -> tuple[Labeled, int]:
@@ -72,6 +79,28 @@ def read_labels(session: Session, project_id: UUID, others: Sequence[str]) -> tu
                 known.add(example.sha256)
                 examples.append(example._replace(label=f"{other.name}/{example.label}"))
     return Labeled(examples), own
+
+
+def read_training_data(
+    context: JobContext, packed: dict[str, Any] | None, others: Sequence[str]
+) -> tuple[TrainingData, int]:
+    """What to learn from, as it was packed or is now, and how many images are the project's own."""
+    if packed is not None:
+        return TrainingData.unpack(packed), packed["own"]
+
+    def read() -> tuple[TrainingData, int]:
+        with context.db.reading() as session:
+            project = session.get_one(Project, context.project_id)
+            labeled, own = read_labels(session, project.id, others)
+            champion, head = project.encoder_id, project.head
+        return TrainingData(labeled, champion, context.versions.base(champion), head), own
+
+    return context.through_outages(read)
+
+
+def pack_training_data(data: TrainingData, pool: LabelPool) -> dict[str, Any]:
+    """Plain values, for a checkpoint; `read_training_data` reads them."""
+    return {**data.pack(), "own": pool.own}
 
 
 def divide(labeled: Labeled, own: int, options: SplitOptions, shape: EpisodeShape) -> LabelPool:
@@ -122,6 +151,17 @@ def short_of_images(pool: LabelPool, shape: EpisodeShape) -> list[str]:
     """The names of labels with too few images for an episode, which are left out."""
     enough = _with_enough_images(pool.labeled, shape)
     return [name for n, name in enumerate(pool.labeled.names) if n not in enough]
+
+
+def tell_left_out(context: JobContext, pool: LabelPool, shape: EpisodeShape) -> None:
+    """Name the labels that are left out."""
+    if short := short_of_images(pool, shape):
+        names = ", ".join(map(repr, short[:10])) + (" …" if len(short) > 10 else "")
+        context.message(
+            f"{len(short)} label(s) have fewer than {shape.images} images and are left out: "
+            f"{names}",
+            labels=short[:100],
+        )
 
 
 class JudgedPart(NamedTuple):

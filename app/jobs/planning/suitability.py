@@ -6,12 +6,13 @@ from typing import NamedTuple
 from sqlalchemy import func, select
 
 from app.inference.embedder import Embedder
-from app.jobs.planning.label_splits import EPISODES, USUAL_SHAPE
+from app.jobs.planning.label_splits import EPISODES, EPISODES_OF_HEADS, USUAL_SHAPE
 from app.sql.database import Database
 from app.sql.lookups import find_project
 from app.sql.tables import Image
 from models.metalearning import LeakingNorms, MetaMethod, require_no_leak
-from models.metalearning.cost import measure_episodes
+from models.metalearning.cost import measure_episodes, measure_head_episodes
+from models.metalearning.heads import HeadMethod
 from models.metalearning.learners import learners
 from models.pretraining import PretrainingMethod, Unsuited
 from models.pretraining.cost import measure_cost
@@ -24,7 +25,7 @@ class Suitability(NamedTuple):
     """A method, and how it suits a project."""
 
     name: str
-    method: type[PretrainingMethod] | type[MetaMethod]
+    method: type[PretrainingMethod] | type[MetaMethod] | type[HeadMethod]
     images: int  # that the project has
     labels: int  # that have images enough for an episode
     refused: str | None  # why it cannot work with the project's encoder
@@ -54,9 +55,17 @@ def suitabilities(
             return None
         return measure_cost(method(), encoder, recipe, max(images, recipe.batch_size))
 
-    def metatraining(method: type[MetaMethod], is_measured: bool) -> Cost | None:
+    def metatraining(method: type[MetaMethod] | type[HeadMethod], is_measured: bool) -> Cost | None:
+        options = method()
+        if isinstance(options, HeadMethod):
+            if not is_measured:
+                return None
+            labeled = images - shots.get(None, 0)
+            return measure_head_episodes(
+                options, encoder.embedding_dim, USUAL_SHAPE, EPISODES_OF_HEADS, labeled
+            )
         require_no_leak(encoder)
-        return measure_episodes(method(), encoder, USUAL_SHAPE, EPISODES) if is_measured else None
+        return measure_episodes(options, encoder, USUAL_SHAPE, EPISODES) if is_measured else None
 
     def tried(
         name: str, method: type, try_method: Callable[[type, bool], Cost | None]

@@ -14,6 +14,7 @@ from app.sql.tables import TrainingImage
 from handful.contract.jobs import ComparisonRead, VerdictRead
 from models.encoders import Encoder
 from models.evaluation.comparison import Verdict, compare
+from models.heads import Head
 
 Correctness = Float[Tensor, " M"]  # how often each image was classified right, 0..1
 
@@ -28,17 +29,18 @@ def judge_beside(
     data: TrainingData,
     candidate: Correctness,
     rivals: Mapping[str, Correctness],
-    correctness_of: Callable[[Encoder], Correctness],
+    correctness_of: Callable[[Encoder, Head], Correctness],
 ) -> VerdictRead:
     """Compare a candidate with its rivals, and with the version that serves the project.
 
     Args:
-        correctness_of: an encoder, on the labeled images.
+        correctness_of: a head on the embeddings of an encoder, on the labeled images.
     """
     targets, rivals = data.labeled.targets, dict(rivals)
-    if data.champion != data.base:
+    head = context.through_outages(lambda: context.learned_heads.build(data.head_choice))
+    if data.champion != data.base or head != data.head:
         champion = context.through_outages(lambda: context.versions.load(data.champion))
-        right = correctness_of(champion)
+        right = correctness_of(champion, head)
         rivals["champion"] = context.through_outages(
             lambda: out_of_fold_correctness(context.db, data.champion, data.labeled, right)
         )

@@ -1,9 +1,10 @@
 """How a job judges an encoder that learned across labels: on labels that are new to it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from uuid import UUID
 
 from jaxtyping import Float
+from pydantic import BaseModel
 from torch import Generator, Tensor
 
 from app.jobs.context import JobContext
@@ -20,19 +21,78 @@ from models.metalearning.episodes import EpisodeShape, bounds
 from models.metalearning.guard import compare_on_episodes, correct_answers, queries_asked
 
 EPISODES = 100  # of each number of shots
+Answers = dict[int, Float[Tensor, "R C"]]  # by shots: queries of each label that were right
+
+
+class LabelNames(BaseModel):
+    """What each label was there for; labels of another project are `project/label`."""
+
+    train: list[str]
+    validation: list[str]
+    test: list[str]
+
+    @classmethod
+    def of(cls, pool: LabelPool) -> "LabelNames":
+        """By the names that labels had."""
+        names = pool.labeled.names
+        train, validation, test = ([names[n] for n in part] for part in pool.split)
+        return cls(train=train, validation=validation, test=test)
+
+
+class NewLabelsVerdict(VerdictRead):
+    """How a candidate did with labels that it never saw."""
+
+    labels: LabelNames
+
+
+class NewLabels:
+    """Episodes of the labels that judge, the same for all that are compared.
+
+    Args:
+        shape: of the episodes, of which the least and the most shots are judged.
+    """
+
+    def __init__(self, pool: LabelPool, shape: EpisodeShape, *, seed: int) -> None:
+        self._names = LabelNames.of(pool)
+        self._part = judged_part(pool)
+        self.positions = self._part.positions  # of the images that judge
+        self.digests = [pool.labeled.examples[n].sha256 for n in self.positions]
+        self._classes, generator = len(pool.labeled.labels), Generator().manual_seed(seed)
+        ways = min(bounds(shape.ways)[1], len(pool.split.test))
+        self._drawn = {
+            shots: [
+                self._part.episodes(ways, shots, shape.queries).draw(generator)
+                for _ in range(EPISODES)
+            ]
+            for shots in sorted({*bounds(shape.shots)})
+        }
+
+    def answers(self, head: Head, embeddings: Float[Tensor, "M D"]) -> Answers:
+        """What a head gets right on embeddings of the images that judge."""
+        return {
+            shots: correct_answers(head, embeddings, episodes, self._classes)
+            for shots, episodes in self._drawn.items()
+        }
+
+    def verdict(self, candidate: Answers, rivals: Mapping[str, Answers]) -> NewLabelsVerdict:
+        """Better than all rivals at every number of shots, or not."""
+        verdict = combine_verdicts(
+            {
+                f"{name} at {shots} shot{'s' if shots > 1 else ''}": compare_on_episodes(
+                    candidate[shots], theirs[shots], queries_asked(episodes, self._classes)
+                )
+                for name, theirs in rivals.items()
+                for shots, episodes in self._drawn.items()
+            },
+            len(self.positions),
+        )
+        return NewLabelsVerdict(**dict(verdict), labels=self._names)
 
 
 def judge_on_new_labels(
-    context: JobContext,
-    data: TrainingData,
-    pool: LabelPool,
-    shape: EpisodeShape,
-    candidate: Encoder,
-    base: Encoder,
-    *,
-    seed: int,
-) -> VerdictRead:
-    """Compare a candidate, under the project's head, with what serves on the same episodes.
+    context: JobContext, data: TrainingData, labels: NewLabels, candidate: Encoder, base: Encoder
+) -> NewLabelsVerdict:
+    """Compare an encoder, under the project's head, with what serves on the same episodes.
 
     That is the version and head that serve the project now, and the frozen encoder with the best
     head. The former may have learned the labels that judge, which makes it harder to beat.
@@ -40,33 +100,42 @@ def judge_on_new_labels(
     Args:
         base: the frozen encoder.
     """
-    part = judged_part(pool)
-    digests = [pool.labeled.examples[n].sha256 for n in part.positions]
-    classes, generator = len(pool.labeled.labels), Generator().manual_seed(seed)
-    ways = min(bounds(shape.ways)[1], len(pool.split.test))
-    drawn = {
-        shots: [part.episodes(ways, shots, shape.queries).draw(generator) for _ in range(EPISODES)]
-        for shots in sorted({*bounds(shape.shots)})
-    }
 
-    def answers(encoder: Encoder, head: Head) -> dict[int, Float[Tensor, "R C"]]:
-        _, images = decode_readable(context, digests, encoder)
-        embeddings = embed_all(encoder, images)
-        return {n: correct_answers(head, embeddings, drawn[n], classes) for n in drawn}
+    def answers(encoder: Encoder, head: Head) -> Answers:
+        _, images = decode_readable(context, labels.digests, encoder)
+        return labels.answers(head, embed_all(encoder, images))
 
-    right = answers(candidate, data.head)
+    head = context.through_outages(lambda: context.learned_heads.build(data.head_choice))
     rivals = {"frozen": answers(base, Auto())}
-    if data.champion != data.base or data.head != Auto():
+    if data.champion != data.base or head != Auto():
         champion = context.through_outages(lambda: context.versions.load(data.champion))
-        rivals["champion"] = answers(champion, data.head)
-    verdicts = {
-        f"{name} at {shots} shot{'s' if shots > 1 else ''}": compare_on_episodes(
-            right[shots], theirs[shots], queries_asked(drawn[shots], classes)
-        )
-        for name, theirs in rivals.items()
-        for shots in drawn
-    }
-    return combine_verdicts(verdicts, len(digests))
+        rivals["champion"] = answers(champion, head)
+    return labels.verdict(answers(candidate, data.head), rivals)
+
+
+def judge_head_on_new_labels(
+    context: JobContext,
+    data: TrainingData,
+    labels: NewLabels,
+    candidate: Head,
+    embeddings: Float[Tensor, "M D"],
+) -> NewLabelsVerdict:
+    """Compare a head, on the embeddings of the version that serves, with what serves.
+
+    Args:
+        embeddings: of the images that judge, by that version.
+    """
+    head = context.through_outages(lambda: context.learned_heads.build(data.head_choice))
+    rivals = {}
+    if data.champion == data.base:
+        rivals["frozen"] = labels.answers(Auto(), embeddings)
+    else:
+        base = context.through_outages(lambda: context.versions.load(data.base))
+        _, images = decode_readable(context, labels.digests, base)
+        rivals["frozen"] = labels.answers(Auto(), embed_all(base, images))
+    if data.champion != data.base or head != Auto():
+        rivals["champion"] = labels.answers(head, embeddings)
+    return labels.verdict(labels.answers(candidate, embeddings), rivals)
 
 
 def predictions_before(

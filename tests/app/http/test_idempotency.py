@@ -25,8 +25,9 @@ from app.labeling.projects import Projects
 from app.main import create_app
 from app.problems import KeyInUse
 from app.settings import Settings
+from app.sql.columns import Table
 from app.sql.database import Database
-from app.sql.tables import StoredResponse, Table
+from app.sql.tables import StoredResponse
 from docs import generate
 from tests.server_process import ServerProcess, wait_until
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from app.encoders.learned_heads import LearnedHeads
 from app.encoders.promotion import Promotions
 from app.encoders.versions import Versions
 from app.jobs.context import JobContext
@@ -47,6 +48,7 @@ def context(tmp_path, make_version) -> Iterator[JobContext]:
         db=db,
         blobs=blobs,
         versions=Versions(db, blobs, torch.device("cpu")),
+        learned_heads=LearnedHeads(db, blobs),
         promotions=Promotions(db, blobs, MAX_PIXELS),
         max_pixels=MAX_PIXELS,
         cache_bytes=1 << 20,

@@ -13,9 +13,10 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 
 from app.problems import DatabaseUnavailable
 from app.sql import database as module
+from app.sql.columns import Table
 from app.sql.database import Database, SchemaOutOfDate, UnsafeSQLite, migrate
 from app.sql.outages import from_database
-from app.sql.tables import Project, Table
+from app.sql.tables import Project
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
