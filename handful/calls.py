@@ -18,6 +18,7 @@ from handful.contract.common import Page
 from handful.contract.encoders import WEIGHTS_TYPE, PromotionRead, VersionRead
 from handful.contract.evaluate import EvaluationRead
 from handful.contract.exchange import ImportRead
+from handful.contract.heads import LearnedHeadRead
 from handful.contract.images import AnnotationRead, AppliedRead, ImageRead, SimilarRead
 from handful.contract.jobs import EventsRead, JobRead
 from handful.contract.labels import LabelRead, SupportAdded
@@ -382,6 +383,16 @@ def versions(
 ) -> Call[Page[VersionRead]]:
     """A page of the encoder versions, newest first."""
     return _get(Page[VersionRead], project, "encoders", limit=limit, cursor=cursor)
+
+
+def learned_heads(
+    project: str, *, limit: int = 100, cursor: str | None = None
+) -> Call[Page[LearnedHeadRead]]:
+    """A page of the heads that jobs have learned, newest first.
+
+    `edit_project` lets one serve: `head={"name": "learned", "options": {"learned": id}}`.
+    """
+    return _get(Page[LearnedHeadRead], project, "heads", limit=limit, cursor=cursor)
 
 
 def promote(project: str, version: UUID) -> Call[PromotionRead]:

@@ -125,6 +125,7 @@ class _Methods:
     test_webhook = _Method(calls.test_webhook)
     deliveries = _Method(calls.deliveries)
     versions = _Method(calls.versions)
+    learned_heads = _Method(calls.learned_heads)
     promote = _Method(calls.promote)
     weights = _Method(calls.weights)
     upload_version = _Method(calls.upload_version)

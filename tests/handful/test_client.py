@@ -193,6 +193,10 @@ def test_versions_are_downloaded_uploaded_and_promoted(filled):
     assert filled.promote("birds", made.id).job is not None
 
 
+def test_a_project_without_learned_heads_has_an_empty_page(filled):
+    assert filled.learned_heads("birds").items == []
+
+
 def test_both_clients_have_a_method_for_each_call():
     known = {
         name
