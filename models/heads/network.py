@@ -67,7 +67,7 @@ class HeadNetwork(nn.Module, ABC):
         """
         shots = torch.bincount(targets, minlength=classes)
         log_odds = torch.empty(len(rows), classes, dtype=support.dtype)
-        folds = _folds(targets).masked_fill(shots[targets] == 1, FOLDS)
+        folds = folds_of(targets).masked_fill(shots[targets] == 1, FOLDS)
         for fold in sorted(set(folds[rows].tolist())):
             asked, kept = folds[rows] == fold, folds != fold
             if fold == FOLDS:
@@ -151,6 +151,13 @@ class FittedNetwork(FittedHead):
         return rows
 
 
+def folds_of(targets: Int[Tensor, " M"]) -> Int[Tensor, " M"]:
+    """The fold of each row: the shots of a class, and then the classes, take turns."""
+    folds = torch.empty_like(targets)
+    folds[targets.argsort(stable=True)] = torch.arange(len(targets)) % FOLDS
+    return folds
+
+
 def class_prototypes(
     support: Float[Tensor, "M D"], targets: Int[Tensor, " M"], classes: int
 ) -> Float[Tensor, "C D"]:
@@ -175,10 +182,3 @@ def without_single_shots(
     lost = (shots[targets] == 1).nonzero().flatten()
     log_odds[lost, targets[lost]] = -torch.inf
     return log_odds
-
-
-def _folds(targets: Int[Tensor, " M"]) -> Int[Tensor, " M"]:
-    """The fold of each row: the shots of a class, and then the classes, take turns."""
-    folds = torch.empty_like(targets)
-    folds[targets.argsort(stable=True)] = torch.arange(len(targets)) % FOLDS
-    return folds

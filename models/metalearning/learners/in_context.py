@@ -1,0 +1,143 @@
+"""A transformer that looks at what is labeled."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
+
+from models.heads.network import FOLDS, Condensed, HeadNetwork, folds_of, without_single_shots
+from models.metalearning.context_layer import ContextLayer
+from models.metalearning.learners import learners
+from models.registry import require_within
+
+SCALE = 10.0  # of squared distances, at the start
+
+
+TOKENS = 2048  # of shots, in folds that are left out at once
+
+
+@learners.register
+@dataclass(frozen=True, kw_only=True)
+class InContext:
+    """Let queries look at the shots, by a transformer that learned what to look for.
+
+    As CAML (Fifty et al., 2024, https://arxiv.org/abs/2310.10971), with three differences. Its
+    labels are not vectors but a bias of attention between shots, of the same and of another label:
+    so there may be any number of labels, and their order does not matter. Shots do not see queries,
+    so that what they know is computed once. It corrects what prototypes say, by nothing at the
+    start, where theirs answers alone.
+    """
+
+    fewest_labels: ClassVar[int] = 50
+    unsuited: ClassVar[str] = "few earlier labels; thousands of shots, which all see each other"
+
+    width: int = 64  # of tokens; each attention head has its share
+    layers: int = 2
+    attention_heads: int = 4
+
+    def __post_init__(self) -> None:
+        require_within(self, "width", 1, 1024)
+        require_within(self, "layers", 1, 12)
+        require_within(self, "attention_heads", 1, 16)
+        if self.width % self.attention_heads:
+            raise ValueError(
+                f"width must be a multiple of attention_heads, {self.attention_heads}, "
+                f"got {self.width}"
+            )
+
+    def network(self, dim: int) -> HeadNetwork:
+        return _Network(dim, self)
+
+
+class _Network(HeadNetwork):
+    def __init__(self, dim: int, options: InContext) -> None:
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.tensor(SCALE).log())
+        self.embed = nn.Linear(dim, options.width, bias=False)
+        nn.init.normal_(self.embed.weight)  # of vectors of unit length
+        self.layers = nn.ModuleList(
+            ContextLayer(options.width, options.attention_heads) for _ in range(options.layers)
+        )
+        self.norm = nn.LayerNorm(options.width)
+        self.out = nn.Linear(options.width, options.width, bias=False)
+        nn.init.zeros_(self.out.weight)
+
+    def condense(
+        self, support: Float[Tensor, "M D"], targets: Int[Tensor, " M"], classes: int
+    ) -> Condensed:
+        everything = self._condense(support, targets, classes)
+        directions, *rest = (part[0] for part in everything)
+        return Condensed(directions, tuple(rest))
+
+    def log_odds(
+        self, condensed: Condensed, projected: Float[Tensor, "Q P"]
+    ) -> Float[Tensor, "Q C"]:
+        return self._log_odds([part[None] for part in condensed.rest], projected[None])[0]
+
+    def left_out(
+        self,
+        support: Float[Tensor, "M D"],
+        targets: Int[Tensor, " M"],
+        classes: int,
+        rows: Int[Tensor, " K"],
+    ) -> Float[Tensor, "K C"]:
+        """By sixteenths, as by default, but several at once."""
+        shots = torch.bincount(targets, minlength=classes)
+        folds = folds_of(targets).masked_fill(shots[targets] == 1, FOLDS)
+        log_odds = torch.empty(len(rows), classes)
+        present = torch.tensor(sorted(set(folds[rows].tolist())))
+        for group in torch.split(present, max(1, TOKENS // len(targets))):
+            kept = (folds != group[:, None]) | (group == FOLDS)[:, None]
+            directions, *rest = self._condense(support, targets, classes, kept)
+            asked = [(folds[rows] == fold).nonzero().flatten() for fold in group]
+            queries = support[pad_sequence([rows[part] for part in asked], batch_first=True)]
+            answers = self._log_odds(rest, queries @ directions.mT, kept)
+            for part, answer in zip(asked, answers, strict=True):
+                log_odds[part] = answer[: len(part)]
+        return without_single_shots(log_odds, targets[rows], shots)
+
+    def _condense(
+        self,
+        support: Float[Tensor, "M D"],
+        targets: Int[Tensor, " M"],
+        classes: int,
+        kept: Bool[Tensor, "R M"] | None = None,
+    ) -> list[Tensor]:
+        """Directions and all the rest, each time of the shots that are kept, (R, ...)."""
+        shares = F.one_hot(targets, classes).T[None]
+        if kept is not None:
+            shares = shares * kept[:, None]
+        shares = F.normalize(shares.to(support), p=1, dim=2)  # (R, C, M)
+        prototypes, scale = shares @ support, self.log_scale.exp()
+        tokens, memory = self.embed(support).expand(len(shares), -1, -1), []
+        for layer in self.layers:
+            assert isinstance(layer, ContextLayer)
+            keys, values = layer.look_at(tokens)
+            memory += [keys, values]
+            tokens = layer(tokens, keys, values, kept=kept, targets=targets)
+        embed = self.embed.weight.expand(len(shares), -1, -1)
+        return [
+            torch.cat([2 * scale * prototypes, embed], dim=1),
+            -scale * prototypes.square().sum(dim=2),
+            self.out(shares @ self.norm(tokens)),
+            *memory,
+        ]
+
+    def _log_odds(
+        self,
+        rest: Sequence[Tensor],
+        projected: Float[Tensor, "R Q P"],
+        kept: Bool[Tensor, "R M"] | None = None,
+    ) -> Float[Tensor, "R Q C"]:
+        """-s |q - p|^2, but for s |q|^2, and the product of what q and the label became."""
+        offsets, labels, *memory = rest
+        near, tokens = projected.tensor_split([offsets.shape[1]], dim=2)
+        for layer, keys, values in zip(self.layers, memory[::2], memory[1::2], strict=True):
+            tokens = layer(tokens, keys, values, kept=kept)
+        log_odds: Tensor = near + offsets[:, None] + self.norm(tokens) @ labels.mT
+        return log_odds
