@@ -5,6 +5,7 @@ import pytest
 from app.jobs.verdicts import new_labels
 from models import metalearning
 from models.evaluation.comparison import Verdict
+from models.metalearning.learners import learners
 from models.training.loop import Training
 from tests import databases
 from tests.app.jobs.conftest import JOBS, submit_job
@@ -84,6 +85,25 @@ def test_labels_teach_a_head_that_serves_and_nothing_is_embedded_anew(characters
         (2, 2, "feat"),
     ]
     assert terminal_lines(characters, location)[1].title == "feat"
+
+
+OF_HEADS = [name for name, method in learners.items() if hasattr(method, "network")]
+
+
+@pytest.mark.parametrize("method", sorted({*OF_HEADS} - {"feat"}))
+def test_other_methods_serve_as_well(characters, do, png, method):
+    location = submit(
+        characters, method={"name": method}, episodes=2, ways=3, shots=1, promote="always"
+    )
+
+    do(characters)
+
+    job = characters.get(location).json()
+    assert job["state"] == "succeeded", job["error"]
+    assert characters.get(PROJECT).json()["head"]["options"]["learned"] == job["result"]["head"]
+    answer = characters.post(f"{PROJECT}/classify", files=[("files", png("red"))])
+    assert answer.status_code == 200, answer.text
+    assert characters.get(f"{PROJECT}/report").status_code == 200
 
 
 def test_an_interrupted_job_goes_on_and_ends_as_if_it_had_not_been(characters, do):
