@@ -138,7 +138,7 @@ def assemble(settings: Settings) -> Parts:
     vectors = Vectors(db, settings.vector_cache_bytes, files)
     learned_heads = LearnedHeads(db, blobs)
     predictors = PredictorCache(db, vectors, learned_heads.build)
-    projects, labels = Projects(db, encoder_id, vectors), Labels(db)
+    projects, labels = Projects(db, encoder_id, vectors.forget), Labels(db)
     known = ProjectCache(db)
     uploads, annotations = Uploads(db, known, embedder, blobs), Annotations(db)
     ranker = Ranker(db, vectors, predictors, Cosines())

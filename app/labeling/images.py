@@ -9,11 +9,10 @@ import torch
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app.labeling.metadata import matching
 from app.problems import ImageNotDecodable, ImageNotFound
 from app.sql.conflicts import retry_conflicts
 from app.sql.database import Database
-from app.sql.lookups import find_label, find_project
+from app.sql.lookups import find_label, find_project, images_with
 from app.sql.tables import Image, Label, Project, Removal
 from app.storage.blobs import Blobs
 from models.images import Preprocessing, UnreadableImage, decode, thumbnail
@@ -74,7 +73,7 @@ class StoredImages:
         """Images in the order in which they came."""
         with self.db.reading() as session:
             project = find_project(session, project_key)
-            conditions: list[Any] = [*matching(metadata or {}, filename)]
+            conditions: list[Any] = [*images_with(metadata or {}, filename)]
             if state == "support":
                 conditions.append(Image.label_id.is_not(None))
             elif state == "pool":

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from uuid import UUID
 
 from pydantic import TypeAdapter, ValidationError
-from sqlalchemy import ColumnElement, select, update
+from sqlalchemy import select, update
 
 from app.problems import Failed, ImageNotFound, InvalidRequest
 from app.sql.conflicts import retry_conflicts
@@ -33,23 +33,6 @@ def parse(pairs: Sequence[str]) -> dict[str, str]:
     except ValidationError as error:
         first = error.errors()[0]
         raise InvalidRequest(f"metadata {str(first['input'])[:80]!r}: {first['msg']}") from error
-
-
-def matching(
-    metadata: Mapping[str, str | Sequence[str]], filename: str | None = None
-) -> list[ColumnElement[bool]]:
-    """Conditions on images; all must hold.
-
-    Args:
-        filename: a part of it, in upper or lower case.
-    """
-    conditions = [
-        Image.metadata_[key].as_string().in_([values] if isinstance(values, str) else values)
-        for key, values in metadata.items()
-    ]
-    if filename:
-        conditions.append(Image.filename.icontains(filename, autoescape=True))
-    return conditions
 
 
 @retry_conflicts

@@ -1,6 +1,7 @@
 """Use cases of projects: create, find, edit, remove."""
 
 import unicodedata
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -15,7 +16,6 @@ from app.sql.database import Database
 from app.sql.head_choices import require_fit
 from app.sql.lookups import find_project, page_of, parse_id
 from app.sql.tables import EncoderVersion, Image, Label, Project, ProjectVersion, now
-from app.vectors.matrices import Vectors
 from handful.contract.common import NAME_LENGTH
 
 
@@ -63,7 +63,7 @@ class Projects:
 
     db: Database
     default_encoder: UUID
-    vectors: Vectors
+    forget: Callable[[UUID], None]  # what is in memory of a project
 
     @retry_conflicts
     def create(self, name: str, description: str, head: dict[str, Any]) -> ProjectView:
@@ -129,7 +129,7 @@ class Projects:
             session.delete(project)
             session.flush()
             session.execute(delete(EncoderVersion).where(EncoderVersion.id.in_(versions)))
-        self.vectors.forget(project.id)
+        self.forget(project.id)
 
 
 def check_edition(current: int, expected: int | None) -> None:

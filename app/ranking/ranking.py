@@ -18,14 +18,13 @@ from numpy.typing import NDArray
 from sqlalchemy import select
 from torch import Tensor
 
-from app.labeling.metadata import matching
 from app.prediction.cache import PredictorCache
 from app.prediction.predictor import Predictor
 from app.problems import StrategyRefused, TooFewLabels
 from app.ranking.cosine_cache import Cosines
 from app.ranking.filters import ID, RankQuery, matching_pool, rows_of, without
 from app.sql.database import Database
-from app.sql.lookups import find_project
+from app.sql.lookups import find_project, images_with
 from app.sql.tables import Image, Project
 from app.vectors.matrices import Revision, Snapshot, Vectors
 from models.acquisition import NoClasses, Pool, Ranking, of_labeled
@@ -107,7 +106,7 @@ class Ranker:
     def _candidates(self, project: Project, query: RankQuery) -> NDArray[np.void] | None:
         """The ids of the images that are asked for by what they are; None if all will do."""
         named = None if query.images is None else _packed(query.images)
-        conditions = matching(query.metadata or {}, query.filename)
+        conditions = images_with(query.metadata or {}, query.filename)
         if not conditions:
             return named
         images = select(Image.id).where(Image.project_id == project.id, *conditions)

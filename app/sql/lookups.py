@@ -1,15 +1,15 @@
 """What is looked up again and again: projects, labels, versions by name or id; pages of rows."""
 
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 from uuid import UUID
 
-from sqlalchemy import Select, exists, or_, select
+from sqlalchemy import ColumnElement, Select, exists, or_, select
 from sqlalchemy.orm import Session
 
 from app.problems import LabelNotFound, ProjectNotFound, VersionNotFound
-from app.sql.tables import EncoderVersion, Label, Project, ProjectVersion
+from app.sql.tables import EncoderVersion, Image, Label, Project, ProjectVersion
 
 IDS_PER_QUERY = 500
 Item = TypeVar("Item")
@@ -90,6 +90,23 @@ def usable_versions(project: Project) -> Select[EncoderVersion]:
             ~exists().where(owned),
         )
     )
+
+
+def images_with(
+    metadata: Mapping[str, str | Sequence[str]], filename: str | None = None
+) -> list[ColumnElement[bool]]:
+    """Conditions on images by their metadata and filename; all must hold.
+
+    Args:
+        filename: a part of it, in upper or lower case.
+    """
+    conditions = [
+        Image.metadata_[key].as_string().in_([values] if isinstance(values, str) else values)
+        for key, values in metadata.items()
+    ]
+    if filename:
+        conditions.append(Image.filename.icontains(filename, autoescape=True))
+    return conditions
 
 
 def page_of(
