@@ -27,6 +27,16 @@ class Solution(NamedTuple):
     rows: Float[Tensor, "C D"]  # of the last layer
     offsets: Float[Tensor, " C"]
 
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All that steps change, in one order."""
+        return [*self.weights.values(), self.rows, self.offsets]
+
+    def replaced(self, tensors: Sequence[Tensor]) -> "Solution":
+        """The solution with these tensors instead, in the order of `tensors`."""
+        *weights, rows, offsets = tensors
+        return Solution(dict(zip(self.weights, weights, strict=True)), rows, offsets)
+
 
 class InnerLoopDiverged(Diverged):
     """What solves an episode is no longer a number.

@@ -1,6 +1,7 @@
 """A recurrent network that learns the update of another."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
 
@@ -84,6 +85,7 @@ class _Objective(Episodic):
         super().__init__(encoder, fresh=fresh)
         self.update = LearnedUpdate()
         self.head = self.works_in_parts = self.answers_cheaply = options.learner == "head"
+        self.first = len(encoder.stages) if self.head else 0
         bound = encoder.embedding_dim**-0.5
         self.row = nn.Parameter(torch.empty(encoder.embedding_dim).uniform_(-bound, bound))
         self.offset = nn.Parameter(torch.zeros(()))
@@ -132,6 +134,31 @@ class _Objective(Episodic):
                 with torch.set_grad_enabled(learns):
                     cell, memory = self.update(gradient, loss.detach(), cell, memory)
         return unflat(cell, start)
+
+    def count_steps(self, shots: int) -> int:
+        """T."""
+        return steps_at(shots)
+
+    def initial(self, means: Float[Tensor, "C D"]) -> Solution:
+        """c_0, of as many labels as there are means of features."""
+        return self._start(len(means))
+
+    def step(
+        self,
+        solution: Solution,
+        gradients: Sequence[Tensor],
+        loss: Float[Tensor, ""],
+        memory: Sequence[Tensor] = (),
+    ) -> tuple[Solution, Sequence[Tensor]]:
+        """Lines 10 and 11.
+
+        Args:
+            gradients: of `solution.tensors`, in their order.
+            memory: what the step before returned.
+        """
+        gradient, past = flat(solution.replaced(gradients)), Memory(*memory) if memory else None
+        cell, remembered = self.update(gradient, loss, flat(solution), past)
+        return unflat(cell, solution), remembered
 
     def _start(self, ways: int) -> Solution:
         """c_0."""
@@ -225,13 +252,11 @@ def preprocessed(values: Float[Tensor, " X"]) -> Float[Tensor, "2 X"]:
 
 def flat(solution: Solution) -> Tensor:
     """All numbers of a solution, (n,)."""
-    weights, rows, offsets = solution
-    return torch.cat([value.reshape(-1) for value in (*weights.values(), rows, offsets)])
+    return torch.cat([value.reshape(-1) for value in solution.tensors])
 
 
 def unflat(values: Tensor, like: Solution) -> Solution:
     """The solution that has these numbers."""
-    shapes = [value.shape for value in (*like.weights.values(), like.rows, like.offsets)]
-    sizes = [shape.numel() for shape in shapes]
-    parts = [v.view(shape) for v, shape in zip(torch.split(values, sizes), shapes, strict=True)]
-    return Solution(dict(zip(like.weights, parts, strict=False)), parts[-2], parts[-1])
+    shapes = [value.shape for value in like.tensors]
+    parts = torch.split(values, [shape.numel() for shape in shapes])
+    return like.replaced([v.view(shape) for v, shape in zip(parts, shapes, strict=True)])

@@ -1,6 +1,7 @@
 """Model-agnostic meta-learning."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -134,32 +135,57 @@ class _Objective(Episodic):
         with in_float32(support.device) as learns:
             shown = self._before(support.flatten(0, 1), learns)
             weights = parameters_of(stages)
-            layer: tuple[Tensor, Tensor] | None = None
+            solution: Solution | None = None
             for step in range(self.options.steps):
                 maps = run_stages(
                     stages, weights, shown, support=self._support(shown), remember=step == 0
                 )
                 features = self._features(maps)
-                layer = layer or self._start(features, ways)
+                if solution is None:
+                    means = features.view(ways, shots, features.shape[1]).mean(dim=1)
+                    solution = Solution(weights, *self._layer(means))
                 gradients = slopes(
                     features,
-                    layer,
+                    solution[1:],
                     labels,
                     weights,
                     step=step + 1,
                     learns=learns,
                     second=learns and self.options.order == "second",
                 )
-                steps = zip(
-                    (*weights.values(), *layer), self.log_rates.exp(), gradients, strict=True
-                )
-                values = [value - rate * gradient for value, rate, gradient in steps]
+                solution, _ = self.step(solution, gradients)
                 if not learns:
-                    values = [value.detach().requires_grad_() for value in values]
-                weights = dict(zip(weights, values, strict=False))
-                layer = values[-2], values[-1]
-        assert layer is not None
-        return Solution(weights, *layer)
+                    values = [value.detach().requires_grad_() for value in solution.tensors]
+                    solution = solution.replaced(values)
+                weights = dict(solution.weights)
+        assert solution is not None
+        return solution
+
+    def count_steps(self, shots: int) -> int:
+        """The same, however many shots there are."""
+        return self.options.steps
+
+    def initial(self, means: Float[Tensor, "C D"]) -> Solution:
+        """Where steps start.
+
+        Args:
+            means: of the features of each label.
+
+        Raises:
+            OtherWays: the start is fixed to another number of labels.
+        """
+        return Solution(parameters_of(stages_of(self.encoder, self.first)), *self._layer(means))
+
+    def step(
+        self,
+        solution: Solution,
+        gradients: Sequence[Tensor],
+        loss: Tensor | None = None,
+        memory: Sequence[Tensor] = (),
+    ) -> tuple[Solution, Sequence[Tensor]]:
+        """Gradient descent at the rates that were learned, which remembers nothing."""
+        steps = zip(solution.tensors, self.log_rates.exp(), gradients, strict=True)
+        return solution.replaced([value - rate * slope for value, rate, slope in steps]), ()
 
     def _before(self, shown: Tensor, learns: bool) -> Tensor:
         """What the stages that stay as they are make of the support."""
@@ -175,8 +201,9 @@ class _Objective(Episodic):
         """Whose statistics batch norms take: see `run_stages`."""
         return len(shown) if self.fresh else None
 
-    def _start(self, features: Float[Tensor, "B D"], ways: int) -> tuple[Tensor, Tensor]:
+    def _layer(self, means: Float[Tensor, "C D"]) -> tuple[Tensor, Tensor]:
         """The rows and offsets of the last layer before the first step."""
+        ways = len(means)
         if self.options.start == "fixed":
             if ways != self.options.ways:
                 raise OtherWays(
@@ -185,7 +212,6 @@ class _Objective(Episodic):
                 )
             return self.rows, self.offsets
         if self.options.start == "shared":
-            zeros = features.new_zeros(ways, features.shape[1] + 1, requires_grad=True)
+            zeros = means.new_zeros(ways, means.shape[1] + 1, requires_grad=True)
             return zeros[:, 1:], zeros[:, 0]
-        means = features.view(ways, -1, features.shape[1]).mean(dim=1)
         return 2 * means, -means.square().sum(dim=1)
