@@ -43,6 +43,7 @@ def show_version(view: VersionView) -> VersionRead:
         job=owned.job_id if owned else None,
         current=view.current,
         images=view.images,
+        adapts=version.learner is not None,
         metrics=VersionMetrics.model_validate(owned.metrics if owned else {}),
         created_at=version.created_at,
     )

@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import safetensors
@@ -21,6 +22,7 @@ from app.storage.blobs import Blobs
 from models.encoders import Architecture, Encoder, EncoderUnavailable
 from models.encoders.architectures import architectures
 from models.encoders.specs import spec
+from models.training.checkpoint import pack, unpack
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,10 @@ class Versions:
         """Store the weights of an encoder; the SHA-256 of their file."""
         state = {name: t.detach().cpu().contiguous() for name, t in encoder.state_dict().items()}
         return self.blobs.put(safetensors.torch.save(state))
+
+    def store_learner(self, document: dict[str, Any]) -> str:
+        """Store what was learned beside the weights of an encoder; the SHA-256 of its file."""
+        return self.blobs.put(pack(document))
 
     @retry_conflicts
     def upload(self, project_id: UUID, like: UUID, file: Path) -> UUID:
@@ -123,6 +129,25 @@ class Versions:
             ) from error
         encoder.load_state_dict(safetensors.torch.load(weights))
         return encoder.to(self.device).eval()
+
+    def learner(self, version_id: UUID) -> dict[str, Any] | None:
+        """What a version has learned beside its weights, as it was stored; None: nothing.
+
+        Raises:
+            EncoderUnavailable: its file is gone.
+            ValueError: its file is damaged.
+        """
+        with self.db.reading() as session:
+            digest = session.get_one(EncoderVersion, version_id).learner
+        if digest is None:
+            return None
+        try:
+            return unpack(self.blobs.get(digest))
+        except FileNotFoundError as error:
+            raise EncoderUnavailable(
+                f"the file {digest} of the steps that version {version_id} has learned is missing "
+                "from the blob store; restore it from a backup"
+            ) from error
 
     def _find(self, name: str, options: dict[str, object]) -> list[EncoderVersion]:
         """The pretrained versions of an architecture, newest first."""

@@ -17,6 +17,7 @@ ADVICE = {
     "image": "upload the same picture again, restore the file from a backup, or delete the image",
     "weights": "restore the file from a backup; without it the version cannot serve",
     "head": "restore the file from a backup, or give the project another head",
+    "learner": "restore the file from a backup; without it `adapt` cannot start from the version",
     "checkpoint": "nothing: the job starts over",
     "predictions": "start another job of the same kind, or restore the file from a backup",
 }
@@ -28,7 +29,7 @@ ORPHANED = "nothing: a sweep removes it an hour after another has seen it"
 class BlobUse:
     """A row that refers to a file."""
 
-    kind: str  # "image", "weights", "head", "checkpoint" or "predictions"
+    kind: str  # "image", "weights", "learner", "head", "checkpoint" or "predictions"
     id: str  # of the image, encoder version, learned head or job
     project: str | None
 
@@ -95,9 +96,13 @@ def _is_so_still(db: Database, blobs: Blobs, problem: str, digest: str) -> bool:
 
 def _uses_by_service(session: Session) -> Uses:
     """What versions and jobs refer to: few files, so that one look is for all folders."""
-    of_weights = select(
-        EncoderVersion.weights, literal("weights"), EncoderVersion.id, literal(None)
-    )
+    of_versions = [
+        select(column, literal(kind), EncoderVersion.id, literal(None)).where(column.is_not(None))
+        for column, kind in (
+            (EncoderVersion.weights, "weights"),
+            (EncoderVersion.learner, "learner"),
+        )
+    ]
     of_heads = select(LearnedHead.weights, literal("head"), LearnedHead.id, Project.name).join(
         Project, Project.id == LearnedHead.project_id
     )
@@ -108,7 +113,7 @@ def _uses_by_service(session: Session) -> Uses:
         for column, kind in ((Job.checkpoint, "checkpoint"), (Job.predictions, "predictions"))
     ]
     uses: Uses = defaultdict(list)
-    for query in (of_weights, of_heads, *of_jobs):
+    for query in (*of_versions, of_heads, *of_jobs):
         _collect(session, query, uses)
     return uses
 

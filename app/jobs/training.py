@@ -111,6 +111,8 @@ class Trained(NamedTuple):
     verdict: VerdictRead
     projected: bool = False  # it is the one from which it started, and a projection
     architecture: tuple[str, dict[str, object]] | None = None  # name and options, if another
+    # What it has learned beside its weights: see `models.metalearning.adaptation`.
+    learner: dict[str, Any] | None = None
     # Labels of each image by models that never saw it; none where it was not learned from.
     predicted: Sequence[Sequence[UUID]] = ()
 
@@ -290,12 +292,13 @@ def _save(context: JobContext, data: TrainingData, trained: Trained) -> TrainedV
     """Store the version and all that is known of it at once."""
     verdict = trained.verdict.model_dump(mode="json")
 
-    def write(weights: str) -> UUID | None:
+    def write(weights: str, learner: str | None) -> UUID | None:
         with context.queue.holding(context.claim) as session:
-            if not unmark(session, [weights]):
+            if not unmark(session, filter(None, [weights, learner])):
                 return None
             base = session.get_one(EncoderVersion, data.base)
             version = derive_version(base, weights, projected=trained.projected)
+            version.learner = learner
             if trained.architecture is not None:
                 version.architecture, version.options = trained.architecture
                 version.embedding_dim = trained.encoder.embedding_dim
@@ -313,8 +316,9 @@ def _save(context: JobContext, data: TrainingData, trained: Trained) -> TrainedV
             return version.id
 
     while True:
-        weights = context.versions.store(trained.encoder)
-        version_id = context.through_outages(partial(write, weights))
+        weights, document = context.versions.store(trained.encoder), trained.learner
+        learner = None if document is None else context.versions.store_learner(document)
+        version_id = context.through_outages(partial(write, weights, learner))
         if version_id is not None:
             return TrainedVersion(version_id, data.champion, trained.verdict)
 

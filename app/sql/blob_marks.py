@@ -18,6 +18,7 @@ from app.sql.tables import DoomedBlob, EncoderVersion, Image, Job, LearnedHead
 REFERENCES = (
     Image.sha256,
     EncoderVersion.weights,
+    EncoderVersion.learner,
     LearnedHead.weights,
     Job.checkpoint,
     Job.predictions,
@@ -29,7 +30,7 @@ class BlobSwept(RuntimeError):
 
 
 def in_use(session: Session, digests: Iterable[str]) -> set[str]:
-    """Which files hold an image, weights, or the checkpoint or predictions of a job."""
+    """Which files hold an image, what a version learned, or checkpoint or predictions of a job."""
     used: set[str] = set()
     for portion in portions(list(digests)):
         for column in REFERENCES:

@@ -40,6 +40,8 @@ class EncoderVersion(Table):
     architecture: Mapped[str] = mapped_column(Text(100))
     options: Mapped[dict[str, Any]]
     weights: Mapped[str] = mapped_column(Text(64))  # SHA-256 of the safetensors file
+    # Likewise, of the steps that were learned together with the weights; None: there are none.
+    learner: Mapped[str | None] = mapped_column(Text(64))
     embedding_dim: Mapped[int]
     parent_id: Mapped[UUID | None] = mapped_column(ForeignKey("encoder_versions.id"))
     created_at: Mapped[datetime] = mapped_column(default=now)

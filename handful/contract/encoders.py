@@ -28,6 +28,10 @@ class VersionRead(BaseModel):
     job: UUID | None = Field(description="The job that made it.")
     current: bool = Field(description="Whether it serves the project.")
     images: int = Field(description="Labeled images that it learned from.")
+    adapts: bool = Field(
+        default=False,
+        description="Whether it has learned steps, which `finetune` takes by the method `adapt`.",
+    )
     metrics: VersionMetrics = Field(description="How it was judged, beside what it was to replace.")
     created_at: datetime
 

@@ -52,6 +52,7 @@ from models.encoders import Encoder, EncoderUnavailable
 from models.heads import center_and_normalize
 from models.heads.network import NetworkHead
 from models.metalearning import LeakingNorms, require_no_leak, start
+from models.metalearning.adaptation import learned_beside
 from models.metalearning.episodes import EpisodeShape
 from models.metalearning.heads import HeadMethod, start_head
 from models.metalearning.inner_loop import InnerLoopDiverged
@@ -237,6 +238,7 @@ class Metatrain:
             encoder,
             verdict,
             architecture=self.encoder and (self.encoder.name, json_options(self.encoder.options)),
+            learner=learned_beside(self.method.options, learner.training.objective),
             predicted=predictions_before(context, data, pool, base),
         )
 

@@ -5,7 +5,7 @@ import safetensors.torch
 import timm
 import torch
 
-from app.encoders.versions import Versions
+from app.encoders.versions import Versions, derive_version
 from app.sql.database import Database, migrate
 from app.sql.tables import EncoderVersion
 from app.storage.blobs import Blobs
@@ -47,6 +47,25 @@ def test_a_loaded_encoder_embeds_like_the_one_that_was_stored(versions, spec):
 
     assert torch.equal(loaded.embed(images), original.embed(images))
     assert loaded.preprocessing == original.preprocessing
+
+
+def test_what_a_version_learned_beside_its_weights_is_read_as_it_was_stored(versions):
+    version = versions.get_or_create(*parse("conv4:8"))
+    document = {"name": "maml", "options": {"steps": 3}, "state": {"rates": torch.arange(2.0)}}
+    assert versions.learner(version) is None
+    digest = versions.store_learner(document)
+    with versions.db.writing() as session:
+        parent = session.get_one(EncoderVersion, version)
+        parent.learner = digest
+        assert derive_version(parent, parent.weights).learner is None  # its steps fit no others
+
+    document = versions.learner(version)
+
+    assert (document["name"], document["options"]) == ("maml", {"steps": 3})
+    assert torch.equal(document["state"]["rates"], torch.arange(2.0))
+    versions.blobs.remove(digest)
+    with pytest.raises(EncoderUnavailable, match=f"{digest} of the steps .* restore it from"):
+        versions.learner(version)
 
 
 def test_weights_are_kept_as_safetensors_by_their_sha256(versions):

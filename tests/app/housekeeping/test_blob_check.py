@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import pytest
+from sqlalchemy import select
 
 from app.housekeeping.blob_check import check
-from app.sql.tables import Job
+from app.sql.tables import EncoderVersion, Job
 from app.storage.blobs import Blobs
 from tests import databases
 from tests.uploads import upload
@@ -87,13 +88,16 @@ def test_files_of_jobs_and_weights_are_known(birds, parts):
         )
         job.checkpoint, job.predictions = "c" * 64, "f" * 64
         session.add(job)
+        version = session.scalars(select(EncoderVersion)).one()
+        version.learner = "1" * 64
 
     listed = problems(parts)
 
     assert "restore the file from a backup" in listed[weights][1]
     assert listed["c" * 64] == ("missing", "nothing: the job starts over")
     assert listed["f" * 64][0] == "missing"
-    assert len(listed) == 3
+    assert "`adapt` cannot start" in listed["1" * 64][1]
+    assert len(listed) == 4
 
 
 def test_what_comes_while_it_is_looked_at_is_no_problem(birds, parts, png, monkeypatch):

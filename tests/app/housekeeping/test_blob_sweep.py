@@ -8,7 +8,7 @@ from sqlalchemy import select
 
 from app.housekeeping import blob_sweep
 from app.housekeeping.blob_sweep import Swept, sweep
-from app.sql.tables import DoomedBlob
+from app.sql.tables import DoomedBlob, EncoderVersion, ProjectVersion
 from app.storage.blobs import Blobs
 from tests import databases
 from tests.server_process import PATIENCE_S
@@ -78,6 +78,25 @@ def test_a_file_goes_some_time_after_its_last_image_and_no_other_does(birds, par
     later(parts)
     assert sweep(parts.db, parts.blobs) == Swept(0, 0)
     assert marks(parts) == {}
+
+
+def test_what_a_version_learned_stays_as_long_as_its_project(birds, parts):
+    weights, learner = parts.blobs.put(b"weights"), parts.blobs.put(b"learner")
+    with parts.db.writing() as session:
+        project = parts.projects.read("birds").project
+        version = EncoderVersion(
+            architecture="conv4", options={}, weights=weights, learner=learner, embedding_dim=4
+        )
+        session.add(version)
+        session.flush()
+        session.add(ProjectVersion(encoder_id=version.id, project_id=project.id, metrics={}))
+
+    assert sweep(parts.db, parts.blobs) == Swept(0, 0)
+    birds.delete("/v1/projects/birds")
+
+    assert sweep(parts.db, parts.blobs) == Swept(2, 0)
+    later(parts)
+    assert sweep(parts.db, parts.blobs) == Swept(0, 2)
 
 
 def test_an_upload_takes_the_mark_away(birds, parts, deleted, png):

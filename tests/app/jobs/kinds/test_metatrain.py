@@ -1,6 +1,7 @@
 """The job that learns across labels, done in this process."""
 
 import math
+from uuid import UUID
 
 import pytest
 from sqlalchemy import select
@@ -8,6 +9,7 @@ from sqlalchemy import select
 from app.jobs.verdicts import new_labels
 from app.sql.tables import TrainingImage
 from models import metalearning
+from models.metalearning.adaptation import restore
 from models.metalearning.learners import learners
 from models.training.loop import Diverged, Training
 from tests.app.jobs.conftest import JOBS, submit_job
@@ -100,6 +102,36 @@ def test_other_methods_run_as_well(characters, do, method):
     job = characters.get(location).json()
     assert job["state"] == "succeeded", job["error"]
     assert versions(characters)[0]["id"] == job["result"]["version"]
+
+
+@pytest.mark.parametrize(
+    ("method", "adapts"),
+    [
+        ({"name": "prototypical"}, False),
+        ({"name": "maml", "options": {"steps": 1}}, True),
+        ({"name": "maml", "options": {"steps": 1, "inner": "last_stage"}}, True),
+        ({"name": "maml", "options": {"steps": 1, "inner": "head"}}, False),
+        ({"name": "lstm_learner"}, True),
+        ({"name": "lstm_learner", "options": {"learner": "head"}}, False),
+    ],
+    ids=str,
+)
+def test_a_version_knows_the_steps_that_its_network_has_learned(characters, do, method, adapts):
+    location = submit(characters, method=method, episodes=2, ways=3, shots=1, promote="never")
+
+    do(characters)
+
+    newest, oldest = versions(characters)
+    version = UUID(characters.get(location).json()["result"]["version"])
+    assert (newest["id"], newest["adapts"]) == (str(version), adapts)
+    assert not oldest["adapts"]
+    parts = characters.app.state.parts
+    document = parts.versions.learner(version)
+    assert (document is not None) == adapts
+    if document is not None:
+        assert (document["name"], document["fresh"]) == (method["name"], True)
+        learner = restore(document, parts.versions.load(version))
+        assert learner.first == (3 if "last_stage" in str(method) else 0)
 
 
 def test_an_interrupted_job_goes_on_and_ends_as_if_it_had_not_been(characters, do):
