@@ -26,7 +26,7 @@ from models.encoders import Encoder
 from models.encoders.architectures.efficientnet_lite import classifier_network
 from models.encoders.specs import parse
 from models.evaluation.comparison import compare
-from models.finetuning import FinetuningMethod, embed_all, resolve_recipe, start
+from models.finetuning import FinetuningMethod, GradientMethod, embed_all, resolve_recipe, start
 from models.finetuning.lora import merge
 from models.finetuning.methods import methods
 from models.finetuning.model_selection import Selected, Selection
@@ -153,6 +153,7 @@ def fine_tune(
     method: FinetuningMethod, encoder: Encoder, few: Tensor, targets: Tensor, recipe: Recipe
 ) -> Encoder:
     """An encoder after a training as a job does it."""
+    assert isinstance(method, GradientMethod)
     tuning = start(method, encoder, few, targets, recipe, policy=POLICY)
     for _ in tuning.training:
         pass

@@ -257,6 +257,7 @@ def test_earlier_labels_teach_how_to_learn_new_ones_as_the_how_to_says(live_url,
     for old, new in (
         ('"ways": [5, 20]', '"ways": 4, "shots": 1'),
         ('"episodes": 600', '"episodes": 20'),
+        ('"ways": 5, "shots": [1, 5], "episodes": 400', '"ways": 4, "shots": 1, "episodes": 10'),
     ):
         assert old in script
         script = script.replace(old, new)
@@ -264,6 +265,7 @@ def test_earlier_labels_teach_how_to_learn_new_ones_as_the_how_to_says(live_url,
         ("earlier", range(9), range(4)),
         ("new", range(20, 22), range(1)),
         ("other", range(20, 22), range(1, 3)),
+        ("more", range(20, 22), range(3, 6)),
     ):
         for label in labels:
             place = tmp_path / folder / f"character {label}"
@@ -280,6 +282,7 @@ def test_earlier_labels_teach_how_to_learn_new_ones_as_the_how_to_says(live_url,
     assert '"method":"feat"' in output
     assert '"current":true' in output
     assert '"head":{"name":"auto"' in output
+    assert len(re.findall(r"^(?:adapt|discriminative) [01]\.", output, re.MULTILINE)) == 10
 
 
 def write_fashion(folder: Path) -> None:

@@ -105,10 +105,7 @@ class Versions:
     def base(self, version_id: UUID) -> UUID:
         """The nearest version, this one or an ancestor, that learned from no labels."""
         with self.db.reading() as session:
-            version = session.get_one(EncoderVersion, version_id)
-            while version.parent_id is not None and _has_learned(session, version.id):
-                version = session.get_one(EncoderVersion, version.parent_id)
-            return version.id
+            return lineage(session, version_id)[-1].id
 
     def load(self, version_id: UUID) -> Encoder:
         """Rebuild the encoder with its weights, on the device.
@@ -175,6 +172,14 @@ def derive_version(
         embedding_dim=parent.embedding_dim,
         parent_id=parent.id,
     )
+
+
+def lineage(session: Session, version_id: UUID) -> list[EncoderVersion]:
+    """A version and its ancestors, up to the nearest of them that learned from no labels."""
+    versions = [session.get_one(EncoderVersion, version_id)]
+    while (parent := versions[-1].parent_id) is not None and _has_learned(session, versions[-1].id):
+        versions.append(session.get_one(EncoderVersion, parent))
+    return versions
 
 
 def _build(version: EncoderVersion) -> Encoder:

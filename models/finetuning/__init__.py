@@ -2,9 +2,9 @@
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -14,7 +14,15 @@ from torch.nn import functional as F
 from models.augmentation import Augmentation, apply
 from models.encoders import Encoder, is_transformer, trainable_copy
 from models.evaluation.folds import Fold
-from models.training.loop import Batch, Images, Objective, ParameterGroup, Training, as_values
+from models.training.loop import (
+    Batch,
+    Epoch,
+    Images,
+    Objective,
+    ParameterGroup,
+    Training,
+    as_values,
+)
 from models.training.recipe import Recipe
 
 EMBED_BATCH = 32
@@ -101,7 +109,7 @@ class Classifier(Objective):
 
 @runtime_checkable
 class FinetuningMethod(Protocol):
-    """The options of one way to fine-tune: what learns, and how fast."""
+    """The options of one way to fine-tune."""
 
     frozen: ClassVar[bool]  # all stages but the last, whose input is then computed only once
 
@@ -113,6 +121,11 @@ class FinetuningMethod(Protocol):
         """A copy that can learn; the encoder given stays as it is."""
         ...
 
+
+@runtime_checkable
+class GradientMethod(FinetuningMethod, Protocol):
+    """The options of one that trains by a recipe: what learns, and how fast."""
+
     def groups(self, encoder: Encoder, shots: int) -> list[ParameterGroup]:
         """The parameters that learn, from shallow to deep; all others are frozen.
 
@@ -120,6 +133,41 @@ class FinetuningMethod(Protocol):
             shots: images of the class that has the fewest.
         """
         ...
+
+
+@runtime_checkable
+class Epochs(Protocol):
+    """A training that can stop after any epoch and go on from there."""
+
+    @property
+    def epoch(self) -> int:
+        """How many are finished."""
+        ...
+
+    def __iter__(self) -> Iterator[Epoch]: ...
+
+    def __next__(self) -> Epoch: ...
+
+    def state(self) -> dict[str, Any]: ...
+
+    def load(self, state: dict[str, Any]) -> None: ...
+
+
+@runtime_checkable
+class Tuning(Protocol):
+    """An encoder that learns labels."""
+
+    @property
+    def training(self) -> Epochs: ...
+
+    def averaged(self) -> Encoder:
+        """A copy of the encoder as it is now."""
+        ...
+
+
+# Begins to adapt an encoder by steps that it has learned: by images, the class of each, and how
+# many may be in memory at a time.
+Adapter = Callable[[Images, Tensor, int], Tuning]
 
 
 class Finetuning(NamedTuple):
@@ -146,7 +194,7 @@ class Finetuning(NamedTuple):
 
 
 def start(
-    method: FinetuningMethod,
+    method: GradientMethod,
     encoder: Encoder,
     images: Images,
     targets: Int[Tensor, " M"],

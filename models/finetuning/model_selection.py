@@ -12,8 +12,11 @@ from models.augmentation import Augmentation
 from models.encoders import Encoder
 from models.evaluation.folds import Fold, classify, predict, stratified_folds
 from models.finetuning import (
-    Finetuning,
+    Adapter,
     FinetuningMethod,
+    GradientMethod,
+    Part,
+    Tuning,
     embed_all,
     interpolate,
     resolve_recipe,
@@ -79,9 +82,11 @@ class Selection(Iterator[SelectionProgress]):
         head: classifies the embeddings.
         folds: parts of the labels; each is judged by a training on the others.
         repeats: how often, with other folds.
+        adapter: of the encoder, for a method that takes steps which that has learned.
 
     Raises:
-        ValueError: a class has fewer images than there are folds.
+        ValueError: a class has fewer images than there are folds, a method needs steps that the
+            encoder has not learned, or has learned for another number of labels.
     """
 
     def __init__(
@@ -96,6 +101,7 @@ class Selection(Iterator[SelectionProgress]):
         policy: Sequence[Augmentation] = (),
         folds: int = 3,
         repeats: int = 1,
+        adapter: Adapter | None = None,
     ) -> None:
         self._encoder = encoder
         self._images = images
@@ -105,6 +111,9 @@ class Selection(Iterator[SelectionProgress]):
         self._head = head
         self._policy = policy
         self._folds = [stratified_folds(targets, folds, seed) for seed in range(repeats)]
+        self._adapter = adapter
+        if not all(isinstance(method, GradientMethod) for method in self._methods):
+            self._adapt(torch.arange(len(targets)))  # is refused here, or never
         self._embeddings = embed_all(encoder, images)
         self._runs = [
             _Run(method, repeat, fold)
@@ -114,7 +123,7 @@ class Selection(Iterator[SelectionProgress]):
         ]
         self._all = len(self._runs) + 1  # runs; the last one is on all images
         self._at = 0
-        self._tuning: Finetuning | None = None
+        self._tuning: Tuning | None = None
         self._lengths: list[int] = []  # epochs of each run, which early stopping may have cut
         # The class of each image by each method and share, in each repetition; -1: not judged yet.
         shape = (len(self._methods), len(SHARES), repeats, len(targets))
@@ -203,17 +212,27 @@ class Selection(Iterator[SelectionProgress]):
         best, share = self._best(self._right().mean(dim=(2, 3)))
         return _Run(best, 0, None) if SHARES[share] else None
 
-    def _begin(self, run: _Run) -> Finetuning:
+    def _begin(self, run: _Run) -> Tuning:
+        method = self._methods[run.method]
+        fold = None if run.fold is None else self._folds[run.repeat][run.fold]
+        if not isinstance(method, GradientMethod):
+            return self._adapt(torch.arange(len(self._targets)) if fold is None else fold.train)
         return start(
-            self._methods[run.method],
+            method,
             self._encoder,
             self._images,
             self._targets,
             self._recipe,
             policy=self._policy,
             embeddings=self._embeddings,
-            fold=None if run.fold is None else self._folds[run.repeat][run.fold],
+            fold=fold,
         )
+
+    def _adapt(self, positions: Int[Tensor, " K"]) -> Tuning:
+        if self._adapter is None:
+            raise ValueError("the encoder has learned no steps by which it could adapt")
+        part = Part(self._images, positions)
+        return self._adapter(part, self._targets[positions], self._recipe.batch_size)
 
     def _length(self, method: int) -> int:
         """Epochs on all images: as many as the folds took on average."""
@@ -222,7 +241,7 @@ class Selection(Iterator[SelectionProgress]):
         ]
         return round(sum(lengths) / len(lengths))
 
-    def _end(self, run: _Run, tuning: Finetuning) -> None:
+    def _end(self, run: _Run, tuning: Tuning) -> None:
         """Judge what was learned on a fold; keep what was learned on all images."""
         method = self._methods[run.method]
         before = method.prepare(self._encoder)

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from app.jobs.context import Checked, JobContext, JobFailed
 from app.jobs.decoded_images import Material, decode_labeled
 from app.jobs.kinds import kinds
+from app.jobs.planning.adaptation import adapter_of, why_not_adapt
 from app.jobs.planning.policies import (
     DEFAULT,
     AugmentationChoice,
@@ -24,11 +25,19 @@ from app.jobs.training import LearningStep, RunProgress, Trained, step_of_run, t
 from app.jobs.training_data import check_enough, gather, labels_fingerprint
 from app.jobs.verdicts import correctness, judge_beside
 from app.plugin_fields import forbid_extra, plugin_field, plugins_from
+from app.problems import InvalidRequest
 from app.sql.tables import Project
 from handful.contract.jobs import Figure, VerdictRead
-from models.finetuning import FinetuningMethod, embed_all, resolve_recipe, start
+from models.finetuning import (
+    FinetuningMethod,
+    GradientMethod,
+    embed_all,
+    resolve_recipe,
+    start,
+)
 from models.finetuning.methods import methods
 from models.finetuning.model_selection import Selected, Selection, SelectionProgress
+from models.metalearning.inner_loop import InnerLoopDiverged
 from models.registry import plugin_name
 from models.training.learning_rate_range import find_rate
 from models.training.loop import Diverged
@@ -54,7 +63,8 @@ class Finetune:
         Field(
             min_length=1,
             max_length=10,
-            description="Ways to train; cross-validation chooses among several.",
+            description="Ways to train; cross-validation chooses among several. `adapt` is for an "
+            "encoder that has learned steps, as `adapts` of its version says.",
             json_schema_extra={"default": METHODS},
         ),
     ] = field(default_factory=lambda: plugins_from(MethodChoice, METHODS))
@@ -93,10 +103,17 @@ class Finetune:
 
     def check(self, session: Session, project: Project) -> Checked:
         check_enough(session, project)
+        if self.adapts and (reason := why_not_adapt(session, project)):
+            raise InvalidRequest(reason)
         # Ids from here on: a label may be renamed before the job starts.
         policies = by_label(session, project, self.per_class)
         settled = replace(self, per_class={str(i): policy for i, policy in policies.items()})
         return Checked(settled, labels_fingerprint(session, project))
+
+    @property
+    def adapts(self) -> bool:
+        """Whether steps are to be taken that the encoder has learned."""
+        return not all(isinstance(method.options, GradientMethod) for method in self.methods)
 
     def run(self, context: JobContext) -> VersionResult:
         return train_version(context, self, self.recipe.batch_size)
@@ -116,11 +133,10 @@ class Finetune:
         recipe = replace(self.recipe, batch_size=batch_size)
         recipe = resolve_recipe(recipe, encoder, len(targets))
         options = [method.options for method in self.methods]
+        trains = [method for method in options if isinstance(method, GradientMethod)]
         try:
-            if self.find_rate:
-                rate = (
-                    state["recipe"]["rate"] if state else _find_rate(options[0], material, recipe)
-                )
+            if self.find_rate and trains:
+                rate = state["recipe"]["rate"] if state else _find_rate(trains[0], material, recipe)
                 recipe = replace(recipe, rate=rate)
                 context.message(f"the learning rate is {rate:.2g}", rate=rate)
             selection = Selection(
@@ -133,6 +149,7 @@ class Finetune:
                 policy=combine(self.augmentation, self.per_class, material.data.labeled.labels),
                 folds=min(self.folds or usual, int(torch.bincount(targets).min())),
                 repeats=self.repeats,
+                adapter=adapter_of(context, material.data.base, encoder) if self.adapts else None,
             )
         except ValueError as error:
             raise JobFailed(str(error)) from error
@@ -202,6 +219,11 @@ class Finetuner:
     def steps(self) -> Iterator[LearningStep]:
         try:
             yield from map(_step, self.selection)
+        except InnerLoopDiverged as error:
+            raise JobFailed(
+                f"{error}, which the encoder has learned: meta-train it again with a lower one, or "
+                "name another method than `adapt`"
+            ) from error
         except Diverged as error:
             rate = self.recipe.rate
             raise JobFailed(f"{error}; try a lower rate than {rate:g}, or find_rate") from error
@@ -210,7 +232,7 @@ class Finetuner:
         return self.selection.state()
 
 
-def _find_rate(method: FinetuningMethod, material: Material, recipe: Recipe) -> float:
+def _find_rate(method: GradientMethod, material: Material, recipe: Recipe) -> float:
     """By a learning-rate range test on some of the images."""
     generator = torch.Generator().manual_seed(recipe.seed)
     sample = torch.randperm(len(material.images), generator=generator)[:RATE_IMAGES].tolist()

@@ -7,15 +7,20 @@ import torch
 from sqlalchemy import delete, select
 from sqlalchemy.exc import OperationalError
 
+from app.housekeeping.blob_sweep import sweep
 from app.jobs import context, promotion
 from app.jobs.checkpoints import Checkpoints
 from app.jobs.job_queue import LeaseLost
 from app.jobs.kinds import finetune
+from app.jobs.verdicts import new_labels
 from app.problems import StorageFull
-from app.sql.tables import Image, Project, ProjectVersion
+from app.sql.tables import EncoderVersion, Image, Project, ProjectVersion
+from models import metalearning
+from models.metalearning.adaptation import LearnedSteps
 from models.training.loop import Training
 from tests.app.jobs.conftest import JOBS, submit_job
 from tests.app.jobs.kinds.conftest import events, interrupt, lose_files, versions
+from tests.characters import SIDE, character_file
 
 RECIPE = {"epochs": 8, "rate": 3e-3, "batch_size": 8}
 OPTIONS = {
@@ -473,6 +478,204 @@ def test_a_job_waits_while_the_database_is_away(striped, do, monkeypatch):
     assert striped.get(location).json()["state"] == "succeeded"
     epochs = [(data["run"], data["epoch"]) for data in events(striped, location)[:8]]
     assert epochs == [(1, epoch) for epoch in range(1, 9)]
+
+
+METATRAIN = {
+    "projects": ["earlier"],
+    "method": {"name": "maml", "options": {"steps": 2}},
+    "encoder": {"name": "conv4", "options": {"width": 8, "image_side": SIDE}},
+    "ways": 3,
+    "shots": 1,
+    "queries": 2,
+    "episodes": 20,
+    "rate": 0.003,
+    "promote": "always",
+}
+ADAPT = {"methods": [{"name": "adapt"}], "recipe": {"batch_size": 8}, "promote": "always"}
+
+
+def add_characters(service, project, labels, each):
+    for label in labels:
+        files = [("files", character_file(label, number)) for number in range(each)]
+        service.post(f"/v1/projects/{project}/labels/c{label}/support", files=files)
+
+
+@pytest.fixture
+def metatrained(birds, do, monkeypatch):
+    """Makes a service whose project `birds` is served by an encoder that has learned steps."""
+    monkeypatch.setattr(new_labels, "EPISODES", 4)
+    monkeypatch.setattr(metalearning, "DEAR_VALIDATION_EPISODES", 2)
+    birds.post("/v1/projects", json={"name": "earlier"})
+    add_characters(birds, "earlier", range(20, 28), 3)
+    add_characters(birds, "birds", range(4), 6)
+
+    def make(**options):
+        location = submit_job(birds, "metatrain", METATRAIN | options)
+        do(birds)
+        job = birds.get(location).json()
+        assert job["state"] == "succeeded", job["error"]
+        return birds
+
+    return make
+
+
+class TestOnEachDatabase:
+    @pytest.fixture(params=["sqlite", "postgresql"])
+    def database_url(self, request):
+        return request.getfixturevalue("postgresql")() if request.param == "postgresql" else ""
+
+    def test_an_encoder_adapts_by_its_own_steps_and_is_rolled_back(self, metatrained, do):
+        service = metatrained()
+        before = versions(service)[0]
+        assert before["adapts"]
+        location = submit(service, **ADAPT)
+
+        do(service)
+
+        job = service.get(location).json()
+        assert job["state"] == "succeeded", job["error"]
+        assert job["result"]["promoted"]
+        newest = versions(service)[0]
+        assert (newest["parent"], newest["current"]) == (before["id"], True)
+        assert newest["images"] == 4 * 6
+        assert not newest["adapts"]
+        verdict = job["result"]["verdict"]
+        assert verdict["method"] == {"name": "adapt", "options": {}}
+        assert set(verdict["against"]) == {"prototypes"}
+        steps = [data for data in events(service, location) if data["stage"] == "training"]
+        assert [(data["fold"], data["epoch"], data["epochs"]) for data in steps[:4]] == [
+            (1, 1, 2), (1, 2, 2), (2, 1, 2), (2, 2, 2)
+        ]  # fmt: skip
+        # What the version before has learned is still there, and another job starts from it.
+        parts = service.app.state.parts
+        assert sweep(parts.db, parts.blobs).removed == 0
+        again = submit(service, **ADAPT | {"folds": 3})
+        do(service)
+        assert versions(service)[0]["parent"] == before["id"]
+        assert set(service.get(again).json()["result"]["verdict"]["against"]) == {
+            "prototypes",
+            "champion",
+        }
+        answer = service.post(f"/v1/projects/birds/encoders/{before['id']}/promote")
+        assert answer.json()["promoted"]
+        assert {v["id"]: v["current"] for v in versions(service)}[before["id"]]
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"name": "maml", "options": {"inner": "last_stage", "steps": 2}},
+        {"name": "lstm_learner"},
+    ],
+    ids=str,
+)
+def test_other_learners_adapt_as_well_and_beside_other_methods(metatrained, do, method):
+    service = metatrained(method=method, episodes=2)
+    ways = [{"name": "feature_extraction"}, {"name": "adapt"}]
+    location = submit(service, methods=ways, recipe=RECIPE | {"epochs": 1}, find_rate=True)
+
+    do(service)
+
+    job = service.get(location).json()
+    assert job["state"] == "succeeded", job["error"]
+    assert {c["method"]["name"] for c in job["result"]["verdict"]["candidates"]} == {
+        "adapt",
+        "feature_extraction",
+    }
+
+
+@pytest.mark.parametrize("after", [1, 3])
+def test_interrupted_steps_go_on_and_end_as_if_they_had_not_been(metatrained, do, after):
+    service = metatrained()
+    whole = submit(service, **ADAPT | {"promote": "never"})
+    do(service)
+    expected = [data["loss"] for data in events(service, whole)]
+    location = submit(service, **ADAPT | {"promote": "never"})
+    interrupt(service, do, location, LearnedSteps, "__next__", after)
+
+    do(service)
+
+    assert service.get(location).json()["state"] == "succeeded"
+    assert [data["loss"] for data in events(service, location)] == expected
+    weights = [
+        service.get(f"/v1/projects/birds/encoders/{v['id']}/weights").content
+        for v in versions(service)[:2]
+    ]
+    assert weights[0] == weights[1]
+
+
+def refuse_to_adapt(service):
+    answer = service.post(JOBS, json={"kind": "finetune", "options": ADAPT})
+    assert answer.status_code == 422, answer.text
+    return answer.json()["detail"]
+
+
+def test_an_encoder_without_steps_of_its_own_is_refused_with_what_makes_them(striped):
+    detail = refuse_to_adapt(striped)
+
+    assert "has learned no steps" in detail
+    assert "`metatrain` with the method `maml` (`inner` `all` or `last_stage`)" in detail
+
+
+def test_steps_that_were_learned_from_labels_of_the_project_are_refused(metatrained):
+    service = metatrained(projects=[], queries=1, ways=2)
+
+    detail = refuse_to_adapt(service)
+
+    assert versions(service)[0]["adapts"]
+    assert versions(service)[0]["id"] in detail
+    assert "on which nothing that starts from it can be judged" in detail
+
+
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        (lambda document: document["state"]["log_rates"].add_(500), "in step 1 of the inner loop"),
+        (lambda document: document.update(name="telepathy"), "does not have the learner"),
+        (lambda document: document["options"].update(inner="head"), "is not what it learns"),
+    ],
+    ids=["too high rates", "another service", "another network"],
+)
+def test_steps_that_cannot_be_taken_fail_the_job_with_the_reason(metatrained, do, harm, words):
+    service = metatrained()
+    current, parts = versions(service)[0]["id"], service.app.state.parts
+    document = parts.versions.learner(UUID(current))
+    harm(document)
+    with parts.db.writing() as session:
+        version = session.get_one(EncoderVersion, UUID(current))
+        version.learner = parts.versions.store_learner(document)
+    location = submit(service, **ADAPT)
+
+    do(service)
+
+    job = service.get(location).json()
+    assert job["state"] == "failed"
+    assert words in job["error"]
+    assert "inner loop" not in words or "meta-train it again with a lower one" in job["error"]
+    assert versions(service)[0]["id"] == current
+
+
+def test_steps_whose_file_is_lost_fail_the_job_with_what_to_do(metatrained, do):
+    service = metatrained()
+    parts = service.app.state.parts
+    with parts.db.reading() as session:
+        version = session.get_one(EncoderVersion, UUID(versions(service)[0]["id"]))
+    parts.blobs.remove(version.learner)
+    location = submit(service, **ADAPT)
+
+    do(service)
+
+    assert "restore it from a backup" in service.get(location).json()["error"]
+
+
+def test_a_last_layer_for_another_number_of_labels_fails_the_job(metatrained, do):
+    fixed = {"name": "maml", "options": {"steps": 1, "start": "fixed", "ways": 3}}
+    service = metatrained(method=fixed)
+    location = submit(service, **ADAPT)
+
+    do(service)
+
+    assert "has 3 rows and the episode 4 labels" in service.get(location).json()["error"]
 
 
 @pytest.mark.cuda
