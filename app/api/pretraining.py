@@ -10,19 +10,23 @@ from app.api import resource_router
 from app.api.parts import AllParts
 from app.http.openapi import file_responses, problem_responses
 from app.http.parameters import ProjectKey
+from app.jobs.planning.adaptation import adaptation_suitability
 from app.jobs.planning.previews import pretraining_sheet
 from app.jobs.planning.suitability import Suitability, suitabilities
 from app.plugin_fields import plugin_field
 from handful.contract.common import Page, Schema
 from handful.contract.pretraining import RecipeRead
+from models.finetuning.methods.adapt import Adapt
 from models.metalearning.learners import learners
 from models.pretraining.methods import methods
+from models.registry import plugin_name
 from models.training.recipe import Recipe
 
 router = resource_router("/v1/projects/{project}", tags=["pretraining"])
 MEDIA_TYPE = "image/png"
 PretextChoice: Any = plugin_field(methods)
 MIB = 1 << 20
+ADAPT = plugin_name(Adapt)
 BATCH = 64  # as in the job `pretrain`
 
 
@@ -32,7 +36,7 @@ def show_recipe(suitability: Suitability) -> RecipeRead:
     images, labels = getattr(method, "fewest", 0), getattr(method, "fewest_labels", 0)
     return RecipeRead(
         name=suitability.name,
-        kind="metatrain" if labels else "pretrain",
+        kind=kind_of(suitability.name),
         family=getattr(method, "family", "meta-learning"),
         summary=(method.__doc__ or "").partition("\n")[0],
         images=images,
@@ -45,6 +49,13 @@ def show_recipe(suitability: Suitability) -> RecipeRead:
         minutes=round(trial.seconds / 60, 2) if trial else None,
         memory_mib=round(trial.memory / MIB, 1) if trial else None,
     )
+
+
+def kind_of(name: str) -> Literal["pretrain", "metatrain", "finetune"]:
+    """The kind of job that has a method."""
+    if name in methods:
+        return "pretrain"
+    return "metatrain" if name in learners else "finetune"
 
 
 class PretrainingPreview(Schema):
@@ -64,13 +75,17 @@ def list_recipes(
     project: ProjectKey,
     parts: AllParts,
     measure: Annotated[
-        list[Literal[(*methods, *learners)]],  # type: ignore[valid-type]
+        list[Literal[(*methods, *learners, ADAPT)]],  # type: ignore[valid-type]
         Query(max_length=3, description="Methods whose cost is measured by a few steps: seconds."),
     ] = [],  # noqa: B006
 ) -> Page[RecipeRead]:
-    """List methods of `pretrain` and `metatrain`: what they need and cost, when not to use them."""
+    """List methods of `pretrain` and `metatrain`: what they need and cost, when not to use them.
+
+    And `adapt` of `finetune`, which takes steps that `metatrain` has learned.
+    """
     recipe = Recipe(batch_size=BATCH)
     rows = suitabilities(parts.db, parts.embedder, project, recipe, measured=measure)
+    rows.append(adaptation_suitability(parts.versions, project, measured=ADAPT in measure))
     return Page(items=[show_recipe(row) for row in rows], next_cursor=None)
 
 

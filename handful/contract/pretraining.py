@@ -1,4 +1,4 @@
-"""Methods of `pretrain` and `metatrain`, and how each suits a project."""
+"""Methods that learn for later labels, or by what was learned so; how each suits a project."""
 
 from typing import Literal
 
@@ -9,7 +9,9 @@ class RecipeRead(BaseModel):
     """A method, and how it suits the project as it is now."""
 
     name: str
-    kind: Literal["pretrain", "metatrain"] = Field(description="Of the job that has it.")
+    kind: Literal["pretrain", "metatrain", "finetune"] = Field(
+        description="Of the job that has it."
+    )
     family: Literal["discriminative", "generative", "contrastive", "cluster-based", "meta-learning"]
     summary: str
     images: int = Field(description="Images below which it learns little.")
@@ -17,7 +19,7 @@ class RecipeRead(BaseModel):
     labels: int = Field(description="Labels below which it learns little; 0: it needs none.")
     enough_labels: bool = Field(
         description="Whether the project has as many, with images enough for an episode; those of "
-        "others may be named as well."
+        "others may be named as well. For `finetune`, with two images each."
     )
     possible: bool = Field(description="Whether it can work with the project's encoder.")
     reason: str | None = Field(description="Why it cannot.")

@@ -1,17 +1,55 @@
 """What meta-training would cost here, by a few episodes of it."""
 
+import time
+
 import torch
 from torch import Generator
 from torch.nn import functional as F
 
 from models.encoders import Encoder
 from models.metalearning import MetaMethod, part_size, start
+from models.metalearning.adaptation import LearnedSteps, StepLearner
 from models.metalearning.episodes import EpisodeShape, LabelSplit, bounds
 from models.metalearning.heads import HeadMethod, start_head
-from models.training.cost import Cost, measure_steps
+from models.training.cost import Cost, count_saved, measure_steps
 from models.training.recipe import Recipe
 
 STEPS = 2  # after one that is not counted
+
+
+def measure_adaptation(
+    learner: StepLearner, images: int, labels: int, batch_size: int, *, runs: int, looks: int
+) -> Cost:
+    """Take a learned step or two over noise, and multiply.
+
+    Args:
+        images: of which there will be `batch_size` in memory at a time.
+        runs: how often all steps are taken over all images.
+        looks: how often all images are embedded besides.
+
+    Raises:
+        ValueError: the learner is for another number of labels.
+    """
+    encoder = learner.encoder
+    generator, side = Generator().manual_seed(0), encoder.preprocessing.crop
+    count = max(labels, min(batch_size, images))
+    noise = torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8, generator=generator)
+    steps = LearnedSteps(learner, noise, torch.arange(count) % labels, batch_size)
+    with count_saved() as saved:
+        epoch = next(steps)
+    seconds = next(steps, epoch).seconds * epoch.of
+    started = time.monotonic()
+    encoder.embed(noise)
+    embedding = time.monotonic() - started
+    state = [*encoder.state_dict().values(), *steps.state()["solution"]]
+    weights = sum(value.nbytes for value in state)
+    remembered = sum(value.nbytes for value in steps.state()["memory"])
+    parts = -(-count // batch_size)
+    pixels = min(batch_size, count) * noise[0].numel() * 4  # float32
+    return Cost(
+        (runs * seconds + looks * embedding) / count * images,
+        2 * weights + 4 * remembered + saved.bytes // parts + pixels,
+    )
 
 
 def measure_episodes(

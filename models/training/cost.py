@@ -1,6 +1,9 @@
 """What a training would cost here, by a few steps of it."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -29,14 +32,7 @@ def measure_steps(training: Training) -> StepCost:
     Args:
         training: of some epochs of one step each, which is thrown away.
     """
-    saved_bytes = 0
-
-    def count(tensor: Any) -> Any:
-        nonlocal saved_bytes
-        saved_bytes += tensor.numel() * tensor.element_size()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+    with count_saved() as saved:
         next(training)
     started, steps = time.monotonic(), 0
     for _ in training:
@@ -44,4 +40,24 @@ def measure_steps(training: Training) -> StepCost:
     seconds = (time.monotonic() - started) / steps
     state = training.objective.state_dict().values()
     weights = sum(tensor.numel() * tensor.element_size() for tensor in state)
-    return StepCost(seconds, weights, saved_bytes)
+    return StepCost(seconds, weights, saved.bytes)
+
+
+@dataclass
+class SavedTensors:
+    """What was left behind for backward passes."""
+
+    bytes: int = 0
+
+
+@contextmanager
+def count_saved() -> Iterator[SavedTensors]:
+    """Counts what is left behind for backward passes; what several need counts as often."""
+    saved = SavedTensors()
+
+    def count(tensor: Any) -> Any:
+        saved.bytes += tensor.numel() * tensor.element_size()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        yield saved

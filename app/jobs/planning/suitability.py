@@ -10,6 +10,7 @@ from app.jobs.planning.label_splits import EPISODES, EPISODES_OF_HEADS, USUAL_SH
 from app.sql.database import Database
 from app.sql.lookups import find_project
 from app.sql.tables import Image
+from models.finetuning.methods.adapt import Adapt
 from models.metalearning import LeakingNorms, MetaMethod, require_no_leak
 from models.metalearning.cost import measure_episodes, measure_head_episodes
 from models.metalearning.heads import HeadMethod
@@ -25,7 +26,7 @@ class Suitability(NamedTuple):
     """A method, and how it suits a project."""
 
     name: str
-    method: type[PretrainingMethod] | type[MetaMethod] | type[HeadMethod]
+    method: type[PretrainingMethod] | type[MetaMethod] | type[HeadMethod] | type[Adapt]
     images: int  # that the project has
     labels: int  # that have images enough for an episode
     refused: str | None  # why it cannot work with the project's encoder

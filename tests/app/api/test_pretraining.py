@@ -22,8 +22,8 @@ def image(striped) -> str:
 def test_every_method_says_what_it_needs_and_when_not_to_use_it(striped):
     items = striped.get(RECIPES).json()["items"]
 
-    assert [item["name"] for item in items] == [*methods, *learners]
-    for item in items:
+    assert [item["name"] for item in items] == [*methods, *learners, "adapt"]
+    for item in items[:-1]:
         pretrains = item["kind"] == "pretrain"
         assert item["summary"]
         assert item["unsuited"]
@@ -43,6 +43,15 @@ def test_a_method_is_measured_when_asked_for(striped):
     assert all(0 < item["minutes"] < 60 for item in measured.values())
     # Four turns of each image take more than one image of which parts are hidden.
     assert measured["rotation"]["memory_mib"] > measured["mae"]["memory_mib"] > 0
+
+
+def test_steps_that_no_encoder_has_learned_are_not_possible_and_not_measured(striped):
+    item = striped.get(RECIPES, params={"measure": "adapt"}).json()["items"][-1]
+
+    assert (item["kind"], item["labels"], item["enough_labels"]) == ("finetune", 2, True)
+    assert not item["possible"]
+    assert "`metatrain` with the method `maml`" in item["reason"]
+    assert item["minutes"] is None
 
 
 def test_an_unknown_method_cannot_be_measured(striped):

@@ -1,6 +1,7 @@
 """What meta-training would cost."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -9,8 +10,10 @@ from torch import nn
 from models import metalearning
 from models.encoders.architectures.conv4 import Conv4
 from models.metalearning import LeakingNorms
-from models.metalearning.cost import measure_episodes
+from models.metalearning.cost import measure_adaptation, measure_episodes
 from models.metalearning.episodes import EpisodeShape
+from models.metalearning.learners.lstm_learner import LSTMLearner
+from models.metalearning.learners.maml import MAML
 from models.metalearning.learners.prototypical import Prototypical
 
 SHAPE = EpisodeShape(ways=(3, 6), shots=(1, 3), queries=2)
@@ -47,6 +50,19 @@ def test_the_encoder_stays_as_it_is():
     measure_episodes(Prototypical(), encoder, SHAPE, 100)
 
     assert all(torch.equal(tensor, before[name]) for name, tensor in encoder.state_dict().items())
+
+
+@pytest.mark.parametrize("method", [MAML(steps=1), MAML(steps=3), LSTMLearner()], ids=str)
+def test_an_adaptation_costs_by_its_images_and_in_memory_by_its_batch(method):
+    learner: Any = method.build(conv(), fresh=False).eval()
+
+    few, many, small = (
+        measure_adaptation(learner, images, 3, size, runs=5, looks=20)
+        for images, size in ((32, 32), (3200, 32), (3200, 4))
+    )
+
+    assert 10 * few.seconds < many.seconds < 1000 * few.seconds
+    assert many.memory == few.memory > 2 * small.memory
 
 
 def test_an_encoder_whose_norms_leak_costs_nothing():

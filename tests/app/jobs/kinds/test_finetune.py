@@ -584,6 +584,17 @@ def test_other_learners_adapt_as_well_and_beside_other_methods(metatrained, do, 
     }
 
 
+def test_recipes_say_what_steps_cost_where_they_were_learned(metatrained):
+    service = metatrained()
+
+    answer = service.get("/v1/projects/birds/recipes", params={"measure": "adapt"})
+
+    item = answer.json()["items"][-1]
+    assert (item["name"], item["possible"], item["enough_labels"]) == ("adapt", True, True)
+    assert 0 < item["minutes"] < 1
+    assert 0 < item["memory_mib"] < 100
+
+
 @pytest.mark.parametrize("after", [1, 3])
 def test_interrupted_steps_go_on_and_end_as_if_they_had_not_been(metatrained, do, after):
     service = metatrained()
@@ -675,7 +686,9 @@ def test_a_last_layer_for_another_number_of_labels_fails_the_job(metatrained, do
 
     do(service)
 
-    assert "has 3 rows and the episode 4 labels" in service.get(location).json()["error"]
+    recipe = service.get("/v1/projects/birds/recipes", params={"measure": "adapt"})
+    for text in (service.get(location).json()["error"], recipe.json()["items"][-1]["reason"]):
+        assert "has 3 rows and the episode 4 labels" in text
 
 
 @pytest.mark.cuda
