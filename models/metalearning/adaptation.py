@@ -97,7 +97,10 @@ def restore(document: dict[str, Any], encoder: Encoder) -> StepLearner:
     name, fresh = document["name"], document["fresh"]
     if name not in learners:
         raise ValueError(f"this installation does not have the learner {name!r}")
-    method: Any = learners[name](**document["options"])
+    try:
+        method: Any = learners[name](**document["options"])
+    except TypeError as error:
+        raise ValueError(f"the learner {name!r} had other options: {error}") from error
     objective: nn.Module = method.build(trainable_copy(encoder, fresh=fresh), fresh=fresh)
     state = objective.state_dict()
     beside = {name for name in state if not name.startswith(ENCODER)}

@@ -176,6 +176,8 @@ def test_what_does_not_fit_is_refused():
 
     with pytest.raises(ValueError, match="does not have the learner 'telepathy'"):
         restore(document | {"name": "telepathy"}, encoder)
+    with pytest.raises(ValueError, match=r"had other options: .*'wings'"):
+        restore(document | {"options": {"wings": 2}}, encoder)
     with pytest.raises(ValueError, match="of another network"):
         restore(document, wider)
     with pytest.raises(ValueError, match="not what it learns"):
