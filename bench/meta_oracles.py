@@ -1,7 +1,11 @@
 """Whether meta-learning computes what its papers say, told by independent implementations.
 
 Meta-gradients of `maml`, in float64, beside those of torchopt and of finite differences; those of
-first order, which have to differ; the logits of `prototypical` and `matching` beside easyfsl's.
+first order, which have to differ; the logits of `prototypical`, `matching`, `feat` and `relation`
+beside easyfsl's, of the last two with weights at random. Of its FEAT the norm of layers and the
+dropout are off, which ours does not have, and its values are as wide as embeddings; of our
+`relation` the distance to prototypes is off, which theirs does not add, and its network has our
+layers on maps of one pixel.
 Peers come from their own folders: `pip install --target /tmp/torchopt --no-deps torchopt optree`,
 `pip install --target /tmp/easyfsl --no-deps easyfsl`, and
 `PYTHONPATH=/tmp/torchopt:/tmp/easyfsl python -m bench.meta_oracles --check`. Without them their
@@ -12,6 +16,7 @@ import importlib
 import itertools
 import math
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +25,12 @@ from torch.nn import functional as F
 from bench.harness import Options, Result, run
 from models.encoders.architectures.conv4 import Conv4
 from models.metalearning import Episodic
+from models.metalearning.heads import HeadMethod, HeadObjective
+from models.metalearning.learners.feat import Feat
 from models.metalearning.learners.maml import MAML
 from models.metalearning.learners.matching import SCALE, Matching
 from models.metalearning.learners.prototypical import Prototypical
+from models.metalearning.learners.relation import Relation
 
 WAYS, SHOTS, SIDE, WIDTH, RATE = 5, 2, 16, 4, 0.05
 STEPS = (1, 3, 5)
@@ -133,7 +141,7 @@ def _logits() -> dict[str, float]:
     methods = _peer("easyfsl.methods")
     if methods is None:
         return {}
-    differences = {}
+    modules, differences = importlib.import_module("easyfsl.modules"), {}
     for shots in (1, SHOTS):
         support, query = torch.randn(WAYS, shots, 64), torch.randn(40, 64)
         labels = torch.arange(WAYS).repeat_interleave(shots)
@@ -154,7 +162,57 @@ def _logits() -> dict[str, float]:
         # It normalises support only, and adds 1e-6 to probabilities before their logarithm.
         probabilities = theirs(SCALE * units[1]).exp() - 1e-6
         differences[f"matching, {shots} shots"] = _largest(ours.softmax(dim=1), probabilities)
+
+        network = _random_network(Feat(width=64))
+        theirs = methods.FEAT(attention_module=_attention(modules, network)).eval()
+        theirs.process_support_set(units[0].flatten(0, 1), labels)
+        ours = HeadObjective(network).logits(*units)
+        expected = -network.log_scale.exp() * theirs(units[1]).square()
+        # Ours leaves out |q|^2, which all classes share.
+        differences[f"feat, {shots} shots"] = _largest(
+            ours - ours.mean(dim=1, keepdim=True), expected - expected.mean(dim=1, keepdim=True)
+        )
+
+        network = _random_network(Relation(width=64))
+        network.log_scale.data.fill_(-math.inf)
+        theirs = methods.RelationNetworks(
+            feature_dimension=64, relation_module=_relation_module(network)
+        )
+        theirs.process_support_set(units[0].flatten(0, 1)[..., None, None], labels)
+        ours = HeadObjective(network).logits(*units)
+        differences[f"relation, {shots} shots"] = _largest(ours, theirs(units[1][..., None, None]))
     return differences
+
+
+def _random_network(method: HeadMethod) -> Any:
+    """Of a head, whose weights have left the start."""
+    network = method.network(64)
+    for parameter in network.parameters():
+        parameter.data += 0.3 * torch.randn_like(parameter)
+    return network
+
+
+def _attention(modules: ModuleType, network: Any) -> nn.Module:
+    """Theirs, with our weights."""
+    attention: nn.Module = modules.MultiHeadAttention(1, 64, 64, 64)
+    weights = {
+        "w_qs.weight": network.query.weight,
+        "w_ks.weight": network.key.weight,
+        "w_vs.weight": network.value.weight,
+        "fc.weight": network.out.weight,
+        "fc.bias": torch.zeros(64),
+    }
+    attention.layer_norm = nn.Identity()
+    attention.load_state_dict(weights)
+    return attention
+
+
+def _relation_module(network: Any) -> nn.Module:
+    """Our layers on maps of one pixel, of a prototype and a query side by side."""
+    first, last = nn.Linear(128, 64), nn.Linear(64, 1, bias=False)
+    first.weight.data = torch.cat([network.of_prototype.weight, network.of_query.weight], dim=1)
+    first.bias.data, last.weight.data = network.of_prototype.bias.data, network.out.weight.data
+    return nn.Sequential(nn.Flatten(), first, nn.ReLU(), network.hidden, nn.ReLU(), last)
 
 
 class _NoContext(nn.Module):
