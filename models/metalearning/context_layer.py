@@ -38,20 +38,20 @@ class ContextLayer(nn.Module):
         keys: Tensor,
         values: Tensor,
         *,
-        kept: Bool[Tensor, "R M"] | None = None,
+        visible: Bool[Tensor, "R M"] | None = None,
         targets: Int[Tensor, " M"] | None = None,
     ) -> Float[Tensor, "R B P"]:
         """What tokens become.
 
         Args:
             keys: of the shots that they look at, as `look_at` has them; and so are values.
-            kept: shots that are visible each time; None: all.
+            visible: shots that are seen each time; None: all.
             targets: the labels of shots, where tokens are these; None: tokens are queries.
         """
         places = torch.split(torch.arange(tokens.shape[1]), self._rows(keys))
         return torch.cat(
             [
-                self._transformed(tokens[:, part], keys, values, self._bias(kept, targets, part))
+                self._transformed(tokens[:, part], keys, values, self._bias(visible, targets, part))
                 for part in places
             ],
             dim=1,
@@ -68,14 +68,16 @@ class ContextLayer(nn.Module):
 
     def _bias(
         self,
-        kept: Bool[Tensor, "R M"] | None,
+        visible: Bool[Tensor, "R M"] | None,
         targets: Int[Tensor, " M"] | None,
         places: Int[Tensor, " B"],
     ) -> Tensor | None:
         """(R, heads, B, M) or what is broadcast to it, of attention by some tokens to all shots."""
         hidden = None
-        if kept is not None:
-            hidden = torch.zeros_like(kept, dtype=self.same.dtype).masked_fill(~kept, -torch.inf)
+        if visible is not None:
+            hidden = torch.zeros_like(visible, dtype=self.same.dtype).masked_fill(
+                ~visible, -torch.inf
+            )
             hidden = hidden[:, None, None]
         if targets is None:
             return hidden

@@ -70,8 +70,8 @@ class _Network(HeadNetwork):
     def condense(
         self, support: Float[Tensor, "M D"], targets: Int[Tensor, " M"], classes: int
     ) -> Condensed:
-        everything = self._condense(support, targets, classes)
-        directions, *rest = (part[0] for part in everything)
+        parts = self._condense(support, targets, classes)
+        directions, *rest = (part[0] for part in parts)
         return Condensed(directions, tuple(rest))
 
     def log_odds(
@@ -92,12 +92,12 @@ class _Network(HeadNetwork):
         log_odds = torch.empty(len(rows), classes)
         present = torch.tensor(sorted(set(folds[rows].tolist())))
         for group in torch.split(present, max(1, TOKENS // len(targets))):
-            kept = (folds != group[:, None]) | (group == FOLDS)[:, None]
-            directions, *rest = self._condense(support, targets, classes, kept)
-            asked = [(folds[rows] == fold).nonzero().flatten() for fold in group]
-            queries = support[pad_sequence([rows[part] for part in asked], batch_first=True)]
-            answers = self._log_odds(rest, queries @ directions.mT, kept)
-            for part, answer in zip(asked, answers, strict=True):
+            visible = (folds != group[:, None]) | (group == FOLDS)[:, None]
+            directions, *rest = self._condense(support, targets, classes, visible)
+            members = [(folds[rows] == fold).nonzero().flatten() for fold in group]
+            queries = support[pad_sequence([rows[part] for part in members], batch_first=True)]
+            answers = self._log_odds(rest, queries @ directions.mT, visible)
+            for part, answer in zip(members, answers, strict=True):
                 log_odds[part] = answer[: len(part)]
         return without_single_shots(log_odds, targets[rows], shots)
 
@@ -106,12 +106,12 @@ class _Network(HeadNetwork):
         support: Float[Tensor, "M D"],
         targets: Int[Tensor, " M"],
         classes: int,
-        kept: Bool[Tensor, "R M"] | None = None,
+        visible: Bool[Tensor, "R M"] | None = None,
     ) -> list[Tensor]:
-        """Directions and all the rest, each time of the shots that are kept, (R, ...)."""
+        """Directions and all the rest, each time of the shots that are visible then, (R, ...)."""
         shares = F.one_hot(targets, classes).T[None]
-        if kept is not None:
-            shares = shares * kept[:, None]
+        if visible is not None:
+            shares = shares * visible[:, None]
         shares = F.normalize(shares.to(support), p=1, dim=2)  # (R, C, M)
         prototypes, scale = shares @ support, self.log_scale.exp()
         tokens, memory = self.embed(support).expand(len(shares), -1, -1), []
@@ -119,7 +119,7 @@ class _Network(HeadNetwork):
             assert isinstance(layer, ContextLayer)
             keys, values = layer.look_at(tokens)
             memory += [keys, values]
-            tokens = layer(tokens, keys, values, kept=kept, targets=targets)
+            tokens = layer(tokens, keys, values, visible=visible, targets=targets)
         embed = self.embed.weight.expand(len(shares), -1, -1)
         return [
             torch.cat([2 * scale * prototypes, embed], dim=1),
@@ -132,12 +132,12 @@ class _Network(HeadNetwork):
         self,
         rest: Sequence[Tensor],
         projected: Float[Tensor, "R Q P"],
-        kept: Bool[Tensor, "R M"] | None = None,
+        visible: Bool[Tensor, "R M"] | None = None,
     ) -> Float[Tensor, "R Q C"]:
         """-s |q - p|^2, but for s |q|^2, and the product of what q and the label became."""
         offsets, labels, *memory = rest
-        near, tokens = projected.tensor_split([offsets.shape[1]], dim=2)
+        closeness, tokens = projected.tensor_split([offsets.shape[1]], dim=2)
         for layer, keys, values in zip(self.layers, memory[::2], memory[1::2], strict=True):
-            tokens = layer(tokens, keys, values, kept=kept)
-        log_odds: Tensor = near + offsets[:, None] + self.norm(tokens) @ labels.mT
+            tokens = layer(tokens, keys, values, visible=visible)
+        log_odds: Tensor = closeness + offsets[:, None] + self.norm(tokens) @ labels.mT
         return log_odds

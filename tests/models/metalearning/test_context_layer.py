@@ -38,13 +38,13 @@ def test_attention_is_that_of_the_equation_with_a_bias_for_the_same_label():
 
 def test_shots_that_are_not_kept_are_not_seen():
     trained, shots, queries = layer(), tokens(5), tokens(3, 2)
-    kept = torch.tensor([[True, True, False, True, True], [False, True, True, False, True]])
+    visible = torch.tensor([[True, True, False, True, True], [False, True, True, False, True]])
     repeated = shots.expand(2, -1, -1)
 
-    hidden = trained(queries, *trained.look_at(repeated), kept=kept)
+    hidden = trained(queries, *trained.look_at(repeated), visible=visible)
 
     for turn in range(2):
-        fewer = shots[:, kept[turn]]
+        fewer = shots[:, visible[turn]]
         expected = trained(queries[turn : turn + 1], *trained.look_at(fewer))
         assert torch.allclose(hidden[turn : turn + 1], expected, atol=1e-5)
 
