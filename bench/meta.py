@@ -4,6 +4,10 @@ All have the split of Vinyals et al. (2016) with turns, the same network, and th
 test with; `own` is the method's own answer, `served` that of the product's head on the embeddings
 of unit length that the service stores. No answer depends on other queries. Beside them: pixels, and
 the network before it learned. CPU seconds are of one thread.
+
+`--heads` is about methods that learn a head: on features that stay, of an encoder that learned
+other characters, beside prototypes on the same episodes; whether the guard lets them serve; and how
+fast they refit, answer and rank with 1,280 dimensions, 10 labels of 5 shots, and a million images.
 """
 
 import time
@@ -15,6 +19,7 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from bench.harness import Options, Result, option, run
+from bench.meta_heads import measure_heads
 from bench.meta_served import measure_served
 from bench.omniglot import SIDE, Characters, read_characters, read_runs
 from models.encoders.architectures.conv4 import Conv4
@@ -24,13 +29,14 @@ from models.heads.kinds.cosine import Cosine
 from models.heads.kinds.knn import Knn
 from models.heads.kinds.mahalanobis import Mahalanobis
 from models.heads.kinds.ridge import Ridge
-from models.metalearning import accuracies, start
+from models.metalearning import MetaMethod, accuracies, start
 from models.metalearning.episodes import Episode, Episodes, EpisodeShape, LabelSplit
 from models.metalearning.guard import correct_answers, queries_asked
 from models.metalearning.learners import learners
 from models.training.loop import as_values
 from models.training.recipe import Recipe
 
+ENCODER_METHODS = [name for name, kind in learners.items() if isinstance(kind(), MetaMethod)]
 CELLS = {"5w1s": (5, 1), "5w5s": (5, 5), "20w1s": (20, 1), "20w5s": (20, 5)}
 QUERIES, TESTED_QUERIES = 5, 15  # of each label, in training and test
 AN_EPOCH = 50  # episodes
@@ -64,6 +70,8 @@ def measure(options: Options) -> Result:
     """Train each method, and test all on the same episodes."""
     if options.served:
         return measure_served(options)
+    if options.heads:
+        return measure_heads(options)
     if options.lake:
         return _measure_lake(options)
     torch.set_num_threads(1)
@@ -226,7 +234,7 @@ if __name__ == "__main__":
     run(
         measure,
         option("--images", type=Path, required=True, help="folder of Omniglot"),
-        option("--methods", list(learners), nargs="*", quick=["prototypical"]),
+        option("--methods", ENCODER_METHODS, nargs="*", quick=["prototypical"]),
         option("--episodes", 2000, quick=600, help="to learn from"),
         option("--ways", 20, help="of an episode to learn from"),
         option("--width", 32, help="channels of the network"),
@@ -235,5 +243,8 @@ if __name__ == "__main__":
         option("--seed", 0),
         option("--lake", False, action="store_true", help="the runs within an alphabet"),
         option("--served", False, action="store_true", help="over HTTP, from an empty server"),
+        option("--heads", False, action="store_true", help="heads on features that stay"),
+        option("--head-rate", 1e-3),
+        option("--encoder-episodes", 400, quick=100, help="that made these, with --heads"),
         option("--labels", 200, quick=60, help="of earlier work, with --served"),
     )
