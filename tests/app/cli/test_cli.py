@@ -376,37 +376,42 @@ def _ask_until_ready(url) -> dict:
         ({"HANDFUL_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/x"}, "database cannot be"),
     ],
 )
-def test_a_service_that_cannot_start_says_why_in_one_sentence(
-    tmp_path, environment, sentence, monkeypatch, capsys
-):
-    defaults = {
-        "HANDFUL_DATA_DIR": str(tmp_path),
-        "HANDFUL_PORT": "0",
-        "HANDFUL_LOG_LEVEL": "WARNING",
-    }
-    for name, value in (defaults | environment).items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(sys, "argv", ["handful", "serve"])
-
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-
-    assert ended.value.code == 1
-    said = capsys.readouterr().err
-    assert sentence in said
-    assert len(said.splitlines()) == 1
+def test_a_service_that_cannot_start_says_why_in_one_sentence(refusal, environment, sentence):
+    assert sentence in refusal(environment)
 
 
-def test_a_port_in_use_is_refused_with_a_way_out(tmp_path):
+@pytest.fixture
+def refusal(tmp_path, monkeypatch, capsys):
+    """The one sentence of a service that cannot start in an environment."""
+
+    def start(environment, *options: str) -> str:
+        defaults = {
+            "HANDFUL_DATA_DIR": str(tmp_path),
+            "HANDFUL_PORT": "0",
+            "HANDFUL_LOG_LEVEL": "WARNING",
+        }
+        for name, value in (defaults | environment).items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(sys, "argv", ["handful", "serve", *options])
+
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+
+        assert ended.value.code == 1
+        (sentence,) = capsys.readouterr().err.splitlines()
+        return sentence
+
+    return start
+
+
+def test_a_port_in_use_is_refused_with_a_way_out(refusal):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        result = handful(
-            "serve", "--port", port, HANDFUL_DATA_DIR=str(tmp_path), HANDFUL_ENCODER="conv4:8"
-        )
 
-        assert result.returncode == 1
-        assert "Address already in use" in result.stderr
-        assert "--port" in result.stderr
+        sentence = refusal({"HANDFUL_ENCODER": "conv4:8"}, "--port", str(port))
+
+        assert "Address already in use" in sentence
+        assert "--port" in sentence
         with serving._listen(Settings(port=port), or_any=True) as another:
             assert another.getsockname()[1] != port
 
