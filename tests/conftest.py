@@ -11,6 +11,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Generator, Iterator
+from functools import cache
 from pathlib import Path
 from typing import cast
 from uuid import UUID
@@ -241,6 +242,7 @@ def limited(settings) -> Iterator[TestClient]:
 def stripes() -> Callable[..., bytes]:
     """Bytes of a picture of noise with faint stripes, upright or level."""
 
+    @cache
     def make(way: str, seed: int, strength: float = 0.1) -> bytes:
         generator = torch.Generator().manual_seed(2 * seed + (way == "upright"))
         wave = strength * torch.sin(torch.arange(84) * 1.5)
