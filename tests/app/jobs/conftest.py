@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from fastapi.testclient import TestClient
 
 from app.encoders.learned_heads import LearnedHeads
 from app.encoders.promotion import Promotions
@@ -27,6 +28,17 @@ def submit_job(service, kind, options):
     answer = service.post(JOBS, json={"kind": kind, "options": options})
     assert answer.status_code == 202, answer.text
     return answer.headers["Location"]
+
+
+@pytest.fixture
+def birds(service) -> TestClient:
+    """A service that has an empty project `birds`, whose head fits at once.
+
+    A verdict fits the head hundreds of times; the default one tries many settings each time.
+    """
+    project = {"name": "birds", "head": {"name": "cosine"}}
+    assert service.post("/v1/projects", json=project).status_code == 201
+    return service
 
 
 @pytest.fixture

@@ -35,6 +35,7 @@ def database_url(postgresql) -> str:
 def test_every_kind_of_job_succeeds_on_postgresql(striped, do, stripes):
     assert set(OPTIONS) == set(kinds)
     states = {}
+    striped.patch("/v1/projects/birds", json={"head": {"name": "auto"}}).raise_for_status()
     for n, label in enumerate(("faint", "strong")):  # two labels more, to judge with
         files = [("files", stripes("level", 100 + 2 * k + n, 0.2 * n)) for k in range(2)]
         striped.post(f"/v1/projects/birds/labels/{label}/support", files=files)

@@ -38,7 +38,8 @@ def few_episodes(monkeypatch):
 
 @pytest.fixture
 def characters(birds):
-    """A service whose project `birds` has characters of 12 labels."""
+    """A service whose project `birds` has characters of 12 labels, and the default head."""
+    birds.patch("/v1/projects/birds", json={"head": {"name": "auto"}}).raise_for_status()
     draw(birds, "birds", range(LABELS))
     return birds
 
