@@ -24,6 +24,15 @@ def versions(service):
     return service.get("/v1/projects/birds/encoders").json()["items"]
 
 
+def losses_and_weights(service, location):
+    """What a job that succeeded told of its losses, and the weights of its version."""
+    job = service.get(location).json()
+    assert job["state"] == "succeeded", job["error"]
+    weights = f"/v1/projects/birds/encoders/{job['result']['version']}/weights"
+    losses = [data["loss"] for data in events(service, location)]
+    return losses, service.get(weights).raise_for_status().content
+
+
 class Line(NamedTuple):
     """What a terminal shows of a job at a time."""
 
