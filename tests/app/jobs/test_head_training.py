@@ -7,12 +7,10 @@ from models import metalearning
 from models.evaluation.comparison import Verdict
 from models.metalearning.learners import learners
 from models.training.loop import Training
-from tests import databases
 from tests.app.jobs.conftest import JOBS, submit_job
 from tests.app.jobs.kinds.conftest import events, interrupt, terminal_lines, versions
 from tests.app.jobs.kinds.test_metatrain import EACH, LABELS, draw
 
-database_url = databases.each
 PROJECT = "/v1/projects/birds"
 FEAT = {"name": "feat", "options": {"width": 4}}
 OPTIONS = {
@@ -24,6 +22,7 @@ OPTIONS = {
     "rate": 0.01,
 }
 
+SHOTS = ("1 shot", "2 shots")
 RECIPE = {"epochs": 1, "rate": 1e-6}
 
 
@@ -75,7 +74,8 @@ def test_labels_teach_a_head_that_serves_and_nothing_is_embedded_anew(characters
     assert head["job"] == job["id"]
     verdict = result["verdict"]
     assert head["metrics"]["labels"] == verdict["labels"]
-    assert set(verdict["against"]) == {"frozen at 1 shot", "frozen at 2 shots"}
+    rivals = ("frozen", "champion")  # the project has another head than `auto`
+    assert set(verdict["against"]) == {f"{w} at {n}" for w in rivals for n in SHOTS}
     assert verdict["images"] == len(verdict["labels"]["test"]) * EACH
     assert characters.get(f"{PROJECT}/report").json()["chosen"]["name"] == "learned"
 
@@ -203,9 +203,7 @@ def test_what_serves_is_its_rival(characters, do):
     do(characters)
 
     against = characters.get(location).json()["result"]["verdict"]["against"]
-    assert set(against) == {
-        f"{w} at {n}" for w in ("frozen", "champion") for n in ("1 shot", "2 shots")
-    }
+    assert set(against) == {f"{w} at {n}" for w in ("frozen", "champion") for n in SHOTS}
 
 
 def test_an_encoder_that_would_replace_its_version_is_compared_with_it(characters, do):

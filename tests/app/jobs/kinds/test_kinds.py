@@ -40,11 +40,17 @@ def test_every_kind_of_job_succeeds_on_postgresql(striped, do, stripes):
         files = [("files", stripes("level", 100 + 2 * k + n, 0.2 * n)) for k in range(2)]
         striped.post(f"/v1/projects/birds/labels/{label}/support", files=files)
 
-    for kind, options in OPTIONS.items():
-        newest = versions(striped)[0]["id"]
-        location = submit_job(striped, kind, {"version": newest} if kind == "promote" else options)
+    def do_job(kind, options):
+        location = submit_job(striped, kind, options)
         do(striped)
         job = striped.get(location).json()
-        states[kind] = job["state"], job["error"]
+        return job["state"], job["error"]
+
+    for kind, options in OPTIONS.items():
+        newest = versions(striped)[0]["id"]
+        states[kind] = do_job(kind, {"version": newest} if kind == "promote" else options)
+    of_a_head = OPTIONS["metatrain"] | {"method": {"name": "feat"}, "promote": "always"}
 
     assert states == dict.fromkeys(kinds, ("succeeded", None))
+    assert do_job("metatrain", of_a_head) == ("succeeded", None)
+    assert striped.get("/v1/projects/birds").json()["head"]["name"] == "learned"
