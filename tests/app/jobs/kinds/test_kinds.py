@@ -1,5 +1,7 @@
 """Every kind of job, from being asked for to its result, on PostgreSQL; others try them closer."""
 
+from typing import Any
+
 import pytest
 
 from app.jobs.kinds import kinds
@@ -7,7 +9,7 @@ from tests.app.jobs.conftest import submit_job
 from tests.app.jobs.kinds.conftest import versions
 
 SHORT = {"epochs": 1, "rate": 1e-3, "batch_size": 16}
-OPTIONS = {
+OPTIONS: dict[str, dict[str, Any]] = {
     "augmentation_search": {
         "search": {"name": "grid", "options": {"n": [1], "m": [3]}},
         "images": 16,
