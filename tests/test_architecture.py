@@ -62,6 +62,7 @@ WHOLE = {
 }
 # Modules without a file of tests of their own, and where they are tested as they are used.
 TESTED_BY = {
+    "app/api/choices.py": "tests/app/api/test_heads.py",
     "app/api/classify.py": "tests/app/prediction/test_classify.py",
     "app/api/images.py": "tests/app/api/test_labeling_flow.py",
     "app/api/label_studio.py": "tests/app/integrations/label_studio/test_backend.py",

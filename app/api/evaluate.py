@@ -7,7 +7,7 @@ from fastapi import Request
 from pydantic import Field, model_validator
 
 from app.api import resource_router
-from app.api.heads import HeadChoice
+from app.api.choices import HeadChoice
 from app.api.parts import EvaluationService, parts_of
 from app.http.openapi import problem_responses
 from app.http.parameters import ProjectKey

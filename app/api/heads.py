@@ -1,6 +1,6 @@
 """Learned heads of a project: list, read, download, delete."""
 
-from typing import Annotated, Any
+from typing import Annotated
 from uuid import UUID
 
 from fastapi import Request, Response
@@ -12,17 +12,13 @@ from app.api.parts import HeadService
 from app.encoders.learned_heads import HeadView
 from app.http.openapi import file_responses, problem_responses
 from app.http.parameters import Cursor, Limit, ProjectKey, after
-from app.plugin_fields import plugin_field
-from app.sql.head_choices import LEARNED, Learned
 from handful.contract.common import Page
 from handful.contract.encoders import WEIGHTS_TYPE
 from handful.contract.heads import LearnedHeadRead
 from handful.contract.jobs import VerdictRead
-from models.heads.kinds import heads
 
 router = resource_router("/v1/projects/{project}/heads", tags=["heads"])
 HeadKey = Annotated[UUID, Field(description="Id of the learned head.")]
-HeadChoice: Any = plugin_field({**heads, LEARNED: Learned})
 
 
 def show_head(view: HeadView) -> LearnedHeadRead:

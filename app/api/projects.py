@@ -7,7 +7,7 @@ from pydantic import Field
 
 from app.api import resource_router
 from app.api.answers import page
-from app.api.heads import HeadChoice
+from app.api.choices import HeadChoice
 from app.api.parts import ProjectService
 from app.http.openapi import problem_responses
 from app.http.parameters import Cursor, IfMatch, Limit, ProjectKey, after, etag
