@@ -13,7 +13,7 @@ from bench.data import made_up
 from bench.figures import spread, timed
 from bench.harness import Options, Result
 from bench.omniglot import SIDE, TURNS, Characters, Part, read_characters
-from bench.processes import measured, memory
+from bench.processes import measured
 from models.acquisition import Pool
 from models.acquisition.strategies.margin import Margin
 from models.encoders import Encoder
@@ -259,11 +259,11 @@ def _serving(images: int) -> dict[str, Any]:
     for name in [n for n in heads if n != "cosine"]:
         pool = Pool(vectors, free, fitted[name].probabilities)
         ranking = partial(Margin().rank, pool, BUDGET)
-        (_, spent), seconds, _ = measured(partial(timed, ranking, time.process_time))
+        (_, spent), seconds, megabytes = measured(partial(timed, ranking, time.process_time))
         rows[name] |= {
             "rank_cpu_seconds": round(spent, 2),
             "rank_seconds": round(seconds, 2),
-            "rank_mb": round(memory("VmHWM") - vectors.nbytes / 2**20),  # of the process, but these
+            "rank_mb": round(megabytes),
         }
     return {"ranked": len(free), "queries": QUERIED, "by_head": rows}
 
