@@ -34,16 +34,18 @@ class InContext:
     """
 
     fewest_labels: ClassVar[int] = 50
-    unsuited: ClassVar[str] = "few earlier labels; thousands of shots, which all see each other"
+    unsuited: ClassVar[str] = "few earlier labels; hundreds of shots of a label, which need no help"
 
     width: int = 64  # of tokens; each attention head has its share
     layers: int = 2
     attention_heads: int = 4
+    most_shots: int = 512  # that are looked at, as many of each label; prototypes are of all
 
     def __post_init__(self) -> None:
         require_within(self, "width", 1, 1024)
         require_within(self, "layers", 1, 12)
         require_within(self, "attention_heads", 1, 16)
+        require_within(self, "most_shots", 1, 4096)
         if self.width % self.attention_heads:
             raise ValueError(
                 f"width must be a multiple of attention_heads, {self.attention_heads}, "
@@ -57,6 +59,7 @@ class InContext:
 class _Network(HeadNetwork):
     def __init__(self, dim: int, options: InContext) -> None:
         super().__init__()
+        self.most_shots = options.most_shots
         self.log_scale = nn.Parameter(torch.tensor(SCALE).log())
         self.embed = nn.Linear(dim, options.width, bias=False)
         nn.init.normal_(self.embed.weight)  # of vectors of unit length
@@ -89,14 +92,14 @@ class _Network(HeadNetwork):
         """By sixteenths, as by default, but several at once."""
         shots = torch.bincount(targets, minlength=classes)
         folds = folds_of(targets).masked_fill(shots[targets] == 1, FOLDS)
-        log_odds = torch.empty(len(rows), classes)
+        log_odds, seen = torch.empty(len(rows), classes), self._seen(targets)
         present = torch.tensor(sorted(set(folds[rows].tolist())))
-        for group in torch.split(present, max(1, TOKENS // len(targets))):
+        for group in torch.split(present, max(1, TOKENS // len(seen))):
             visible = (folds != group[:, None]) | (group == FOLDS)[:, None]
             directions, *rest = self._condense(support, targets, classes, visible)
             members = [(folds[rows] == fold).nonzero().flatten() for fold in group]
             queries = support[pad_sequence([rows[part] for part in members], batch_first=True)]
-            answers = self._log_odds(rest, queries @ directions.mT, visible)
+            answers = self._log_odds(rest, queries @ directions.mT, visible[:, seen])
             for part, answer in zip(members, answers, strict=True):
                 log_odds[part] = answer[: len(part)]
         return without_single_shots(log_odds, targets[rows], shots)
@@ -109,24 +112,33 @@ class _Network(HeadNetwork):
         visible: Bool[Tensor, "R M"] | None = None,
     ) -> list[Tensor]:
         """Directions and all the rest, each time of the shots that are visible then, (R, ...)."""
-        shares = F.one_hot(targets, classes).T[None]
-        if visible is not None:
-            shares = shares * visible[:, None]
-        shares = F.normalize(shares.to(support), p=1, dim=2)  # (R, C, M)
+        seen = self._seen(targets)
+        visible_seen = None if visible is None else visible[:, seen]
+        shares = _shares(targets, classes, visible)
         prototypes, scale = shares @ support, self.log_scale.exp()
-        tokens, memory = self.embed(support).expand(len(shares), -1, -1), []
+        tokens, memory = self.embed(support[seen]).expand(len(shares), -1, -1), []
         for layer in self.layers:
             assert isinstance(layer, ContextLayer)
             keys, values = layer.look_at(tokens)
             memory += [keys, values]
-            tokens = layer(tokens, keys, values, visible=visible, targets=targets)
+            tokens = layer(tokens, keys, values, visible=visible_seen, targets=targets[seen])
+        labels = _shares(targets[seen], classes, visible_seen) @ self.norm(tokens)
         embed = self.embed.weight.expand(len(shares), -1, -1)
         return [
             torch.cat([2 * scale * prototypes, embed], dim=1),
             -scale * prototypes.square().sum(dim=2),
-            self.out(shares @ self.norm(tokens)),
+            self.out(labels),
             *memory,
         ]
+
+    def _seen(self, targets: Int[Tensor, " M"]) -> Int[Tensor, " B"]:
+        """The shots that are looked at: the first of each label, then the second ..., in order."""
+        if len(targets) <= self.most_shots:
+            return torch.arange(len(targets))
+        counts = torch.bincount(targets)
+        by_label = targets.argsort(stable=True)
+        ranks = torch.arange(len(targets)) - (counts.cumsum(0) - counts)[targets[by_label]]
+        return by_label[ranks.argsort(stable=True)[: self.most_shots]].sort().values
 
     def _log_odds(
         self,
@@ -141,3 +153,13 @@ class _Network(HeadNetwork):
             tokens = layer(tokens, keys, values, visible=visible)
         log_odds: Tensor = closeness + offsets[:, None] + self.norm(tokens) @ labels.mT
         return log_odds
+
+
+def _shares(
+    targets: Int[Tensor, " M"], classes: int, visible: Bool[Tensor, "R M"] | None
+) -> Float[Tensor, "R C M"]:
+    """Of the visible shots of each class, by which their mean is made; none where it has none."""
+    shares = F.one_hot(targets, classes).T[None].float()
+    if visible is not None:
+        shares = shares * visible[:, None]
+    return F.normalize(shares, p=1, dim=2)

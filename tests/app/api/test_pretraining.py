@@ -36,11 +36,14 @@ def test_every_method_says_what_it_needs_and_when_not_to_use_it(striped):
 
 
 def test_a_method_is_measured_when_asked_for(striped):
-    answer = striped.get(RECIPES, params={"measure": ["rotation", "mae", "r2d2"]})
+    measured = {}
+    for names in (["rotation", "mae"], ["r2d2", "feat"]):
+        items = striped.get(RECIPES, params={"measure": names}).json()["items"]
+        found = {item["name"]: item for item in items if item["minutes"] is not None}
+        assert set(found) == set(names)
+        measured |= found
 
-    measured = {item["name"]: item for item in answer.json()["items"] if item["minutes"]}
-    assert set(measured) == {"rotation", "mae", "r2d2"}
-    assert all(0 < item["minutes"] < 60 for item in measured.values())
+    assert all(0 <= item["minutes"] < 60 for item in measured.values())
     # Four turns of each image take more than one image of which parts are hidden.
     assert measured["rotation"]["memory_mib"] > measured["mae"]["memory_mib"] > 0
 

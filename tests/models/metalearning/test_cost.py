@@ -10,8 +10,13 @@ from torch import nn
 from models import metalearning
 from models.encoders.architectures.conv4 import Conv4
 from models.metalearning import LeakingNorms
-from models.metalearning.cost import measure_adaptation, measure_episodes
+from models.metalearning.cost import (
+    measure_adaptation,
+    measure_episodes,
+    measure_head_episodes,
+)
 from models.metalearning.episodes import EpisodeShape
+from models.metalearning.learners.feat import Feat
 from models.metalearning.learners.lstm_learner import LSTMLearner
 from models.metalearning.learners.maml import MAML
 from models.metalearning.learners.prototypical import Prototypical
@@ -41,6 +46,16 @@ def test_larger_episodes_need_their_pixels_more_and_not_their_activations(monkey
     pixels = 4 * 3 * 32 * 32
     assert grown - small >= (300 - 30) * pixels
     assert grown - small < (300 - 30) * pixels + small / 8  # a part of 32 instead of 30
+
+
+def test_a_head_costs_by_its_episodes_and_its_embeddings():
+    few, many = (
+        measure_head_episodes(Feat(width=4), 16, SHAPE, episodes, images)
+        for episodes, images in ((100, 50), (10_000, 5_050))
+    )
+
+    assert 0 < few.seconds < many.seconds < float("inf")
+    assert many.memory - few.memory == 2 * 4 * 16 * 5_000
 
 
 def test_the_encoder_stays_as_it_is():

@@ -60,6 +60,24 @@ def test_folds_are_left_out_at_once_as_one_by_one(monkeypatch, tokens):
     assert torch.allclose(trained.left_out(support, targets, 4, rows), by_turns, atol=1e-4)
 
 
+def test_of_many_shots_as_many_of_each_label_are_looked_at_and_prototypes_are_of_all():
+    trained, (support, targets), query = network(), shots(1, 30, 50), shots(4)[0]
+    whole = trained.condense(support, targets, 3)
+    few = torch.tensor([0, 1, 2, 3, 31, 32, 33])  # what seven shots are
+
+    trained.most_shots = 7
+    condensed = trained.condense(support, targets, 3)
+
+    assert torch.equal(condensed.directions, whole.directions)
+    assert condensed.rest[2].shape[1] == 7
+    alone = trained.condense(support[few], targets[few], 3)
+    assert torch.allclose(condensed.rest[2], alone.rest[2])
+    assert torch.allclose(condensed.rest[1], alone.rest[1], atol=1e-5)
+    assert trained.answer(condensed, query).isfinite().all()
+    left_out = trained.left_out(support, targets, 3, torch.arange(81))
+    assert left_out[1:].isfinite().all()
+
+
 def test_options_out_of_bounds_are_refused():
     with pytest.raises(ValueError, match="width must be a multiple of attention_heads, 4, got 30"):
         InContext(width=30)
