@@ -2,6 +2,7 @@
 
 import io
 import uuid
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -36,7 +37,7 @@ def test_every_method_says_what_it_needs_and_when_not_to_use_it(striped):
 
 
 def test_a_method_is_measured_when_asked_for(striped):
-    measured = {}
+    measured: dict[str, Any] = {}
     for names in (["rotation", "mae"], ["r2d2", "feat"]):
         items = striped.get(RECIPES, params={"measure": names}).json()["items"]
         found = {item["name"]: item for item in items if item["minutes"] is not None}
