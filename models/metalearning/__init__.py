@@ -19,6 +19,7 @@ from models.metalearning.episodes import (
     TooFewForEpisodes,
     bounds,
 )
+from models.registry import plugin_name
 from models.training.loop import (
     Batch,
     Images,
@@ -58,6 +59,7 @@ class EpisodicObjective(Objective):
     answers_cheaply = True  # whether answers cost no more than what `prepare` makes
     starts_well = False  # whether it may be that nothing is better than not to learn
     clip_norm: float | None = None  # of all gradients together; None: as the recipe says
+    only_ways: int | None = None  # of an episode; None: any number
 
     def __init__(self) -> None:
         super().__init__()
@@ -211,6 +213,8 @@ def train_on_episodes(
     """Begin to train an objective; as `start` says."""
     count = VALIDATION_EPISODES if objective.answers_cheaply else DEAR_VALIDATION_EPISODES
     validation = validation_episodes(targets, split.validation, shape, count, recipe.seed)
+    if validation and objective.only_ways not in (None, len(validation[0].labels)):
+        validation = []  # of too few labels
     steps = -(-episodes_an_epoch // objective.tasks)
     objective.plan = Plan(Episodes(targets, split.train, shape), steps)
     objective.train()
@@ -286,6 +290,23 @@ def accuracies(
         shares.append(right.float().mean())
     objective.train(was_training)
     return torch.stack(shares)
+
+
+def require_suited(method: object, shape: EpisodeShape) -> None:
+    """Refuse episodes of a number of labels that a method cannot have.
+
+    Args:
+        method: the options of one.
+
+    Raises:
+        ValueError: its last layer begins with a fixed number of rows.
+    """
+    only = getattr(method, "only_ways", None)
+    if only is not None and bounds(shape.ways) != (only, only):
+        raise ValueError(
+            f"`ways` must be {only}, as many as the last layer of {plugin_name(method)!r} begins "
+            "with; or take another `start`"
+        )
 
 
 def require_no_leak(encoder: Encoder) -> None:

@@ -51,7 +51,7 @@ from handful.contract.jobs import Figure, Progress
 from models.encoders import Encoder, EncoderUnavailable
 from models.heads import center_and_normalize
 from models.heads.network import NetworkHead
-from models.metalearning import LeakingNorms, require_no_leak, start
+from models.metalearning import LeakingNorms, require_no_leak, require_suited, start
 from models.metalearning.adaptation import learned_beside
 from models.metalearning.episodes import EpisodeShape
 from models.metalearning.heads import HeadMethod, start_head
@@ -134,7 +134,7 @@ class Metatrain:
     ] = "auto"
 
     def __post_init__(self) -> None:
-        _ = self.shape  # refuses what makes no sense
+        require_suited(self.method.options, self.shape)
 
     @property
     def shape(self) -> EpisodeShape:

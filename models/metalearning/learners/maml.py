@@ -73,6 +73,11 @@ class MAML:
         require_within(self, "ways", 2, 1000)
         require_within(self, "tasks", 1, 100)
 
+    @property
+    def only_ways(self) -> int | None:
+        """Labels of an episode, where it cannot have another number; None: it can."""
+        return self.ways if self.start == "fixed" else None
+
     def build(self, encoder: Encoder, *, fresh: bool) -> Episodic:
         return _Objective(encoder, self, fresh=fresh)
 
@@ -81,7 +86,7 @@ class _Objective(Episodic):
     def __init__(self, encoder: Encoder, options: MAML, *, fresh: bool) -> None:
         super().__init__(encoder, fresh=fresh)
         self.options = options
-        self.tasks = options.tasks
+        self.tasks, self.only_ways = options.tasks, options.only_ways
         self.works_in_parts = self.answers_cheaply = options.inner == "head"
         stages = encoder.stages
         learning = [n for n, stage in enumerate(stages) if any(True for _ in stage.parameters())]

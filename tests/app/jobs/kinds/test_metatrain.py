@@ -189,6 +189,18 @@ def test_labels_that_are_named_judge_and_those_with_few_images_are_left_out(char
     assert message["text"].startswith("1 label(s) have fewer than 4 images and are left out: 'c90'")
 
 
+def test_a_last_layer_of_fixed_rows_wants_as_many_labels(characters, do):
+    fixed = {"name": "maml", "options": {"start": "fixed", "ways": 3, "steps": 1}}
+
+    problem = refusal(characters, method=fixed)
+    location = submit(characters, method=fixed, ways=3, shots=1, episodes=2, test=["c01", "c02"])
+
+    assert "`ways` must be 3" in str(problem)
+    do(characters)
+    job = characters.get(location).json()
+    assert job["state"] == "succeeded", job["error"]
+
+
 def test_too_few_labels_are_refused_with_how_many_are_missing(birds):
     draw(birds, "birds", range(4))
 

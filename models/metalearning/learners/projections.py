@@ -1,0 +1,100 @@
+"""Prototypes and queries, each by a map of its own."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from models.heads.network import (
+    Condensed,
+    HeadNetwork,
+    class_prototypes,
+    prototypes_without,
+    without_single_shots,
+)
+from models.metalearning.learners import learners
+from models.registry import require_within
+
+SCALE = 10.0  # of squared distances, at the start
+
+
+@learners.register
+@dataclass(frozen=True, kw_only=True)
+class Projections:
+    """Map prototypes and queries by two linear maps before they are compared.
+
+    What is labeled and what is asked may be embedded differently, as f and g of Vinyals et al.
+    (2016, section 2.1.2, https://arxiv.org/abs/1606.04080), for prototypes of Snell et al. (2017,
+    https://arxiv.org/abs/1703.05175). Both maps are the identity and a part of low rank, which is
+    zero at the start. Distances after them are products with directions, as those before are.
+    """
+
+    fewest_labels: ClassVar[int] = 20
+    unsuited: ClassVar[str] = "an encoder that was itself meta-trained, which leaves it little"
+
+    width: int = 64  # rank of what is added to the identity
+
+    def __post_init__(self) -> None:
+        require_within(self, "width", 1, 4096)
+
+    def network(self, dim: int) -> HeadNetwork:
+        return _Network(dim, self.width)
+
+
+class _Network(HeadNetwork):
+    exact = True
+
+    def __init__(self, dim: int, width: int) -> None:
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.tensor(SCALE).log())
+        self.of_prototype, self.of_query = _Map(dim, width), _Map(dim, width)
+
+    def condense(
+        self, support: Float[Tensor, "M D"], targets: Int[Tensor, " M"], classes: int
+    ) -> Condensed:
+        mapped = self.of_prototype(class_prototypes(support, targets, classes))
+        scale = self.log_scale.exp()
+        offsets = -scale * mapped.square().sum(dim=1)
+        return Condensed(2 * scale * self.of_query.transposed(mapped), (offsets,))
+
+    def log_odds(
+        self, condensed: Condensed, projected: Float[Tensor, "Q P"]
+    ) -> Float[Tensor, "Q C"]:
+        """-s |B q - A p|^2, but for s |B q|^2, which all classes share."""
+        return projected + condensed.rest[0]
+
+    def left_out(
+        self,
+        support: Float[Tensor, "M D"],
+        targets: Int[Tensor, " M"],
+        classes: int,
+        rows: Int[Tensor, " K"],
+    ) -> Float[Tensor, "K C"]:
+        """Only the distance to the own prototype changes."""
+        queries, labels = support[rows], targets[rows]
+        log_odds = self.answer(self.condense(support, targets, classes), queries)
+        mapped = self.of_prototype(prototypes_without(support, targets, classes, rows))
+        own = self.log_scale.exp() * (mapped * (2 * self.of_query(queries) - mapped)).sum(dim=1)
+        log_odds = log_odds.scatter(1, labels[:, None], own[:, None])
+        return without_single_shots(log_odds, labels, torch.bincount(targets, minlength=classes))
+
+
+class _Map(nn.Module):
+    """The identity and a part of low rank."""
+
+    def __init__(self, dim: int, width: int) -> None:
+        super().__init__()
+        self.down = nn.Linear(dim, width, bias=False)
+        self.up = nn.Linear(width, dim, bias=False)
+        nn.init.zeros_(self.up.weight)
+
+    def forward(self, vectors: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
+        mapped: Tensor = vectors + self.up(self.down(vectors))
+        return mapped
+
+    def transposed(self, vectors: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
+        """What the transposed map makes of vectors."""
+        mapped: Tensor = vectors + vectors @ self.up.weight @ self.down.weight
+        return mapped
