@@ -1,5 +1,7 @@
 """Prototypes and queries, each by a map of its own."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -9,7 +11,7 @@ from models.metalearning.learners.projections import Projections
 
 def test_distances_are_those_between_what_both_maps_make():
     torch.manual_seed(0)
-    trained = Projections(width=3).network(12).requires_grad_(False)
+    trained: Any = Projections(width=3).network(12).requires_grad_(False)
     for parameter in trained.parameters():
         parameter.data += 0.3 * torch.randn_like(parameter)
     support, query = F.normalize(torch.randn(5, 12), dim=1), F.normalize(torch.randn(4, 12), dim=1)
