@@ -1,18 +1,20 @@
 // Jobs: start a fine-tuning, watch any kind, read what came out; and the versions that came of them.
 
-import { all, get, path, post } from "./api.js";
+import { all, call, get, path, post } from "./api.js";
 import { attempt, fill, h, percent } from "./dom.js";
 import { t } from "./strings.js";
 
 const RECIPES = ["discriminative", "full", "feature_extraction"];
 const FINAL = ["succeeded", "failed", "cancelled"];
 const SHOWN = 10;
-const COLUMNS = ["version_name", "version_made", "version_accuracy", "version_serves"];
+const VERSION_COLUMNS = ["version_name", "version_made", "version_accuracy", "version_serves"];
+const HEAD_COLUMNS = ["head_method", "version_made", "head_accuracy", "version_serves"];
 
 export async function train(view, project) {
   const recipe = h("select", {}, RECIPES.map((name) => h("option", { value: name }, t(`recipe_${name}`))));
   const jobs = h("div", {});
   const versions = h("div", {});
+  const heads = h("div", {});
   const sources = [];
 
   async function refresh() {
@@ -20,19 +22,27 @@ export async function train(view, project) {
     const { items } = await get(`${path("projects", project, "jobs")}?limit=${SHOWN}`);
     fill(jobs, items.length ? items.map((job) => watch(job)) : h("p", { class: "faint" }, t("no_jobs")));
     const made = await all(path("projects", project, "encoders"));
-    fill(versions, h("table", {}, h("tr", {}, COLUMNS.map((name) => h("th", { scope: "col" }, t(name)))),
-      made.map(row)));
+    fill(versions, table(VERSION_COLUMNS, made.map((version) => row(version.name, version, () =>
+      post(path("projects", project, "encoders", version.id, "promote"))))));
+    const learned = await all(path("projects", project, "heads"));
+    const serving = made.find((version) => version.current).id;
+    const take = (head) => call("PATCH", path("projects", project), { body: { head } });
+    fill(heads, learned.length ? [h("h2", {}, t("learned_heads")),
+      table(HEAD_COLUMNS, learned.map((head) => row(head.method, head,
+        head.encoder === serving && (() => take({ name: "learned", options: { learned: head.id } })),
+        () => take({ name: "auto" }))))] : []);
   }
 
-  function row(version) {
-    const { accuracy } = version.metrics;
-    const promote = attempt(async () => {
-      await post(path("projects", project, "encoders", version.id, "promote"));
+  // A version or a head; what lets it serve, where it can, and what ends that.
+  function row(name, { created_at, metrics: { accuracy }, current }, serve, end) {
+    const button = (act, text) => act && h("button", { type: "button", onclick: attempt(async () => {
+      await act();
       await refresh();
-    });
-    return h("tr", {}, h("td", {}, version.name), h("td", {}, minute(version.created_at)),
+    }) }, t(text));
+    return h("tr", {}, h("td", {}, name), h("td", {}, minute(created_at)),
       h("td", {}, accuracy === null ? "" : percent(accuracy)),
-      h("td", {}, version.current ? t("serves") : h("button", { type: "button", onclick: promote }, t("promote"))));
+      h("td", {}, current ? h("span", {}, t("serves"), " ", button(end, "head_back"))
+        : button(serve, "promote") || t("other_version")));
   }
 
   function watch(job) {
@@ -81,10 +91,13 @@ export async function train(view, project) {
   fill(view, h("h1", {}, t("tab_train")),
     h("div", { class: "row" }, h("label", {}, t("recipe"), recipe),
       h("button", { type: "button", class: "main", onclick: begin }, t("start_job"))),
-    h("h2", {}, t("jobs")), jobs, h("h2", {}, t("versions")), versions);
+    h("h2", {}, t("jobs")), jobs, h("h2", {}, t("versions")), versions, heads);
   await refresh();
   return () => sources.forEach((source) => source.close());
 }
+
+const table = (columns, rows) =>
+  h("table", {}, h("tr", {}, columns.map((name) => h("th", { scope: "col" }, t(name)))), rows);
 
 const minute = (time) => time.slice(0, 16).replace("T", " ");
 

@@ -4,52 +4,20 @@ from uuid import UUID
 
 import pytest
 import safetensors.torch
-import torch
 
-from app.sql.tables import EncoderVersion, Job, LearnedHead, Project
-from handful.contract.jobs import JobState
-from models.metalearning.learners.feat import Feat
+from app.sql.tables import LearnedHead
 from tests import databases
 from tests.app.report.conftest import support
+from tests.learned_heads import add_learned_head
 
 database_url = databases.each
 PROJECT = "/v1/projects/birds"
 HEADS = f"{PROJECT}/heads"
-METHOD = Feat(width=4)
 
 
 def add_head(service, *, version: UUID | None = None, project: str = "birds") -> str:
-    """A head whose network is random, as a job would have left it; its id."""
-    parts = service.app.state.parts
-    torch.manual_seed(0)
-    with parts.db.reading() as session:
-        owner = session.query(Project).filter_by(name=project).one()
-        version = version or owner.encoder_id
-        dim = session.get_one(EncoderVersion, version).embedding_dim
-    network = METHOD.network(dim)
-    torch.nn.init.normal_(network.get_parameter("out.weight"))
-    weights = parts.learned_heads.store(network)
-    with parts.db.writing() as session:
-        job = Job(
-            project_id=owner.id,
-            kind="metatrain",
-            options={},
-            fingerprint="",
-            state=JobState.SUCCEEDED,
-        )
-        session.add(job)
-        session.flush()
-        head = LearnedHead(
-            project_id=owner.id,
-            encoder_id=version,
-            job_id=job.id,
-            method="feat",
-            options={"width": 4},
-            weights=weights,
-            metrics={"better": True, "reason": "it is", "images": 9},
-        )
-        session.add(head)
-    return str(head.id)
+    """The id of a head that a job might have learned."""
+    return str(add_learned_head(service.app.state.parts, project, version))
 
 
 def learned(head: str) -> dict:

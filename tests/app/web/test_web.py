@@ -14,6 +14,8 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from pydantic import SecretStr
 
+from tests.learned_heads import add_learned_head
+
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 FLAGS = [
     "--no-sandbox",
@@ -435,6 +437,23 @@ def test_a_version_shows_its_accuracy_and_its_job_what_came_out(
     expect(rows.nth(1).get_by_role("cell").nth(2)).to_have_text(re.compile(r"^\d+(\.\d)? %$"))
     expect(rows.nth(2).get_by_role("cell").nth(2)).to_be_empty()  # pretrained: not judged
     expect(rows.nth(2)).to_contain_text("serves now")
+
+
+def test_a_learned_head_is_let_serve_with_a_click(visit, api, stripes_project, live_service):
+    head = add_learned_head(live_service[1].state.parts, "s")
+    page = visit("s/train")
+    heads = page.get_by_role("table").nth(1)
+    expect(heads.get_by_role("row").nth(0)).to_contain_text("Accuracy on labels it had not seen")
+    expect(heads.get_by_role("row").nth(1)).to_contain_text("feat")
+    expect(heads.get_by_role("row").nth(1)).to_contain_text("75 %")
+
+    heads.get_by_role("button", name="Promote").click()
+
+    expect(heads.get_by_role("row").nth(1)).to_contain_text("serves now")
+    assert api.get("/s").json()["head"]["options"]["learned"] == str(head)
+    heads.get_by_role("button", name="Use auto instead").click()
+    expect(heads.get_by_role("button", name="Promote")).to_be_visible()
+    assert api.get("/s").json()["head"]["name"] == "auto"
 
 
 def test_a_job_of_any_kind_shows_how_far_it_is(visit, api, stripes_project, live_service):
