@@ -279,7 +279,7 @@ def test_earlier_labels_teach_how_to_learn_new_ones_as_the_how_to_says(live_url,
     assert "{'train': 7, 'validation': 0, 'test': 2}" in output
     assert "frozen at 1 shot " in output
     assert output.count("character 2") >= 4  # each of the four images has an answer
-    assert '"method":"feat"' in output
+    assert '"method":"projections"' in output
     assert '"current":true' in output
     assert '"head":{"name":"auto"' in output
     assert len(re.findall(r"^(?:adapt|discriminative) [01]\.", output, re.MULTILINE)) == 10

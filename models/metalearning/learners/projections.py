@@ -32,7 +32,9 @@ class Projections:
     """
 
     fewest_labels: ClassVar[int] = 20
-    unsuited: ClassVar[str] = "an encoder that was itself meta-trained, which leaves it little"
+    unsuited: ClassVar[str] = (
+        "labels unlike the earlier ones, which may differ in what it learned to pass over"
+    )
 
     width: int = 64  # rank of what is added to the identity
 
