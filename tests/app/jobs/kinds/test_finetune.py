@@ -590,7 +590,7 @@ def test_recipes_say_what_steps_cost_where_they_were_learned(metatrained):
 
     item = answer.json()["items"][-1]
     assert (item["name"], item["possible"], item["enough_labels"]) == ("adapt", True, True)
-    assert 0 < item["minutes"] < 1
+    assert 0 <= item["minutes"] < 60
     assert 0 < item["memory_mib"] < 100
 
 
