@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from functools import partial
+from random import Random
 from typing import Any, NamedTuple
 
 import torch
@@ -43,7 +44,7 @@ LINEAR = ("feat", "projections")  # whose answers are one product
 LABELS, LABEL_SHOTS, DIMENSIONS = 10, 5, 1280  # of a project
 IMAGES, BUDGET, QUERIED = 1_000_000, 100, 64
 MEAN_OF = 10_000  # images
-REPETITIONS, ANSWERS = 40, 400
+REPETITIONS, ANSWERS, RANKINGS = 40, 400, 3
 FIT_MS, RANK_SECONDS, RANK_MB = 50.0, 60.0, 1500
 CLASSIFY, RANK = 1.05, 1.1  # times what `cosine` and `blend` take, at most
 PLAIN = Cosine(centered=True, temperature=0.1)  # which answers as with any temperature
@@ -256,15 +257,16 @@ def _serving(images: int) -> dict[str, Any]:
         rows[name] = {"fit_ms": spread([1e3 * seconds for _, seconds in fits], 1)}
     for name, milliseconds in _interleaved(fitted, vectors[:QUERIED]).items():
         rows[name]["classify_ms"] = spread(milliseconds, 3)
-    for name in [n for n in heads if n != "cosine"]:
+    for name in [n for n in heads if n != "cosine"] * RANKINGS:
         pool = Pool(vectors, free, fitted[name].probabilities)
         ranking = partial(Margin().rank, pool, BUDGET)
         (_, spent), seconds, megabytes = measured(partial(timed, ranking, time.process_time))
-        rows[name] |= {
-            "rank_cpu_seconds": round(spent, 2),
-            "rank_seconds": round(seconds, 2),
-            "rank_mb": round(megabytes),
-        }
+        for figure, value in (
+            ("rank_cpu_seconds", spent), ("rank_seconds", seconds), ("rank_mb", megabytes)
+        ):  # fmt: skip
+            rows[name].setdefault(figure, []).append(value)
+    for row in rows.values():
+        row |= {figure: spread(row[figure], 2) for figure in row if figure.startswith("rank")}
     return {"ranked": len(free), "queries": QUERIED, "by_head": rows}
 
 
@@ -275,25 +277,30 @@ def _untrained(name: str, dimensions: int = DIMENSIONS) -> HeadNetwork:
 
 
 def _interleaved(fitted: dict[str, FittedHead], queries: Tensor) -> dict[str, list[float]]:
-    """Milliseconds to answer queries, by head, each in turn, so that all meet the same load."""
+    """Milliseconds to answer queries, by head, in turn, so that all meet the same load.
+
+    Turns are in random order: who follows a head that fills the cache is slower for it.
+    """
     milliseconds: dict[str, list[float]] = {name: [] for name in fitted}
+    order, chance = list(fitted), Random(0)
     for _ in range(ANSWERS):
-        for name, head in fitted.items():
-            _, seconds = timed(partial(head.probabilities, queries), time.process_time)
+        chance.shuffle(order)
+        for name in order:
+            _, seconds = timed(partial(fitted[name].probabilities, queries), time.process_time)
             milliseconds[name].append(1e3 * seconds)
     return milliseconds
 
 
 def _promises_kept(served: dict[str, Any]) -> bool:
     rows = served["by_head"]
-    linear = [rows[name] for name in LINEAR]
+    linear, blend = [rows[name] for name in LINEAR], rows["blend"]
     return (
         all(rows[name]["fit_ms"]["median"] <= FIT_MS for name in METHODS)
-        and all(rows[name]["rank_seconds"] <= RANK_SECONDS for name in METHODS)
-        and all(rows[name]["rank_mb"] <= RANK_MB for name in METHODS)
+        and all(rows[name]["rank_seconds"]["median"] <= RANK_SECONDS for name in METHODS)
+        and all(rows[name]["rank_mb"]["highest"] <= RANK_MB for name in METHODS)
         and all(
             row["classify_ms"]["median"] <= CLASSIFY * rows["cosine"]["classify_ms"]["median"]
-            and row["rank_cpu_seconds"] <= RANK * rows["blend"]["rank_cpu_seconds"]
+            and row["rank_cpu_seconds"]["median"] <= RANK * blend["rank_cpu_seconds"]["median"]
             for row in linear
         )
     )
@@ -306,4 +313,7 @@ def _fits(served: dict[str, Any]) -> list[str]:
 
 def _ranks(served: dict[str, Any]) -> list[str]:
     rows = served["by_head"]
-    return [f"{name} {rows[name]['rank_cpu_seconds']:.1f} CPU s" for name in ("blend", *METHODS)]
+    return [
+        f"{name} {rows[name]['rank_cpu_seconds']['median']:.1f} CPU s"
+        for name in ("blend", *METHODS)
+    ]
