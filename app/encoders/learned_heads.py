@@ -9,6 +9,7 @@ from uuid import UUID
 import safetensors.torch
 from sqlalchemy import select
 
+from app.encoders.weights import store_weights
 from app.problems import HeadInUse, HeadUnavailable
 from app.sql.conflicts import retry_conflicts
 from app.sql.database import Database
@@ -93,8 +94,7 @@ class LearnedHeads:
 
     def store(self, network: HeadNetwork) -> str:
         """Store the weights of a network; the SHA-256 of their file."""
-        state = {name: t.detach().cpu().contiguous() for name, t in network.state_dict().items()}
-        return self.blobs.put(safetensors.torch.save(state))
+        return store_weights(self.blobs, network)
 
     def _network(self, head_id: UUID) -> HeadNetwork:
         with self._lock:

@@ -12,7 +12,7 @@ import torch
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app.encoders.weights import check_weights
+from app.encoders.weights import check_weights, store_weights
 from app.sql.blob_marks import unmark
 from app.sql.conflicts import retry_conflicts
 from app.sql.database import Database
@@ -66,8 +66,7 @@ class Versions:
 
     def store(self, encoder: Encoder) -> str:
         """Store the weights of an encoder; the SHA-256 of their file."""
-        state = {name: t.detach().cpu().contiguous() for name, t in encoder.state_dict().items()}
-        return self.blobs.put(safetensors.torch.save(state))
+        return store_weights(self.blobs, encoder)
 
     def store_learner(self, document: dict[str, Any]) -> str:
         """Store what was learned beside the weights of an encoder; the SHA-256 of its file."""

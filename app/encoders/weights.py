@@ -1,15 +1,23 @@
-"""Weights that a client brought: safetensors of the right shape, or refused."""
+"""Weights in files: stored as safetensors; of a client, of the right shape, or refused."""
 
 from pathlib import Path
 
 import safetensors
+import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from app.problems import UnsupportedMediaType, WeightsRefused
+from app.storage.blobs import Blobs
 
 MAX_HEADER_BYTES = 4 << 20  # of a safetensors file; that of a large network has 100 KiB
 DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64"}
+
+
+def store_weights(blobs: Blobs, network: nn.Module) -> str:
+    """Store the weights of a network as safetensors; the SHA-256 of their file."""
+    state = {name: t.detach().cpu().contiguous() for name, t in network.state_dict().items()}
+    return blobs.put(safetensors.torch.save(state))
 
 
 def check_weights(file: Path, state: dict[str, Tensor]) -> None:

@@ -21,6 +21,9 @@ from models.registry import require_within
 FOLDS = 16  # of the support, where a shot cannot be left out alone
 
 
+SCALE = 10.0  # of squared distances, at the start of a training
+
+
 class Condensed(NamedTuple):
     """What a network keeps of the support, to answer queries with."""
 
@@ -75,6 +78,36 @@ class HeadNetwork(nn.Module, ABC):
             condensed = self.condense(support[kept], targets[kept], classes)
             log_odds[asked] = self.answer(condensed, support[rows[asked]])
         return without_single_shots(log_odds, targets[rows], shots)
+
+
+class PrototypeNetwork(HeadNetwork):
+    """Relates queries to the prototype of each class, whatever the other classes are."""
+
+    exact = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.tensor(SCALE).log())  # of squared distances
+
+    @abstractmethod
+    def relate(
+        self, prototypes: Float[Tensor, "K D"], queries: Float[Tensor, "K D"]
+    ) -> Float[Tensor, " K"]:
+        """The log odds of each query for the class of the prototype beside it."""
+
+    def left_out(
+        self,
+        support: Float[Tensor, "M D"],
+        targets: Int[Tensor, " M"],
+        classes: int,
+        rows: Int[Tensor, " K"],
+    ) -> Float[Tensor, "K C"]:
+        """Only what is said of the own class changes."""
+        queries, labels = support[rows], targets[rows]
+        log_odds = self.answer(self.condense(support, targets, classes), queries)
+        own = self.relate(prototypes_without(support, targets, classes, rows), queries)
+        log_odds = log_odds.scatter(1, labels[:, None], own[:, None])
+        return without_single_shots(log_odds, labels, torch.bincount(targets, minlength=classes))
 
 
 @dataclass(frozen=True, kw_only=True)

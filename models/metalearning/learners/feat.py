@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.heads.network import (
+    SCALE,
     Condensed,
     HeadNetwork,
     class_prototypes,
@@ -17,9 +18,6 @@ from models.heads.network import (
 )
 from models.metalearning.learners import learners
 from models.registry import require_within
-
-SCALE = 10.0  # of squared distances, at the start
-
 
 NUMBERS = 1 << 22  # of attention and its results that are held at a time: 16 MB
 

@@ -10,13 +10,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from models.heads.network import FOLDS, Condensed, HeadNetwork, folds_of, without_single_shots
+from models.heads.network import (
+    FOLDS,
+    SCALE,
+    Condensed,
+    HeadNetwork,
+    folds_of,
+    without_single_shots,
+)
 from models.metalearning.context_layer import ContextLayer
 from models.metalearning.learners import learners
 from models.registry import require_within
-
-SCALE = 10.0  # of squared distances, at the start
-
 
 TOKENS = 2048  # of shots, in folds that are left out at once
 

@@ -3,21 +3,12 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from models.heads.network import (
-    Condensed,
-    HeadNetwork,
-    class_prototypes,
-    prototypes_without,
-    without_single_shots,
-)
+from models.heads.network import Condensed, HeadNetwork, PrototypeNetwork, class_prototypes
 from models.metalearning.learners import learners
 from models.registry import require_within
-
-SCALE = 10.0  # of squared distances, at the start
 
 
 @learners.register
@@ -45,12 +36,9 @@ class Projections:
         return _Network(dim, self.width)
 
 
-class _Network(HeadNetwork):
-    exact = True
-
+class _Network(PrototypeNetwork):
     def __init__(self, dim: int, width: int) -> None:
         super().__init__()
-        self.log_scale = nn.Parameter(torch.tensor(SCALE).log())
         self.of_prototype, self.of_query = _Map(dim, width), _Map(dim, width)
 
     def condense(
@@ -67,20 +55,13 @@ class _Network(HeadNetwork):
         """-s |B q - A p|^2, but for s |B q|^2, which all classes share."""
         return projected + condensed.rest[0]
 
-    def left_out(
-        self,
-        support: Float[Tensor, "M D"],
-        targets: Int[Tensor, " M"],
-        classes: int,
-        rows: Int[Tensor, " K"],
-    ) -> Float[Tensor, "K C"]:
-        """Only the distance to the own prototype changes."""
-        queries, labels = support[rows], targets[rows]
-        log_odds = self.answer(self.condense(support, targets, classes), queries)
-        mapped = self.of_prototype(prototypes_without(support, targets, classes, rows))
-        own = self.log_scale.exp() * (mapped * (2 * self.of_query(queries) - mapped)).sum(dim=1)
-        log_odds = log_odds.scatter(1, labels[:, None], own[:, None])
-        return without_single_shots(log_odds, labels, torch.bincount(targets, minlength=classes))
+    def relate(
+        self, prototypes: Float[Tensor, "K D"], queries: Float[Tensor, "K D"]
+    ) -> Float[Tensor, " K"]:
+        mapped = self.of_prototype(prototypes)
+        distances = mapped * (mapped - 2 * self.of_query(queries))  # less |B q|^2
+        log_odds: Tensor = -self.log_scale.exp() * distances.sum(dim=1)
+        return log_odds
 
 
 class _Map(nn.Module):

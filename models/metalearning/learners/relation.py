@@ -7,18 +7,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from models.heads.network import (
-    Condensed,
-    HeadNetwork,
-    class_prototypes,
-    prototypes_without,
-    without_single_shots,
-)
+from models.heads.network import Condensed, HeadNetwork, PrototypeNetwork, class_prototypes
 from models.metalearning.learners import learners
 from models.registry import require_within
-
-SCALE = 10.0  # of squared distances, at the start
-
 
 NUMBERS = 1 << 20  # of relations that are held at a time: 4 MB, which stay in the cache
 
@@ -45,12 +36,9 @@ class Relation:
         return _Network(dim, self.width)
 
 
-class _Network(HeadNetwork):
-    exact = True
-
+class _Network(PrototypeNetwork):
     def __init__(self, dim: int, width: int) -> None:
         super().__init__()
-        self.log_scale = nn.Parameter(torch.tensor(SCALE).log())
         self.of_prototype = nn.Linear(dim, width)
         self.of_query = nn.Linear(dim, width, bias=False)
         for layer in (self.of_prototype, self.of_query):
@@ -77,22 +65,13 @@ class _Network(HeadNetwork):
         relations = [self._relation(prototypes, block[:, None, len(offsets) :]) for block in blocks]
         return projected[:, : len(offsets)] + offsets + torch.cat(relations)
 
-    def left_out(
-        self,
-        support: Float[Tensor, "M D"],
-        targets: Int[Tensor, " M"],
-        classes: int,
-        rows: Int[Tensor, " K"],
-    ) -> Float[Tensor, "K C"]:
-        """Only what is said of the own class changes."""
-        queries, labels = support[rows], targets[rows]
-        log_odds = self.answer(self.condense(support, targets, classes), queries)
-        prototypes = prototypes_without(support, targets, classes, rows)
-        dots = (prototypes * (2 * queries - prototypes)).sum(dim=1)
+    def relate(
+        self, prototypes: Float[Tensor, "K D"], queries: Float[Tensor, "K D"]
+    ) -> Float[Tensor, " K"]:
+        closeness = (prototypes * (2 * queries - prototypes)).sum(dim=1)
         relations = self._relation(self.of_prototype(prototypes), self.of_query(queries))
-        own = self.log_scale.exp() * dots + relations
-        log_odds = log_odds.scatter(1, labels[:, None], own[:, None])
-        return without_single_shots(log_odds, labels, torch.bincount(targets, minlength=classes))
+        log_odds: Tensor = self.log_scale.exp() * closeness + relations
+        return log_odds
 
     def _relation(
         self, prototypes: Float[Tensor, "*#R P"], queries: Float[Tensor, "*#R P"]
