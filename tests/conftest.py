@@ -17,6 +17,7 @@ from typing import cast
 from uuid import UUID
 
 import pytest
+import sqlalchemy as sa
 import torch
 import uvicorn
 from fastapi import FastAPI
@@ -165,6 +166,20 @@ def birds(service) -> TestClient:
     """A service that has an empty project `birds`."""
     assert service.post("/v1/projects", json={"name": "birds"}).status_code == 201
     return service
+
+
+@pytest.fixture
+def queries(birds) -> Iterator[list[str]]:
+    """The queries that the service sends."""
+    sent: list[str] = []
+
+    def remember(connection, cursor, statement, *_):
+        sent.append(statement)
+
+    engine = birds.app.state.parts.db.engine
+    sa.event.listen(engine, "before_cursor_execute", remember)
+    yield sent
+    sa.event.remove(engine, "before_cursor_execute", remember)
 
 
 @pytest.fixture

@@ -102,39 +102,51 @@ def set_label(
     source: str,
     revision: int,
 ) -> bool:
-    """Change an image's label and remember it; False when it has that label already.
+    """Change an image's label and remember it; False when it has that label already."""
+    return bool(set_labels(session, [view], label, annotator, source, revision))
 
-    Either answers whoever holds the image.
+
+def set_labels(
+    session: Session,
+    views: Sequence[ImageView],
+    label: Label | None,
+    annotator: str | None,
+    source: str,
+    revision: int,
+) -> int:
+    """Change the labels of different images and remember it; how many had another label.
+
+    Either answers whoever holds an image.
     """
-    image = view.image
-    if label is not None or image.label_id is not None:
-        _end_reservations(session, image.id)
-    if image.label_id == (label.id if label else None):
-        return False
-    image.label_id = label.id if label else None
-    image.labeled_at = now() if label else None
-    image.revision = revision
-    session.add(
-        Annotation(
-            image_id=image.id,
-            label=label.name if label else None,
-            previous=view.label,
-            annotator=annotator,
-            source=source,
+    _end_reservations(session, [v.image.id for v in views if label or v.image.label_id])
+    label_id, name = (label.id, label.name) if label else (None, None)
+    changed = [view for view in views if view.image.label_id != label_id]
+    for view in changed:
+        view.image.label_id = label_id
+        view.image.labeled_at = now() if label else None
+        view.image.revision = revision
+        session.add(
+            Annotation(
+                image_id=view.image.id,
+                label=name,
+                previous=view.label,
+                annotator=annotator,
+                source=source,
+            )
         )
-    )
-    session.flush()
-    payload = {
-        "image": str(image.id),
-        "label": label.name if label else None,
-        "previous": view.label,
-        "annotator": annotator,
-        "source": source,
-    }
-    tell(session, image.project_id, Event.LABEL_SET, payload)
-    if label is not None and view.label is None and source != "support":
-        tell_if_exhausted(session, image.project_id)
-    return True
+    session.flush()  # many rows at once
+    for view in changed:
+        payload = {
+            "image": str(view.image.id),
+            "label": name,
+            "previous": view.label,
+            "annotator": annotator,
+            "source": source,
+        }
+        tell(session, view.image.project_id, Event.LABEL_SET, payload)
+    if label and source != "support" and any(view.label is None for view in changed):
+        tell_if_exhausted(session, label.project_id)
+    return len(changed)
 
 
 def _apply_change(session: Session, project: Project, change: Change) -> ImageView:
@@ -176,9 +188,7 @@ def _refuse_if_answered(
     )
 
 
-def _end_reservations(session: Session, image_id: UUID) -> None:
-    session.execute(
-        update(Reservation)
-        .where(Reservation.image_id == image_id, Reservation.outcome.is_(None))
-        .values(outcome="labeled")
-    )
+def _end_reservations(session: Session, image_ids: Sequence[UUID]) -> None:
+    if image_ids:
+        held = Reservation.image_id.in_(image_ids), Reservation.outcome.is_(None)
+        session.execute(update(Reservation).where(*held).values(outcome="labeled"))

@@ -17,7 +17,7 @@ from uuid_utils.compat import uuid7
 
 from app.inference.embedder import Embedder
 from app.inference.images import Embedded
-from app.labeling.annotations import set_label
+from app.labeling.annotations import set_labels
 from app.labeling.images import ImageView, image_views
 from app.labeling.projects import clean_name
 from app.problems import Failed, Problem
@@ -171,21 +171,19 @@ class Uploads:
             new = [f for f in {f.sha256: f for f in files}.values() if f.sha256 not in views]
             created = _create_images(session, project, new, embedded, revision)
             views |= {digest: ImageView(image, None) for digest, image in created.items()}
-            stored = []
-            for file in files:
-                view = _mark(session, project, views[file.sha256], label, marks, revision)
-                views[file.sha256] = view
-                stored.append(
-                    Stored(
-                        file.position,
-                        file.filename,
-                        view.image.id,
-                        file.sha256,
-                        created.pop(file.sha256, None) is not None,
-                        view.label,
-                    )
+            views = {file.sha256: views[file.sha256] for file in files}  # labeled in this order
+            _mark(session, project, views, label, marks, revision)
+            return [
+                Stored(
+                    file.position,
+                    file.filename,
+                    views[file.sha256].image.id,
+                    file.sha256,
+                    created.pop(file.sha256, None) is not None,
+                    views[file.sha256].label,
                 )
-            return stored
+                for file in files
+            ]
 
 
 def chunks(uploads: Iterable[Upload]) -> Iterator[tuple[list[ImageFile], list[Failed]]]:
@@ -251,19 +249,22 @@ def _create_images(
 def _mark(
     session: Session,
     project: Project,
-    view: ImageView,
+    views: dict[str, ImageView],
     label: Label | None,
     marks: _Marks,
     revision: int,
-) -> ImageView:
-    """Give an image the metadata of an upload, and its label where that is allowed."""
-    if marks.metadata.items() - view.image.metadata_.items():
-        view.image.metadata_ = {**view.image.metadata_, **marks.metadata}
-    if label is None or (view.label is not None and marks.existing == "keep"):
-        return view
-    if set_label(session, view, label, None, "support", revision):
+) -> None:
+    """Give images the metadata of an upload, and its label where that is allowed."""
+    for view in views.values():
+        if marks.metadata.items() - view.image.metadata_.items():
+            view.image.metadata_ = {**view.image.metadata_, **marks.metadata}
+    if label is None:
+        return
+    kept = marks.existing == "keep"
+    to_label = {d: view for d, view in views.items() if not (kept and view.label is not None)}
+    if set_labels(session, list(to_label.values()), label, None, "support", revision):
         project.revision = revision
-    return ImageView(view.image, label.name)
+    views |= {digest: ImageView(view.image, label.name) for digest, view in to_label.items()}
 
 
 def _new_image(project_id: UUID, file: ImageFile, embedded: Embedded, revision: int) -> Image:

@@ -44,6 +44,18 @@ def test_an_upload_to_the_pool_never_unlabels(birds, png):
     assert birds.get("/v1/projects/birds").json()["pool"] == 0
 
 
+def test_many_images_are_labeled_in_as_many_queries_as_two(birds, png, queries):
+    def sent(colour: str, files: int) -> list[str]:
+        before = len(queries)
+        added = upload(birds, f"/labels/{colour}/support", *(png(colour, n) for n in range(files)))
+        assert [image["label"] for image in added.json()["images"]] == [colour] * files
+        return [query for query in queries[before:] if "annotations" in query or "UPDATE" in query]
+
+    upload(birds, "/labels/red/support", png("red"))  # what only the first request asks
+
+    assert len(sent("lime", 9)) == len(sent("blue", 2)) > 0
+
+
 @pytest.mark.parametrize(("images", "size"), [(2, 1 << 20), (64, 25)])
 def test_a_chunk_is_bounded_in_images_and_bytes(monkeypatch, images, size):
     monkeypatch.setattr(uploads, "CHUNK_IMAGES", images)

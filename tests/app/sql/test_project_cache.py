@@ -16,20 +16,6 @@ def projects(birds):
     return ProjectCache(birds.app.state.parts.db)
 
 
-@pytest.fixture
-def queries(birds):
-    """The queries that the service sends."""
-    sent = []
-
-    def remember(connection, cursor, statement, *_):
-        sent.append(statement)
-
-    engine = birds.app.state.parts.db.engine
-    sa.event.listen(engine, "before_cursor_execute", remember)
-    yield sent
-    sa.event.remove(engine, "before_cursor_execute", remember)
-
-
 def test_what_another_process_changes_is_seen_at_once(birds, projects, settings):
     assert projects.find("birds").encoder_id
     other = Database(settings.database)
