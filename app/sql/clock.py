@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from app.sql.tables import Boot, now
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")  # another one after each start
-_began_at: dict[str, datetime] = {}  # by the URL of a database
+_began_at: dict[str, datetime] = {}  # by the file of a database
 
 
 def clock(session: Session) -> datetime:
@@ -31,12 +31,12 @@ def clock(session: Session) -> datetime:
 
 def _start(session: Session, boot: str) -> datetime:
     """When the machine was started, as the first process said that asked."""
-    url = str(session.get_bind().engine.url)
-    if url in _began_at:
-        return _began_at[url]
+    file = session.get_bind().engine.url.database or ""
+    if file in _began_at:
+        return _began_at[file]
     began_at = session.scalar(select(Boot.began_at).where(Boot.id == boot))
     if began_at is not None:
-        _began_at[url] = began_at
+        _began_at[file] = began_at
         return began_at
     began_at = now() - _uptime()
     if session.get_bind().get_execution_options().get("handful_writes"):

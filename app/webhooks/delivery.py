@@ -14,12 +14,14 @@ import hmac
 import random
 import threading
 import time
+from collections.abc import Callable
 from datetime import datetime, timedelta
+from functools import partial
 from http import HTTPStatus
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 from uuid import UUID
 
-from sqlalchemy import Select, exists, func, or_, select, update
+from sqlalchemy import Select, bindparam, exists, func, or_, select, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, aliased
 
@@ -41,7 +43,36 @@ FAILURES = 5  # one after the other, of a webhook, after which it is left alone
 PAUSES_S = (60, 5 * 60, 15 * 60, 3600)  # then, and after each failure from there on
 GIVE_UP = timedelta(days=4)  # of failures, after which nothing more is sent
 ENDED = "nothing more is sent there: it said so, or failed for days"
+Result = TypeVar("Result")
 _generator = random.Random()
+
+
+def _turn() -> Select[Webhook]:
+    """The webhook whose turn it is: of what is due, that of the project that waits for longest.
+
+    `moment` is now, by the database's clock.
+    """
+    moment, peer = bindparam("moment", type_=Delivery.due_at.type), aliased(Webhook)
+    last_of_project = select(func.max(peer.tried_at)).where(peer.project_id == Webhook.project_id)
+    return (
+        select(Webhook)
+        .where(
+            exists().where(Delivery.webhook_id == Webhook.id, Delivery.due_at <= moment),
+            or_(Webhook.busy_until.is_(None), Webhook.busy_until <= moment),
+            or_(Webhook.paused_until.is_(None), Webhook.paused_until <= moment, Webhook.gone),
+        )
+        .order_by(
+            last_of_project.scalar_subquery().nulls_first(),
+            Webhook.tried_at.nulls_first(),
+            Webhook.id,
+        )
+        .limit(1)
+    )
+
+
+TURN = _turn()  # built once: it is asked for every second
+# Not FOR UPDATE, for which who tells it something would have to wait.
+TURN_HELD = TURN.with_for_update(of=Webhook, key_share=True, skip_locked=True)
 
 
 class _Message(NamedTuple):
@@ -56,7 +87,7 @@ class _Message(NamedTuple):
 
 
 class Deliverer:
-    """Threads that send what is due, in this process."""
+    """Threads that send what is due, in this process; one of them looks out for it at a time."""
 
     def __init__(self, db: Database, *, private: bool = False) -> None:
         self._db = db
@@ -66,6 +97,7 @@ class Deliverer:
             threading.Thread(target=self._run, args=(n,), name=f"webhooks-{n}", daemon=True)
             for n in range(THREADS)
         ]
+        self._lookout = threading.Lock()  # held by the thread that looks for what is due
         self._busy_since: dict[int, float] = {}  # number of a thread: time.monotonic()
 
     def __enter__(self) -> "Deliverer":
@@ -97,37 +129,42 @@ class Deliverer:
 
     def _run(self, number: int) -> None:
         while not self._stopping.is_set():
-            self._busy_since[number] = time.monotonic()
-            pause_s = self._deliver()
-            del self._busy_since[number]
-            self._stopping.wait(pause_s)
+            with self._lookout:
+                due = self._await_due(number)
+            if due is not None:
+                self._try(number, partial(self._send, due))
 
-    def _deliver(self) -> float:
-        """Send what is due, if anything is; the seconds to wait before the next look."""
+    def _await_due(self, number: int) -> _Message | None:
+        """What is due, once something is; None when the service stops before."""
+        while not self._stopping.is_set():
+            due = self._try(number, self._claim)
+            if due is not None:
+                return due
+            self._stopping.wait(POLL_S)
+        return None
+
+    def _try(self, number: int, work: Callable[[], Result]) -> Result | None:
+        """What work answers, which `ailments` watches; None, a while later, when it failed."""
+        self._busy_since[number] = time.monotonic()
         try:
-            due = self._claim()
-            if due is None:
-                return POLL_S
-            self._send(due)
+            return work()
         except (SQLAlchemyError, Problem) as error:  # the database is away for a moment
             log.warning("webhooks wait", error=str(error))
-            return 10 * POLL_S
         except Exception as error:
             log.exception("a delivery failed", exc_info=error)
-            return 10 * POLL_S
-        return 0.0
+        finally:
+            del self._busy_since[number]
+        self._stopping.wait(10 * POLL_S)
+        return None
 
     def _claim(self) -> _Message | None:
         """What has been due for longest at the webhook whose turn it is, which is ours then."""
         with self._db.reading() as session:
-            if session.scalar(_turn(self._db.clock(session))) is None:
+            if session.scalar(TURN, {"moment": self._db.clock(session)}) is None:
                 return None  # without a lock on the database
         with self._db.writing() as session:
             moment = self._db.clock(session)
-            webhook = session.scalar(
-                # Not FOR UPDATE, for which who tells it something would have to wait.
-                _turn(moment).with_for_update(of=Webhook, key_share=True, skip_locked=True)
-            )
+            webhook = session.scalar(TURN_HELD, {"moment": moment})
             if webhook is None:
                 return None
             delivery = session.scalar(
@@ -206,30 +243,6 @@ def _end(session: Session, webhook: Webhook) -> None:
         Delivery.webhook_id == webhook.id, Delivery.due_at.is_not(None)
     )
     session.execute(waiting.values(due_at=None, error=ENDED))
-
-
-def _turn(moment: datetime) -> Select[Webhook]:
-    """The webhook whose turn it is: of what is due, that of the project that waits for longest.
-
-    Args:
-        moment: now, by the database's clock.
-    """
-    peer = aliased(Webhook)
-    last_of_project = select(func.max(peer.tried_at)).where(peer.project_id == Webhook.project_id)
-    return (
-        select(Webhook)
-        .where(
-            exists().where(Delivery.webhook_id == Webhook.id, Delivery.due_at <= moment),
-            or_(Webhook.busy_until.is_(None), Webhook.busy_until <= moment),
-            or_(Webhook.paused_until.is_(None), Webhook.paused_until <= moment, Webhook.gone),
-        )
-        .order_by(
-            last_of_project.scalar_subquery().nulls_first(),
-            Webhook.tried_at.nulls_first(),
-            Webhook.id,
-        )
-        .limit(1)
-    )
 
 
 def signed(delivery_id: UUID, secret: str, body: bytes) -> dict[str, str]:

@@ -218,6 +218,25 @@ def test_what_a_process_had_under_way_when_it_stopped_goes_to_another(webhooks, 
     assert webhooks.read("birds", webhook.id).busy_until == taken.busy_until
 
 
+def test_one_thread_looks_out_for_all(each_db, monkeypatch):
+    looking, most, looks = 0, 0, 0
+
+    def look(_: Deliverer) -> None:
+        nonlocal looking, most, looks
+        looking += 1
+        most = max(most, looking)
+        time.sleep(0.001)  # in which another thread would come
+        looking -= 1
+        looks += 1
+
+    monkeypatch.setattr(delivery, "POLL_S", 0.0)
+    monkeypatch.setattr(Deliverer, "_claim", look)
+    with Deliverer(each_db):
+        wait_for(lambda: looks >= 20)
+
+    assert most == 1
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_deliverer_that_died_or_stands_still_fails_livez(birds, monkeypatch):
     deliverer = birds.app.state.parts.deliverer
