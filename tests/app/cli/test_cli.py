@@ -294,6 +294,7 @@ def test_the_demo_shows_the_whole_loop(photos, tmp_path):
     result = handful(
         "demo", "--images", photos, "--once", "--port", "0",
         HANDFUL_DATA_DIR=str(tmp_path / "data"), HANDFUL_ENCODER="conv4:8",
+        HANDFUL_RUNTIME="pytorch",
     )  # fmt: skip
 
     assert result.returncode == 0, result.stderr

@@ -9,7 +9,7 @@ from handful.client import Handful
 from handful.folders import upload
 from tests.app.web.test_web import browser, pytestmark, visit
 
-EACH = 90  # images of a digit
+EACH = 60  # images of a digit
 
 __all__ = ["browser", "pytestmark", "visit"]  # fixtures, and the mark of all tests here
 
@@ -22,7 +22,7 @@ def settings(settings):
 
 @pytest.fixture
 def digits(tmp_path):
-    """Half of the demo's images: a path of as many keys, on which half as much is computed."""
+    """A third of the demo's images: a path of as many keys, on which a third is computed."""
     folder = demo.write_digits(tmp_path / "digits")
     for label in folder.iterdir():
         for path in sorted(label.iterdir())[EACH:]:
