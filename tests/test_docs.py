@@ -231,7 +231,7 @@ def test_images_become_an_encoder_that_serves_as_the_how_to_says(live_url, tmp_p
     script = "".join(code for page, code in blocks("bash") if page.stem == "pretrain")
     for old, new in (
         ("/usr/share/datasets/fashion-mnist", str(tmp_path)),
-        ("$data 10000", "$data 250"),
+        ("$data 10000", "$data 120"),
         ('"epochs": 60', '"epochs": 1'),
         ('"epochs": 30', '"epochs": 1'),
     ):
@@ -243,7 +243,7 @@ def test_images_become_an_encoder_that_serves_as_the_how_to_says(live_url, tmp_p
 
     output = run(script, live_url, tmp_path, PATH=path)
 
-    assert len(re.findall(r"^\d+ of 40 are right$", output, re.MULTILINE)) == 4
+    assert len(re.findall(r"^\d+ of 30 are right$", output, re.MULTILINE)) == 4
     assert "'against': {'prototypes':" in output  # the verdict
     for name in ("views.png", "painted.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
@@ -258,6 +258,8 @@ def test_earlier_labels_teach_how_to_learn_new_ones_as_the_how_to_says(live_url,
         ('"ways": [5, 20]', '"ways": 4, "shots": 1'),
         ('"episodes": 600', '"episodes": 20'),
         ('"ways": 5, "shots": [1, 5], "episodes": 400', '"ways": 4, "shots": 1, "episodes": 10'),
+        ('"name": "projections"}', '"name": "projections"}, "episodes": 20'),
+        ('"name": "discriminative"}]', '"name": "discriminative"}], "recipe": {"epochs": 2}'),
     ):
         assert old in script
         script = script.replace(old, new)
@@ -289,7 +291,7 @@ def write_fashion(folder: Path) -> None:
     """Digits in the format and under the names of Fashion-MNIST."""
     found = load_digits()
     pixels = np.kron(found.images, np.ones((4, 4)))[:, 2:30, 2:30] * 15.9  # 28 pixels
-    for part, rows in (("train", slice(0, 250)), ("t10k", slice(250, 290))):
+    for part, rows in (("train", slice(0, 120)), ("t10k", slice(250, 280))):
         images = b"\0" * 16 + pixels[rows].astype(np.uint8).tobytes()
         (folder / f"{part}-images-idx3-ubyte.gz").write_bytes(gzip.compress(images))
         targets = b"\0" * 8 + found.target[rows].astype(np.uint8).tobytes()
