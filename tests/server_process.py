@@ -12,6 +12,7 @@ from typing import Self
 import httpx
 
 ROOT = Path(__file__).parents[1]
+OPENAPI = ROOT / "docs/reference/openapi.json"  # another test says that the code has the same
 PATIENCE_S = 240.0  # of tests that wait for a process on a busy machine
 
 

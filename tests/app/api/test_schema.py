@@ -13,13 +13,13 @@ from hypothesis import HealthCheck, Phase
 from app.main import create_app
 from app.settings import Settings
 from bench import fuzz
-from docs import generate
+from tests.server_process import OPENAPI
 
 EXAMPLES = 4  # drawn for each operation; `bench.fuzz` draws many
 MOST = 300  # at the bounds of an operation; `bench.fuzz` sends the thousands that there are of jobs
 OPERATIONS = {
     result.ok().label: result.ok()
-    for result in schemathesis.openapi.from_dict(generate.openapi()).get_all_operations()
+    for result in schemathesis.openapi.from_path(OPENAPI).get_all_operations()
 }
 
 

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import http.client
+import json
 import shutil
 import threading
 from collections.abc import Callable
@@ -28,15 +29,14 @@ from app.settings import Settings
 from app.sql.columns import Table
 from app.sql.database import Database
 from app.sql.tables import StoredResponse
-from docs import generate
-from tests.server_process import ServerProcess, wait_until
+from tests.server_process import OPENAPI, ServerProcess, wait_until
 
 KEY = {"Idempotency-Key": "one"}
 INTERFACE = """<View><Image name="i" value="$image"/>
 <Choices name="c" toName="i"><Choice value="hat"/><Choice value="cap"/></Choices></View>"""
 POSTS = [
     operation["post"]["operationId"]
-    for operation in generate.openapi()["paths"].values()
+    for operation in json.loads(OPENAPI.read_text())["paths"].values()
     if "post" in operation
 ]
 HOUSEKEEPING = {"chore_runs", "doomed_blobs"}  # tables that it may write at any time
