@@ -1,12 +1,15 @@
 """Heads that a network makes of what is labeled, trained on labels of earlier work."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from models.heads import (
     CenteredHead,
@@ -68,16 +71,21 @@ class HeadNetwork(nn.Module, ABC):
         Here a row is left out with a sixteenth of the support; one that is the only shot of its
         class is asked of the whole, without its class.
         """
-        shots = torch.bincount(targets, minlength=classes)
-        log_odds = torch.empty(len(rows), classes, dtype=support.dtype)
-        folds = folds_of(targets).masked_fill(shots[targets] == 1, FOLDS)
-        for fold in sorted(set(folds[rows].tolist())):
-            asked, kept = folds[rows] == fold, folds != fold
-            if fold == FOLDS:
-                kept = torch.ones_like(kept)
-            condensed = self.condense(support[kept], targets[kept], classes)
-            log_odds[asked] = self.answer(condensed, support[rows[asked]])
-        return without_single_shots(log_odds, targets[rows], shots)
+
+        def answer(visible: Bool[Tensor, "1 M"], asked: Int[Tensor, "1 Q"]) -> Tensor:
+            condensed = self.condense(support[visible[0]], targets[visible[0]], classes)
+            return self.answer(condensed, support[asked[0]])[None]
+
+        return left_out_by_folds(targets, classes, rows, 1, answer)
+
+
+class LinearNetwork(HeadNetwork):
+    """Answers by one product: what it makes of the support is a direction and an offset a class."""
+
+    def log_odds(
+        self, condensed: Condensed, projected: Float[Tensor, "Q P"]
+    ) -> Float[Tensor, "Q C"]:
+        return projected + condensed.rest[0]
 
 
 class PrototypeNetwork(HeadNetwork):
@@ -108,6 +116,25 @@ class PrototypeNetwork(HeadNetwork):
         own = self.relate(prototypes_without(support, targets, classes, rows), queries)
         log_odds = log_odds.scatter(1, labels[:, None], own[:, None])
         return without_single_shots(log_odds, labels, torch.bincount(targets, minlength=classes))
+
+
+class LowRankMap(nn.Module):
+    """A linear map: the identity, and a part of low rank, which is zero at the start."""
+
+    def __init__(self, dim: int, width: int) -> None:
+        super().__init__()
+        self.down = nn.Linear(dim, width, bias=False)
+        self.up = nn.Linear(width, dim, bias=False)
+        nn.init.zeros_(self.up.weight)
+
+    def forward(self, vectors: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
+        mapped: Tensor = vectors + self.up(self.down(vectors))
+        return mapped
+
+    def transposed(self, vectors: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
+        """What the transposed map makes of vectors."""
+        mapped: Tensor = vectors + vectors @ self.up.weight @ self.down.weight
+        return mapped
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,6 +211,32 @@ class FittedNetwork(FittedHead):
         return rows
 
 
+def left_out_by_folds(
+    targets: Int[Tensor, " M"],
+    classes: int,
+    rows: Int[Tensor, " K"],
+    most: int,
+    answer: Callable[[Bool[Tensor, "R M"], Int[Tensor, "R Q"]], Float[Tensor, "R Q C"]],
+) -> Float[Tensor, "K C"]:
+    """The log odds of rows of the support, each by what is not in its fold: see `left_out`.
+
+    Args:
+        most: folds that are answered at a time.
+        answer: the log odds of some rows by those that are visible, fold by fold.
+    """
+    shots = torch.bincount(targets, minlength=classes)
+    folds = folds_of(targets).masked_fill(shots[targets] == 1, FOLDS)
+    log_odds = torch.empty(len(rows), classes)
+    present = torch.tensor(sorted(set(folds[rows].tolist())), dtype=torch.int64)
+    for group in torch.split(present, most):
+        visible = (folds != group[:, None]) | (group == FOLDS)[:, None]
+        members = [(folds[rows] == fold).nonzero().flatten() for fold in group]
+        asked = pad_sequence([rows[part] for part in members], batch_first=True)
+        for part, answers in zip(members, answer(visible, asked), strict=True):
+            log_odds[part] = answers[: len(part)]
+    return without_single_shots(log_odds, targets[rows], shots)
+
+
 def folds_of(targets: Int[Tensor, " M"]) -> Int[Tensor, " M"]:
     """The fold of each row: the shots of a class, and then the classes, take turns."""
     folds = torch.empty_like(targets)
@@ -197,6 +250,16 @@ def class_prototypes(
     """The mean of each class, as it is."""
     sums = support.new_zeros(classes, support.shape[1]).index_add(0, targets, support)
     return sums / torch.bincount(targets, minlength=classes)[:, None]
+
+
+def class_shares(
+    targets: Int[Tensor, " M"], classes: int, visible: Bool[Tensor, "R M"] | None = None
+) -> Float[Tensor, "R C M"]:
+    """Of the visible shots of each class, by which their mean is made; none where it has none."""
+    shares = F.one_hot(targets, classes).T[None].float()
+    if visible is not None:
+        shares = shares * visible[:, None]
+    return F.normalize(shares, p=1, dim=2)
 
 
 def prototypes_without(

@@ -12,6 +12,7 @@ from models.heads.network import (
     SCALE,
     Condensed,
     HeadNetwork,
+    LinearNetwork,
     class_prototypes,
     prototypes_without,
     without_single_shots,
@@ -48,7 +49,7 @@ class Feat:
         return _Network(dim, self.width)
 
 
-class _Network(HeadNetwork):
+class _Network(LinearNetwork):
     exact = True
 
     def __init__(self, dim: int, width: int) -> None:
@@ -63,18 +64,13 @@ class _Network(HeadNetwork):
     def condense(
         self, support: Float[Tensor, "M D"], targets: Int[Tensor, " M"], classes: int
     ) -> Condensed:
+        """-s |q - p|^2, but for s |q|^2, which all classes share; p is an adapted prototype."""
         prototypes = class_prototypes(support, targets, classes)
         query, key, value = (part(prototypes) for part in (self.query, self.key, self.value))
         attention = (query @ key.T / query.shape[1] ** 0.5).softmax(dim=1)  # (C, C)
         adapted = prototypes + self.out(attention @ value)
         scale = self.log_scale.exp()
         return Condensed(2 * scale * adapted, (-scale * adapted.square().sum(dim=1),))
-
-    def log_odds(
-        self, condensed: Condensed, projected: Float[Tensor, "Q P"]
-    ) -> Float[Tensor, "Q C"]:
-        """-s |q - p|^2, but for s |q|^2, which all classes share."""
-        return projected + condensed.rest[0]
 
     def left_out(
         self,

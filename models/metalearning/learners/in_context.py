@@ -7,16 +7,13 @@ from typing import ClassVar
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.nn.utils.rnn import pad_sequence
 
 from models.heads.network import (
-    FOLDS,
     SCALE,
     Condensed,
     HeadNetwork,
-    folds_of,
-    without_single_shots,
+    class_shares,
+    left_out_by_folds,
 )
 from models.metalearning.context_layer import ContextLayer
 from models.metalearning.learners import learners
@@ -94,19 +91,13 @@ class _Network(HeadNetwork):
         rows: Int[Tensor, " K"],
     ) -> Float[Tensor, "K C"]:
         """By sixteenths, as by default, but several at once."""
-        shots = torch.bincount(targets, minlength=classes)
-        folds = folds_of(targets).masked_fill(shots[targets] == 1, FOLDS)
-        log_odds, seen = torch.empty(len(rows), classes), self._seen(targets)
-        present = torch.tensor(sorted(set(folds[rows].tolist())))
-        for group in torch.split(present, max(1, TOKENS // len(seen))):
-            visible = (folds != group[:, None]) | (group == FOLDS)[:, None]
+        seen = self._seen(targets)
+
+        def answer(visible: Bool[Tensor, "R M"], asked: Int[Tensor, "R Q"]) -> Tensor:
             directions, *rest = self._condense(support, targets, classes, visible)
-            members = [(folds[rows] == fold).nonzero().flatten() for fold in group]
-            queries = support[pad_sequence([rows[part] for part in members], batch_first=True)]
-            answers = self._log_odds(rest, queries @ directions.mT, visible[:, seen])
-            for part, answer in zip(members, answers, strict=True):
-                log_odds[part] = answer[: len(part)]
-        return without_single_shots(log_odds, targets[rows], shots)
+            return self._log_odds(rest, support[asked] @ directions.mT, visible[:, seen])
+
+        return left_out_by_folds(targets, classes, rows, max(1, TOKENS // len(seen)), answer)
 
     def _condense(
         self,
@@ -118,7 +109,7 @@ class _Network(HeadNetwork):
         """Directions and all the rest, each time of the shots that are visible then, (R, ...)."""
         seen = self._seen(targets)
         visible_seen = None if visible is None else visible[:, seen]
-        shares = _shares(targets, classes, visible)
+        shares = class_shares(targets, classes, visible)
         prototypes, scale = shares @ support, self.log_scale.exp()
         tokens, memory = self.embed(support[seen]).expand(len(shares), -1, -1), []
         for layer in self.layers:
@@ -126,7 +117,7 @@ class _Network(HeadNetwork):
             keys, values = layer.look_at(tokens)
             memory += [keys, values]
             tokens = layer(tokens, keys, values, visible=visible_seen, targets=targets[seen])
-        labels = _shares(targets[seen], classes, visible_seen) @ self.norm(tokens)
+        labels = class_shares(targets[seen], classes, visible_seen) @ self.norm(tokens)
         embed = self.embed.weight.expand(len(shares), -1, -1)
         return [
             torch.cat([2 * scale * prototypes, embed], dim=1),
@@ -157,13 +148,3 @@ class _Network(HeadNetwork):
             tokens = layer(tokens, keys, values, visible=visible)
         log_odds: Tensor = closeness + offsets[:, None] + self.norm(tokens) @ labels.mT
         return log_odds
-
-
-def _shares(
-    targets: Int[Tensor, " M"], classes: int, visible: Bool[Tensor, "R M"] | None
-) -> Float[Tensor, "R C M"]:
-    """Of the visible shots of each class, by which their mean is made; none where it has none."""
-    shares = F.one_hot(targets, classes).T[None].float()
-    if visible is not None:
-        shares = shares * visible[:, None]
-    return F.normalize(shares, p=1, dim=2)

@@ -4,9 +4,16 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
-from models.heads.network import Condensed, HeadNetwork, PrototypeNetwork, class_prototypes
+from models.heads.network import (
+    Condensed,
+    HeadNetwork,
+    LinearNetwork,
+    LowRankMap,
+    PrototypeNetwork,
+    class_prototypes,
+)
 from models.metalearning.learners import learners
 from models.registry import require_within
 
@@ -36,24 +43,19 @@ class Projections:
         return _Network(dim, self.width)
 
 
-class _Network(PrototypeNetwork):
+class _Network(LinearNetwork, PrototypeNetwork):
     def __init__(self, dim: int, width: int) -> None:
         super().__init__()
-        self.of_prototype, self.of_query = _Map(dim, width), _Map(dim, width)
+        self.of_prototype, self.of_query = LowRankMap(dim, width), LowRankMap(dim, width)
 
     def condense(
         self, support: Float[Tensor, "M D"], targets: Int[Tensor, " M"], classes: int
     ) -> Condensed:
+        """-s |B q - A p|^2, but for s |B q|^2, which all classes share."""
         mapped = self.of_prototype(class_prototypes(support, targets, classes))
         scale = self.log_scale.exp()
         offsets = -scale * mapped.square().sum(dim=1)
         return Condensed(2 * scale * self.of_query.transposed(mapped), (offsets,))
-
-    def log_odds(
-        self, condensed: Condensed, projected: Float[Tensor, "Q P"]
-    ) -> Float[Tensor, "Q C"]:
-        """-s |B q - A p|^2, but for s |B q|^2, which all classes share."""
-        return projected + condensed.rest[0]
 
     def relate(
         self, prototypes: Float[Tensor, "K D"], queries: Float[Tensor, "K D"]
@@ -62,22 +64,3 @@ class _Network(PrototypeNetwork):
         distances = mapped * (mapped - 2 * self.of_query(queries))  # less |B q|^2
         log_odds: Tensor = -self.log_scale.exp() * distances.sum(dim=1)
         return log_odds
-
-
-class _Map(nn.Module):
-    """The identity and a part of low rank."""
-
-    def __init__(self, dim: int, width: int) -> None:
-        super().__init__()
-        self.down = nn.Linear(dim, width, bias=False)
-        self.up = nn.Linear(width, dim, bias=False)
-        nn.init.zeros_(self.up.weight)
-
-    def forward(self, vectors: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
-        mapped: Tensor = vectors + self.up(self.down(vectors))
-        return mapped
-
-    def transposed(self, vectors: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
-        """What the transposed map makes of vectors."""
-        mapped: Tensor = vectors + vectors @ self.up.weight @ self.down.weight
-        return mapped
