@@ -36,7 +36,7 @@ class StepLearner(Protocol):
 
     encoder: Encoder
     fresh: bool  # batch norms take the statistics of the support
-    first: int  # stage that steps change, and all behind it; as many as there are: none
+    first: int  # stage that steps change, and all behind it
 
     def count_steps(self, shots: int) -> int:
         """How many steps suit so many images of a label."""
@@ -72,12 +72,12 @@ class StepLearner(Protocol):
 def learned_beside(method: Any, objective: nn.Module) -> dict[str, Any] | None:
     """What an objective has learned beside its encoder, for `restore`: plain values and tensors.
 
-    None where it has learned no steps of its encoder, such as those of a layer on embeddings.
+    None where it has learned no steps.
 
     Args:
         method: its options.
     """
-    if not isinstance(objective, StepLearner) or objective.first >= len(objective.encoder.stages):
+    if not isinstance(objective, StepLearner):
         return None
     state = objective.state_dict()
     return {

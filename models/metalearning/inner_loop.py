@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from models.encoders import NORM_MOMENTUM, Encoder
+from models.metalearning import Episodic
 from models.training.loop import Diverged
 
 Weights = Mapping[str, Tensor]  # of stages, by the names that they have in `Encoder.stages`
@@ -52,6 +53,64 @@ class InnerLoopDiverged(Diverged):
             "lower the inner rate",
         )
         self.step = step
+
+
+class InnerLoopObjective(Episodic):
+    """Answers queries by a network that an inner loop has fitted to the support of the episode."""
+
+    works_in_parts = False
+    answers_cheaply = False
+    first = 0  # stage that steps change, and all behind it
+
+    def prepare(self, images: Float[Tensor, "B 3 S S"]) -> Tensor:
+        """Images, as the first stage gets them."""
+        return self.encoder.normalised(images)
+
+    def logits(self, support: Tensor, query: Tensor) -> Float[Tensor, "Q C"]:
+        """W f(x) + b of the solution, in float32.
+
+        Raises:
+            InnerLoopDiverged: the inner loop came to no number.
+        """
+        solution, shown = self.solve(support), support.flatten(0, 1)
+        with torch.autocast(query.device.type, enabled=False):
+            both = torch.cat([shown, query]) if self.fresh else query
+            answers = self.answers(solution, both, len(shown))[-len(query) :]
+        require_number(answers.sum(), self.count_steps(support.shape[1]))
+        return answers
+
+    def answers(
+        self, solution: Solution, maps: Tensor, support: int, *, remember: bool = False
+    ) -> Float[Tensor, "B C"]:
+        """What the network of a solution says of images.
+
+        Args:
+            support: so many of the first images are the support.
+            remember: running statistics follow theirs; see `run_stages`.
+        """
+        features = run_stages(
+            stages_of(self.encoder),
+            solution.weights,
+            maps,
+            support=support if self.fresh else None,
+            remember=remember,
+        )
+        return features.flatten(1) @ solution.rows.T + solution.offsets
+
+    def count_steps(self, shots: int) -> int:
+        """How many steps suit so many images of a label."""
+        raise NotImplementedError
+
+    def solve(self, support: Tensor) -> Solution:
+        """The inner loop.
+
+        Args:
+            support: what `prepare` made of the support images, (C, K, ...).
+
+        Raises:
+            InnerLoopDiverged: its loss is not a number.
+        """
+        raise NotImplementedError
 
 
 @contextmanager

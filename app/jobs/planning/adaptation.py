@@ -22,7 +22,7 @@ from models.training.cost import Cost
 from models.training.recipe import Recipe
 
 ADVICE = (
-    "`metatrain` with the method `maml` (`inner` `all` or `last_stage`) or `lstm_learner` "
+    "`metatrain` with the method `maml` or `lstm_learner` "
     "(`learner` `network`) makes a version that has; let it serve the project first"
 )
 

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from models.encoders import Encoder
 from models.metalearning import Episodic
 from models.metalearning.inner_loop import (
+    InnerLoopObjective,
     Solution,
     in_float32,
     parameters_of,
-    require_number,
     run_stages,
     slopes,
     stages_of,
@@ -23,8 +23,6 @@ from models.metalearning.inner_loop import (
 )
 from models.metalearning.learners import learners
 from models.registry import require_within
-
-LENGTH = math.sqrt(5)  # of embeddings inside a head, at the start; 2 L^2 is the scale of cosines
 
 
 class OtherWays(ValueError):
@@ -41,9 +39,8 @@ class MAML:
     these steps, or as if their gradients were constants (`first`). The rates a are learned, one for
     each tensor (Li et al., 2017, https://arxiv.org/abs/1707.09835, have one for each number).
 
-    `inner` says what the steps change: the whole network, its last stage that has weights, or only
-    a linear layer on embeddings (ANIL; Raghu et al., 2020, https://arxiv.org/abs/1909.09157), which
-    can serve embeddings that are stored.
+    `inner` says what the steps change beside the last layer: the whole network, or its last stage
+    that has weights. Of the last layer alone, on embeddings that stay, `anil` learns the steps.
 
     `start` says where the last layer begins. `prototypes`: row 2 c and offset -|c|^2, with c the
     mean of the shots of a label, which are the scores of a prototypical network (Triantafillou et
@@ -55,12 +52,12 @@ class MAML:
 
     fewest_labels: ClassVar[int] = 20
     unsuited: ClassVar[str] = (
-        "large encoders, but for `inner: head`: activations of all steps stay in memory; little "
-        "time, in which `prototypical` learns more"
+        "large encoders: activations of all steps stay in memory; little time, in which "
+        "`prototypical` learns more"
     )
 
     order: Literal["second", "first"] = "second"  # of the derivatives that are taken
-    inner: Literal["all", "last_stage", "head"] = "all"
+    inner: Literal["all", "last_stage"] = "all"
     start: Literal["prototypes", "shared", "fixed"] = "prototypes"
     steps: int = 5
     rate: float = 0.05  # a, at the start
@@ -82,53 +79,22 @@ class MAML:
         return _Objective(encoder, self, fresh=fresh)
 
 
-class _Objective(Episodic):
+class _Objective(InnerLoopObjective):
     def __init__(self, encoder: Encoder, options: MAML, *, fresh: bool) -> None:
         super().__init__(encoder, fresh=fresh)
         self.options = options
         self.tasks, self.only_ways = options.tasks, options.only_ways
-        self.works_in_parts = self.answers_cheaply = options.inner == "head"
         stages = encoder.stages
         learning = [n for n, stage in enumerate(stages) if any(True for _ in stage.parameters())]
-        self.first = {"all": 0, "last_stage": learning[-1], "head": len(stages)}[options.inner]
+        self.first = learning[-1] if options.inner == "last_stage" else 0
         tensors = len(parameters_of(stages_of(encoder, self.first))) + 2
         self.log_rates = nn.Parameter(torch.full((tensors,), math.log(options.rate)))
-        if options.inner == "head":
-            self.log_length = nn.Parameter(torch.tensor(math.log(LENGTH)))
         if options.start == "fixed":
             layer = nn.Linear(encoder.embedding_dim, options.ways)
             self.rows, self.offsets = layer.weight, layer.bias
 
-    def prepare(self, images: Float[Tensor, "B 3 S S"]) -> Tensor:
-        """Embeddings for a layer on them; or images, as the first stage gets them."""
-        if self.options.inner == "head":
-            return self.in_parts(self.encoder, images)
-        return self.encoder.normalised(images)
-
-    def logits(self, support: Tensor, query: Tensor) -> Float[Tensor, "Q C"]:
-        """W f(x) + b of the solution, in float32.
-
-        Raises:
-            InnerLoopDiverged: the inner loop came to no number.
-            OtherWays: the start is fixed to another number of labels.
-        """
-        weights, rows, offsets = self.solve(support)
-        with torch.autocast(query.device.type, enabled=False):
-            maps = query
-            if self.options.inner != "head":
-                shown = support.flatten(0, 1)
-                both = torch.cat([shown, query]) if self.fresh else query
-                stages = stages_of(self.encoder)
-                maps = run_stages(stages, weights, both, support=self._support(shown))
-            answers = self._features(maps[-len(query) :]) @ rows.T + offsets
-        require_number(answers.sum(), self.options.steps)
-        return answers
-
     def solve(self, support: Tensor) -> Solution:
-        """The inner loop.
-
-        Args:
-            support: what `prepare` made of the support images, (C, K, ...).
+        """The inner loop: see `InnerLoopObjective`.
 
         Raises:
             InnerLoopDiverged: its loss is not a number.
@@ -145,7 +111,7 @@ class _Objective(Episodic):
                 maps = run_stages(
                     stages, weights, shown, support=self._support(shown), remember=step == 0
                 )
-                features = self._features(maps)
+                features = maps.flatten(1)
                 if solution is None:
                     means = features.view(ways, shots, features.shape[1]).mean(dim=1)
                     solution = Solution(weights, *self._layer(means))
@@ -195,12 +161,8 @@ class _Objective(Episodic):
     def _before(self, shown: Tensor, learns: bool) -> Tensor:
         """What the stages that stay as they are make of the support."""
         with torch.set_grad_enabled(learns):
-            stages = stages_of(self.encoder, 0, self.first % len(self.encoder.stages))
+            stages = stages_of(self.encoder, 0, self.first)
             return run_stages(stages, {}, shown, support=self._support(shown), remember=True)
-
-    def _features(self, maps: Tensor) -> Float[Tensor, "B D"]:
-        features = maps.flatten(1).to(self.log_rates.dtype)
-        return features * self.log_length.exp() if self.options.inner == "head" else features
 
     def _support(self, shown: Tensor) -> int | None:
         """Whose statistics batch norms take: see `run_stages`."""

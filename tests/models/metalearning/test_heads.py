@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from models.heads.network import Condensed, HeadNetwork, class_prototypes
 from models.metalearning.episodes import EpisodeShape, LabelSplit, TooFewForEpisodes
-from models.metalearning.heads import HeadMethod, HeadObjective, start_head
+from models.metalearning.heads import HeadMethod, HeadObjective, SupportLoss, start_head
 from models.metalearning.learners.feat import Feat
 from models.metalearning.learners.prototypical import Prototypical
 from models.training.recipe import Recipe
@@ -90,3 +90,20 @@ def test_too_few_labels_are_refused():
         begin(split=LabelSplit([0], [4, 5], []))
     with pytest.raises(TooFewForEpisodes, match="one label to validate with"):
         begin(split=LabelSplit([0, 1, 2], [4], []))
+
+
+def test_the_slope_of_the_support_is_that_of_autograd():
+    generator = torch.Generator().manual_seed(0)
+    features, layer, closeness = (
+        torch.randn(*size, generator=generator).double() for size in ((5, 4), (2, 4), (5, 2))
+    )
+    shares = torch.tensor([[1, 0, 0, 0, 0], [0, 0.25, 0.25, 0.25, 0.25]]).double()
+    layer.requires_grad_()
+
+    slopes, losses = SupportLoss(features, shares[None], closeness[None]).slope(layer[None], 1)
+
+    labels = torch.tensor([0, 1, 1, 1, 1])
+    each = nn.functional.cross_entropy(closeness + features @ layer.T, labels, reduction="none")
+    expected = each[0] + each[1:].mean()
+    assert torch.allclose(losses[0], expected, atol=1e-12)
+    assert torch.allclose(slopes[0], torch.autograd.grad(expected, layer)[0], atol=1e-12)

@@ -642,7 +642,7 @@ def test_steps_that_were_learned_from_labels_of_the_project_are_refused(metatrai
     [
         (lambda document: document["state"]["log_rates"].add_(500), "in step 1 of the inner loop"),
         (lambda document: document.update(name="telepathy"), "does not have the learner"),
-        (lambda document: document["options"].update(inner="head"), "is not what it learns"),
+        (lambda document: document["options"].update(inner="last_stage"), "is of another network"),
     ],
     ids=["too high rates", "another service", "another network"],
 )

@@ -111,9 +111,7 @@ def test_other_methods_run_as_well(characters, do, method):
         ({"name": "prototypical"}, False),
         ({"name": "maml", "options": {"steps": 1}}, True),
         ({"name": "maml", "options": {"steps": 1, "inner": "last_stage"}}, True),
-        ({"name": "maml", "options": {"steps": 1, "inner": "head"}}, False),
         ({"name": "lstm_learner"}, True),
-        ({"name": "lstm_learner", "options": {"learner": "head"}}, False),
     ],
     ids=str,
 )

@@ -21,10 +21,16 @@ SHAPE = EpisodeShape(ways=4, shots=(1, 2), queries=3)
 # Less than by default, where that takes long.
 SHORTER: dict[str, dict[str, Any]] = {"maml": {"steps": 1}}
 QUICKER: dict[str, dict[str, Any]] = {
-    "maml": {"inner": "head"},
-    "lstm_learner": {"learner": "head"},
+    "anil": {"steps": 1, "width": 8},
     "in_context": {"layers": 1},
+    "lstm_head": {"steps": 2, "width": 8},
+    "maml": {"inner": "last_stage", "steps": 1},
 }
+RATES = {"lstm_learner": 2e-2}
+EPISODES = dict.fromkeys(("feat", "in_context", "projections", "relation"), 60) | {
+    "anil": 20,
+    "lstm_head": 20,
+}  # of an epoch, so that it gets better; of others 8
 ENCODER_METHODS = [name for name, method in learners.items() if isinstance(method(), MetaMethod)]
 HEAD_METHODS = [name for name, method in learners.items() if isinstance(method(), HeadMethod)]
 SIGNAL, NOISE = 6, 12  # dimensions of embeddings in which labels differ, and in which they do not
@@ -33,10 +39,12 @@ SPLIT_OF_HEADS = LabelSplit(list(range(108)), list(range(108, 112)), list(range(
 
 
 @pytest.fixture(autouse=True)
-def few_validation_episodes(monkeypatch):
-    """Some methods take many steps to answer one."""
+def few_steps(monkeypatch):
+    """Some methods take many steps to answer an episode."""
     monkeypatch.setattr("models.metalearning.VALIDATION_EPISODES", 4)
     monkeypatch.setattr("models.metalearning.DEAR_VALIDATION_EPISODES", 4)
+    monkeypatch.setattr("models.metalearning.learners.lstm_learner.MOST_STEPS", 1)
+    monkeypatch.setattr("models.metalearning.learners.lstm_learner.FEWEST_STEPS", 1)
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +85,7 @@ def begin(
 ):
     split = split or split_of(name)
     method: Any = learners[name](**(options or SHORTER.get(name, {})))
-    recipe = Recipe(epochs=epochs, rate=3e-3, schedule="cosine")
+    recipe = Recipe(epochs=epochs, rate=RATES.get(name, 3e-3), schedule="cosine")
     if name in HEAD_METHODS:
         return start_head(
             method, data[0], data[1], split, SHAPE, recipe, episodes_an_epoch=episodes
@@ -114,7 +122,7 @@ def same(first: list[Tensor], second: list[Tensor]) -> bool:
 
 @pytest.mark.parametrize("name", learners)
 def test_it_gets_better_at_labels_that_it_never_saw(name, data):
-    count = 60 if name in HEAD_METHODS else 8
+    count = EPISODES.get(name, 8)
     training = begin(name, data, epochs=10, episodes=count, options=QUICKER.get(name))
     harder = Episodes(data[1], split_of(name).test, EpisodeShape(ways=8, shots=1, queries=4))
     generator = torch.Generator().manual_seed(1)
@@ -300,7 +308,7 @@ def test_the_order_of_shots_does_not_matter(name, embeddings):
     condensed = [network.condense(support[o], targets[o], 5) for o in (torch.arange(30), order)]
 
     first, second = (network.answer(each, embeddings[0][200:]) for each in condensed)
-    assert torch.allclose(first, second, atol=1e-4)
+    assert torch.allclose(first, second, atol=1e-3)  # of numbers of hundreds
 
 
 @pytest.mark.parametrize("name", HEAD_METHODS)
