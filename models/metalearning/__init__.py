@@ -16,8 +16,8 @@ from models.metalearning.episodes import (
     Episodes,
     EpisodeShape,
     LabelSplit,
-    TooFewForEpisodes,
     bounds,
+    validation_episodes,
 )
 from models.registry import plugin_name
 from models.training.loop import (
@@ -60,10 +60,15 @@ class EpisodicObjective(Objective):
     starts_well = False  # whether it may be that nothing is better than not to learn
     clip_norm: float | None = None  # of all gradients together; None: as the recipe says
     only_ways: int | None = None  # of an episode; None: any number
+    warm_up = 0  # epochs before those of episodes
 
     def __init__(self) -> None:
         super().__init__()
         self.plan: Plan | None = None
+
+    def set_plan(self, plan: Plan) -> None:
+        """Learn from these episodes."""
+        self.plan = plan
 
     def prepare(self, images: Tensor) -> Tensor:
         """What is made of each image of an episode on its own; as it is by default."""
@@ -149,6 +154,71 @@ class Episodic(EpisodicObjective):
         return torch.cat([checkpoint(network, part, use_reentrant=False) for part in parts])
 
 
+class WarmedUp(Episodic):
+    """Learns by ordinary classification first: a linear layer tells all labels to learn from.
+
+    Chen et al., 2021, the stages Classifier-Baseline and Meta-Baseline.
+    https://arxiv.org/abs/2003.04390 The layer is left behind. Such an epoch has as many steps as
+    one of episodes, of as many images each, drawn with labels equally often.
+
+    Args:
+        warm_up: epochs, before those of episodes.
+    """
+
+    epochs_begun: Int[Tensor, ""]
+
+    def __init__(self, encoder: Encoder, *, fresh: bool, warm_up: int) -> None:
+        super().__init__(encoder, fresh=fresh)
+        self.warm_up = warm_up
+        if warm_up:
+            self.register_buffer("epochs_begun", torch.tensor(0))
+
+    @property
+    def classifies(self) -> bool:
+        """Whether the epoch is one of ordinary classification."""
+        return bool(self.warm_up) and int(self.epochs_begun) <= self.warm_up
+
+    def set_plan(self, plan: Plan) -> None:
+        super().set_plan(plan)
+        if self.warm_up:
+            mean, labels = self.encoder.mean, len(plan.episodes.members)
+            self.classifier = nn.Linear(self.encoder.embedding_dim, labels, device=mean.device)
+            nn.init.zeros_(self.classifier.weight)
+            nn.init.zeros_(self.classifier.bias)
+
+    def before_epoch(self, images: Images) -> None:
+        if self.warm_up:
+            self.epochs_begun += 1
+
+    def order(
+        self,
+        images: int,
+        targets: Int[Tensor, " N"] | None,
+        recipe: Recipe,
+        generator: Generator,
+    ) -> Sequence[Int[Tensor, " B"]]:
+        episodes = super().order(images, targets, recipe, generator)
+        if not self.classifies:
+            return episodes
+        assert self.plan is not None
+        members = self.plan.episodes.members.values()
+        rows = torch.cat(list(members))
+        weights = torch.cat([torch.full((len(part),), 1 / len(part)) for part in members])
+        return [
+            rows[torch.multinomial(weights, len(part), replacement=True, generator=generator)]
+            for part in episodes
+        ]
+
+    def loss(self, batch: Batch) -> Float[Tensor, ""]:
+        """Cross entropy, over the labels to learn from; or over those of an episode."""
+        if not self.classifies:
+            return super().loss(batch)
+        assert self.plan is not None
+        labels = batch.targets[:, list(self.plan.episodes.members)].argmax(dim=1)
+        features = self.in_parts(self.encoder.features, batch.views[0])
+        return F.cross_entropy(self.classifier(features).float(), labels)
+
+
 def part_size(side: int) -> int:
     """How many images of a side, in pixels, are in work at a time."""
     return max(1, PART_PIXELS // side**2)
@@ -216,8 +286,9 @@ def train_on_episodes(
     if validation and objective.only_ways not in (None, len(validation[0].labels)):
         validation = []  # of too few labels
     steps = -(-episodes_an_epoch // objective.tasks)
-    objective.plan = Plan(Episodes(targets, split.train, shape), steps)
+    objective.set_plan(Plan(Episodes(targets, split.train, shape), steps))
     objective.train()
+    recipe = replace(recipe, epochs=recipe.epochs and recipe.epochs + objective.warm_up)
     if objective.clip_norm is not None:
         recipe = replace(recipe, clip_norm=objective.clip_norm)
 
@@ -233,34 +304,6 @@ def train_on_episodes(
         keeps_best=True,
         judges_start=objective.starts_well,
     )
-
-
-def validation_episodes(
-    targets: Int[Tensor, " M"],
-    labels: Sequence[int],
-    shape: EpisodeShape,
-    count: int,
-    seed: int,
-) -> list[Episode]:
-    """The episodes that choose the best state: of as many labels as there are, up to those asked.
-
-    None without labels.
-
-    Raises:
-        TooFewForEpisodes: there is one label, or too few have images enough.
-    """
-    if not labels:
-        return []
-    low, high = bounds(shape.ways)
-    ways = min(high, max(low, len(labels)), len(labels))
-    if ways < 2:
-        raise TooFewForEpisodes("one label to validate with cannot be told from others", 1)
-    fitting = EpisodeShape(ways=(2, ways), shots=shape.shots, queries=shape.queries)
-    episodes = Episodes(targets, labels, fitting)
-    generator = Generator().manual_seed(seed)
-    most = min(ways, len(episodes.members))
-    shots = bounds(shape.shots)
-    return [episodes.draw(generator, (most, shots[n % 2])) for n in range(count)]
 
 
 @torch.no_grad()

@@ -148,6 +148,34 @@ def _draw(numbers: tuple[int, int], generator: Generator) -> int:
     return low if low == high else int(torch.randint(low, high + 1, (), generator=generator))
 
 
+def validation_episodes(
+    targets: Int[Tensor, " M"],
+    labels: Sequence[int],
+    shape: EpisodeShape,
+    count: int,
+    seed: int,
+) -> list[Episode]:
+    """The episodes that choose the best state: of as many labels as there are, up to those asked.
+
+    None without labels.
+
+    Raises:
+        TooFewForEpisodes: there is one label, or too few have images enough.
+    """
+    if not labels:
+        return []
+    low, high = bounds(shape.ways)
+    ways = min(high, max(low, len(labels)), len(labels))
+    if ways < 2:
+        raise TooFewForEpisodes("one label to validate with cannot be told from others", 1)
+    fitting = EpisodeShape(ways=(2, ways), shots=shape.shots, queries=shape.queries)
+    episodes = Episodes(targets, labels, fitting)
+    generator = Generator().manual_seed(seed)
+    most = min(ways, len(episodes.members))
+    shots = bounds(shape.shots)
+    return [episodes.draw(generator, (most, shots[n % 2])) for n in range(count)]
+
+
 class LabelSplit(NamedTuple):
     """Labels to learn from, to choose the best state with, and to judge with; by position."""
 

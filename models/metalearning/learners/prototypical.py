@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.encoders import Encoder
-from models.metalearning import Episodic
+from models.metalearning import Episodic, WarmedUp
 from models.metalearning.learners import learners
 from models.registry import require_within
 
@@ -30,6 +30,9 @@ class Prototypical:
     al., 2021, https://arxiv.org/abs/2003.04390). With several centroids of a label, its shots
     divide softly among them (in the way of Allen et al., 2019, whose number of centroids is
     inferred instead, https://arxiv.org/abs/1902.04552).
+
+    With `warm_up`, ordinary classification of all labels to learn from comes first (Chen et al.,
+    2021): see `WarmedUp`.
     """
 
     fewest_labels: ClassVar[int] = 20
@@ -39,17 +42,19 @@ class Prototypical:
 
     distance: Literal["euclidean", "cosine"] = "euclidean"  # squared, of vectors of any length
     centroids: int = 1  # of each label; not more than it has shots
+    warm_up: int = 0  # epochs of classification before those of episodes, of as many steps each
 
     def __post_init__(self) -> None:
         require_within(self, "centroids", 1, 10)
+        require_within(self, "warm_up", 0, 1000)
 
     def build(self, encoder: Encoder, *, fresh: bool) -> Episodic:
         return _Objective(encoder, self, fresh=fresh)
 
 
-class _Objective(Episodic):
+class _Objective(WarmedUp):
     def __init__(self, encoder: Encoder, options: Prototypical, *, fresh: bool) -> None:
-        super().__init__(encoder, fresh=fresh)
+        super().__init__(encoder, fresh=fresh, warm_up=options.warm_up)
         self.options = options
         if options.distance == "cosine":
             self.log_scale = nn.Parameter(torch.tensor(SCALE).log())

@@ -11,6 +11,7 @@ from models.metalearning.episodes import (
     label_folds,
     named_split,
     split_labels,
+    validation_episodes,
 )
 
 TARGETS = torch.arange(8).repeat_interleave(torch.tensor([20, 20, 20, 20, 20, 20, 20, 3]))
@@ -147,3 +148,14 @@ def test_a_split_by_names_refuses_what_is_not_there_and_what_is_named_twice():
         named_split(names, ["cow"], ["dog"])
     with pytest.raises(ValueError, match="'dog' is named twice"):
         named_split(names, ["dog"], ["dog"])
+
+
+def test_validation_has_as_many_labels_as_there_are():
+    targets = torch.arange(8).repeat_interleave(6)
+    shape = EpisodeShape(ways=3, shots=2, queries=2)
+
+    episodes = validation_episodes(targets, [4, 5], shape, 6, 0)
+
+    assert {tuple(episode.support.shape) for episode in episodes} == {(2, 2)}
+    with pytest.raises(TooFewForEpisodes, match="one label to validate with"):
+        validation_episodes(targets, [4], shape, 6, 0)

@@ -6,8 +6,8 @@ from torch import nn
 
 from models import metalearning
 from models.encoders.architectures.conv4 import Conv4
-from models.metalearning import LeakingNorms, start, validation_episodes
-from models.metalearning.episodes import EpisodeShape, LabelSplit, TooFewForEpisodes
+from models.metalearning import LeakingNorms, start
+from models.metalearning.episodes import EpisodeShape, LabelSplit
 from models.metalearning.learners.prototypical import Prototypical
 from models.training.recipe import Recipe
 
@@ -53,16 +53,6 @@ def test_without_labels_to_validate_the_last_state_stays(characters):
     epochs = list(training)
 
     assert {epoch.accuracy for epoch in epochs} == {None}
-
-
-def test_validation_has_as_many_labels_as_there_are():
-    targets = torch.arange(8).repeat_interleave(6)
-
-    episodes = validation_episodes(targets, [4, 5], SHAPE, 6, 0)
-
-    assert {tuple(episode.support.shape) for episode in episodes} == {(2, 2)}
-    with pytest.raises(TooFewForEpisodes, match="one label to validate with"):
-        validation_episodes(targets, [4], SHAPE, 6, 0)
 
 
 def test_norms_by_which_queries_would_know_of_each_other_are_refused(characters):

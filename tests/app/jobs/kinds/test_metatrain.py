@@ -108,7 +108,7 @@ def test_other_methods_run_as_well(characters, do, method):
 @pytest.mark.parametrize(
     ("method", "adapts"),
     [
-        ({"name": "prototypical"}, False),
+        ({"name": "prototypical", "options": {"warm_up": 1}}, False),
         ({"name": "maml", "options": {"steps": 1}}, True),
         ({"name": "maml", "options": {"steps": 1, "inner": "last_stage"}}, True),
         ({"name": "lstm_learner"}, True),
