@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from models.encoders import NORM_MOMENTUM, Encoder
+from models.encoders.support_norm import normalise_by_support
 from models.metalearning import Episodic
 from models.training.loop import Diverged
 
@@ -172,23 +173,15 @@ def run_stages(
 
 
 def _by_support(norm: _BatchNorm, support: int, remember: bool, maps: Tensor) -> Tensor:
-    """Batch normalisation by the statistics of the first images.
-
-    They are folded into scale and shift, which leaves the rest to a kernel that is fast, and that
-    can be differentiated twice.
-    """
-    over = [axis for axis in range(maps.ndim) if axis != 1]
-    variance, mean = torch.var_mean(maps[:support], dim=over, correction=0)
+    """Batch normalisation by the statistics of the first images."""
+    normalised, mean, variance = normalise_by_support(norm, maps, support)
     if remember and norm.training and norm.running_mean is not None:
         values = maps[:support].numel() // maps.shape[1]
-        unbiased = variance.detach() * values / max(1, values - 1)
-        norm.running_mean.lerp_(mean.detach(), NORM_MOMENTUM)
-        norm.running_var.lerp_(unbiased, NORM_MOMENTUM)  # type: ignore[union-attr]
-    scale = (variance + norm.eps).rsqrt()
-    scale = scale if norm.weight is None else scale * norm.weight
-    shift = -mean * scale if norm.bias is None else norm.bias - mean * scale
-    zeros, ones = torch.zeros_like(mean), torch.ones_like(mean)
-    return F.batch_norm(maps, zeros, ones, scale, shift, training=False, eps=0.0)
+        norm.running_mean.lerp_(mean, NORM_MOMENTUM)
+        norm.running_var.lerp_(  # type: ignore[union-attr]
+            variance * values / max(1, values - 1), NORM_MOMENTUM
+        )
+    return normalised
 
 
 def slopes(
