@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.autograd import gradcheck
+from torch.func import functional_call
 
 from models.metalearning.learned_update import LearnedUpdate, preprocessed
 
@@ -57,6 +59,25 @@ def test_steps_are_those_of_the_equation():
     values = [value.detach().numpy() for value in update.parameters()]
     expected = reference(values, gradients.numpy(), losses.numpy(), start.numpy())
     assert np.allclose(cell.detach().numpy(), expected, atol=1e-12)
+
+
+def test_gradients_go_through_steps_to_where_they_start(monkeypatch):
+    monkeypatch.setattr("models.metalearning.learned_update.PART", 2)  # several parts
+    torch.manual_seed(0)
+    update = LearnedUpdate().double()
+    weights = [torch.randn_like(value, requires_grad=True) for value in update.parameters()]
+    names = [name for name, _ in update.named_parameters()]
+    gradients, losses = torch.randn(2, 3).double(), torch.tensor([1.6, 0.3]).double()
+
+    def two_steps(cell, *values):
+        replaced, memory = dict(zip(names, values, strict=True)), None
+        for gradient, loss in zip(gradients, losses, strict=True):
+            arguments = (gradient, loss, cell, memory)
+            cell, memory = functional_call(update, replaced, arguments)
+        return cell, *memory
+
+    start = torch.randn(3).double().requires_grad_()
+    assert gradcheck(two_steps, (start, *weights), fast_mode=True)
 
 
 def test_it_starts_as_gradient_descent():
