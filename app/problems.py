@@ -235,6 +235,12 @@ class LabelsDoNotSuffice(Problem):
     status = HTTPStatus.UNPROCESSABLE_ENTITY
 
 
+class NotEnoughMemory(Problem):
+    """An episode takes more memory than there is."""
+
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
+
+
 class NotEmbedded(Problem):
     """The encoder version has embedded no labeled image of the project."""
 

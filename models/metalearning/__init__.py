@@ -1,6 +1,7 @@
 """Meta-learning: learning from labels of earlier work how to learn new ones from a handful."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
@@ -217,6 +218,13 @@ class WarmedUp(Episodic):
         labels = batch.targets[:, list(self.plan.episodes.members)].argmax(dim=1)
         features = self.in_parts(self.encoder.features, batch.views[0])
         return F.cross_entropy(self.classifier(features).float(), labels)
+
+
+def in_full_precision(device: torch.device) -> AbstractContextManager[object]:
+    """Inside, nothing is in half precision, also where the caller trains in it."""
+    if device.type == "meta":  # where there is no precision, and no autocast
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
 
 
 def part_size(side: int) -> int:

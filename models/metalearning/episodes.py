@@ -1,7 +1,7 @@
 """Episodes: small tasks of N labels and K shots each, and which labels they are drawn from."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -50,6 +50,11 @@ class EpisodeShape:
     def images(self) -> int:
         """How many images of a label the largest episode needs."""
         return bounds(self.shots)[1] + self.queries
+
+    def among(self, labels: int) -> "EpisodeShape":
+        """The same, drawn from so many labels; no fewer than the smallest episode has."""
+        low, high = bounds(self.ways)
+        return replace(self, ways=(low, max(low, min(high, labels))))
 
 
 def bounds(numbers: Range) -> tuple[int, int]:

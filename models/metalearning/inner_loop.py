@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from models.encoders import NORM_MOMENTUM, Encoder
 from models.encoders.support_norm import normalise_by_support
-from models.metalearning import Episodic
+from models.metalearning import Episodic, in_full_precision
 from models.training.loop import Diverged
 
 Weights = Mapping[str, Tensor]  # of stages, by the names that they have in `Encoder.stages`
@@ -74,7 +74,7 @@ class InnerLoopObjective(Episodic):
             InnerLoopDiverged: the inner loop came to no number.
         """
         solution, shown = self.solve(support), support.flatten(0, 1)
-        with torch.autocast(query.device.type, enabled=False):
+        with in_full_precision(query.device):
             both = torch.cat([shown, query]) if self.fresh else query
             answers = self.answers(solution, both, len(shown))[-len(query) :]
         require_number(answers.sum(), self.count_steps(support.shape[1]))
@@ -122,7 +122,7 @@ def in_float32(device: torch.device) -> Iterator[bool]:
         Whether the caller wants gradients, so that the inner loop has to be remembered.
     """
     wanted = torch.is_grad_enabled()
-    with torch.enable_grad(), torch.autocast(device.type, enabled=False):
+    with torch.enable_grad(), in_full_precision(device):
         yield wanted
 
 
@@ -240,11 +240,13 @@ def support_loss(
 
 
 def require_number(loss: Float[Tensor, ""], step: int) -> None:
-    """Refuse a loss that is none.
+    """Refuse a loss that is none; on the meta device there are no numbers to look at.
 
     Raises:
         InnerLoopDiverged: names the step, from 1.
     """
+    if loss.is_meta:
+        return
     value = float(loss.detach())
     if not math.isfinite(value):
         raise InnerLoopDiverged(step, value)

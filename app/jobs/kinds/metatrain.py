@@ -1,6 +1,5 @@
 """Meta-learning: learn from labels of earlier work how to learn new ones from a handful."""
 
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from math import ceil
@@ -15,6 +14,7 @@ from app.jobs.context import Checked, JobContext, JobFailed
 from app.jobs.decoded_images import DecodedImages, decode_readable
 from app.jobs.head_training import HeadResult, TrainedHead, embeddings_of, train_head
 from app.jobs.kinds import kinds
+from app.jobs.metatraining.metatrainer import Metatrainer
 from app.jobs.planning.label_splits import (
     EPISODES,
     EPISODES_OF_HEADS,
@@ -28,13 +28,14 @@ from app.jobs.planning.label_splits import (
     read_training_data,
     tell_left_out,
 )
+from app.jobs.planning.memory import require_memory_here, require_memory_of
 from app.jobs.planning.starting_point import (
     EncoderChoice,
     architecture_of,
     encoder_to_start_from,
 )
 from app.jobs.promotion import Promote, VersionResult
-from app.jobs.training import LearningStep, Trained, speed, train_version
+from app.jobs.training import Trained, train_version
 from app.jobs.training_data import TrainingData
 from app.jobs.verdicts.new_labels import (
     NewLabels,
@@ -47,7 +48,6 @@ from app.problems import InvalidRequest, LabelsDoNotSuffice
 from app.sql.lookups import find_project
 from app.sql.tables import EncoderVersion, Project
 from handful.contract.common import Text
-from handful.contract.jobs import Figure, Progress
 from models.encoders import Encoder, EncoderUnavailable
 from models.heads import center_and_normalize
 from models.heads.network import NetworkHead
@@ -55,9 +55,8 @@ from models.metalearning import LeakingNorms, require_no_leak, require_suited, s
 from models.metalearning.adaptation import learned_beside
 from models.metalearning.episodes import EpisodeShape
 from models.metalearning.heads import HeadMethod, start_head
-from models.metalearning.inner_loop import InnerLoopDiverged
 from models.metalearning.learners import learners
-from models.training.loop import Diverged, Epoch, Training
+from models.training.memory import memory_of
 from models.training.recipe import Recipe
 
 LearnerChoice: Any = plugin_field(learners)
@@ -166,13 +165,16 @@ class Metatrain:
             **find_parts(session, project, validation=self.validation, test=self.test),
         )
         labeled, own = read_labels(session, project.id, settled.projects)
-        divide(labeled, own, settled.split_options, self.shape)
+        pool = divide(labeled, own, settled.split_options, self.shape)
         if not isinstance(self.method.options, HeadMethod):
             current = session.get_one(EncoderVersion, project.encoder_id)
             try:
-                require_no_leak(architecture_of(self.encoder, current).build(pretrained=False))
+                encoder = architecture_of(self.encoder, current).build(pretrained=False)
+                require_no_leak(encoder)
             except (LeakingNorms, EncoderUnavailable) as error:
                 raise InvalidRequest(str(error)) from error
+            drawn = self.shape.among(len(pool.split.train))
+            require_memory_here(self.method.options, encoder, drawn, fresh=self.starts_fresh)
         fingerprint = sha256(str(project.encoder_id).encode())
         for example in labeled.examples:
             fingerprint.update(example.image_id.bytes + example.label_id.bytes)
@@ -204,14 +206,21 @@ class Metatrain:
         material: "MetatrainImages",
         batch_size: int,
         state: dict[str, Any] | None,
-    ) -> "Metatrainer":
+    ) -> Metatrainer:
         if state is None:
             tell_left_out(context, material.pool, self.shape)
-        fresh = self.starts_fresh
+        fresh, method = self.starts_fresh, self.method.options
+        require_memory_of(
+            memory_of(context.versions.device),
+            method,
+            material.encoder,
+            self.shape.among(len(material.pool.split.train)),
+            fresh=fresh,
+        )
         episodes = self.episodes or (EPISODES_FROM_RANDOM if fresh else EPISODES)
         epochs = ceil(episodes / AN_EPOCH)
         training = start(
-            self.method.options,
+            method,
             material.encoder,
             material.images,
             material.data.labeled.targets,
@@ -226,7 +235,7 @@ class Metatrain:
         return Metatrainer(self.method.name, training)
 
     def judge(
-        self, context: JobContext, material: "MetatrainImages", learner: "Metatrainer"
+        self, context: JobContext, material: "MetatrainImages", learner: Metatrainer
     ) -> Trained:
         """Beside the version and head that serve now, and the frozen encoder, on new labels."""
         data, pool = material.data, material.pool
@@ -280,7 +289,7 @@ class MetatrainedHead:
         material: "MetatrainEmbeddings",
         batch_size: int,
         state: dict[str, Any] | None,
-    ) -> "Metatrainer":
+    ) -> Metatrainer:
         options = self.options
         if state is None:
             tell_left_out(context, material.pool, options.shape)
@@ -300,7 +309,7 @@ class MetatrainedHead:
         return Metatrainer(options.method.name, training)
 
     def judge(
-        self, context: JobContext, material: "MetatrainEmbeddings", learner: "Metatrainer"
+        self, context: JobContext, material: "MetatrainEmbeddings", learner: Metatrainer
     ) -> TrainedHead:
         """Beside the version and head that serve now, and the frozen encoder, on new labels."""
         data, network = material.data, learner.objective.network
@@ -338,62 +347,3 @@ class MetatrainEmbeddings(NamedTuple):
 
     def pack(self) -> dict[str, Any]:
         return pack_training_data(self.data, self.pool)
-
-
-class MetatrainProgress(Progress):
-    """An epoch of episodes."""
-
-    method: str
-    epoch: int
-    epochs: int
-    loss: float
-    accuracy: float | None
-    rates: dict[str, float]
-    images_per_s: float
-
-
-@dataclass(frozen=True)
-class Metatrainer:
-    """Tells the epochs of a training."""
-
-    method: str
-    training: Training
-
-    @property
-    def objective(self) -> Any:
-        """What learned, as it was when it did best."""
-        self.training.restore_best()
-        return self.training.objective.eval()
-
-    def steps(self) -> Iterator[LearningStep]:
-        try:
-            for epoch in self.training:
-                progress = _progress(self.method, epoch)
-                yield LearningStep(progress, epoch.seconds, epoch.of - epoch.number)
-        except InnerLoopDiverged as error:
-            raise JobFailed(str(error)) from error
-        except Diverged as error:
-            raise JobFailed(f"{error}; try a lower rate") from error
-
-    def state(self) -> dict[str, Any]:
-        return self.training.state()
-
-
-def _progress(method: str, epoch: Epoch) -> MetatrainProgress:
-    figures = [Figure(name="loss", value=epoch.loss)]
-    if epoch.accuracy is not None:
-        name = "accuracy on labels it did not learn"
-        figures.append(Figure(name=name, value=epoch.accuracy, unit="share"))
-    return MetatrainProgress(
-        stage="meta-training",
-        share=epoch.number / epoch.of,
-        title=method,
-        figures=figures,
-        method=method,
-        epoch=epoch.number,
-        epochs=epoch.of,
-        loss=epoch.loss,
-        accuracy=epoch.accuracy,
-        rates=epoch.rates,
-        images_per_s=speed(epoch.images, epoch.seconds),
-    )

@@ -7,6 +7,8 @@ from sqlalchemy import func, select
 
 from app.inference.embedder import Embedder
 from app.jobs.planning.label_splits import EPISODES, EPISODES_OF_HEADS, USUAL_SHAPE
+from app.jobs.planning.memory import require_memory_here
+from app.problems import NotEnoughMemory
 from app.sql.database import Database
 from app.sql.lookups import find_project
 from app.sql.tables import Image
@@ -66,7 +68,10 @@ def suitabilities(
                 options, encoder.embedding_dim, USUAL_SHAPE, EPISODES_OF_HEADS, labeled
             )
         require_no_leak(encoder)
-        return measure_episodes(options, encoder, USUAL_SHAPE, EPISODES) if is_measured else None
+        if not is_measured:
+            return None
+        require_memory_here(options, encoder, USUAL_SHAPE, fresh=False)
+        return measure_episodes(options, encoder, USUAL_SHAPE, EPISODES)
 
     def tried(
         name: str, method: type, try_method: Callable[[type, bool], Cost | None]
@@ -74,7 +79,7 @@ def suitabilities(
         refused, trial = None, None
         try:
             trial = try_method(method, name in measured)
-        except (Unsuited, LeakingNorms) as error:
+        except (Unsuited, LeakingNorms, NotEnoughMemory) as error:
             refused = str(error)
         return Suitability(name, method, images, labels, refused, trial)
 

@@ -56,6 +56,12 @@ class MAML:
         "`prototypical` learns more"
     )
 
+    # Options by which it takes less memory.
+    lighter: ClassVar[tuple[dict[str, str], ...]] = (
+        {"order": "first"},
+        {"inner": "last_stage"},
+    )
+
     order: Literal["second", "first"] = "second"  # of the derivatives that are taken
     inner: Literal["all", "last_stage"] = "all"
     start: Literal["prototypes", "shared", "fixed"] = "prototypes"

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from models.encoders import Encoder
-from models.metalearning import Episodic
+from models.metalearning import Episodic, in_full_precision
 from models.metalearning.learners import learners
 from models.registry import require_within
 
@@ -56,7 +56,7 @@ class _Objective(Episodic):
         features = support.flatten(0, 1).float()  # (C K, D)
         truth = torch.eye(ways, device=features.device).repeat_interleave(shots, dim=0)
         penalty = self.log_penalty.exp() * torch.eye(len(features), device=features.device)
-        with torch.autocast(features.device.type, enabled=False):
+        with in_full_precision(features.device):
             dual = torch.linalg.solve(features @ features.T + penalty, truth)
             estimates = query.float() @ features.T @ dual
         logits: Tensor = self.log_scale.exp() * estimates + self.offset

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from models.encoders import Encoder
-from models.metalearning import Episodic
+from models.metalearning import Episodic, in_full_precision
 from models.metalearning.learners import learners
 from models.registry import require_within
 
@@ -57,7 +57,7 @@ class _Objective(Episodic):
         support, shrinkage = support.float(), self.log_shrinkage.exp()
         means = support.mean(dim=1)
         within = (support - means[:, None]).flatten(0, 1)  # (C K, D)
-        with torch.autocast(within.device.type, enabled=False):
+        with in_full_precision(within.device):
             weights = _inverse_times(within, shrinkage, means)
             dots = query.float() @ weights.T - (weights * means).sum(dim=1) / 2
         logits: Tensor = self.log_scale.exp() * dots

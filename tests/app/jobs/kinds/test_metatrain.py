@@ -1,6 +1,7 @@
 """The job that learns across labels, done in this process."""
 
 import math
+import re
 from uuid import UUID
 
 import pytest
@@ -17,6 +18,7 @@ from tests.app.jobs.kinds.conftest import events, interrupt, lose_files, termina
 from tests.characters import SIDE, character_file
 
 LABELS, EACH = 12, 4
+MIB = 1 << 20
 OPTIONS = {"ways": [3, 4], "shots": [1, 2], "queries": 2, "episodes": 40, "rate": 0.003}
 TINY = {"name": "conv4", "options": {"width": 8, "image_side": SIDE}}
 
@@ -208,6 +210,39 @@ def test_too_few_labels_are_refused_with_how_many_are_missing(birds):
     assert (problem["part"], problem["missing_labels"]) == ("learn from", 3)
     assert "5 labels with 4 images each are needed, and there are 2" in problem["detail"]
     assert refusal(birds, ways=2, test=["c00"])["part"] == "judge with"
+
+
+def test_episodes_that_need_more_memory_than_there_is_are_refused_with_what_fits(
+    characters, monkeypatch
+):
+    monkeypatch.setattr("app.jobs.planning.memory.memory_of", lambda device: 2 * MIB)
+    few = {"encoder": TINY, "ways": 3, "shots": 1, "queries": 1}
+
+    problem = refusal(characters, method={"name": "lstm_learner"}, **few)
+    location = submit(characters, **few)  # one at a time in its memory
+
+    assert problem["type"] == "/problems/not-enough-memory"
+    assert problem["memory_mib"] > problem["available_mib"] == 2
+    assert [fitting["options"] for fitting in problem["fitting"]] == [{"learner": "head"}]
+    assert re.fullmatch(
+        r"'lstm_learner' takes about \d+\.\d MiB of memory for the largest episode with this "
+        r"network, and there are 2\.0 MiB; take `learner: head` \(1\.\d MiB\), a smaller network, "
+        r"or fewer ways, shots or queries",
+        problem["detail"],
+    )
+    assert characters.get(location).json()["state"] == "queued"
+
+
+def test_a_worker_with_less_memory_refuses_as_well(characters, do, monkeypatch):
+    monkeypatch.setattr("app.jobs.kinds.metatrain.memory_of", lambda device: 2 * MIB)
+    location = submit(characters, method={"name": "lstm_learner"}, ways=3, shots=1, queries=1)
+
+    do(characters)
+
+    job = characters.get(location).json()
+    assert job["state"] == "failed"
+    assert "'lstm_learner' takes about" in job["error"]
+    assert "there are 2.0 MiB; take `learner: head`" in job["error"]
 
 
 SENSELESS: list[tuple[dict[str, object], str]] = [
