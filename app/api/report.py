@@ -10,6 +10,7 @@ from app.http.openapi import problem_responses
 from app.http.parameters import ProjectKey
 from app.report import charts
 from app.report.analysis import Analysis
+from app.report.learned_images import warn_of_learned
 from app.report.report import LabelFigures, Report
 from handful.contract.report import (
     BasisRead,
@@ -51,6 +52,8 @@ def show_report(report: Report) -> ReportRead:
         head=report.head,
         chosen=ChosenRead(**analysis.head._asdict()) if analysis.head else None,
         support=report.support,
+        learned_images=report.learned_images,
+        optimistic=warn_of_learned(report.learned_images, report.support),
         pool=report.pool,
         enough=EnoughRead(answer=report.verdict.enough, reason=report.verdict.reason),
         judged=analysis.judged,

@@ -78,6 +78,8 @@ def print_report(report: ReportRead) -> None:
     console.print(f"{report.support} labeled images, {report.pool} in the pool", markup=False)
     if report.accuracy:
         console.print(f"accuracy {_interval(report.accuracy)}", markup=False)
+    if report.optimistic:
+        console.print(report.optimistic, markup=False)
     if report.calibration:
         console.print(f"calibration error {100 * report.calibration.error:.1f} %", markup=False)
     if report.forecast:
@@ -113,8 +115,9 @@ def print_evaluation(evaluation: EvaluationRead) -> None:
     for model in evaluation.models:
         if model.learned_images:
             console.print(
-                f"encoder {model.encoder} learned from {model.learned_images} of the labeled "
-                "images: on them it does better than on new ones",
+                f"encoder {model.encoder} or head {model.head['name']} learned from "
+                f"{model.learned_images} of the labeled images, or from their labels: on them they "
+                "do better than on new ones",
                 markup=False,
             )
     for reason in evaluation.missing:

@@ -32,6 +32,7 @@ class TrainedHead(NamedTuple):
     method: str
     options: dict[str, Any]
     verdict: VerdictRead
+    learned_labels: Sequence[UUID]  # of the project and of others
 
 
 class HeadTrainingKind(LearningKind[TrainableT, LearnerT], Protocol[TrainableT, LearnerT]):
@@ -119,6 +120,7 @@ def _find_saved(context: JobContext) -> _Saved | None:
         return None
     metrics = dict(head.metrics)
     champion_head = metrics.pop("champion_head")
+    metrics.pop("learned_labels", None)
     return _Saved(head.id, VerdictRead.model_validate(metrics), head.encoder_id, champion_head)
 
 
@@ -126,6 +128,7 @@ def _save(context: JobContext, data: TrainingData, trained: TrainedHead) -> _Sav
     """Store the head and all that is known of it at once."""
     metrics = {
         "champion_head": data.head_choice,
+        "learned_labels": [str(label) for label in trained.learned_labels],
         **trained.verdict.model_dump(mode="json"),
     }
 

@@ -11,15 +11,13 @@ from uuid import UUID
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sqlalchemy import func, select
-from sqlalchemy.orm import Session
 from torch import Tensor
 
 from app.problems import InvalidRequest, LabelNotFound, LabelsDoNotSuffice, NotEmbedded, Overloaded
+from app.report.learned_images import count_learned_images
 from app.sql.database import Database
 from app.sql.head_choices import choices_by_version
 from app.sql.lookups import find_project, find_version, parse_id
-from app.sql.tables import Image, TrainingImage
 from app.vectors.matrices import Revision, Snapshot, Vectors
 from models.heads import Head
 from models.metalearning.episodes import Range, TooFewForEpisodes
@@ -51,7 +49,7 @@ class EvaluatedModel(NamedTuple):
 
     encoder_id: UUID
     head: dict[str, Any]
-    learned_images: int  # labeled images that the version learned from
+    learned_images: int  # labeled images that either learned from
 
 
 class Evaluated(NamedTuple):
@@ -118,8 +116,11 @@ class Evaluations:
             project = find_project(session, project_key)
             versions = [find_version(session, project, v).id for v in query.versions]
             versions = versions or [project.encoder_id]
-            learned = [_learned_images(session, project.id, version) for version in versions]
             choices = choices_by_version(session, project, query.heads, versions)
+            learned = [
+                [count_learned_images(session, project.id, version, choice) for choice in part]
+                for version, part in zip(versions, choices, strict=True)
+            ]
         heads = [[self.build_head(choice) for choice in part] for part in choices]
         every_head = [head for part in heads for head in part]
         _require_small(every_head)
@@ -134,8 +135,8 @@ class Evaluations:
         ):
             everything = revision.everything.mean
             mean = everything.vector if everything else None
-            for choice, head in zip(choices[n], heads[n], strict=True):
-                models.append(EvaluatedModel(version, choice, learned[n]))
+            for choice, head, count in zip(choices[n], heads[n], learned[n], strict=True):
+                models.append(EvaluatedModel(version, choice, count))
                 judged.append(EpisodeModel(head, revision.support.vectors, mean, rows))
         deadline = self.clock() + query.seconds
         work = _prepare(judged, images, query)
@@ -164,21 +165,6 @@ def _require_small(heads: Sequence[Head]) -> None:
                 f"head {plugin_name(head)!r} has {features} random features, and is fitted anew "
                 f"for each episode: name heads with at most {MOST_FEATURES}"
             )
-
-
-def _learned_images(session: Session, project_id: UUID, version: UUID) -> int:
-    """How many labeled images of a project a version learned from."""
-    query = (
-        select(func.count())
-        .select_from(TrainingImage)
-        .join(Image, Image.id == TrainingImage.image_id)
-        .where(
-            TrainingImage.encoder_id == version,
-            Image.project_id == project_id,
-            Image.label_id.is_not(None),
-        )
-    )
-    return session.scalar(query) or 0
 
 
 def _common_images(versions: Sequence[UUID], revisions: Sequence[Revision]) -> _Images:

@@ -13,6 +13,7 @@ from app.prediction.cache import PredictorCache
 from app.prediction.predictor import Predictor
 from app.problems import TooFewLabels
 from app.report.analysis import FEWEST_JUDGED, Analysis, analyse, read_propensities
+from app.report.learned_images import count_learned_images
 from app.sql.database import Database
 from app.sql.lookups import find_project
 from app.sql.tables import Annotation, Image, Label, Project
@@ -38,6 +39,7 @@ class Report(NamedTuple):
     encoder_id: UUID
     head: dict[str, Any]
     support: int
+    learned_images: int  # labeled ones that the version or head learned from
     pool: int
     labels: list[LabelFigures]
     unseen: Interval | None
@@ -63,6 +65,7 @@ class Reports:
         with self.db.reading() as session:
             project = find_project(session, project_key)
             shots = _shots(session, project.id)
+            learned = count_learned_images(session, project.id, project.encoder_id, project.head)
             pool = session.scalar(
                 select(func.count()).where(Image.project_id == project.id, Image.label_id.is_(None))
             )
@@ -77,6 +80,7 @@ class Reports:
             project.encoder_id,
             project.head,
             sum(label.total for label in shots),
+            learned,
             pool or 0,
             [
                 LabelFigures(name, total, *analysis.figures.get(name, (None, None)))

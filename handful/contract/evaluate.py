@@ -22,8 +22,8 @@ class EvaluatedModelRead(BaseModel):
     encoder: UUID
     head: dict[str, Any]
     learned_images: int = Field(
-        description="Of the labeled images, those that the encoder version learned from: on them "
-        "it does better than on new ones."
+        description="Of the labeled images, those that the encoder version learned from, or whose "
+        "label the learned head learned from: on them they do better than on new ones."
     )
 
 

@@ -126,6 +126,13 @@ class ReportRead(BaseModel):
     head: dict[str, Any] = Field(description="As the project asks for.")
     chosen: ChosenRead | None = Field(description="What that became; null with too few labels.")
     support: int = Field(description="Images with a label.")
+    learned_images: int = Field(
+        description="Of these, those that the encoder version learned from, or whose label the "
+        "learned head learned from: leave-one-out says too much of them."
+    )
+    optimistic: str | None = Field(
+        description="Why `accuracy` says more than new images will show; null where it does not."
+    )
     pool: int = Field(description="Images without a label.")
     enough: EnoughRead
     judged: int = Field(description="Images that others with their label can judge.")

@@ -323,6 +323,7 @@ class MetatrainedHead:
             self.options.method.name,
             asdict(self.method),  # type: ignore[call-overload]
             verdict,
+            material.pool.learned_labels,
         )
 
 

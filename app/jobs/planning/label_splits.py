@@ -44,6 +44,12 @@ class LabelPool(NamedTuple):
     own: int  # images of the project itself
     split: LabelSplit  # of `labeled.labels`, but for those with too few images
 
+    @property
+    def learned_labels(self) -> list[UUID]:
+        """Those that are learned from, or choose the best state."""
+        labels = self.labeled.labels
+        return [labels[n] for n in (*self.split.train, *self.split.validation)]
+
 
 def find_parts(session: Session, project: Project, **parts: Sequence[str]) -> dict[str, Any]:
     """The ids of labels, as a list, that parts name by name or id.

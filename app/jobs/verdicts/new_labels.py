@@ -148,7 +148,7 @@ def predictions_before(
     """
     predictions: list[Sequence[UUID]] = [() for _ in pool.labeled.examples]
     own = Labeled(pool.labeled.examples[: pool.own])
-    learned = {pool.labeled.labels[n] for n in (*pool.split.train, *pool.split.validation)}
+    learned = set(pool.learned_labels)
     labels, targets = own.labels, own.targets
     if len(labels) < 2 or not learned & set(labels):
         return predictions

@@ -32,6 +32,7 @@ function figures(report) {
     t("between", { value: percent(value), low: percent(low), high: percent(high) });
   const rows = [
     report.accuracy && [t("accuracy"), between(report.accuracy)],
+    report.optimistic && [t("optimistic"), report.optimistic],
     report.forecast && [t("forecast", { labels: report.forecast.labels }), between(report.forecast.accuracy)],
     [t("enough"), report.enough.reason],
   ].filter(Boolean);

@@ -52,6 +52,7 @@ const TEXTS = {
   next_label: ["Look for", "Искать"],
   grid_needs: ["A grid needs two labels with images.", "Для сетки нужны две метки с изображениями."],
   accuracy: ["Accuracy", "Точность"],
+  optimistic: ["Too good", "Завышена"],
   between: ["{value}, between {low} and {high}", "{value}, от {low} до {high}"],
   forecast: ["With {labels} labels", "При {labels} метках"],
   enough: ["Enough?", "Достаточно?"],

@@ -77,7 +77,17 @@ def test_labels_teach_a_head_that_serves_and_nothing_is_embedded_anew(characters
     rivals = ("frozen", "champion")  # the project has another head than `auto`
     assert set(verdict["against"]) == {f"{w} at {n}" for w in rivals for n in SHOTS}
     assert verdict["images"] == len(verdict["labels"]["test"]) * EACH
-    assert characters.get(f"{PROJECT}/report").json()["chosen"]["name"] == "learned"
+    report = characters.get(f"{PROJECT}/report").json()
+    assert report["chosen"]["name"] == "learned"
+
+    # What it learned from is of the labels that taught it, and counted wherever it is judged.
+    seen = EACH * (LABELS - len(verdict["labels"]["test"]))
+    assert report["learned_images"] == seen
+    assert f"learned from {seen} of the {EACH * LABELS} labeled images" in report["optimistic"]
+    asked = {"ways": 2, "shots": [1], "queries": 2, "episodes": 2, "seconds": 60}
+    heads = [{"name": "cosine"}, after["head"]]
+    models = characters.post(f"{PROJECT}/evaluate", json=asked | {"heads": heads}).json()["models"]
+    assert [model["learned_images"] for model in models] == [0, seen]
 
     epochs = [data for data in events(characters, location) if data["stage"] == "meta-training"]
     assert [(data["epoch"], data["epochs"], data["method"]) for data in epochs] == [

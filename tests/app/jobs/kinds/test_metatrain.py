@@ -79,7 +79,9 @@ def test_labels_teach_an_encoder_that_is_judged_on_other_labels(characters, do):
     assert {row.label for row in rows} == {*parts["train"], *parts["validation"]}
     assert len(rows) == newest["images"] == 9 * EACH
     assert all(len(row.predicted) == 1 for row in rows)
-    assert characters.get("/v1/projects/birds/report").status_code == 200
+    report = characters.get("/v1/projects/birds/report").json()
+    assert report["learned_images"] == 9 * EACH
+    assert "leave-one-out does not undo that" in report["optimistic"]
 
     # Every epoch tells how it goes, and a terminal shows it without knowing the kind.
     epochs = [data for data in events(characters, location) if data["stage"] == "meta-training"]
