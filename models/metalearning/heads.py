@@ -18,7 +18,7 @@ from models.heads.network import (
     class_shares,
     left_out_by_folds,
 )
-from models.metalearning import EpisodicObjective, train_on_episodes
+from models.metalearning import EpisodicObjective, in_full_precision, train_on_episodes
 from models.metalearning.episodes import EpisodeShape, LabelSplit
 from models.metalearning.inner_loop import require_number
 from models.training.loop import Training
@@ -125,7 +125,7 @@ class InnerLoopNetwork(LinearNetwork):
         self, support: Float[Tensor, "M D"], shares: Float[Tensor, "R C M"]
     ) -> tuple[Float[Tensor, "R C D"], Float[Tensor, "R C"]]:
         """Directions and offsets, each time by the shots that have shares."""
-        with torch.autocast(support.device.type, enabled=False):
+        with in_full_precision(support.device):
             shares = shares.to(support.dtype)
             features = F.pad(self.map.down(support), (0, 1), value=1.0)
             start = features.new_zeros(*shares.shape[:2], features.shape[1])

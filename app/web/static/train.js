@@ -1,17 +1,16 @@
-// Jobs: start a fine-tuning, watch any kind, read what came out; and the versions that came of them.
+// Jobs: start one, watch any kind, read what came out; and the versions that came of them.
 
 import { all, call, get, path, post } from "./api.js";
 import { attempt, fill, h, percent } from "./dom.js";
+import { recipes } from "./recipes.js";
 import { t } from "./strings.js";
 
-const RECIPES = ["discriminative", "full", "feature_extraction"];
 const FINAL = ["succeeded", "failed", "cancelled"];
 const SHOWN = 10;
 const VERSION_COLUMNS = ["version_name", "version_made", "version_accuracy", "version_serves"];
 const HEAD_COLUMNS = ["head_method", "version_made", "head_accuracy", "version_serves"];
 
 export async function train(view, project) {
-  const recipe = h("select", {}, RECIPES.map((name) => h("option", { value: name }, t(`recipe_${name}`))));
   const jobs = h("div", {});
   const versions = h("div", {});
   const heads = h("div", {});
@@ -83,14 +82,7 @@ export async function train(view, project) {
     ended ? null : curve.element, note);
   }
 
-  const begin = attempt(async () => {
-    await post(path("projects", project, "jobs"),
-      { kind: "finetune", options: { methods: [{ name: recipe.value }] } });
-    await refresh();
-  });
-  fill(view, h("h1", {}, t("tab_train")),
-    h("div", { class: "row" }, h("label", {}, t("recipe"), recipe),
-      h("button", { type: "button", class: "main", onclick: begin }, t("start_job"))),
+  fill(view, h("h1", {}, t("tab_train")), recipes(project, refresh),
     h("h2", {}, t("jobs")), jobs, h("h2", {}, t("versions")), versions, heads);
   await refresh();
   return () => sources.forEach((source) => source.close());

@@ -18,6 +18,8 @@ from app.api.parts import Parts
 from app.sql.lookups import find_project
 from app.sql.tables import Embedding, EncoderVersion, Image, Project
 from app.storage.blobs import Blobs
+from models.finetuning.methods import methods
+from models.metalearning.learners import learners
 from tests.learned_heads import add_learned_head
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
@@ -463,6 +465,30 @@ def test_a_version_shows_its_accuracy_and_its_job_what_came_out(
     expect(rows.nth(1).get_by_role("cell").nth(2)).to_have_text(re.compile(r"^\d+(\.\d)? %$"))
     expect(rows.nth(2).get_by_role("cell").nth(2)).to_be_empty()  # pretrained: not judged
     expect(rows.nth(2)).to_contain_text("serves now")
+
+
+def test_what_learns_across_labels_is_started_with_other_projects(visit, api, stripes_project):
+    api.post(f"{api.base_url}".rstrip("/"), json={"name": "earlier"}).raise_for_status()
+    page = visit("s/train")
+    choice, begin = page.get_by_label("How"), page.get_by_role("button", name="Start")
+    expect(choice.locator("option")).to_have_count(len(methods) + len(learners))
+
+    choice.select_option("adapt")
+    expect(page.get_by_text("the project's encoder has learned no steps")).to_be_visible()
+    expect(begin).to_be_disabled()
+    choice.select_option("projections")
+    expect(page.get_by_text("It wants 20 labels with eight images each")).to_be_visible()
+    page.get_by_text("Learn from the labels of other projects as well").click()
+    page.get_by_role("checkbox", name="earlier").check()
+    with page.expect_request(lambda sent: sent.method == "POST") as request:
+        begin.click()
+
+    assert request.value.url.endswith("/v1/projects/s/jobs")
+    options = {"method": {"name": "projections"}, "projects": ["earlier"]}
+    assert request.value.post_data_json == {"kind": "metatrain", "options": options}
+    expect(
+        page.get_by_text("to learn from, 5 labels with 8 images each are needed")
+    ).to_be_visible()
 
 
 def test_a_learned_head_is_let_serve_with_a_click(visit, api, stripes_project, live_service):
