@@ -74,6 +74,7 @@ def test_gradients_go_through_steps_to_where_they_start(monkeypatch):
         for gradient, loss in zip(gradients, losses, strict=True):
             arguments = (gradient, loss, cell, memory)
             cell, memory = functional_call(update, replaced, arguments)
+        assert memory is not None
         return cell, *memory
 
     start = torch.randn(3).double().requires_grad_()
