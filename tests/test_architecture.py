@@ -80,7 +80,6 @@ TESTED_BY = {
     "app/inference/images.py": "tests/app/inference/test_embedder.py",
     "app/jobs/context.py": "tests/app/jobs/test_training.py",
     "app/jobs/decoded_images.py": "tests/app/jobs/kinds/test_finetune.py",
-    "app/jobs/metatraining/metatrainer.py": "tests/app/jobs/kinds/test_metatrain.py",
     "app/jobs/planning/adaptation.py": "tests/app/jobs/kinds/test_finetune.py",
     "app/jobs/planning/memory.py": "tests/app/jobs/kinds/test_metatrain.py",
     "app/jobs/planning/policies.py": "tests/app/api/test_augmentations.py",

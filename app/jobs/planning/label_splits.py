@@ -8,9 +8,9 @@ from uuid import UUID
 from sqlalchemy.orm import Session
 from torch import Tensor
 
-from app.jobs.context import JobContext
+from app.jobs.context import JobContext, JobFailed
 from app.jobs.training_data import Labeled, TrainingData, labeled_images
-from app.problems import InvalidRequest, LabelsDoNotSuffice
+from app.problems import InvalidRequest, LabelsDoNotSuffice, ProjectNotFound
 from app.sql.lookups import find_label, find_project
 from app.sql.tables import Project
 from models.metalearning.episodes import (
@@ -97,7 +97,12 @@ def read_training_data(
     def read() -> tuple[TrainingData, int]:
         with context.db.reading() as session:
             project = session.get_one(Project, context.project_id)
-            labeled, own = read_labels(session, project.id, others)
+            try:
+                labeled, own = read_labels(session, project.id, others)
+            except ProjectNotFound as error:
+                raise JobFailed(
+                    f"a project in `projects` was deleted since the job was started: {error.detail}"
+                ) from error
             champion, head = project.encoder_id, project.head
         return TrainingData(labeled, champion, context.versions.base(champion), head), own
 

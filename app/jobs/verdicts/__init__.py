@@ -9,6 +9,7 @@ from torch import Tensor
 
 from app.jobs.context import JobContext
 from app.jobs.training_data import Labeled, TrainingData
+from app.problems import HeadUnavailable
 from app.sql.database import Database
 from app.sql.tables import TrainingImage
 from handful.contract.jobs import ComparisonRead, VerdictRead
@@ -37,7 +38,7 @@ def judge_beside(
         correctness_of: a head on the embeddings of an encoder, on the labeled images.
     """
     targets, rivals = data.labeled.targets, dict(rivals)
-    head = context.through_outages(lambda: context.learned_heads.build(data.head_choice))
+    head = champion_head(context, data)
     if data.champion != data.base or head != data.head:
         champion = context.through_outages(lambda: context.versions.load(data.champion))
         right = correctness_of(champion, head)
@@ -47,6 +48,15 @@ def judge_beside(
     return combine_verdicts(
         {name: compare(candidate, rival, targets) for name, rival in rivals.items()}, len(targets)
     )
+
+
+def champion_head(context: JobContext, data: TrainingData) -> Head:
+    """The head that served when the job started; `auto` if that was learned, and is lost since."""
+    try:
+        return context.through_outages(lambda: context.learned_heads.build(data.head_choice))
+    except HeadUnavailable as error:
+        context.message(f"{error}: what serves is judged with `auto`")
+        return data.head
 
 
 def combine_verdicts(

@@ -11,7 +11,7 @@ from app.jobs.context import JobContext
 from app.jobs.decoded_images import decode_readable
 from app.jobs.planning.label_splits import LabelPool, judged_part
 from app.jobs.training_data import Labeled, TrainingData
-from app.jobs.verdicts import combine_verdicts
+from app.jobs.verdicts import champion_head, combine_verdicts
 from handful.contract.jobs import VerdictRead
 from models.encoders import Encoder
 from models.finetuning import embed_all
@@ -105,7 +105,7 @@ def judge_on_new_labels(
         _, images = decode_readable(context, labels.digests, encoder)
         return labels.answers(head, embed_all(encoder, images))
 
-    head = context.through_outages(lambda: context.learned_heads.build(data.head_choice))
+    head = champion_head(context, data)
     rivals = {"frozen": answers(base, Auto())}
     if data.champion != data.base or head != Auto():
         champion = context.through_outages(lambda: context.versions.load(data.champion))
@@ -125,7 +125,7 @@ def judge_head_on_new_labels(
     Args:
         embeddings: of the images that judge, by that version.
     """
-    head = context.through_outages(lambda: context.learned_heads.build(data.head_choice))
+    head = champion_head(context, data)
     rivals = {}
     if data.champion == data.base:
         rivals["frozen"] = labels.answers(Auto(), embeddings)

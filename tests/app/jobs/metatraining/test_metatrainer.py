@@ -1,0 +1,161 @@
+"""What happens to a training on episodes while it runs."""
+
+import io
+import itertools
+
+import pytest
+from PIL import Image
+from torch import nn
+
+from models.encoders.architectures.conv4 import Conv4
+from models.metalearning.inner_loop import slopes
+from models.metalearning.learners import maml
+from models.training.loop import Training
+from tests import databases
+from tests.app.jobs.conftest import submit_job
+from tests.app.jobs.kinds.conftest import events
+from tests.app.jobs.kinds.test_metatrain import EACH, OPTIONS, TINY, draw, few_episodes, refusal
+from tests.characters import draw_character
+from tests.learned_heads import add_learned_head
+
+__all__ = ["few_episodes"]
+database_url = databases.each
+PROJECT = "/v1/projects/birds"
+FEAT = {"method": {"name": "feat", "options": {"width": 4}}}
+SMALL = OPTIONS | {"episodes": 2, "ways": 2, "shots": 1, "promote": "never"}
+
+
+@pytest.fixture
+def characters(birds):
+    """A service whose project `birds` has characters of six labels."""
+    draw(birds, "birds", range(6), each=3)
+    return birds
+
+
+def between_epochs(monkeypatch, change) -> None:
+    """Have something happen while a job learns."""
+    step = Training.__next__
+
+    def change_and_step(training):
+        monkeypatch.setattr(Training, "__next__", step)
+        change()
+        return step(training)
+
+    monkeypatch.setattr(Training, "__next__", change_and_step)
+
+
+@pytest.mark.parametrize("options", [{"encoder": TINY}, FEAT], ids=["encoder", "head"])
+def test_labels_and_images_that_are_removed_meanwhile_were_learned_all_the_same(
+    characters, do, monkeypatch, options
+):
+    images = characters.get(f"{PROJECT}/images?label=c00").json()["items"]
+
+    def remove() -> None:
+        assert characters.delete(f"{PROJECT}/images/{images[0]['id']}").status_code == 204
+        for label in ("c01", "c02"):
+            assert characters.delete(f"{PROJECT}/labels/{label}").status_code == 204
+
+    between_epochs(monkeypatch, remove)
+    location = submit_job(characters, "metatrain", SMALL | options | {"promote": "always"})
+
+    do(characters)
+
+    job = characters.get(location).json()
+    assert job["state"] == "succeeded", job["error"]
+    labels = job["result"]["verdict"]["labels"]
+    assert sorted(itertools.chain(*labels.values())) == [f"c{n:02}" for n in range(6)]
+    report = characters.get(f"{PROJECT}/report")
+    assert report.status_code == 200
+    assert report.json()["learned_images"] <= 3 * 3 + 2  # of what is there still
+
+
+def test_a_head_that_is_deleted_meanwhile_is_no_rival(characters, do, monkeypatch):
+    head = add_learned_head(characters.app.state.parts, "birds")
+    choice = {"name": "learned", "options": {"learned": str(head)}}
+    characters.patch(PROJECT, json={"head": choice}).raise_for_status()
+
+    def delete() -> None:
+        characters.patch(PROJECT, json={"head": {"name": "cosine"}}).raise_for_status()
+        assert characters.delete(f"{PROJECT}/heads/{head}").status_code == 204
+
+    between_epochs(monkeypatch, delete)
+    location = submit_job(characters, "metatrain", SMALL | FEAT)
+
+    do(characters)
+
+    job = characters.get(location).json()
+    assert job["state"] == "succeeded", job["error"]
+    assert set(job["result"]["verdict"]["against"]) == {"frozen at 1 shot"}
+    (message,) = events(characters, location, "message")
+    assert message["text"] == f"learned head {head} was deleted: what serves is judged with `auto`"
+
+
+def test_a_project_that_is_deleted_before_the_job_starts_is_named(characters, do):
+    characters.post("/v1/projects", json={"name": "earlier"})
+    draw(characters, "earlier", range(10, 14), each=EACH)
+    location = submit_job(characters, "metatrain", SMALL | FEAT | {"projects": ["earlier"]})
+    characters.delete("/v1/projects/earlier")
+
+    do(characters)
+
+    job = characters.get(location).json()
+    assert job["state"] == "failed"
+    assert "a project in `projects` was deleted since the job was started" in job["error"]
+
+
+def test_images_of_other_projects_may_have_another_side(characters, do):
+    characters.post("/v1/projects", json={"name": "earlier"})
+    for label in range(10, 13):
+        pictures = [draw_character(label, number).resize((60, 40)) for number in range(3)]
+        files = [("files", png(picture)) for picture in pictures]
+        answer = characters.post(f"/v1/projects/earlier/labels/{label}/support", files=files)
+        assert answer.status_code == 201, answer.text
+    location = submit_job(characters, "metatrain", SMALL | FEAT | {"projects": ["earlier"]})
+
+    do(characters)
+
+    job = characters.get(location).json()
+    assert job["state"] == "succeeded", job["error"]
+    assert set(job["result"]["verdict"]["labels"]["train"]) == {
+        f"earlier/{label}" for label in range(10, 13)
+    }
+
+
+def png(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_an_inner_loop_that_comes_to_no_number_fails_with_its_step(characters, do, monkeypatch):
+    def lose_numbers(*values, step, **options):
+        return [slope / (step != 2) for slope in slopes(*values, step=step, **options)]
+
+    monkeypatch.setattr(maml, "slopes", lose_numbers)
+    location = submit_job(
+        characters, "metatrain", SMALL | {"encoder": TINY, "method": {"name": "maml"}}
+    )
+
+    do(characters)
+
+    job = characters.get(location).json()
+    assert job["state"] == "failed"
+    assert job["error"] == (
+        "the loss of an episode was nan in step 3 of the inner loop: lower the inner rate"
+    )
+
+
+def test_an_encoder_whose_norms_leak_is_refused_by_their_names(characters, monkeypatch):
+    build = Conv4.build
+
+    def leak(options, *, pretrained: bool = True):
+        encoder = build(options, pretrained=pretrained)
+        encoder.stages[0].register_module("1", nn.BatchNorm2d(8, track_running_stats=False))
+        return encoder
+
+    monkeypatch.setattr(Conv4, "build", leak)
+
+    detail = refusal(characters, **SMALL, encoder=TINY)["detail"]
+
+    assert detail.startswith("stages.0.1 normalise by the other images of a batch")
+    assert "use an encoder whose batch norms keep running statistics" in detail
