@@ -78,7 +78,9 @@ def visit(browser, live_url):
 
 @pytest.fixture
 def api(live_url):
-    with httpx.Client(base_url=f"{live_url}/v1/projects", timeout=60) as client:
+    # A connection that waited for the browser may be closed by the server just as it is used again.
+    limits = httpx.Limits(max_keepalive_connections=0)
+    with httpx.Client(base_url=f"{live_url}/v1/projects", timeout=60, limits=limits) as client:
         yield client
 
 

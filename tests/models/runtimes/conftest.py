@@ -7,6 +7,7 @@ import pytest
 from models.encoders import Encoder
 from models.runtimes import Resources
 from models.runtimes.kinds import onnxruntime, openvino
+from tests.models.runtimes.reference import Clock
 
 
 @pytest.fixture
@@ -28,3 +29,12 @@ def conversions(monkeypatch) -> list[Encoder]:
 @pytest.fixture
 def resources(tmp_path: Path) -> Resources:
     return Resources(threads=1, batch=4, cache=tmp_path / "runtimes")
+
+
+@pytest.fixture
+def clock(monkeypatch) -> Clock:
+    """By which trials measure."""
+    clock = Clock()
+    monkeypatch.setattr("models.runtimes.trial.time", clock)
+    monkeypatch.setattr("models.runtimes.streams.time", clock)
+    return clock

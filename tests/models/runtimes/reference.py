@@ -1,6 +1,6 @@
 """Small encoders, and a runtime that a test can make late or wrong."""
 
-import time
+from typing import ClassVar
 
 import torch
 
@@ -10,6 +10,7 @@ from models.encoders.architectures.timm import Timm
 from models.encoders.architectures.vit import ViT
 from models.runtimes import Embed, Resources, RuntimeUnavailable
 
+BATCH_S = 0.1  # that a batch takes, of any size
 RESOURCES = Resources(threads=1, batch=4)
 ENCODERS: dict[str, Architecture] = {
     "conv4": Conv4(width=8, image_side=32),
@@ -23,9 +24,20 @@ def make_encoder(name: str = "conv4") -> Encoder:
     return ENCODERS[name].build(pretrained=False).eval()
 
 
-class Reference:
-    """As PyTorch computes, perhaps late or wrong, and only some encoders."""
+class Clock:
+    """A time that passes only while something embeds, so that no other work is in what it says."""
 
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+class Reference:
+    """As PyTorch computes, a batch in a tenth of a second, perhaps later or wrong."""
+
+    clock: ClassVar[Clock]
     late_s = 0.0
     wrong = False
     wrong_in_streams = False
@@ -40,7 +52,7 @@ class Reference:
             raise RuntimeUnavailable("it is out of order")
 
         def embed(pixels: torch.Tensor) -> torch.Tensor:
-            time.sleep(self.late_s)
+            self.clock.now += BATCH_S + self.late_s
             embeddings = encoder.embed(pixels)
             if self.lost:
                 return embeddings * torch.nan
@@ -50,6 +62,6 @@ class Reference:
         return embed
 
 
-def variant(name: str = "late", **options: object) -> type[Reference]:
+def variant(clock: Clock, name: str = "late", **options: object) -> type[Reference]:
     """The reference with other options, and nothing prepared yet."""
-    return type(name, (Reference,), {"prepared": [], **options})
+    return type(name, (Reference,), {"clock": clock, "prepared": [], **options})

@@ -29,11 +29,11 @@ def streams_of(serving: Serving) -> Streams:
 
 
 @pytest.fixture
-def install(monkeypatch):
+def install(monkeypatch, clock):
     """Runtimes of a test's own, by name."""
 
     def make(**kinds):
-        variants = {name: variant(name, **options) for name, options in kinds.items()}
+        variants = {name: variant(clock, name, **options) for name, options in kinds.items()}
         monkeypatch.setattr("models.runtimes.selector.runtimes", variants)
         monkeypatch.setattr("models.runtimes.trial.runtimes", variants)
         return variants
