@@ -33,7 +33,7 @@ class ANIL:
     """
 
     fewest_labels: ClassVar[int] = 20
-    unsuited: ClassVar[str] = "labels of one image each, of which steps learn little"
+    unsuited: ClassVar[str] = "little time: `projections` learns about as much in less"
 
     start: Literal["prototypes", "shared"] = "prototypes"
     steps: int = 5

@@ -26,11 +26,9 @@ class LSTMHead:
     """
 
     fewest_labels: ClassVar[int] = 50
-    unsuited: ClassVar[str] = (
-        "little time, in which `anil` learns as much; labels of one image each"
-    )
+    unsuited: ClassVar[str] = "little time: `anil` learns as much in less"
 
-    steps: int = 5
+    steps: int = 3
     width: int = 32  # of what is made of embeddings; each number of the layer has an LSTM
 
     def __post_init__(self) -> None:
