@@ -13,7 +13,7 @@ from torch import Tensor
 from app.jobs.context import JobContext
 from app.jobs.decoded_images import decode_readable
 from app.jobs.promotion import Promote
-from app.jobs.training import LearnerT, LearningKind, TrainableT, learn
+from app.jobs.training import LearnerT, LearningKind, TrainableT, learn, made_by_job
 from app.jobs.training_data import Example, TrainingData
 from app.sql.blob_marks import unmark
 from app.sql.columns import Float16s
@@ -63,7 +63,7 @@ def train_head(
     context: JobContext, kind: HeadTrainingKind[TrainableT, LearnerT], promote: Promote
 ) -> HeadResult:
     """Make a head, once however often the job is interrupted; promote it if it is better."""
-    saved = _find_saved(context)
+    saved = _saved_head(context)
     if saved is None:
         material, learner = learn(context, kind)
         saved = _save(context, material.data, kind.judge(context, material, learner))
@@ -107,15 +107,9 @@ def embeddings_of(
     return positions, torch.stack([embedded[n] for n in positions])
 
 
-def _find_saved(context: JobContext) -> _Saved | None:
+def _saved_head(context: JobContext) -> _Saved | None:
     """The head that an earlier attempt of this job has made."""
-    query = select(LearnedHead).where(LearnedHead.job_id == context.claim.job_id)
-
-    def read() -> LearnedHead | None:
-        with context.db.reading() as session:
-            return session.scalar(query)
-
-    head = context.through_outages(read)
+    head = made_by_job(context, LearnedHead)
     if head is None:
         return None
     metrics = dict(head.metrics)

@@ -15,7 +15,7 @@ from app.jobs.context import JobContext, JobFailed
 from app.jobs.promotion import Promote, TrainedVersion, VersionResult, promote_if_better
 from app.jobs.training_data import TrainingData
 from app.sql.blob_marks import unmark
-from app.sql.tables import EncoderVersion, ProjectVersion, TrainingImage
+from app.sql.tables import EncoderVersion, LearnedHead, ProjectVersion, TrainingImage
 from handful.contract.jobs import Figure, Progress, VerdictRead
 from models.encoders import Encoder
 from models.finetuning.model_selection import SelectionProgress
@@ -76,6 +76,7 @@ class Trainable(Packable, Protocol):
     def data(self) -> TrainingData: ...
 
 
+MadeT = TypeVar("MadeT", ProjectVersion, LearnedHead)
 MaterialT = TypeVar("MaterialT", bound=Packable)
 TrainableT = TypeVar("TrainableT", bound=Trainable)
 LearnerT = TypeVar("LearnerT", bound=Learner)
@@ -238,6 +239,17 @@ class _Announcer:
             self._context.picture(**step.sheet._asdict())
 
 
+def made_by_job(context: JobContext, table: type[MadeT]) -> MadeT | None:
+    """The row that an earlier attempt of this job has made."""
+    query = select(table).where(table.job_id == context.claim.job_id)
+
+    def read() -> MadeT | None:
+        with context.db.reading() as session:
+            return session.scalar(query)
+
+    return context.through_outages(read)
+
+
 def _halving_batches(
     context: JobContext, batch_size: int, attempt: Callable[[int], LearnerT], start: int
 ) -> LearnerT:
@@ -274,13 +286,7 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 def _saved_version(context: JobContext) -> TrainedVersion | None:
     """The version that an earlier attempt of this job has made."""
-    query = select(ProjectVersion).where(ProjectVersion.job_id == context.claim.job_id)
-
-    def read() -> ProjectVersion | None:
-        with context.db.reading() as session:
-            return session.scalar(query)
-
-    version = context.through_outages(read)
+    version = made_by_job(context, ProjectVersion)
     if version is None:
         return None
     verdict = dict(version.metrics)

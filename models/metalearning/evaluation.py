@@ -8,13 +8,11 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
-from torch.nn import functional as F
 
 from models.evaluation.calibration_curve import BINS, bin_sums, curve_of
 from models.evaluation.intervals import Interval
-from models.heads import Head, center_and_normalize, softmax
-from models.heads.calibration import fit_temperatures
-from models.heads.kinds.cosine import EXPECTED_CENTERED, EXPECTED_TEMPERATURE, Cosine
+from models.heads.kinds.cosine import Cosine
+from models.metalearning.answers import EpisodeModel, class_probabilities
 from models.metalearning.episodes import Episode, Episodes, EpisodeShape, Range, bounds
 from models.metalearning.intervals import (
     FEW_LABELS,
@@ -31,20 +29,6 @@ from models.metalearning.intervals import (
 EPISODES_PER_STEP = 64  # at most, where all heads are nearest centroids
 NUMBERS_PER_STEP = 1 << 21  # of the embeddings of these: 8 MB in float32, 16 MB in float64
 SUPPORT_STD, QUERY_STD = 0.05, 0.4  # of accuracy by the support, and of one answer: a usual case
-
-
-class EpisodeModel(NamedTuple):
-    """What is judged: a head on the embeddings of an encoder."""
-
-    head: Head
-    embeddings: Float[Tensor, "N D"]  # as they are stored, of these images and maybe of others
-    mean: Float[Tensor, " D"] | None = None  # of all images; for heads that are centred
-    rows: Int[Tensor, " M"] | None = None  # of the embedding of each image; None: as they come
-
-    def embeddings_of(self, positions: Int[Tensor, "*R Q"]) -> Float[Tensor, "*R Q D"]:
-        """Those of some images; all others stay where they are."""
-        rows = positions if self.rows is None else self.rows[positions]
-        return self.embeddings[rows]
 
 
 class EpisodeFigures(NamedTuple):
@@ -343,7 +327,8 @@ def _judge(model: EpisodeModel, episodes: list[Episode]) -> _Judged:
     recalls: dict[int, Tensor] = {}
     sums = torch.zeros(3, BINS, dtype=torch.float64)
     for numbers in groups.values():
-        probabilities = _probabilities(model, [episodes[number] for number in numbers])  # (R, Q, C)
+        of_one_size = [episodes[number] for number in numbers]
+        probabilities = class_probabilities(model, of_one_size)  # (R, Q, C)
         ways, queries = episodes[numbers[0]].query.shape
         confidence, answers = probabilities.max(dim=2)
         right = answers == torch.arange(ways).repeat_interleave(queries)
@@ -351,51 +336,3 @@ def _judge(model: EpisodeModel, episodes: list[Episode]) -> _Judged:
         shares = right.view(len(numbers), ways, queries).double().mean(dim=2)
         recalls.update(zip(numbers, shares, strict=True))
     return _Judged([recalls[number] for number in range(len(episodes))], sums)
-
-
-def _probabilities(model: EpisodeModel, episodes: list[Episode]) -> Float[Tensor, "R Q C"]:
-    """Of each class for the queries of episodes of one size."""
-    head, mean = model.head, model.mean
-    if isinstance(head, Cosine):
-        support = model.embeddings_of(torch.stack([e.support for e in episodes]))
-        query = model.embeddings_of(torch.stack([e.query.flatten() for e in episodes]))
-        return nearest_centroids(head, support, query, mean if head.centered else None)
-    (episode,) = episodes
-    ways, shots = episode.support.shape
-    targets = torch.arange(ways).repeat_interleave(shots)
-    support = model.embeddings_of(episode.support.flatten())
-    fitted = head.fit(support, targets, ways, mean if head.uses_mean else None)
-    return fitted.probabilities(model.embeddings_of(episode.query.flatten()))[None].float()
-
-
-def nearest_centroids(
-    head: Cosine,
-    support: Float[Tensor, "R C K D"],
-    query: Float[Tensor, "R Q D"],
-    mean: Float[Tensor, " D"] | None,
-) -> Float[Tensor, "R Q C"]:
-    """What the head says in many episodes of one size, fitted to each as it fits itself.
-
-    Args:
-        mean: None, unless the head is centred.
-    """
-    episodes, ways, shots, dim = support.shape
-    normalized = center_and_normalize(support.reshape(-1, dim), mean).double().view(support.shape)
-    sums = normalized.sum(dim=2)  # (R, C, D)
-    centroids = F.normalize(sums, dim=2)
-    temperatures = torch.full((episodes,), head.temperature or _expected(head)).double()
-    if head.temperature is None and shots > 1:
-        units = F.normalize(normalized, dim=3)
-        cosines = units.flatten(1, 2) @ centroids.transpose(1, 2)  # (R, C K, C)
-        own = (units * F.normalize(sums[:, :, None] - normalized, dim=3)).sum(dim=3)
-        targets = torch.arange(ways).repeat_interleave(shots)
-        cosines[:, torch.arange(len(targets)), targets] = own.flatten(1)
-        temperatures = fit_temperatures(cosines, targets, _expected(head))
-    units = F.normalize(center_and_normalize(query.reshape(-1, dim), mean), dim=1).view(query.shape)
-    scores = units @ centroids.float().transpose(1, 2) / temperatures.float()[:, None, None]
-    return softmax(scores.flatten(0, 1)).view(scores.shape)
-
-
-def _expected(head: Cosine) -> float:
-    """The temperature where there is nothing to fit it on."""
-    return EXPECTED_CENTERED if head.centered else EXPECTED_TEMPERATURE

@@ -12,8 +12,9 @@ from models.heads.kinds.auto import Auto
 from models.heads.kinds.cosine import Cosine
 from models.heads.kinds.ridge import Ridge
 from models.metalearning import evaluation as evaluation_module
+from models.metalearning.answers import EpisodeModel
 from models.metalearning.episodes import TooFewForEpisodes
-from models.metalearning.evaluation import EpisodeModel, EpisodicEvaluation, nearest_centroids
+from models.metalearning.evaluation import EpisodicEvaluation
 
 LABELS, IMAGES, DIM = 8, 12, 16
 TARGETS = torch.arange(LABELS).repeat_interleave(IMAGES)
@@ -42,23 +43,6 @@ def done(work: EpisodicEvaluation, steps: int | None = None):
     for _ in itertools.islice(work.steps(), steps):
         pass
     return work.figures()
-
-
-@pytest.mark.parametrize("shots", [1, 3])
-@pytest.mark.parametrize("head", [Cosine(), Cosine(centered=True), Cosine(temperature=0.2)])
-def test_nearest_centroids_at_once_are_the_head_one_by_one(head, shots):
-    rows = torch.stack([torch.randperm(IMAGES)[: shots + 2] for _ in range(15)])
-    rows = rows.view(3, 5, -1) + IMAGES * torch.arange(5)[:, None]
-    support, query = NOISY[rows[..., :shots]], NOISY[rows[..., shots:].flatten(1)]
-    mean = MEAN if head.centered else None
-
-    together = nearest_centroids(head, support, query, mean)
-
-    targets = torch.arange(5).repeat_interleave(shots)
-    for episode in range(3):
-        fitted = head.fit(support[episode].flatten(0, 1), targets, 5, mean)
-        expected = fitted.probabilities(query[episode])
-        assert torch.allclose(together[episode], expected, atol=1e-5)
 
 
 def test_what_is_far_apart_is_always_told_apart():
