@@ -111,6 +111,7 @@ class TooLittleMemory(ValueError):
     ) -> None:
         ways = [
             *(f"{_options(lighter.options)} ({_readable(lighter.memory)})" for lighter in fitting),
+            *(f"`{name}`, which learns a head alone" for name in getattr(method, "as_heads", ())),
             "a smaller network",
             "fewer ways, shots or queries",
         ]

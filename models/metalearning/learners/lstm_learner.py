@@ -58,6 +58,7 @@ class LSTMLearner:
     unsuited: ClassVar[str] = (
         "large encoders, each of whose numbers has an LSTM of 20 units; little time"
     )
+    as_heads: ClassVar[tuple[str, ...]] = ("lstm_head",)  # methods that do the same on embeddings
 
     def build(self, encoder: Encoder, *, fresh: bool) -> Episodic:
         return _Objective(encoder, fresh=fresh)

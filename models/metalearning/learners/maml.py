@@ -61,6 +61,7 @@ class MAML:
         {"order": "first"},
         {"inner": "last_stage"},
     )
+    as_heads: ClassVar[tuple[str, ...]] = ("anil",)  # methods that do the same on embeddings
 
     order: Literal["second", "first"] = "second"  # of the derivatives that are taken
     inner: Literal["all", "last_stage"] = "all"

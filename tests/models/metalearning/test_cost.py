@@ -1,6 +1,7 @@
 """What meta-training would cost."""
 
 import copy
+import re
 from typing import Any, Literal
 
 import pytest
@@ -132,7 +133,8 @@ def test_episodes_that_take_more_than_there_is_are_refused_with_what_would_fit()
     assert (error.value.memory, error.value.available) == (memory, less)
     assert [lighter.options for lighter in error.value.fitting] == list(MAML.lighter)
     assert error.value.fitting[0].memory == less
-    with pytest.raises(TooLittleMemory, match=r"MiB; take a smaller network, or fewer"):
+    assert re.search(r"take `order: first` \(.*`anil`, which learns a head alone", str(error.value))
+    with pytest.raises(TooLittleMemory, match=r"MiB; take `lstm_head`, which learns a head"):
         require_memory(LSTMLearner(), encoder, SHAPE, fresh=False, available=1)
 
 

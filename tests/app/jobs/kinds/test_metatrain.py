@@ -225,11 +225,11 @@ def test_episodes_that_need_more_memory_than_there_is_are_refused_with_what_fits
 
     assert problem["type"] == "/problems/not-enough-memory"
     assert problem["memory_mib"] > problem["available_mib"] == 2
-    assert [fitting["options"] for fitting in problem["fitting"]] == [{"learner": "head"}]
+    assert problem["fitting"] == []
     assert re.fullmatch(
         r"'lstm_learner' takes about \d+\.\d MiB of memory for the largest episode with this "
-        r"network, and there are 2\.0 MiB; take `learner: head` \(1\.\d MiB\), a smaller network, "
-        r"or fewer ways, shots or queries",
+        r"network, and there are 2\.0 MiB; take `lstm_head`, which learns a head alone, a smaller "
+        r"network, or fewer ways, shots or queries",
         problem["detail"],
     )
     assert characters.get(location).json()["state"] == "queued"
@@ -244,7 +244,7 @@ def test_a_worker_with_less_memory_refuses_as_well(characters, do, monkeypatch):
     job = characters.get(location).json()
     assert job["state"] == "failed"
     assert "'lstm_learner' takes about" in job["error"]
-    assert "there are 2.0 MiB; take `learner: head`" in job["error"]
+    assert "there are 2.0 MiB; take `lstm_head`" in job["error"]
 
 
 SENSELESS: list[tuple[dict[str, object], str]] = [
