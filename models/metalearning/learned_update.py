@@ -86,7 +86,7 @@ class _Step(torch.autograd.Function):
         inputs = torch.cat([seen, hidden, torch.ones_like(past[:1])])  # (25, n)
         units = _product(lstm, inputs)  # (80, n)
         units[: 3 * HIDDEN].sigmoid_()
-        enters, stays, leaves, proposed = units.chunk(4)
+        enters, stays, leaves, proposed = torch.split(units, HIDDEN)
         _tanh_(proposed)
         inner_next = torch.addcmul(stays * inner, enters, proposed)
         squashed = _tanh_(inner_next.clone())
@@ -130,9 +130,9 @@ class _Step(torch.autograd.Function):
             dim=1,
         )
         by_hidden = _product(gates[:, :HIDDEN].T, by_gates).add_(by_hidden)
-        enters, stays, leaves, proposed = units.chunk(4)
+        enters, stays, leaves, proposed = torch.split(units, HIDDEN)
         by_units = torch.empty_like(units)
-        by_enters, by_stays, by_leaves, by_proposed = by_units.chunk(4)
+        by_enters, by_stays, by_leaves, by_proposed = torch.split(by_units, HIDDEN)
         torch.mul(by_hidden, squashed, out=by_leaves)
         by_inner = aten.tanh_backward(by_hidden.mul_(leaves), squashed).add_(by_inner)
         torch.mul(by_inner, proposed, out=by_enters)
@@ -162,9 +162,10 @@ def _product(weights: Tensor, values: Tensor) -> Tensor:
     if values.device.type != "cpu":
         return weights @ values
     product = values.new_empty(len(weights), values.shape[1])
-    for start in range(0, values.shape[1], PART):
-        part = slice(start, start + PART)
-        torch.mm(weights, values[:, part], out=product[:, part])
+    for out, part in zip(
+        torch.split(product, PART, dim=1), torch.split(values, PART, dim=1), strict=True
+    ):
+        torch.mm(weights, part, out=out)
     return product
 
 
