@@ -82,7 +82,7 @@ def _ours(method: MetaMethod) -> Step:
     def step(images: Tensor) -> None:
         optimizer.zero_grad()
         losses = [_loss(objective, task) for task in images]
-        torch.stack(losses).mean().backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(torch.stack(losses).mean())
         optimizer.step()
 
     return step
@@ -90,7 +90,7 @@ def _ours(method: MetaMethod) -> Step:
 
 def _loss(objective: Episodic, images: Tensor) -> Tensor:
     maps = objective.prepare(images)
-    support = maps[:SUPPORT].view(WAYS, SHOTS, *maps.shape[1:])
+    support = maps[:SUPPORT].reshape(WAYS, SHOTS, *maps.shape[1:])
     return F.cross_entropy(objective.logits(support, maps[SUPPORT:]), TARGETS)
 
 
@@ -106,7 +106,7 @@ def _plain_maml() -> Step:
             slopes = torch.autograd.grad(loss, weights, create_graph=True)
             fast = [value - 0.4 * slope for value, slope in zip(weights, slopes, strict=True)]
             total = total + F.cross_entropy(_forward(task[SUPPORT:], fast), TARGETS)
-        (total / len(images)).backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(total / len(images))
         optimizer.step()
 
     return step
@@ -141,7 +141,7 @@ def _plain_lstm() -> Step:
             keep, rate = past.sigmoid()
             theta = keep * theta - rate * slope
         loss = F.cross_entropy(_forward(task[SUPPORT:], _split(theta)), TARGETS)
-        loss.backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(learned, 0.25)
         optimizer.step()
 
