@@ -66,7 +66,7 @@ class MAML:
     order: Literal["second", "first"] = "second"  # of the derivatives that are taken
     inner: Literal["all", "last_stage"] = "all"
     start: Literal["prototypes", "shared", "fixed"] = "prototypes"
-    steps: int = 5
+    steps: int = 2
     rate: float = 0.05  # a, at the start
     ways: int = 5  # of `fixed`
     tasks: int = 1  # episodes of a step of the outer loop
