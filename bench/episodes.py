@@ -28,8 +28,8 @@ from handful.client import Handful
 from models.evaluation.intervals import Interval
 from models.heads.kinds import heads
 from models.heads.kinds.cosine import Cosine
-from models.metalearning.answers import EpisodeModel
 from models.metalearning.evaluation import EpisodicEvaluation
+from models.metalearning.evaluation.answers import EpisodeModel
 
 LABELS, IMAGES, DIMENSIONS, NOISE = 20, 40, 32, 1.5
 WAYS, SHOTS, QUERIES = 5, 5, 15

@@ -20,9 +20,9 @@ from app.sql.head_choices import choices_by_version
 from app.sql.lookups import find_project, find_version, parse_id
 from app.vectors.matrices import Revision, Snapshot, Vectors
 from models.heads import Head
-from models.metalearning.answers import EpisodeModel
 from models.metalearning.episodes import Range, TooFewForEpisodes
 from models.metalearning.evaluation import EpisodicEvaluation, ShotFigures
+from models.metalearning.evaluation.answers import EpisodeModel
 from models.metalearning.intervals import FEW_LABELS
 from models.registry import plugin_name
 

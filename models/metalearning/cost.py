@@ -19,6 +19,7 @@ from models.training.cost import Cost, count_saved, measure_steps
 from models.training.recipe import Recipe
 
 STEPS = 2  # after one that is not counted
+FIRST_STEP = 175_000_000  # bytes, for libraries that learning loads
 
 
 def measure_adaptation(
@@ -175,6 +176,8 @@ def episode_memory(
 ) -> int:
     """Bytes for weights, their gradients and moments, and what the largest episode leaves behind.
 
+    And for what any first step loads, as `bench.meta_memory` measures.
+
     An episode is answered without a number, on the meta device: in seconds, and in no memory to
     speak of, however much it would take. The first time loads 150 MB of torch.
 
@@ -197,7 +200,7 @@ def episode_memory(
     held = tasks * count if whole else min(most, part_size(side))
     weights = sum(int(tensor.nbytes) for tensor in objective.state_dict().values())
     pixels = most * tasks * 3 * side**2 * 4  # float32
-    return 4 * weights + saved.bytes * held // count + pixels
+    return FIRST_STEP + 4 * weights + saved.bytes * held // count + pixels
 
 
 def measure_head_episodes(

@@ -66,7 +66,7 @@ def test_it_answers_as_the_learner_does_in_an_episode_of_the_same_support(method
 
     solution = adaptation.training._solution
     answers = features(adaptation.averaged(), NEW) @ solution.rows.T + solution.offsets
-    assert torch.allclose(answers, expected, atol=1e-6 * float(expected.detach().abs().max()))
+    assert torch.allclose(answers, expected, atol=3e-6 * float(expected.detach().abs().max()))
     for value, own in zip(solution.tensors, objective.solve(support).tensors, strict=True):
         assert torch.allclose(value, own, atol=1e-6)
     assert [epoch.number for epoch in epochs] == list(range(1, epochs[0].of + 1))

@@ -10,7 +10,7 @@ from torch import nn
 
 from models import metalearning
 from models.encoders.architectures.conv4 import Conv4
-from models.metalearning import LeakingNorms
+from models.metalearning import LeakingNorms, cost
 from models.metalearning.cost import (
     TooLittleMemory,
     episode_memory,
@@ -26,6 +26,13 @@ from models.metalearning.learners.lstm_learner import LSTMLearner
 from models.metalearning.learners.maml import MAML
 from models.metalearning.learners.prototypical import Prototypical
 from models.training.cost import count_saved
+
+
+@pytest.fixture(autouse=True)
+def _loaded(monkeypatch):
+    """Libraries are loaded already: they take far more than these episodes."""
+    monkeypatch.setattr(cost, "FIRST_STEP", 0)
+
 
 SHAPE = EpisodeShape(ways=(3, 6), shots=(1, 3), queries=2)
 

@@ -141,7 +141,7 @@ def test_an_inner_loop_that_comes_to_no_number_fails_with_its_step(characters, d
     job = characters.get(location).json()
     assert job["state"] == "failed"
     assert job["error"] == (
-        "the loss of an episode was nan in step 3 of the inner loop: lower the inner rate"
+        "the loss of an episode was nan in step 2 of the inner loop: lower the inner rate"
     )
 
 

@@ -12,8 +12,8 @@ from torch import Generator, Tensor
 from models.evaluation.calibration_curve import BINS, bin_sums, curve_of
 from models.evaluation.intervals import Interval
 from models.heads.kinds.cosine import Cosine
-from models.metalearning.answers import EpisodeModel, class_probabilities
 from models.metalearning.episodes import Episode, Episodes, EpisodeShape, Range, bounds
+from models.metalearning.evaluation.answers import EpisodeModel, class_probabilities
 from models.metalearning.intervals import (
     FEW_LABELS,
     Difference,

@@ -12,9 +12,9 @@ from models.heads.kinds.auto import Auto
 from models.heads.kinds.cosine import Cosine
 from models.heads.kinds.ridge import Ridge
 from models.metalearning import evaluation as evaluation_module
-from models.metalearning.answers import EpisodeModel
 from models.metalearning.episodes import TooFewForEpisodes
 from models.metalearning.evaluation import EpisodicEvaluation
+from models.metalearning.evaluation.answers import EpisodeModel
 
 LABELS, IMAGES, DIM = 8, 12, 16
 TARGETS = torch.arange(LABELS).repeat_interleave(IMAGES)

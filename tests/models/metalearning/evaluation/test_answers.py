@@ -5,9 +5,13 @@ import torch
 
 from models.heads.kinds.cosine import Cosine
 from models.heads.kinds.ridge import Ridge
-from models.metalearning.answers import EpisodeModel, class_probabilities, nearest_centroids
 from models.metalearning.episodes import Episode
-from tests.models.metalearning.test_evaluation import IMAGES, MEAN, NOISY
+from models.metalearning.evaluation.answers import (
+    EpisodeModel,
+    class_probabilities,
+    nearest_centroids,
+)
+from tests.models.metalearning.evaluation.test_evaluation import IMAGES, MEAN, NOISY
 
 
 @pytest.mark.parametrize("shots", [1, 3])
