@@ -38,6 +38,7 @@ from app.jobs.promotion import Promote, VersionResult
 from app.jobs.training import Trained, train_version
 from app.jobs.training_data import TrainingData
 from app.jobs.verdicts.new_labels import (
+    Answers,
     NewLabels,
     judge_head_on_new_labels,
     judge_on_new_labels,
@@ -49,13 +50,15 @@ from app.sql.lookups import find_project
 from app.sql.tables import EncoderVersion, Project
 from handful.contract.common import Text
 from models.encoders import Encoder, EncoderUnavailable
+from models.finetuning import embed_all
 from models.heads import center_and_normalize
 from models.heads.network import NetworkHead
-from models.metalearning import LeakingNorms, require_no_leak, require_suited, start
+from models.metalearning import Episodic, LeakingNorms, require_no_leak, require_suited, start
 from models.metalearning.adaptation import learned_beside
-from models.metalearning.episodes import EpisodeShape
-from models.metalearning.heads import HeadMethod, start_head
+from models.metalearning.episodes import EpisodeShape, LabelSplit
+from models.metalearning.heads import HeadMethod, HeadObjective, start_head
 from models.metalearning.learners import learners
+from models.training.loop import Training
 from models.training.memory import memory_of
 from models.training.recipe import Recipe
 
@@ -103,6 +106,15 @@ class Metatrain:
         list[Text],
         Field(max_length=1000, description="Labels that judge, by name or id; empty: drawn."),
     ] = field(default_factory=list)
+    folds: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=20,
+            description="With few labels: so many trainings, each judged with other labels, until "
+            "each has judged once; then one more on all labels, which serves. 0: a part judges.",
+        ),
+    ] = 0
     separator: Annotated[
         Text,
         Field(
@@ -153,6 +165,8 @@ class Metatrain:
                 f"{self.method.name!r} learns a head and leaves the encoder as it is: leave "
                 "`encoder` out, and `start` as it is"
             )
+        if self.folds and (self.validation or self.test):
+            raise InvalidRequest("in `folds` each label judges once: name none to do so")
         others = [find_project(session, key) for key in self.projects]
         if project.id in {other.id for other in others}:
             raise InvalidRequest(
@@ -182,7 +196,7 @@ class Metatrain:
 
     @property
     def split_options(self) -> SplitOptions:
-        return SplitOptions(self.validation, self.test, self.separator, self.seed)
+        return SplitOptions(self.validation, self.test, self.separator, self.seed, self.folds)
 
     def run(self, context: JobContext) -> VersionResult | HeadResult:
         if isinstance(self.method.options, HeadMethod):
@@ -219,20 +233,27 @@ class Metatrain:
         )
         episodes = self.episodes or (EPISODES_FROM_RANDOM if fresh else EPISODES)
         epochs = ceil(episodes / AN_EPOCH)
-        training = start(
-            method,
-            material.encoder,
-            material.images,
-            material.data.labeled.targets,
-            material.pool.split,
-            self.shape,
-            self.recipe(epochs, RATE_FROM_RANDOM if fresh else RATE),
-            episodes_an_epoch=ceil(episodes / epochs),
-            fresh=fresh,
-        )
-        if state is not None:
-            training.load(state)
-        return Metatrainer(self.method.name, training)
+        new_labels = self.new_labels(material.pool)
+
+        def begin(split: LabelSplit) -> Training:
+            return start(
+                method,
+                material.encoder,
+                material.images,
+                material.data.labeled.targets,
+                split,
+                self.shape,
+                self.recipe(epochs, RATE_FROM_RANDOM if fresh else RATE),
+                episodes_an_epoch=ceil(episodes / epochs),
+                fresh=fresh,
+            )
+
+        def judge(fold: int, objective: Episodic) -> Answers:
+            images = material.images.only(new_labels.positions_of(fold))
+            embeddings = embed_all(objective.encoder, images)
+            return new_labels.answers_of(fold, material.data.head, embeddings)
+
+        return Metatrainer(self.method.name, material.pool.runs, begin, judge, state)
 
     def judge(
         self, context: JobContext, material: "MetatrainImages", learner: Metatrainer
@@ -240,16 +261,19 @@ class Metatrain:
         """Beside the version and head that serve now, and the frozen encoder, on new labels."""
         data, pool = material.data, material.pool
         base = context.through_outages(lambda: context.versions.load(data.base))
-        new_labels = NewLabels(pool, self.shape, seed=self.seed)
-        encoder = learner.objective.encoder
-        verdict = judge_on_new_labels(context, data, new_labels, encoder, base)
+        new_labels = self.new_labels(pool)
+        verdict = judge_on_new_labels(context, data, new_labels, learner.answers, base)
         return Trained(
-            encoder,
+            learner.objective.encoder,
             verdict,
             architecture=self.encoder and (self.encoder.name, json_options(self.encoder.options)),
             learner=learned_beside(self.method.options, learner.training.objective),
             predicted=predictions_before(context, data, pool, base),
         )
+
+    def new_labels(self, pool: LabelPool) -> NewLabels:
+        """Episodes to judge with."""
+        return NewLabels(pool, self.shape, seed=self.seed)
 
     def recipe(self, epochs: int, usual_rate: float) -> Recipe:
         """How to train."""
@@ -295,31 +319,37 @@ class MetatrainedHead:
             tell_left_out(context, material.pool, options.shape)
         episodes = options.episodes or EPISODES_OF_HEADS
         epochs = ceil(episodes / AN_EPOCH_OF_HEADS)
-        training = start_head(
-            self.method,
-            center_and_normalize(material.embeddings, material.embeddings.mean(dim=0)),
-            material.data.labeled.targets,
-            material.pool.split,
-            options.shape,
-            options.recipe(epochs, RATE_OF_HEADS),
-            episodes_an_epoch=ceil(episodes / epochs),
-        )
-        if state is not None:
-            training.load(state)
-        return Metatrainer(options.method.name, training)
+        new_labels = options.new_labels(material.pool)
+        embeddings = material.embeddings
+
+        def begin(split: LabelSplit) -> Training:
+            return start_head(
+                self.method,
+                center_and_normalize(embeddings, embeddings.mean(dim=0)),
+                material.data.labeled.targets,
+                split,
+                options.shape,
+                options.recipe(epochs, RATE_OF_HEADS),
+                episodes_an_epoch=ceil(episodes / epochs),
+            )
+
+        def judge(fold: int, objective: HeadObjective) -> Answers:
+            head = NetworkHead(network=objective.network)
+            return new_labels.answers_of(fold, head, embeddings[new_labels.positions_of(fold)])
+
+        return Metatrainer(options.method.name, material.pool.runs, begin, judge, state)
 
     def judge(
         self, context: JobContext, material: "MetatrainEmbeddings", learner: Metatrainer
     ) -> TrainedHead:
         """Beside the version and head that serve now, and the frozen encoder, on new labels."""
-        data, network = material.data, learner.objective.network
-        new_labels = NewLabels(material.pool, self.options.shape, seed=self.options.seed)
+        new_labels = self.options.new_labels(material.pool)
         embeddings = material.embeddings[new_labels.positions]
         verdict = judge_head_on_new_labels(
-            context, data, new_labels, NetworkHead(network=network), embeddings
+            context, material.data, new_labels, learner.answers, embeddings
         )
         return TrainedHead(
-            network,
+            learner.objective.network,
             self.options.method.name,
             asdict(self.method),  # type: ignore[call-overload]
             verdict,

@@ -1,7 +1,7 @@
 """Which labels a job learns from across labels, and which it is judged with."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -19,7 +19,9 @@ from models.metalearning.episodes import (
     Episodes,
     EpisodeShape,
     LabelSplit,
+    TooFewForEpisodes,
     bounds,
+    label_folds,
     split_labels,
 )
 
@@ -35,6 +37,7 @@ class SplitOptions(NamedTuple):
     test: Sequence[str]
     separator: str  # labels that begin alike, up to it, are there for the same
     seed: int
+    folds: int = 0  # in each of which other labels judge; 0: one division
 
 
 class LabelPool(NamedTuple):
@@ -42,7 +45,20 @@ class LabelPool(NamedTuple):
 
     labeled: Labeled  # those of the project first
     own: int  # images of the project itself
-    split: LabelSplit  # of `labeled.labels`, but for those with too few images
+    split: (
+        LabelSplit  # of `labeled.labels`, but for those with too few images; what it makes serves
+    )
+    folds: Sequence[LabelSplit] = ()  # what each of them makes judges alone
+
+    @property
+    def judging(self) -> Sequence[LabelSplit]:
+        """The divisions that have labels to judge with."""
+        return self.folds or [self.split]
+
+    @property
+    def runs(self) -> Sequence[LabelSplit]:
+        """The divisions to learn by, of which the last serves."""
+        return [*self.folds, self.split]
 
     @property
     def learned_labels(self) -> list[UUID]:
@@ -118,22 +134,26 @@ def divide(labeled: Labeled, own: int, options: SplitOptions, shape: EpisodeShap
     """Say what each label is there for.
 
     Labels of the project are judged with, if other projects are learned from, none are named and
-    two of its own have images enough; otherwise a part of all labels at random. One label alone
-    validates nothing, and is learned from. What two projects call alike is there for the same:
-    `cat` of one project must not be learned from where `cat` of another judges.
+    two of its own have images enough; otherwise a part of all labels at random, or in folds each
+    label once. One label alone validates nothing, and is learned from. What two projects call alike
+    is there for the same: `cat` of one project must not be learned from where `cat` of another
+    judges.
 
     Raises:
         LabelsDoNotSuffice: a part does not suffice for an episode.
     """
     enough = _with_enough_images(labeled, shape)
     ids = {n: str(label) for n, label in enumerate(labeled.labels) if n in enough}
+    concepts = [_without_project(name) for name in labeled.names]
+    if options.folds:
+        folds = _fold({n: concepts[n] for n in ids}, options, shape)
+        return LabelPool(labeled, own, LabelSplit(list(ids), [], []), folds)
     own_labels = {str(example.label_id) for example in labeled.examples[:own]}
     theirs = [n for n, label in ids.items() if label in own_labels]
     test = [n for n, label in ids.items() if label in options.test]
     if not options.test and own < len(labeled.examples) and len(theirs) >= 2:
         test = theirs
     validation = [n for n, label in ids.items() if label in options.validation]
-    concepts = [_without_project(name) for name in labeled.names]
     named = {concepts[n] for n in (*test, *validation)}
     remaining = [n for n in ids if n not in {*test, *validation} and concepts[n] not in named]
     drawn = split_labels(
@@ -144,13 +164,51 @@ def divide(labeled: Labeled, own: int, options: SplitOptions, shape: EpisodeShap
         separator=options.separator,
     )
     train, validated, judged = ([remaining[n] for n in part] for part in drawn)
-    validation = sorted(validation + validated)
+    split = _sufficient(train, validation + validated, test + judged, shape)
+    return LabelPool(labeled, own, split)
+
+
+def _fold(
+    concepts: Mapping[int, str], options: SplitOptions, shape: EpisodeShape
+) -> list[LabelSplit]:
+    """Divisions in which each label judges once.
+
+    Args:
+        concepts: what labels are called, which have images enough.
+
+    Raises:
+        LabelsDoNotSuffice: a part does not suffice for an episode.
+    """
+    labels = list(concepts)
+    try:
+        folds = label_folds(
+            list(concepts.values()), options.folds, seed=options.seed, separator=options.separator
+        )
+    except TooFewForEpisodes as error:
+        raise LabelsDoNotSuffice(
+            f"for {options.folds} folds: {error}", part="judge with", missing_labels=error.missing
+        ) from error
+    divisions = []
+    for fold in folds:
+        train, validation, test = ([labels[n] for n in part] for part in fold)
+        divisions.append(_sufficient(train, validation, test, shape))
+    return divisions
+
+
+def _sufficient(
+    train: list[int], validation: list[int], test: list[int], shape: EpisodeShape
+) -> LabelSplit:
+    """A division that suffices for episodes; one label alone validates nothing.
+
+    Raises:
+        LabelsDoNotSuffice: a part does not suffice.
+    """
     if len(validation) < 2:
-        train, validation = sorted(train + validation), []
-    split = LabelSplit(train, validation, sorted(test + judged))
+        train, validation = train + validation, []
+    split = LabelSplit(sorted(train), sorted(validation), sorted(test))
     _require("learn from", split.train, bounds(shape.ways)[0], shape)
     _require("judge with", split.test, 2, shape)
-    return LabelPool(labeled, own, split)
+    return split
 
 
 def _without_project(name: str) -> str:
@@ -187,9 +245,9 @@ class JudgedPart(NamedTuple):
         return Episodes(self.targets, self.targets.tolist(), shape)
 
 
-def judged_part(pool: LabelPool) -> JudgedPart:
-    """What to judge with."""
-    targets, test = pool.labeled.targets, set(pool.split.test)
+def judged_part(labeled: Labeled, split: LabelSplit) -> JudgedPart:
+    """What to judge with what learned by a division."""
+    targets, test = labeled.targets, set(split.test)
     positions = [n for n, label in enumerate(targets.tolist()) if label in test]
     return JudgedPart(positions, targets[positions])
 

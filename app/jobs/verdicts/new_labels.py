@@ -3,13 +3,14 @@
 from collections.abc import Mapping, Sequence
 from uuid import UUID
 
+import torch
 from jaxtyping import Float
 from pydantic import BaseModel
 from torch import Generator, Tensor
 
 from app.jobs.context import JobContext
 from app.jobs.decoded_images import decode_readable
-from app.jobs.planning.label_splits import LabelPool, judged_part
+from app.jobs.planning.label_splits import JudgedPart, LabelPool, judged_part
 from app.jobs.training_data import Labeled, TrainingData
 from app.jobs.verdicts import champion_head, combine_verdicts
 from handful.contract.jobs import VerdictRead
@@ -17,7 +18,7 @@ from models.encoders import Encoder
 from models.finetuning import embed_all
 from models.heads import Head
 from models.heads.kinds.auto import Auto
-from models.metalearning.episodes import EpisodeShape, bounds
+from models.metalearning.episodes import Episode, EpisodeShape, bounds
 from models.metalearning.guard import compare_on_episodes, correct_answers, queries_asked
 
 EPISODES = 100  # of each number of shots
@@ -30,13 +31,15 @@ class LabelNames(BaseModel):
     train: list[str]
     validation: list[str]
     test: list[str]
+    folds: list[list[str]] = []  # each judged by what learned from others; then all are learned
 
     @classmethod
     def of(cls, pool: LabelPool) -> "LabelNames":
         """By the names that labels had."""
         names = pool.labeled.names
         train, validation, test = ([names[n] for n in part] for part in pool.split)
-        return cls(train=train, validation=validation, test=test)
+        folds = [[names[n] for n in fold.test] for fold in pool.folds]
+        return cls(train=train, validation=validation, test=test, folds=folds)
 
 
 class NewLabelsVerdict(VerdictRead):
@@ -48,56 +51,81 @@ class NewLabelsVerdict(VerdictRead):
 class NewLabels:
     """Episodes of the labels that judge, the same for all that are compared.
 
+    Where labels are in folds, those of each fold have episodes of their own, in turn.
+
     Args:
         shape: of the episodes, of which the least and the most shots are judged.
     """
 
     def __init__(self, pool: LabelPool, shape: EpisodeShape, *, seed: int) -> None:
         self._names = LabelNames.of(pool)
-        self._part = judged_part(pool)
-        self.positions = self._part.positions  # of the images that judge
+        self._parts = [judged_part(pool.labeled, split) for split in pool.judging]
+        self.positions = [n for part in self._parts for n in part.positions]  # images that judge
         self.digests = [pool.labeled.examples[n].sha256 for n in self.positions]
         self._classes, generator = len(pool.labeled.labels), Generator().manual_seed(seed)
-        ways = min(bounds(shape.ways)[1], len(pool.split.test))
-        self._drawn = {
-            shots: [
-                self._part.episodes(ways, shots, shape.queries).draw(generator)
-                for _ in range(EPISODES)
-            ]
-            for shots in sorted({*bounds(shape.shots)})
+        self._drawn = [_draw(part, shape, generator) for part in self._parts]
+
+    def positions_of(self, fold: int) -> list[int]:
+        """The images that judge what learned by a division that judges, counted from 0."""
+        return self._parts[fold].positions
+
+    def answers_of(self, fold: int, head: Head, embeddings: Float[Tensor, "M D"]) -> Answers:
+        """What a head gets right on embeddings of these images."""
+        return {
+            shots: correct_answers(head, embeddings, episodes, self._classes)
+            for shots, episodes in self._drawn[fold].items()
         }
 
     def answers(self, head: Head, embeddings: Float[Tensor, "M D"]) -> Answers:
-        """What a head gets right on embeddings of the images that judge."""
-        return {
-            shots: correct_answers(head, embeddings, episodes, self._classes)
-            for shots, episodes in self._drawn.items()
-        }
+        """What a head gets right on embeddings of all images that judge."""
+        parts = torch.split(embeddings, [len(part.positions) for part in self._parts])
+        return one_after_another([self.answers_of(n, head, part) for n, part in enumerate(parts)])
 
     def verdict(self, candidate: Answers, rivals: Mapping[str, Answers]) -> NewLabelsVerdict:
         """Better than all rivals at every number of shots, or not."""
+        asked = one_after_another(
+            [
+                {shots: queries_asked(drawn, self._classes) for shots, drawn in fold.items()}
+                for fold in self._drawn
+            ]
+        )
         verdict = combine_verdicts(
             {
                 f"{name} at {shots} shot{'s' if shots > 1 else ''}": compare_on_episodes(
-                    candidate[shots], theirs[shots], queries_asked(episodes, self._classes)
+                    candidate[shots], theirs[shots], asked[shots]
                 )
                 for name, theirs in rivals.items()
-                for shots, episodes in self._drawn.items()
+                for shots in asked
             },
             len(self.positions),
         )
         return NewLabelsVerdict(**dict(verdict), labels=self._names)
 
 
+def one_after_another(folds: Sequence[Answers]) -> Answers:
+    """The answers in the episodes of all folds."""
+    return {shots: torch.cat([fold[shots] for fold in folds]) for shots in folds[0]}
+
+
+def _draw(part: JudgedPart, shape: EpisodeShape, generator: Generator) -> dict[int, list[Episode]]:
+    """Episodes at the least and the most shots."""
+    ways = min(bounds(shape.ways)[1], len(set(part.targets.tolist())))
+    return {
+        shots: [part.episodes(ways, shots, shape.queries).draw(generator) for _ in range(EPISODES)]
+        for shots in sorted({*bounds(shape.shots)})
+    }
+
+
 def judge_on_new_labels(
-    context: JobContext, data: TrainingData, labels: NewLabels, candidate: Encoder, base: Encoder
+    context: JobContext, data: TrainingData, labels: NewLabels, candidate: Answers, base: Encoder
 ) -> NewLabelsVerdict:
-    """Compare an encoder, under the project's head, with what serves on the same episodes.
+    """Compare an encoder with what serves on the same episodes.
 
     That is the version and head that serve the project now, and the frozen encoder with the best
     head. The former may have learned the labels that judge, which makes it harder to beat.
 
     Args:
+        candidate: what it gets right, under the project's head.
         base: the frozen encoder.
     """
 
@@ -110,19 +138,20 @@ def judge_on_new_labels(
     if data.champion != data.base or head != Auto():
         champion = context.through_outages(lambda: context.versions.load(data.champion))
         rivals["champion"] = answers(champion, head)
-    return labels.verdict(answers(candidate, data.head), rivals)
+    return labels.verdict(candidate, rivals)
 
 
 def judge_head_on_new_labels(
     context: JobContext,
     data: TrainingData,
     labels: NewLabels,
-    candidate: Head,
+    candidate: Answers,
     embeddings: Float[Tensor, "M D"],
 ) -> NewLabelsVerdict:
     """Compare a head, on the embeddings of the version that serves, with what serves.
 
     Args:
+        candidate: what it gets right.
         embeddings: of the images that judge, by that version.
     """
     head = champion_head(context, data)
@@ -135,7 +164,7 @@ def judge_head_on_new_labels(
         rivals["frozen"] = labels.answers(Auto(), embed_all(base, images))
     if data.champion != data.base or head != Auto():
         rivals["champion"] = labels.answers(head, embeddings)
-    return labels.verdict(labels.answers(candidate, embeddings), rivals)
+    return labels.verdict(candidate, rivals)
 
 
 def predictions_before(

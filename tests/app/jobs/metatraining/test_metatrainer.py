@@ -13,7 +13,7 @@ from models.metalearning.learners import maml
 from models.training.loop import Training
 from tests import databases
 from tests.app.jobs.conftest import submit_job
-from tests.app.jobs.kinds.conftest import events
+from tests.app.jobs.kinds.conftest import events, interrupt, losses_and_weights
 from tests.app.jobs.kinds.test_metatrain import EACH, OPTIONS, TINY, draw, few_episodes, refusal
 from tests.characters import draw_character
 from tests.learned_heads import add_learned_head
@@ -159,3 +159,54 @@ def test_an_encoder_whose_norms_leak_is_refused_by_their_names(characters, monke
 
     assert detail.startswith("stages.0.1 normalise by the other images of a batch")
     assert "use an encoder whose batch norms keep running statistics" in detail
+
+
+FOLDED = {"folds": 3, "queries": 1, "promote": "never"}
+
+
+@pytest.mark.parametrize("options", [{"encoder": TINY}, FEAT], ids=["encoder", "head"])
+def test_in_folds_each_label_is_judged_once_by_what_has_not_seen_it(characters, do, options):
+    location = submit_job(characters, "metatrain", SMALL | FOLDED | options)
+
+    do(characters)
+
+    job = characters.get(location).json()
+    assert job["state"] == "succeeded", job["error"]
+    verdict = job["result"]["verdict"]
+    everything = [f"c{n:02}" for n in range(6)]
+    assert verdict["labels"]["train"] == everything
+    assert sorted(label for fold in verdict["labels"]["folds"] for label in fold) == everything
+    assert [len(fold) for fold in verdict["labels"]["folds"]] == [2, 2, 2]
+    assert verdict["images"] == 6 * 3
+    told = [(data["run"], data["fold"]) for data in events(characters, location)]
+    assert told == [(1, 1), (2, 2), (3, 3), (4, None)]
+    shares = [data["share"] for data in events(characters, location)]
+    assert shares == [0.25, 0.5, 0.75, 1]
+
+
+@pytest.mark.parametrize("after", [1, 3])
+def test_folds_that_were_interrupted_go_on_as_if_they_had_not_been(characters, do, after):
+    asked = SMALL | FOLDED | {"encoder": TINY, "seed": 1}
+    whole = submit_job(characters, "metatrain", asked)
+    do(characters)
+    location = submit_job(characters, "metatrain", asked)
+    interrupt(characters, do, location, Training, "__next__", 2 * after)
+
+    do(characters)
+
+    assert losses_and_weights(characters, location) == losses_and_weights(characters, whole)
+    verdicts = [characters.get(job).json()["result"]["verdict"] for job in (whole, location)]
+    assert verdicts[0] == verdicts[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"folds": 2}, "for 2 folds: folds must be from 3"),
+        ({"folds": 3, "test": ["c00", "c01"]}, "name none"),
+        ({"folds": 7}, "for 7 folds: folds must be from 3 to the number of labels, 6"),
+        ({"folds": 4}, "to judge with, 2 labels"),
+    ],
+)
+def test_folds_that_cannot_be_are_refused(characters, options, words):
+    assert words in refusal(characters, **SMALL | options)["detail"]

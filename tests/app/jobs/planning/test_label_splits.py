@@ -116,8 +116,51 @@ def test_labels_with_few_images_are_neither_learned_from_nor_judged_with():
     options = RANDOM._replace(test=names(0, 1, 4))
 
     pool = divide(Labeled(examples), len(examples), options, SHAPE)
-    part = judged_part(pool)
+    part = judged_part(pool.labeled, pool.split)
 
     assert short_of_images(pool, SHAPE) == ["a/4", "a/5"]
     assert pool.split == ([2, 3], [], [0, 1])
     assert part.positions == list(range(6))
+
+
+def test_in_folds_each_label_judges_once_what_has_not_seen_it():
+    own = labeled(1, *[3] * 8)
+    others = [
+        e._replace(label=f"earlier/{e.label_id.int - 20}") for e in labeled(*[3] * 4, first=20)
+    ]
+    options = RANDOM._replace(folds=4)
+
+    pool = divide(Labeled(own + others), len(own), options, SHAPE)
+
+    usable = list(range(1, 13))  # all but the first, which has one image
+    assert pool.split == (usable, [], [])
+    assert sorted(n for fold in pool.folds for n in fold.test) == usable
+    for fold in pool.folds:
+        assert sorted(n for part in fold for n in part) == usable
+    assert pool.judging == pool.folds
+    assert pool.runs == [*pool.folds, pool.split]
+
+
+def test_what_two_projects_call_alike_is_in_one_fold():
+    own = [e._replace(label=f"c{e.label_id.int}") for e in labeled(*[3] * 8)]
+    others = [
+        e._replace(label=f"earlier/c{e.label_id.int - 10}") for e in labeled(*[3] * 8, first=10)
+    ]
+
+    pool = divide(Labeled(own + others), len(own), RANDOM._replace(folds=4), SHAPE)
+
+    for fold in pool.folds:
+        judges = {pool.labeled.names[n].rpartition("/")[2] for n in fold.test}
+        assert len(fold.test) == 2 * len(judges)
+
+
+@pytest.mark.parametrize(("folds", "missing"), [(9, 1), (5, 1)])
+def test_labels_that_do_not_suffice_for_folds_are_refused(folds, missing):
+    """Nine folds of eight labels, or five, of which two have one label each."""
+    examples = labeled(*[3] * 8)
+
+    with pytest.raises(LabelsDoNotSuffice) as error:
+        divide(Labeled(examples), len(examples), RANDOM._replace(folds=folds), SHAPE)
+
+    assert error.value.members["missing_labels"] == missing
+    assert error.value.members["part"] == "judge with"
