@@ -19,7 +19,7 @@ from tests.characters import SIDE, character_file
 
 LABELS, EACH = 12, 4
 MIB = 1 << 20
-OPTIONS = {"ways": [3, 4], "shots": [1, 2], "queries": 2, "episodes": 40, "rate": 0.003}
+OPTIONS = {"ways": [3, 4], "shots": [1, 2], "queries": 2, "episodes": 10, "rate": 0.003}
 TINY = {"name": "conv4", "options": {"width": 8, "image_side": SIDE}}
 
 
@@ -32,7 +32,8 @@ def draw(service, project: str, labels: range, first: int = 0, each: int = EACH)
 
 @pytest.fixture(autouse=True)
 def few_episodes(monkeypatch):
-    """To choose and to judge with, enough to see that it is done."""
+    """To learn, to choose and to judge with, enough to see that it is done."""
+    monkeypatch.setattr("app.jobs.kinds.metatrain.AN_EPOCH", 5)
     monkeypatch.setattr(new_labels, "EPISODES", 8)
     monkeypatch.setattr(metalearning, "VALIDATION_EPISODES", 8)
     monkeypatch.setattr(metalearning, "DEAR_VALIDATION_EPISODES", 2)
