@@ -45,7 +45,7 @@ def test_a_damaged_file_is_converted_anew(runtime, conversions, resources):
     assert len(conversions) == 2
 
 
-def test_the_oldest_conversion_goes(runtime, resources, monkeypatch):
+def test_the_oldest_conversion_goes(runtime, conversions, resources, monkeypatch):
     monkeypatch.setattr(models.runtimes.graph_cache, "KEPT", 1)
     for seed in range(2):
         runtime.prepare(encoder(seed), resources)
