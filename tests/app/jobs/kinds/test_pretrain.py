@@ -159,7 +159,7 @@ def test_too_few_images_that_can_be_read_fail_the_job(striped, do):
 def test_a_training_that_collapses_fails_with_the_reason(striped, do):
     nothing = {"crop": 1.0, "flip": 0.0, "colour": 0.0, "grey": 0.0, "blur": 0.0}
     method = {"name": "simclr", "options": {"views": nothing}}
-    location = submit(striped, method=method, epochs=100)
+    location = submit(striped, method=method, epochs=100, encoder=TINY)
 
     do(striped)
 
@@ -170,7 +170,9 @@ def test_a_training_that_collapses_fails_with_the_reason(striped, do):
 
 
 def test_a_rate_that_is_too_high_fails_with_advice(striped, do):
-    location = submit(striped, rate=10.0, optimizer="sgd", method={"name": "simclr"}, epochs=200)
+    location = submit(
+        striped, rate=10.0, optimizer="sgd", method={"name": "simclr"}, epochs=200, encoder=TINY
+    )
 
     do(striped)
 
