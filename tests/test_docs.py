@@ -278,7 +278,7 @@ def test_earlier_labels_teach_how_to_learn_new_ones_as_the_how_to_says(live_url,
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     output = run(script, live_url, tmp_path, PATH=path)
 
-    assert "{'train': 7, 'validation': 0, 'test': 2}" in output
+    assert "{'train': 7, 'validation': 0, 'test': 2, 'folds': 0}" in output
     assert "frozen at 1 shot " in output
     assert output.count("character 2") >= 4  # each of the four images has an answer
     assert '"method":"projections"' in output

@@ -335,7 +335,7 @@ def accuracies(
     shares = []
     for episode in episodes:
         support = prepared[torch.searchsorted(positions, episode.support.contiguous())]
-        query = prepared[torch.searchsorted(positions, episode.query.flatten())]
+        query = prepared[torch.searchsorted(positions, episode.query.flatten().contiguous())]
         answers = objective.logits(support, query).argmax(dim=1).cpu()
         right = answers == _classes(len(episode.query), len(answers))
         shares.append(right.float().mean())

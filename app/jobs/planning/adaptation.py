@@ -22,8 +22,8 @@ from models.training.cost import Cost
 from models.training.recipe import Recipe
 
 ADVICE = (
-    "`metatrain` with the method `maml` or `lstm_learner` "
-    "(`learner` `network`) makes a version that has; let it serve the project first"
+    "`metatrain` with the method `maml` or `lstm_learner` makes a version that has; let it serve "
+    "the project first"
 )
 
 FOLDS = 5  # that a fine-tuning of few images has

@@ -2,7 +2,7 @@
 
 import { all, get, path, post } from "./api.js";
 import { attempt, fill, h } from "./dom.js";
-import { t } from "./strings.js";
+import { named, t } from "./strings.js";
 
 const FINETUNE = ["discriminative", "full", "feature_extraction"];
 const ACROSS = "metatrain"; // the kind of job that learns across labels
@@ -45,7 +45,7 @@ export function recipes(project, started) {
 }
 
 const group = (kind, names) => h("optgroup", { label: t(`kind_${kind}`) },
-  names.map((name) => h("option", { value: name }, t(`recipe_${name}`))));
+  names.map((name) => h("option", { value: name }, named(name))));
 
 const chosen = (others) => [...others.querySelectorAll("input:checked")].map((input) => input.value);
 

@@ -112,6 +112,8 @@ const TEXTS = {
   recipe_projections: ["Head: two linear maps (projections)", "Классификатор: два линейных отображения"],
   recipe_feat: ["Head: attention among prototypes (FEAT)", "Классификатор: внимание между прототипами (FEAT)"],
   recipe_relation: ["Head: relation network", "Классификатор: сеть отношений"],
+  recipe_anil: ["Head: gradient steps (ANIL)", "Классификатор: шаги по градиенту (ANIL)"],
+  recipe_lstm_head: ["Head: steps by an LSTM", "Классификатор: шаги с LSTM"],
   recipe_in_context: ["Head: in-context transformer", "Классификатор: трансформер в контексте"],
   kind_finetune: ["Fine-tune on these labels", "Дообучить на этих метках"],
   kind_metatrain: ["Learn how to learn new labels", "Научиться учить новые метки"],
@@ -153,3 +155,6 @@ export const language = () => languages[current];
 // A text in the language that was chosen, with {names} replaced.
 export const t = (name, values = {}) =>
   TEXTS[name][current].replace(/\{(\w+)\}/g, (_, key) => values[key] ?? "");
+
+// What a plug-in is called; one that has no text here has its own name.
+export const named = (name) => (`recipe_${name}` in TEXTS ? t(`recipe_${name}`) : name);

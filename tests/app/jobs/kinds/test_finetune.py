@@ -624,7 +624,7 @@ def test_an_encoder_without_steps_of_its_own_is_refused_with_what_makes_them(str
     detail = refuse_to_adapt(striped)
 
     assert "has learned no steps" in detail
-    assert "`metatrain` with the method `maml` (`inner` `all` or `last_stage`)" in detail
+    assert "`metatrain` with the method `maml` or `lstm_learner` makes a version" in detail
 
 
 def test_steps_that_were_learned_from_labels_of_the_project_are_refused(metatrained):
