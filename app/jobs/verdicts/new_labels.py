@@ -172,8 +172,8 @@ def predictions_before(
 ) -> list[Sequence[UUID]]:
     """What the encoder that never saw the labels says of each image whose label was learned.
 
-    By leave-one-out with the project's head, so that reports of the new version stay honest;
-    nothing of images whose labels judged, and of those of other projects.
+    By leave-one-out with the project's head, for the verdicts of later jobs; nothing of images
+    whose labels judged, and of those of other projects.
     """
     predictions: list[Sequence[UUID]] = [() for _ in pool.labeled.examples]
     own = Labeled(pool.labeled.examples[: pool.own])
