@@ -335,6 +335,12 @@ class KeyInUse(Problem):
     status = HTTPStatus.CONFLICT
 
 
+class AnswerLost(Problem):
+    """The request with this Idempotency-Key was carried out, and its answer is lost."""
+
+    status = HTTPStatus.CONFLICT
+
+
 class KeyReused(Problem):
     """The Idempotency-Key belongs to another request."""
 

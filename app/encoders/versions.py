@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from app.encoders.weights import check_weights, store_weights
 from app.sql.blob_marks import unmark
 from app.sql.conflicts import retry_conflicts
-from app.sql.database import Database
+from app.sql.database import Database, seal
 from app.sql.lookups import find_project
 from app.sql.tables import EncoderVersion, ProjectVersion, TrainingImage
 from app.storage.blobs import Blobs
@@ -99,6 +99,7 @@ class Versions:
                 session.flush()
                 owned = ProjectVersion(encoder_id=version.id, project_id=project_id, metrics={})
                 session.add(owned)
+                seal(session)
             return version.id
 
     def base(self, version_id: UUID) -> UUID:

@@ -14,17 +14,19 @@ from uuid import UUID, uuid4
 
 import anyio.to_thread
 from anyio import CapacityLimiter
-from sqlalchemy import ColumnElement, delete, update
+from sqlalchemy import ColumnElement, and_, delete, or_, update
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.orm import Session
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.http.errors import respond
 from app.http.guard import OPEN_PATHS
 from app.logs import logger
-from app.problems import InvalidRequest, KeyInUse, KeyReused, Problem
+from app.problems import AnswerLost, InvalidRequest, KeyInUse, KeyReused, Problem
 from app.sql.conflicts import retry_conflicts
-from app.sql.database import Database
+from app.sql.database import Database, sealing
 from app.sql.outages import is_outage
 from app.sql.tables import StoredResponse
 
@@ -34,6 +36,8 @@ CLAIM_S = 300  # a request whose server was silent for longer can be repeated by
 RETRY_S = 1.0  # between tries to write to a database that is away
 BEAT_S = 30.0  # between two signs of life of a request that runs
 UNKNOWN = ""  # fingerprint of a body that nobody read to its end
+RUNNING = StoredResponse.status.is_(None)
+SEALED = and_(StoredResponse.status.is_not(None), StoredResponse.fingerprint.is_(None))
 
 
 class FirstResponse(NamedTuple):
@@ -54,7 +58,12 @@ class KeyClaim(NamedTuple):
 
 @dataclass(frozen=True)
 class StoredResponses:
-    """The table of answers. A key belongs to one method and address."""
+    """The table of answers. A key belongs to one method and address.
+
+    A row has no status while its request runs. In the transaction of work that is done once it gets
+    the answer that it is done (`seal`): that stands if the server dies before it can tell more.
+    What is there has a fingerprint, as soon as it is sure to stay.
+    """
 
     db: Database
     keep_hours: float
@@ -70,7 +79,7 @@ class StoredResponses:
         try:
             with self.db.writing() as session:
                 moment = self.db.clock(session)
-                row = session.get(StoredResponse, claim.key)
+                row = session.get(StoredResponse, claim.key, with_for_update=True)
                 if (
                     row is not None
                     and row.status is not None
@@ -82,26 +91,18 @@ class StoredResponses:
                 if row is None:
                     session.add(StoredResponse(key=claim.key, token=claim.token, created_at=moment))
                     return claim
-                if row.status is not None:
+                silent = row.created_at < moment - timedelta(seconds=CLAIM_S)
+                if row.status is not None and (row.fingerprint is not None or silent):
                     return FirstResponse(
                         row.status, row.headers, row.body, row.fingerprint or UNKNOWN
                     )
-                abandoned = session.execute(
-                    update(StoredResponse)
-                    .where(
-                        StoredResponse.key == claim.key,
-                        StoredResponse.status.is_(None),
-                        StoredResponse.created_at < moment - timedelta(seconds=CLAIM_S),
-                    )
-                    .values(token=claim.token, created_at=moment)
-                    .returning(StoredResponse.key)
-                ).all()
-                if not abandoned:
+                if not silent:
                     raise KeyInUse(
                         "the first request with this Idempotency-Key is still running; "
                         "repeat it in a moment",
                         retry_after=1,
                     )
+                row.token, row.created_at = claim.token, moment
                 return claim
         except IntegrityError as error:
             raise KeyInUse(
@@ -109,13 +110,35 @@ class StoredResponses:
                 retry_after=1,
             ) from error
 
+    def seal(self, claim: KeyClaim, session: Session) -> None:
+        """Say in the transaction of the work that it is done, in case nobody can say more.
+
+        Raises:
+            KeyInUse: another request has taken the claim over; the work is for it to do.
+        """
+        problem = AnswerLost(
+            "what this Idempotency-Key asked for was done, and the server ended before it could "
+            "keep its answer: look at what is there, and use a new key for a new request"
+        )
+        lost = respond(problem)
+        sealed = session.execute(
+            update(StoredResponse)
+            .where(*_unsettled(claim))
+            .values(status=lost.status_code, headers=dict(lost.headers), body=bytes(lost.body))
+            .returning(StoredResponse.key)
+        ).all()
+        if not sealed:
+            raise KeyInUse(
+                "another request with this Idempotency-Key goes on with its work", retry_after=1
+            )
+
     @retry_conflicts
     def renew(self, claim: KeyClaim) -> None:
         """Say that a request still runs, so that no other takes its claim over."""
         with self.db.writing() as session:
             moment = self.db.clock(session)
             session.execute(
-                update(StoredResponse).where(*_unanswered(claim)).values(created_at=moment)
+                update(StoredResponse).where(*_unsettled(claim)).values(created_at=moment)
             )
 
     @retry_conflicts
@@ -131,29 +154,32 @@ class StoredResponses:
         with self.db.writing() as session:
             session.execute(
                 update(StoredResponse)
-                .where(*_unanswered(claim))
+                .where(*_unsettled(claim))
                 .values(fingerprint=fingerprint, status=status, headers=headers, body=body)
             )
 
     @retry_conflicts
     def release(self, claim: KeyClaim) -> None:
-        """Give up a claim: the request failed on our side and may be repeated."""
+        """Give up a claim: the request failed on our side and may be repeated, unless sealed."""
         with self.db.writing() as session:
-            session.execute(delete(StoredResponse).where(*_unanswered(claim)))
+            unsettled = _unsettled(claim)
+            session.execute(delete(StoredResponse).where(*unsettled, RUNNING))
+            session.execute(update(StoredResponse).where(*unsettled).values(fingerprint=UNKNOWN))
 
     @retry_conflicts
     def release_all(self) -> None:
         """Give up what a server that died had claimed; only when no other server runs."""
         with self.db.writing() as session:
-            session.execute(delete(StoredResponse).where(StoredResponse.status.is_(None)))
+            session.execute(delete(StoredResponse).where(RUNNING))
+            session.execute(update(StoredResponse).where(SEALED).values(fingerprint=UNKNOWN))
 
 
-def _unanswered(claim: KeyClaim) -> tuple[ColumnElement[bool], ...]:
-    """The row of a claim, while nobody else has taken it over."""
+def _unsettled(claim: KeyClaim) -> tuple[ColumnElement[bool], ...]:
+    """The row of a claim, while its answer may change and nobody else has taken it over."""
     return (
         StoredResponse.key == claim.key,
         StoredResponse.token == claim.token,
-        StoredResponse.status.is_(None),
+        or_(RUNNING, SEALED),
     )
 
 
@@ -215,9 +241,11 @@ class Idempotency:
             await self._settle(claim, request, answer)
 
         beating = asyncio.create_task(self._beat(claim))
+        noted = sealing.set(partial(self._answers.seal, claim))
         try:
             await self.app(scope, request, _Recorder(send, settle))
         finally:
+            sealing.reset(noted)
             beating.cancel()
             if not settled:
                 await self._write(partial(self._answers.release, claim))

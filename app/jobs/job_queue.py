@@ -26,7 +26,7 @@ from app.problems import (
 )
 from app.sql.blob_marks import BlobSwept, unmark
 from app.sql.conflicts import retry_conflicts
-from app.sql.database import Database
+from app.sql.database import Database, seal
 from app.sql.lookups import find_project
 from app.sql.tables import Job, JobEvent, now
 from app.webhooks.outbox import tell
@@ -106,6 +106,7 @@ class JobQueue:
             session.add(job)
             session.flush()
             _append(session, job, "state", {"state": JobState.QUEUED})
+            seal(session)
             return job
 
     @retry_conflicts
@@ -245,6 +246,7 @@ class JobQueue:
             if job.state in WAITING:
                 _end(session, job, JobState.CANCELLED)
             job.cancel_requested = True
+            seal(session)
             return job
 
     @retry_conflicts
@@ -262,6 +264,7 @@ class JobQueue:
             job.attempt, job.error, job.cancel_requested, job.finished_at = 0, None, False, None
             job.due_at = self.db.clock(session)
             _enter(session, job, JobState.QUEUED)
+            seal(session)
             return job
 
     def read(self, project_key: str, job_id: UUID) -> Job:

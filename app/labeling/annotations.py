@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from app.labeling.images import ImageView, find_image
 from app.problems import AlreadyLabeled, Failed, NothingToUndo, Problem
 from app.sql.conflicts import retry_conflicts
-from app.sql.database import Database
+from app.sql.database import Database, seal
 from app.sql.lookups import find_label, find_project, page_of
 from app.sql.tables import Annotation, Label, Project, Reservation, now
 from app.webhooks.outbox import tell, tell_if_exhausted
@@ -81,6 +81,7 @@ class Annotations:
             last.undone = True
             if set_label(session, view, label, annotator, "undo", project.revision + 1):
                 project.revision += 1
+            seal(session)
             return ImageView(view.image, label.name if label else None)
 
     def history(

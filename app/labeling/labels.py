@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from app.labeling.projects import check_edition, clean_name, count_by
 from app.problems import AlreadyExists
 from app.sql.conflicts import retry_conflicts
-from app.sql.database import Database
+from app.sql.database import Database, seal
 from app.sql.lookups import find_label, find_project, label_by_name, page_of
 from app.sql.tables import Annotation, Image, Label
 
@@ -38,6 +38,7 @@ class Labels:
                 raise AlreadyExists(f"project {project.name!r} already has a label {name!r}")
             label = Label(project_id=project.id, name=name)
             session.add(label)
+            seal(session)
         return LabelView(label, 0)
 
     def read(self, key: str, label_key: str) -> LabelView:

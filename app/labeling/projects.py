@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from app.problems import AlreadyExists, InvalidRequest, Stale
 from app.sql.conflicts import retry_conflicts
-from app.sql.database import Database
+from app.sql.database import Database, seal
 from app.sql.head_choices import require_fit
 from app.sql.lookups import find_project, page_of, parse_id
 from app.sql.tables import EncoderVersion, Image, Label, Project, ProjectVersion, now
@@ -76,6 +76,7 @@ class Projects:
             with self.db.writing() as session:
                 require_fit(session, project, head)
                 session.add(project)
+                seal(session)
         except IntegrityError as error:
             raise AlreadyExists(f"there is already a project named {name!r}") from error
         return self.read(str(project.id))

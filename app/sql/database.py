@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -27,6 +28,10 @@ from app.sql.clock import clock
 FIXED_SQLITE = ((3, 51, 3), (3, 50, 7), (3, 44, 6))
 BUSY_TIMEOUT_S = 30  # that a transaction waits for a lock
 IDLE_TIMEOUT_S = 60  # that PostgreSQL lets a transaction with locks do nothing: its process stopped
+
+
+# How a request that is done once notes in a transaction that this was its work.
+sealing: ContextVar[Callable[[Session], None] | None] = ContextVar("sealing", default=None)
 
 
 class UnsafeSQLite(RuntimeError):
@@ -160,6 +165,15 @@ class Database:
                 self._watcher.close()
                 self._watcher = None
         self.engine.dispose()
+
+
+def seal(session: Session) -> None:
+    """Note that this transaction is the work of a request, which is not to be done again.
+
+    To be called by what does harm when it is repeated. Nothing, where nobody may repeat it.
+    """
+    if (note := sealing.get()) is not None:
+        note(session)
 
 
 def migrate(url: str, revision: str = "head") -> None:

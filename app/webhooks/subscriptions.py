@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from app.problems import AddressUnreachable, WebhookNotFound
 from app.sql.conflicts import retry_conflicts
-from app.sql.database import Database
+from app.sql.database import Database, seal
 from app.sql.lookups import find_project, page_of
 from app.sql.tables import Delivery, Webhook
 from app.storage import remote
@@ -48,6 +48,7 @@ class Webhooks:
             webhook = Webhook(project_id=project.id, url=url, events=kinds, secret=secret)
             session.add(webhook)
             session.flush()
+            seal(session)
             return webhook
 
     def page(self, project_key: str, after: UUID | None, limit: int) -> list[Webhook]:

@@ -6,19 +6,23 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 from fastapi.testclient import TestClient
 from PIL import Image as Picture
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from app.api.parts import Parts
 from app.housekeeping.blob_check import check
+from app.http.idempotency import CLAIM_S, Idempotency
 from app.labeling.uploads import Upload
 from app.main import assemble, create_app
 from app.settings import Settings
-from app.sql.tables import Annotation, Embedding, Image, Label
+from app.sql.tables import Annotation, Embedding, Image, Label, StoredResponse
 from tests import databases
 from tests.fail_points import fail_points
 
@@ -76,6 +80,76 @@ def test_an_upload_that_fails_at_any_step_can_be_sent_again(birds, settings, png
         assert images.items() <= state.items()
         assert not list(check(parts.db, parts.blobs))  # not even what is of no use
         assert not list(settings.data_dir.rglob("*.part-*"))
+
+
+def first_change(client: TestClient, png) -> str:
+    """The address at which the last change of an image is taken back; there are two."""
+    files = {"files": ("a.png", png("red"))}
+    added = client.post("/v1/projects/birds/labels/robin/support", files=files).json()
+    image = f"/v1/projects/birds/images/{added['images'][0]['id']}"
+    client.delete(f"{image}/label").raise_for_status()
+    return f"{image}/label/undo"
+
+
+def first_job(client: TestClient, png) -> str:
+    """The address of jobs, where there is something to learn from."""
+    for number, path in enumerate(("labels/robin/support", "labels/wren/support", "pool")):
+        files = {"files": (f"{number}.png", png("red", number))}
+        client.post(f"/v1/projects/birds/{path}", files=files).raise_for_status()
+    return "/v1/projects/birds/jobs"
+
+
+ONCE = {
+    "undo": lambda client, png: (first_change(client, png), None),
+    "project": lambda client, png: ("/v1/projects", {"name": "fish"}),
+    "label": lambda client, png: ("/v1/projects/birds/labels", {"name": "wren"}),
+    "webhook": lambda client, png: (
+        "/v1/projects/birds/webhooks",
+        {"url": "https://example.com", "events": ["label.set"]},
+    ),
+    "job": lambda client, png: (first_job(client, png), {"kind": "transduce"}),
+}
+
+
+def everything(client: TestClient) -> list[Any]:
+    """What there is more of when work is done twice."""
+    paths = ("", "/birds/labels", "/birds/webhooks", "/birds/jobs", "/birds/images")
+    lists = [client.get(f"/v1/projects{path}").json()["items"] for path in paths]
+    changes = [
+        client.get(f"/v1/projects/birds/images/{image['id']}/annotations").json()["items"]
+        for image in lists[-1]
+    ]
+    return [[item["id"] for item in items] for items in (*lists, *changes)]
+
+
+@pytest.mark.parametrize("work", ONCE)
+def test_work_whose_answer_died_with_the_server_is_not_done_again(
+    birds, settings, png, monkeypatch, work
+):
+    """The server ends between the commit of the work and that of its answer."""
+    path, body = ONCE[work](birds, png)
+    key = {"Idempotency-Key": "one"}
+
+    async def end(*_: object) -> None: ...
+
+    with monkeypatch.context() as dying:
+        dying.setattr(Idempotency, "_write", end)
+        birds.post(path, json=body, headers=key).raise_for_status()
+    done = everything(birds)
+
+    running = birds.post(path, json=body, headers=key)
+    with TestClient(create_app(settings), base_url="http://localhost") as client:
+        db = client.app.state.parts.db
+        if not db.is_sqlite:  # whose only server a second one might not be
+            with db.writing() as session:
+                long_ago = db.clock(session) - timedelta(seconds=CLAIM_S + 10)
+                session.execute(update(StoredResponse).values(created_at=long_ago))
+        again = client.post(path, json=body, headers=key)
+        assert everything(client) == done
+
+    assert running.json()["type"].endswith("/key-in-use")
+    assert (again.status_code, again.headers["idempotent-replayed"]) == (409, "true")
+    assert again.json()["type"].endswith("/answer-lost")
 
 
 @databases.only_sqlite

@@ -445,6 +445,31 @@ def test_who_took_a_claim_over_is_not_disturbed_by_who_had_it(responses):
     assert responses.claim("one", "/v1/projects?") == FirstResponse(201, {}, b"second", "")
 
 
+def test_who_lost_a_claim_does_none_of_its_work(responses):
+    first = claimed(responses)
+    silent_for(responses, first, CLAIM_S + 10)
+    claimed(responses)
+
+    with pytest.raises(KeyInUse), responses.db.writing() as session:
+        session.add(StoredResponse(key="work"))
+        responses.seal(first, session)
+
+    with responses.db.reading() as session:
+        assert session.get(StoredResponse, "work") is None
+
+
+def test_what_is_done_stays_so_when_its_request_fails(responses):
+    claim = claimed(responses)
+    with responses.db.writing() as session:
+        responses.seal(claim, session)
+
+    responses.release(claim)
+
+    answer = responses.claim("one", "/v1/projects?")
+    assert isinstance(answer, FirstResponse)
+    assert json.loads(answer.body)["type"] == "/problems/answer-lost"
+
+
 def test_a_claim_that_is_renewed_is_not_taken_over(responses):
     claim = claimed(responses)
     silent_for(responses, claim, CLAIM_S + 10)
