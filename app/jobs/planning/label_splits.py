@@ -186,7 +186,9 @@ def _fold(
         )
     except TooFewForEpisodes as error:
         raise LabelsDoNotSuffice(
-            f"for {options.folds} folds: {error}", part="judge with", missing_labels=error.missing
+            f"of labels with {shape.images} images each, {error}",
+            part="judge with",
+            missing_labels=error.missing,
         ) from error
     divisions = []
     for fold in folds:

@@ -450,9 +450,13 @@ def test_who_lost_a_claim_does_none_of_its_work(responses):
     silent_for(responses, first, CLAIM_S + 10)
     claimed(responses)
 
-    with pytest.raises(KeyInUse), responses.db.writing() as session:
-        session.add(StoredResponse(key="work"))
-        responses.seal(first, session)
+    def work():
+        with responses.db.writing() as session:
+            session.add(StoredResponse(key="work"))
+            responses.seal(first, session)
+
+    with pytest.raises(KeyInUse):
+        work()
 
     with responses.db.reading() as session:
         assert session.get(StoredResponse, "work") is None

@@ -164,3 +164,4 @@ def test_labels_that_do_not_suffice_for_folds_are_refused(folds, missing):
 
     assert error.value.members["missing_labels"] == missing
     assert error.value.members["part"] == "judge with"
+    assert f"labels with {SHAPE.images} images each" in error.value.detail
