@@ -16,7 +16,7 @@ log = logger("handful.inference")
 
 
 class WarmUp:
-    """Runs a version once with each batch size, and tells admission how fast that was.
+    """Runs a version once with each batch size, and tells admission how fast the largest was.
 
     Args:
         version: the encoder version; None: there is nothing to run.
@@ -59,9 +59,9 @@ class WarmUp:
         log.info("warm", encoder=str(self._version))
 
     def _measure(self, version: UUID, thread: WatchedThread) -> float | None:
-        """Seconds of an image in the largest batch; None: the service stopped before the first."""
-        seconds, size = None, 1
-        while size <= self._max_batch and not self._admission.is_stopping:
+        """Seconds of an image in the largest batch; None: the service stopped before that."""
+        size = 1
+        while not self._admission.is_stopping:
             thread.busy_since = time.monotonic()
             loaded = self._encoders.get(version)
             serving = loaded.prepare()
@@ -70,11 +70,12 @@ class WarmUp:
             side = serving.preprocessing.crop
             images = torch.zeros(size, 3, side, side, dtype=torch.uint8)
             serving.embed(images)
-            started = time.perf_counter()
-            serving.embed(images)
-            seconds = (time.perf_counter() - started) / size
             if loaded.streams:
                 # Tried in all sizes; together only images alone are computed.
                 return 1 / loaded.streams.images_per_s
+            if size * 2 > self._max_batch:
+                started = time.perf_counter()
+                serving.embed(images)
+                return (time.perf_counter() - started) / size
             size *= 2
-        return seconds
+        return None

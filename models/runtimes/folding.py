@@ -4,6 +4,7 @@ import copy
 from collections import Counter
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
@@ -28,15 +29,18 @@ def fold(encoder: Encoder) -> Encoder:
     device = encoder.mean.device
     images = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0)).to(device)
     folded = copy.deepcopy(encoder)
-    for convolution, norm in _pairs(folded, images):
+    expected, pairs = _pairs(folded, images)
+    for convolution, norm in pairs:
         _fold_pair(folded, convolution, norm)
-    alike = torch.allclose(encoder(images), folded(images), rtol=0, atol=TOLERANCE)
+    alike = torch.allclose(expected, folded(images), rtol=0, atol=TOLERANCE)
     # PyTorch's convolutions are faster on CPUs and on tensor cores when channels lie together.
     return (folded if alike else encoder).to(memory_format=torch.channels_last)
 
 
-def _pairs(encoder: Encoder, images: Tensor) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
-    """Convolutions whose very output a normalisation got, each seen once."""
+def _pairs(
+    encoder: Encoder, images: Float[Tensor, "B 3 S S"]
+) -> tuple[Float[Tensor, "B D"], list[tuple[nn.Conv2d, nn.BatchNorm2d]]]:
+    """Embeddings, and convolutions whose very output a normalisation got, each seen once."""
     outputs: dict[int, tuple[nn.Conv2d, Tensor]] = {}
     pairs: list[tuple[nn.Conv2d, nn.BatchNorm2d]] = []
 
@@ -55,11 +59,11 @@ def _pairs(encoder: Encoder, images: Tensor) -> list[tuple[nn.Conv2d, nn.BatchNo
             hooks.append(module.register_forward_hook(after_convolution))
         elif isinstance(module, nn.BatchNorm2d):
             hooks.append(module.register_forward_pre_hook(before_norm))
-    encoder(images)
+    embeddings = encoder(images)
     for hook in hooks:
         hook.remove()
     used = Counter(module for pair in pairs for module in pair)
-    return [pair for pair in pairs if all(used[module] == 1 for module in pair)]
+    return embeddings, [pair for pair in pairs if all(used[module] == 1 for module in pair)]
 
 
 def _fold_pair(encoder: Encoder, convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:

@@ -16,7 +16,7 @@ def test_it_is_warm_when_each_batch_size_ran(start, network, png):
     network.gate.set()
 
     assert embedder.warm.wait(PATIENCE_S)
-    assert network.batches == [1, 1, 2, 2, 4, 4]
+    assert network.batches == [1, 2, 4, 4]  # the largest shows how fast it is
     assert embedder.runtime == "pytorch"
     assert isinstance(embedder.embed(VERSION, [png("blue")])[0], Embedded)
 
@@ -77,4 +77,4 @@ def test_it_ends_with_the_service(start, network):
     network.gate.set()
 
     assert embedder.warm.wait(PATIENCE_S)
-    assert network.batches == [1, 1]  # of four sizes
+    assert network.batches == [1]  # of four sizes
