@@ -319,7 +319,7 @@ def test_a_run_that_learns_goes_on():
     assert int(objective.strikes) == 0
 
 
-CAUGHT_WITHIN = 200  # steps in which the alarm has to ring
+CAUGHT_WITHIN = 140  # steps in which the alarm has to ring
 STILL = Views(crop=1.0, flip=0.0, colour=0.0, grey=0.0, blur=0.0)
 COLD = Contrast(temperature=1e-3)
 

@@ -14,7 +14,7 @@ BATCH_S = 0.1  # that a batch takes, of any size
 RESOURCES = Resources(threads=1, batch=4)
 ENCODERS: dict[str, Architecture] = {
     "conv4": Conv4(width=8, image_side=32),
-    "resnet18": Timm(model="resnet18"),
+    "resnet": Timm(model="test_resnet"),  # a block of each kind
     "vit": ViT(width=24, image_side=16, patch=4, depth=2, heads=2),
 }
 

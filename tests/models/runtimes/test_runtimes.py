@@ -11,6 +11,8 @@ from models.runtimes.streams import compute_alone
 from models.runtimes.trial import AGREEMENT, samples
 from tests.models.runtimes.reference import ENCODERS, RESOURCES, make_encoder
 
+pytestmark = pytest.mark.usefixtures("conversions")
+
 
 @pytest.mark.parametrize("name", ENCODERS)
 @pytest.mark.parametrize("runtime", runtimes)

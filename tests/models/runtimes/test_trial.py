@@ -12,16 +12,16 @@ from tests.models.runtimes.reference import RESOURCES, make_encoder, variant
 
 @pytest.mark.slow
 def test_the_samples_find_out_eight_bits():
+    def eight_bits(_module: object, _inputs: object, output: torch.Tensor) -> torch.Tensor:
+        return output.bfloat16().float()
+
     exact = EfficientNetLite().build().eval()
-    rough = copy.deepcopy(exact).bfloat16()
+    rough = copy.deepcopy(exact).bfloat16().float()  # CPUs without bfloat16 are slow to imitate it
+    for module in rough.modules():
+        if not list(module.children()):
+            module.register_forward_hook(eight_bits)
 
-    def embed(pixels):
-        with torch.inference_mode():
-            return torch.nn.functional.normalize(
-                rough.features(pixels.bfloat16() / 255).float(), dim=1
-            )
-
-    assert agree(embed, exact) < 0.999
+    assert agree(rough.embed, exact) < 0.999
     assert agree(exact.embed, exact) > AGREEMENT
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from models.encoders.architectures.conv4 import Conv4
 from models.runtimes import Resources, RuntimeUnavailable
 from models.runtimes.kinds.openvino import OpenVINO
 from models.runtimes.streams import COMPUTING_NICENESS
@@ -14,6 +15,7 @@ from models.runtimes.trial import AGREEMENT, agree, samples, try_out
 from tests.models.runtimes.reference import RESOURCES, make_encoder
 
 
+@pytest.mark.usefixtures("conversions")
 def test_it_is_there_on_linux():
     assert not try_out("openvino", make_encoder(), RESOURCES, timed=False).refusal
 
@@ -49,7 +51,8 @@ def test_its_threads_yield_and_the_one_that_calls_does_not():
         return {t.name: (t / "stat").read_text().rpartition(")")[2].split() for t in tasks}
 
     caller = threading.get_native_id()
-    encoder, niceness = make_encoder("resnet18"), os.getpriority(os.PRIO_PROCESS, caller)
+    encoder = Conv4(width=64, image_side=160).build(pretrained=False).eval()
+    niceness = os.getpriority(os.PRIO_PROCESS, caller)
     before = threads()
 
     embed = OpenVINO().prepare(encoder, Resources(threads=1, batch=4, streams=2))
