@@ -157,15 +157,32 @@ def settings(tmp_path, migrated, database_url) -> Settings:
 @pytest.fixture
 def service(settings) -> Iterator[TestClient]:
     """A client of a running service."""
-    with TestClient(create_app(settings), base_url="http://localhost") as client:
+    with running(settings) as client:
         yield client
 
 
+def running(settings: Settings) -> TestClient:
+    """A client of a service, which runs while the client is entered."""
+    return TestClient(create_app(settings), base_url="http://localhost")
+
+
 @pytest.fixture
-def birds(service) -> TestClient:
+def birds_options() -> dict[str, object]:
+    """What the project `birds` is made with."""
+    return {}
+
+
+@pytest.fixture
+def birds(service, birds_options) -> TestClient:
     """A service that has an empty project `birds`."""
-    assert service.post("/v1/projects", json={"name": "birds"}).status_code == 201
+    add_birds(service, birds_options)
     return service
+
+
+def add_birds(service: TestClient, options: dict[str, object]) -> None:
+    """Add the project `birds`."""
+    answer = service.post("/v1/projects", json={"name": "birds"} | options)
+    assert answer.status_code == 201, answer.text
 
 
 @pytest.fixture
@@ -270,15 +287,55 @@ def stripes() -> Callable[..., bytes]:
     return make
 
 
+@pytest.fixture(scope="session")
+def filled_folders() -> dict[tuple[object, ...], Path]:
+    """Data folders of services that were filled, to copy."""
+    return {}
+
+
 @pytest.fixture
-def striped(birds, stripes) -> TestClient:
+def filled(
+    request, settings, migrated, birds_options, filled_folders, tmp_path_factory
+) -> Callable[[str, Callable[[TestClient], object]], TestClient]:
+    """Fills the project `birds` by a function, which is called once for all tests of a name.
+
+    Each test gets a service of its own, on a copy of what there was then.
+    """
+
+    def fill_once(fill: Callable[[TestClient], object]) -> Path:
+        data = tmp_path_factory.mktemp("filled")
+        shutil.copy(migrated, data)
+        with running(settings.model_copy(update={"data_dir": data})) as service:
+            add_birds(service, birds_options)
+            fill(service)
+        return data
+
+    def make(name: str, fill: Callable[[TestClient], object]) -> TestClient:
+        if settings.database_url:
+            fill(birds := request.getfixturevalue("birds"))
+            return birds
+        assert len(list(settings.data_dir.iterdir())) == 1, "a service runs on these data already"
+        key = (name, settings.encoder, repr(birds_options))
+        if key not in filled_folders:
+            filled_folders[key] = fill_once(fill)
+        shutil.copytree(filled_folders[key], settings.data_dir, dirs_exist_ok=True)
+        return request.getfixturevalue("service")
+
+    return make
+
+
+@pytest.fixture
+def striped(filled, stripes) -> TestClient:
     """A service whose project `birds` has 16 images of each way of stripes, and 4 in the pool."""
-    for way in ("level", "upright"):
-        files = [("files", stripes(way, seed)) for seed in range(16)]
-        birds.post(f"/v1/projects/birds/labels/{way}/support", files=files)
-    pool = [("files", stripes(way, 50 + n)) for n in range(2) for way in ("level", "upright")]
-    birds.post("/v1/projects/birds/pool", files=pool)
-    return birds
+
+    def fill(service: TestClient) -> None:
+        for way in ("level", "upright"):
+            files = [("files", stripes(way, seed)) for seed in range(16)]
+            service.post(f"/v1/projects/birds/labels/{way}/support", files=files)
+        pool = [("files", stripes(way, 50 + n)) for n in range(2) for way in ("level", "upright")]
+        service.post("/v1/projects/birds/pool", files=pool)
+
+    return filled("stripes", fill)
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from fastapi.testclient import TestClient
 
 from app.encoders.learned_heads import LearnedHeads
 from app.encoders.promotion import Promotions
@@ -31,14 +30,12 @@ def submit_job(service, kind, options):
 
 
 @pytest.fixture
-def birds(service) -> TestClient:
-    """A service that has an empty project `birds`, whose head fits at once.
+def birds_options() -> dict[str, object]:
+    """A head that fits at once.
 
     A verdict fits the head hundreds of times; the default one tries many settings each time.
     """
-    project = {"name": "birds", "head": {"name": "cosine"}}
-    assert service.post("/v1/projects", json=project).status_code == 201
-    return service
+    return {"head": {"name": "cosine"}}
 
 
 @pytest.fixture

@@ -34,10 +34,9 @@ def few_episodes(monkeypatch):
 
 
 @pytest.fixture
-def characters(birds):
+def characters(filled):
     """A service whose project `birds` has characters of 12 labels."""
-    draw(birds, "birds", range(LABELS))
-    return birds
+    return filled("characters", lambda service: draw(service, "birds", range(LABELS)))
 
 
 def submit(service, **options):

@@ -500,20 +500,22 @@ def add_characters(service, project, labels, each):
 
 
 @pytest.fixture
-def metatrained(birds, do, monkeypatch):
+def metatrained(filled, do, monkeypatch):
     """Makes a service whose project `birds` is served by an encoder that has learned steps."""
     monkeypatch.setattr(new_labels, "EPISODES", 4)
     monkeypatch.setattr(metalearning, "DEAR_VALIDATION_EPISODES", 2)
-    birds.post("/v1/projects", json={"name": "earlier"})
-    add_characters(birds, "earlier", range(20, 28), 3)
-    add_characters(birds, "birds", range(4), 6)
 
     def make(**options):
-        location = submit_job(birds, "metatrain", METATRAIN | options)
-        do(birds)
-        job = birds.get(location).json()
-        assert job["state"] == "succeeded", job["error"]
-        return birds
+        def fill(service):
+            service.post("/v1/projects", json={"name": "earlier"})
+            add_characters(service, "earlier", range(20, 28), 3)
+            add_characters(service, "birds", range(4), 6)
+            location = submit_job(service, "metatrain", METATRAIN | options)
+            do(service)
+            job = service.get(location).json()
+            assert job["state"] == "succeeded", job["error"]
+
+        return filled(f"metatrained {options}", fill)
 
     return make
 

@@ -40,11 +40,14 @@ def few_episodes(monkeypatch):
 
 
 @pytest.fixture
-def characters(birds):
+def characters(filled):
     """A service whose project `birds` has characters of 12 labels, and the default head."""
-    birds.patch("/v1/projects/birds", json={"head": {"name": "auto"}}).raise_for_status()
-    draw(birds, "birds", range(LABELS))
-    return birds
+
+    def fill(service):
+        service.patch("/v1/projects/birds", json={"head": {"name": "auto"}}).raise_for_status()
+        draw(service, "birds", range(LABELS))
+
+    return filled("characters and the default head", fill)
 
 
 def submit(service, **options):

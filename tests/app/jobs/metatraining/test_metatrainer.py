@@ -26,10 +26,9 @@ SMALL = OPTIONS | {"episodes": 2, "ways": 2, "shots": 1, "promote": "never"}
 
 
 @pytest.fixture
-def characters(birds):
+def characters(filled):
     """A service whose project `birds` has characters of six labels."""
-    draw(birds, "birds", range(6), each=3)
-    return birds
+    return filled("few characters", lambda service: draw(service, "birds", range(6), each=3))
 
 
 def between_epochs(monkeypatch, change) -> None:
