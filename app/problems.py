@@ -235,8 +235,14 @@ class LabelsDoNotSuffice(Problem):
     status = HTTPStatus.UNPROCESSABLE_ENTITY
 
 
+class GroupsDoNotSuffice(Problem):
+    """Generation needs two groups of images: labels, or clusters of the pool."""
+
+    status = HTTPStatus.CONFLICT
+
+
 class NotEnoughMemory(Problem):
-    """An episode takes more memory than there is."""
+    """An episode, or what is generated, takes more memory than there is."""
 
     status = HTTPStatus.UNPROCESSABLE_ENTITY
 

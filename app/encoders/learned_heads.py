@@ -17,13 +17,15 @@ from app.sql.head_choices import LEARNED, Learned, document, find_learned_head
 from app.sql.lookups import find_project, page_of
 from app.sql.tables import EncoderVersion, LearnedHead, Project
 from app.storage.blobs import Blobs
+from models.generation.mover import MovedCentroids
 from models.heads import Head
 from models.heads.kinds import heads
-from models.heads.network import HeadNetwork, NetworkHead
+from models.heads.network import HeadModule
 from models.metalearning.heads import HeadMethod
 from models.metalearning.learners import learners
 
 MOST_NETWORKS = 4  # in memory
+MOVED = "moved_centroids"  # the method of a head that `generate` has learned
 
 
 class HeadView(NamedTuple):
@@ -43,7 +45,7 @@ class LearnedHeads:
     def __init__(self, db: Database, blobs: Blobs) -> None:
         self.db = db
         self.blobs = blobs
-        self._networks: OrderedDict[UUID, HeadNetwork] = OrderedDict()
+        self._networks: OrderedDict[UUID, HeadModule] = OrderedDict()
         self._lock = threading.Lock()
 
     def build(self, choice: Mapping[str, Any]) -> Head:
@@ -55,7 +57,7 @@ class LearnedHeads:
         if choice["name"] != LEARNED:
             head: Head = heads[choice["name"]](**choice["options"])
             return head
-        return NetworkHead(network=self._network(UUID(choice["options"]["learned"])))
+        return self._network(UUID(choice["options"]["learned"])).head()
 
     def page(self, project_key: str, after: UUID | None, limit: int) -> list[HeadView]:
         """The learned heads of a project, newest first."""
@@ -92,11 +94,11 @@ class LearnedHeads:
                 )
             session.delete(view.head)
 
-    def store(self, network: HeadNetwork) -> str:
+    def store(self, network: HeadModule) -> str:
         """Store the weights of a network; the SHA-256 of their file."""
         return store_weights(self.blobs, network)
 
-    def _network(self, head_id: UUID) -> HeadNetwork:
+    def _network(self, head_id: UUID) -> HeadModule:
         with self._lock:
             network = self._networks.get(head_id) or self._load(head_id)
             self._networks[head_id] = network
@@ -105,19 +107,19 @@ class LearnedHeads:
                 self._networks.popitem(last=False)
             return network
 
-    def _load(self, head_id: UUID) -> HeadNetwork:
+    def _load(self, head_id: UUID) -> HeadModule:
         with self.db.reading() as session:
             head = session.get(LearnedHead, head_id)
             if head is None:
                 raise HeadUnavailable(f"learned head {head_id} was deleted")
             dim = session.get_one(EncoderVersion, head.encoder_id).embedding_dim
-        method = learners.get(head.method)
+        method = MovedCentroids if head.method == MOVED else learners.get(head.method)
         if method is None:
             raise HeadUnavailable(
                 f"head {head_id} was learned by {head.method!r}, which this installation lacks"
             )
         options = method(**head.options)
-        assert isinstance(options, HeadMethod)
+        assert isinstance(options, HeadMethod | MovedCentroids)
         network = options.network(dim)
         try:
             weights = self.blobs.get(head.weights)

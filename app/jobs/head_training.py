@@ -22,13 +22,13 @@ from app.sql.lookups import find_project, portions
 from app.sql.tables import Embedding, LearnedHead, now
 from handful.contract.jobs import JobResult, VerdictRead
 from models.finetuning import embed_all
-from models.heads.network import HeadNetwork
+from models.heads.network import HeadModule
 
 
 class TrainedHead(NamedTuple):
     """A network that has learned, and what is to be written of it."""
 
-    network: HeadNetwork
+    network: HeadModule
     method: str
     options: dict[str, Any]
     verdict: VerdictRead

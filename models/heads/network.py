@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from models.heads import (
     CenteredHead,
     FittedHead,
+    Head,
     Support,
     best_by_leave_one_out,
     center_and_normalize,
@@ -34,7 +35,15 @@ class Condensed(NamedTuple):
     rest: tuple[Tensor, ...]
 
 
-class HeadNetwork(nn.Module, ABC):
+class HeadModule(nn.Module, ABC):
+    """What a job has learned that serves as a head."""
+
+    @abstractmethod
+    def head(self) -> Head:
+        """The head that it makes, not fitted yet."""
+
+
+class HeadNetwork(HeadModule):
     """Makes of labeled embeddings what answers queries; at work it learns nothing.
 
     Embeddings are centred and of unit length. What it says of a query depends neither on other
@@ -42,6 +51,9 @@ class HeadNetwork(nn.Module, ABC):
     """
 
     exact: ClassVar[bool] = False  # whether `left_out` is what refitting without a shot says
+
+    def head(self) -> "NetworkHead":
+        return NetworkHead(network=self)
 
     @abstractmethod
     def condense(

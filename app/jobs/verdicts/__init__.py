@@ -74,7 +74,7 @@ def combine_verdicts(
         reason=worst.reason,
         images=images,
         accuracy=round(worst.accuracy, 4),
-        against={name: _comparison(v) for name, v in {**verdicts, **(beside or {})}.items()},
+        against={name: comparison_of(v) for name, v in {**verdicts, **(beside or {})}.items()},
     )
 
 
@@ -109,6 +109,7 @@ def out_of_fold_correctness(
     return judged
 
 
-def _comparison(verdict: Verdict) -> ComparisonRead:
+def comparison_of(verdict: Verdict) -> ComparisonRead:
+    """A verdict as it is told."""
     rounded = {k: round(v, 4) if isinstance(v, float) else v for k, v in verdict._asdict().items()}
     return ComparisonRead.model_validate(rounded)
