@@ -29,12 +29,13 @@ class Groups(NamedTuple):
     labels: int  # the first groups are labels
 
     @property
-    def count(self) -> int:
+    def total(self) -> int:
+        """How many groups."""
         return int(self.groups.max()) + 1
 
     def only(self, kept: Sequence[int]) -> "Groups":
         """Some of them, renumbered."""
-        number = torch.full((self.count,), -1)
+        number = torch.full((self.total,), -1)
         number[list(kept)] = torch.arange(len(kept))
         rows = (number[self.groups] >= 0).nonzero().flatten()
         labels = sum(group < self.labels for group in kept)

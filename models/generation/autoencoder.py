@@ -166,7 +166,7 @@ class AutoencoderObjective(Objective):
         (views,) = batch.views
         count = len(views) // (SLOTS + 1)
         points = views[:count]
-        conditions = views[count:].unflatten(0, (count, SLOTS)).mean(dim=1)
+        conditions = views[count:].view(count, SLOTS, -1).mean(dim=1)
         with torch.autocast(views.device.type, enabled=False):
             noise = torch.randn(count, self.autoencoder.latent, device=views.device)
             bound = self.autoencoder.bound(points, conditions, noise)

@@ -2,7 +2,7 @@
 
 from bisect import bisect_left
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -120,7 +120,7 @@ class MovedHead(CenteredHead):
         blend = self.blend.fit_support(plain)
         moves = self.mover.moves(support.means.float(), support.shots)
         fitted = FittedMoved(
-            options=replace(self, blend=blend.options),
+            options=replace(self, blend=cast(Blend, blend.options)),
             temperature=1.0,
             mean=support.mean,
             centroids=direction(support.centroids + moves),

@@ -42,7 +42,7 @@ def candidate(name: str, weight: float) -> str:
     return f"{name} {weight:g}"
 
 
-def draw_tasks(targets: Int[Tensor, " M"], shots: int, seed: int, count: int = TASKS) -> list[Task]:
+def draw_tasks(targets: Int[Tensor, " M"], shots: int, seed: int) -> list[Task]:
     """Tasks of so many shots; none where the labels with one more image are too few.
 
     Args:
@@ -55,7 +55,7 @@ def draw_tasks(targets: Int[Tensor, " M"], shots: int, seed: int, count: int = T
         return []
     members = {n: (targets == n).nonzero().flatten() for n in labels.tolist()}
     tasks = []
-    for _ in range(count):
+    for _ in range(TASKS):
         ways = labels[torch.randperm(len(labels), generator=generator)[:WAYS]]
         queries = min(QUERIES, int(sizes[ways].min()) - shots)
         rows = torch.stack(
@@ -99,7 +99,7 @@ def answer(
         truth = torch.arange(ways).repeat_interleave(shots)
         blend = Blend(centered=False).fit(support, truth, ways)
         log_odds = blend.scores(queries) / blend.temperature
-        means = support.unflatten(0, (ways, shots)).mean(dim=1)
+        means = support.view(ways, shots, -1).mean(dim=1)
         centroids = direction(means)
         cosines = queries @ centroids.T
         count("blend", row, log_odds, task)

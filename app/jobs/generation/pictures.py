@@ -34,7 +34,7 @@ def nearest_sheet(
     """
     if not len(pool):
         return None
-    rows = [row for number in range(groups.count)[:CLASSES] for row in nearest_rows(
+    rows = [row for number in range(groups.total)[:CLASSES] for row in nearest_rows(
         groups.points[groups.groups == number][:SHOTS], target, pool
     )]  # fmt: skip
     digests = context.through_outages(lambda: _digests(context, [ids[row] for row in rows]))

@@ -29,7 +29,7 @@ class Clusters:
         return WeightedCentres(sizes, self.temperature)
 
     def start(self, target: Target, groups: Groups, seed: int) -> None:
-        sums = torch.zeros(groups.count, groups.points.shape[1])
+        sums = torch.zeros(groups.total, groups.points.shape[1])
         sums.index_add_(0, groups.groups, groups.points)
         centres = sums / torch.bincount(groups.groups)[:, None]
         cast(WeightedCentres, target).centres.copy_(centres)

@@ -106,7 +106,7 @@ class GeneratedMean(Target):
             (self._noise * variances).clamp_min(LEAST_NOISE * mean_variance)
         )
         self.autoencoder.scale.copy_(mean_variance.sqrt())
-        self.draws.copy_(prior_draws(*self.draws.shape, seed))
+        self.draws.copy_(prior_draws(len(self.draws), self.autoencoder.latent, seed))
 
     def forward(
         self, means: Float[Tensor, "C D"], shots: Int[Tensor, " C"]
@@ -124,7 +124,7 @@ class GeneratedMean(Target):
         """How many latent numbers tell members of groups apart; none: the posterior collapsed."""
         points = groups.points @ self.basis
         sizes = torch.bincount(groups.groups)[:, None]
-        centres = torch.zeros(groups.count, points.shape[1]).index_add_(0, groups.groups, points)
+        centres = torch.zeros(groups.total, points.shape[1]).index_add_(0, groups.groups, points)
         return int(self.autoencoder.used_latents(points, (centres / sizes)[groups.groups]))
 
     def _decoded_means(self, conditions: Float[Tensor, "C P"]) -> Float[Tensor, "C P"]:
@@ -134,5 +134,5 @@ class GeneratedMean(Target):
             for rows in torch.split(torch.arange(len(conditions)), CONDITIONS_AT_A_TIME):
                 repeated = conditions[rows].repeat_interleave(len(draws), dim=0)
                 decoded = self.autoencoder.decode(draws.repeat(len(rows), 1), repeated)
-                sums[rows] += decoded.unflatten(0, (len(rows), len(draws))).sum(dim=1)
+                sums[rows] += decoded.view(len(rows), len(draws), -1).sum(dim=1)
         return sums / len(self.draws)

@@ -37,16 +37,16 @@ class Gaussian:
 class LinearEstimate(Target):
     """B and W, so that both are diagonal: with W = L L', those of L^-1 B L^-T = U S U'."""
 
-    back: Tensor  # L U
-    to: Tensor  # U' L^-1
-    between: Tensor  # (D,), the variances S
+    unwhiten: Tensor  # L U
+    whiten: Tensor  # U' L^-1
+    variances: Tensor  # (D,), S
 
     def __init__(self, dim: int, ridge: float) -> None:
         super().__init__()
         self._ridge = ridge
-        for name in ("back", "to"):
+        for name in ("unwhiten", "whiten"):
             self.register_buffer(name, torch.zeros(dim, dim))
-        self.register_buffer("between", torch.zeros(dim))
+        self.register_buffer("variances", torch.zeros(dim))
 
     def place(self, groups: Groups) -> None:
         """Divide the covariance of groups."""
@@ -64,12 +64,12 @@ class LinearEstimate(Target):
         whitened = torch.linalg.solve_triangular(factor, spread, upper=False)
         whitened = torch.linalg.solve_triangular(factor, whitened.T, upper=False)
         variances, basis = torch.linalg.eigh((whitened + whitened.T) / 2)
-        self.between.copy_(variances.clamp_min(0))
-        self.back.copy_(factor @ basis)
-        self.to.copy_(torch.linalg.solve_triangular(factor.T, basis, upper=True).T)
+        self.variances.copy_(variances.clamp_min(0))
+        self.unwhiten.copy_(factor @ basis)
+        self.whiten.copy_(torch.linalg.solve_triangular(factor.T, basis, upper=True).T)
 
     def forward(
         self, means: Float[Tensor, "C D"], shots: Int[Tensor, " C"]
     ) -> Float[Tensor, "C D"]:
-        shares = self.between / (self.between + 1 / shots[:, None])
-        return (means @ self.to.T * shares) @ self.back.T
+        shares = self.variances / (self.variances + 1 / shots[:, None])
+        return (means @ self.whiten.T * shares) @ self.unwhiten.T

@@ -64,9 +64,12 @@ def test_the_gradient_at_the_start_is_that_of_the_gaussian():
     bound = autoencoder.bound(points, conditions, torch.zeros(5, LATENT))
     (bound.reconstruction + bound.divergence).sum().backward()
 
-    offset = autoencoder.decoder[-1].bias.grad
+    gradients = {name: part.grad for name, part in autoencoder.named_parameters()}
+    offset, posterior = gradients["decoder.2.bias"], gradients["encoder.2.bias"]
+    assert offset is not None
+    assert posterior is not None
     assert torch.allclose(offset, ((conditions - points) / NOISE**2).sum(dim=0), rtol=1e-4)
-    assert torch.equal(autoencoder.encoder[-1].bias.grad, torch.zeros(2 * LATENT))
+    assert torch.equal(posterior, torch.zeros(2 * LATENT))
 
 
 def linear_gaussian_family(dim: int = DIM, count: int = 60, each: int = 30):

@@ -24,7 +24,7 @@ def test_labels_with_eight_images_come_first_and_then_clusters_of_the_pool():
     groups = group(labeled, targets, clustered(4, 20), seed=0)
 
     assert groups.labels == 2
-    assert groups.count > 2
+    assert groups.total > 2
     assert torch.bincount(groups.groups).min() >= FEWEST
     assert torch.equal(groups.groups[:20], targets[:20])
 
@@ -32,11 +32,9 @@ def test_labels_with_eight_images_come_first_and_then_clusters_of_the_pool():
 def test_a_label_with_fewer_images_is_no_group():
     labeled = clustered(3, FEWEST)[:-1]
 
-    groups = group(
-        labeled, torch.arange(3).repeat_interleave(FEWEST)[:-1], labeled[:0], seed=0
-    )
+    groups = group(labeled, torch.arange(3).repeat_interleave(FEWEST)[:-1], labeled[:0], seed=0)
 
-    assert groups.count == groups.labels == 2
+    assert groups.total == groups.labels == 2
 
 
 def test_too_few_images_in_every_class_and_no_pool_are_refused_with_what_is_missing():
@@ -65,7 +63,7 @@ def test_only_some_groups_are_renumbered():
 
     part = groups.only([1, 4])
 
-    assert (part.count, part.labels) == (2, 1)
+    assert (part.total, part.labels) == (2, 1)
     assert torch.equal(part.points[:12], groups.points[12:24])
 
 

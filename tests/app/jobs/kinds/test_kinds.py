@@ -22,6 +22,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "folds": 2,
         "promote": "never",
     },
+    "generate": {
+        "groups": [{"name": "clusters"}, {"name": "cvae", "options": {"steps": 100}}],
+        "promote": "never",
+    },
     "metatrain": {"ways": 2, "shots": 1, "queries": 1, "episodes": 2, "promote": "never"},
     "pretrain": {"epochs": 1, "batch_size": 36, "promote": "never"},
     "transduce": {"alpha_tim": {"epochs": 1, "rate": 0.01}},
