@@ -22,6 +22,7 @@ from models.augmentation.kinds import augmentations
 from models.augmentation_search.searches import searches
 from models.encoders.architectures import architectures
 from models.finetuning.methods import methods
+from models.generation.generators import generators
 from models.heads.kinds import heads
 from models.metalearning.learners import learners
 from models.pretraining.methods import methods as pretexts
@@ -37,6 +38,7 @@ REGISTRIES: dict[str, Registry[Any]] = {
     "models/augmentation_search/searches": searches,
     "models/encoders/architectures": architectures,
     "models/finetuning/methods": methods,
+    "models/generation/generators": generators,
     "models/heads/kinds": heads,
     "models/metalearning/learners": learners,
     "models/pretraining/methods": pretexts,
@@ -80,6 +82,9 @@ TESTED_BY = {
     "app/inference/images.py": "tests/app/inference/test_embedder.py",
     "app/jobs/context.py": "tests/app/jobs/test_training.py",
     "app/jobs/decoded_images.py": "tests/app/jobs/kinds/test_finetune.py",
+    "app/jobs/generation/pictures.py": "tests/app/jobs/kinds/test_generate.py",
+    "app/jobs/generation/suitability.py": "tests/app/jobs/kinds/test_generate.py",
+    "app/jobs/generation/verdicts.py": "tests/app/jobs/kinds/test_generate.py",
     "app/jobs/planning/adaptation.py": "tests/app/jobs/kinds/test_finetune.py",
     "app/jobs/planning/memory.py": "tests/app/jobs/kinds/test_metatrain.py",
     "app/jobs/planning/policies.py": "tests/app/api/test_augmentations.py",

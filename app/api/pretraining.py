@@ -10,6 +10,8 @@ from app.api import resource_router
 from app.api.parts import AllParts
 from app.http.openapi import file_responses, problem_responses
 from app.http.parameters import ProjectKey
+from app.jobs.generation.suitability import generation_suitability
+from app.jobs.kinds.generate import Generate
 from app.jobs.planning.adaptation import adaptation_suitability
 from app.jobs.planning.previews import pretraining_sheet
 from app.jobs.planning.suitability import Suitability, suitabilities
@@ -27,6 +29,7 @@ MEDIA_TYPE = "image/png"
 PretextChoice: Any = plugin_field(methods)
 MIB = 1 << 20
 ADAPT = plugin_name(Adapt)
+GENERATE = plugin_name(Generate)
 BATCH = 64  # as in the job `pretrain`
 
 
@@ -51,8 +54,10 @@ def show_recipe(suitability: Suitability) -> RecipeRead:
     )
 
 
-def kind_of(name: str) -> Literal["pretrain", "metatrain", "finetune"]:
+def kind_of(name: str) -> Literal["pretrain", "metatrain", "finetune", "generate"]:
     """The kind of job that has a method."""
+    if name == GENERATE:
+        return "generate"
     if name in methods:
         return "pretrain"
     return "metatrain" if name in learners else "finetune"
@@ -81,10 +86,11 @@ def list_recipes(
 ) -> Page[RecipeRead]:
     """List methods of `pretrain` and `metatrain`: what they need and cost, when not to use them.
 
-    And `adapt` of `finetune`, which takes steps that `metatrain` has learned.
+    And `generate`, and `adapt` of `finetune`, which takes steps that `metatrain` has learned.
     """
     recipe = Recipe(batch_size=BATCH)
     rows = suitabilities(parts.db, parts.embedder, project, recipe, measured=measure)
+    rows.append(generation_suitability(parts.db, project, GENERATE, Generate))
     rows.append(adaptation_suitability(parts.versions, project, measured=ADAPT in measure))
     return Page(items=[show_recipe(row) for row in rows], next_cursor=None)
 

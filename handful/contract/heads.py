@@ -10,7 +10,7 @@ from handful.contract.jobs import VerdictRead
 
 
 class LearnedHeadRead(BaseModel):
-    """A head with a network that was meta-trained; its weights never change."""
+    """A head that a job has learned; its weights never change."""
 
     id: UUID
     method: str = Field(description="By which it was learned.")

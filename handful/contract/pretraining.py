@@ -9,10 +9,17 @@ class RecipeRead(BaseModel):
     """A method, and how it suits the project as it is now."""
 
     name: str
-    kind: Literal["pretrain", "metatrain", "finetune"] = Field(
+    kind: Literal["pretrain", "metatrain", "finetune", "generate"] = Field(
         description="Of the job that has it."
     )
-    family: Literal["discriminative", "generative", "contrastive", "cluster-based", "meta-learning"]
+    family: Literal[
+        "discriminative",
+        "generative",
+        "contrastive",
+        "cluster-based",
+        "meta-learning",
+        "generation",
+    ]
     summary: str
     images: int = Field(description="Images below which it learns little.")
     enough_images: bool = Field(description="Whether the project has as many.")

@@ -7,13 +7,34 @@ import torch
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from app.jobs.context import JobKind
+from app.jobs.planning.suitability import Suitability
 from app.problems import GroupsDoNotSuffice, NotEnoughMemory
+from app.sql.database import Database
+from app.sql.lookups import find_project
 from app.sql.tables import Embedding, Image, Label, Project
 from models.generation import FEWEST
 from models.training.memory import memory_of
 
 MIB = 1 << 20
 NUMBER = 4  # bytes
+
+
+def generation_suitability(
+    db: Database, project_key: str, name: str, kind: type[JobKind]
+) -> Suitability:
+    """How the job suits a project."""
+    with db.reading() as session:
+        project = find_project(session, project_key)
+        query = select(Image.label_id, func.count()).where(Image.project_id == project.id)
+        shots = {row[0]: row[1] for row in session.execute(query.group_by(Image.label_id))}
+        try:
+            require_groups(session, project)
+            refused = None
+        except GroupsDoNotSuffice as error:
+            refused = error.detail
+    labels = sum(count >= FEWEST for label, count in shots.items() if label is not None)
+    return Suitability(name, kind, sum(shots.values()), labels, refused, None)
 
 
 def require_groups(session: Session, project: Project) -> None:

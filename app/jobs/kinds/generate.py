@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import torch
 from pydantic import Field
@@ -25,7 +25,7 @@ from app.plugin_fields import plugin_field, plugins_from
 from app.sql.tables import Project
 from app.vectors.matrices import Vectors
 from handful.contract.jobs import Figure
-from models.generation import TooFewGroups
+from models.generation import FEWEST, TooFewGroups
 from models.generation.choice import Choice, Generation, GenerationEpoch, Trial, trials
 from models.generation.generators import generators
 from models.generation.generators.cvae import GeneratedMean
@@ -44,6 +44,10 @@ class Generate:
     What comes out is a head: `blend`, whose centroids are moved there by a weight that held-out
     images choose for each number of shots; 0 where that is not ahead of what moves nothing.
     """
+
+    family: ClassVar[str] = "generation"
+    fewest: ClassVar[int] = 2 * FEWEST  # images
+    unsuited: ClassVar[str] = "labels with 20 images and more, which `blend` tells apart as well"
 
     groups: Annotated[
         list[GroupsChoice],

@@ -6,6 +6,7 @@ import { named, t } from "./strings.js";
 
 const FINETUNE = ["discriminative", "full", "feature_extraction"];
 const ACROSS = "metatrain"; // the kind of job that learns across labels
+const MOVES = "generate"; // the kind that has no methods, and moves centroids
 
 // A form that starts a job, and calls `started` then.
 export function recipes(project, started) {
@@ -32,7 +33,8 @@ export function recipes(project, started) {
     offered.forEach((method) => methods.set(method.name, method));
     const of = (kind) => offered.filter((method) => method.kind === kind).map((method) => method.name);
     const picked = choice.value;
-    fill(choice, group("finetune", [...FINETUNE, ...of("finetune")]), group(ACROSS, of(ACROSS)));
+    fill(choice, group("finetune", [...FINETUNE, ...of("finetune")]), group(ACROSS, of(ACROSS)),
+      group(MOVES, of(MOVES)));
     choice.value = picked;
     const names = (await all(path("projects"))).map(({ name }) => name).filter((name) => name !== project);
     others.append(...names.map((name) =>
@@ -49,5 +51,5 @@ const group = (kind, names) => h("optgroup", { label: t(`kind_${kind}`) },
 
 const chosen = (others) => [...others.querySelectorAll("input:checked")].map((input) => input.value);
 
-const job = ({ name, kind }, projects) => ({ kind, options: kind === ACROSS
-  ? { method: { name }, projects } : { methods: [{ name }] } });
+const job = ({ name, kind }, projects) => ({ kind, options: {
+  [ACROSS]: { method: { name }, projects }, [MOVES]: {} }[kind] ?? { methods: [{ name }] } });

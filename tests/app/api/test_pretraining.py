@@ -23,7 +23,7 @@ def image(striped) -> str:
 def test_every_method_says_what_it_needs_and_when_not_to_use_it(striped):
     items = striped.get(RECIPES).json()["items"]
 
-    assert [item["name"] for item in items] == [*methods, *learners, "adapt"]
+    assert [item["name"] for item in items] == [*methods, *learners, "generate", "adapt"]
     for item in items[:-1]:
         pretrains = item["kind"] == "pretrain"
         assert item["summary"]
