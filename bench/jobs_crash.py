@@ -3,8 +3,8 @@
 Three workers share a database, and two jobs are in work at any time. The process of a job, of a
 worker or of the server is killed; or it is stopped for longer than a lease, so that another worker
 takes the job, and goes on then. Each job must end in one final state with exactly one encoder
-version, its events numbered without gaps and every epoch told once, and its losses and weights must
-equal, bit for bit, those of a job with the same options that nothing disturbed.
+version or learned head, its events numbered without gaps and every epoch told once, and its losses
+and weights must equal, bit for bit, those of a job with the same options that nothing disturbed.
 """
 
 import hashlib
@@ -44,8 +44,8 @@ SHOTS, SIDE = 8, 84  # of each label; pixels
 POOL_IMAGES = 200  # that a promotion embeds
 MOST_EVENTS = 1000  # of a job, which has some dozens
 HEADWAY = 0.75  # of the blows come after a job has got on; the others at any time
-TRAINING = ("finetune", "metatrain")  # kinds of jobs, and stages of theirs that tell losses
-STAGES = ("training", "meta-training")
+TRAINING = ("finetune", "metatrain", "generate")  # kinds of jobs
+STAGES = ("training", "meta-training", "generation")  # of theirs, that tell losses
 KILL, STOP = signal.SIGKILL, signal.SIGSTOP
 BLOWS = {  # what is hit and how, so many times of 20
     ("job", KILL): 6,
@@ -153,8 +153,9 @@ class Stream:
 
     def start(self, last: JobRead | None = None) -> None:
         """Promote what the last job made and did not promote itself, or start a training."""
-        if last and last.kind in TRAINING and last.result and not _result(last)["promoted"]:
-            job = self.client.promote(self.project, _result(last)["version"]).job
+        version = _result(last).get("version") if last and last.kind in TRAINING else None
+        if last and version and not _result(last)["promoted"]:
+            job = self.client.promote(self.project, version).job
             assert job, "a version was promoted at once, though it had images to embed"
         else:
             self.training = next(self._turns)
@@ -177,18 +178,26 @@ class Stream:
         self._events += len(events)
         return any(event.kind == "metrics" for event in events)
 
-    def outcome(self, version: UUID) -> Outcome:
-        """What came of the last job."""
+    def outcome(self, job: JobRead) -> Outcome:
+        """What came of the last job, which made a version or a head."""
+        result = _result(job)
+        weights = (
+            self.client.head_weights(self.project, result["head"])
+            if "head" in result
+            else self.client.weights(self.project, result["version"])
+        )
         metrics = [event.data.model_dump() for event in self.events() if event.kind == "metrics"]
         return Outcome(
             [(m.get("run", 1), m["epoch"], m["loss"]) for m in metrics if m["stage"] in STAGES],
-            hashlib.sha256(self.client.weights(self.project, version)).hexdigest(),
+            hashlib.sha256(weights).hexdigest(),
         )
 
-    def versions(self) -> list[UUID]:
-        """The encoder versions that the last job has made."""
+    def products(self) -> list[UUID]:
+        """The encoder versions and heads that the last job has made."""
         versions = self.client.all(self.client.versions, self.project)
-        return [version.id for version in versions if version.job == self._job]
+        heads = self.client.all(self.client.learned_heads, self.project)
+        products = [version.id for version in versions if version.job == self._job]
+        return products + [head.id for head in heads if head.job == self._job]
 
 
 def measure(options: Options) -> Result:
@@ -258,9 +267,11 @@ def _streams(clients: Sequence[Handful], epochs: int) -> list[Stream]:
     }
     several = once | {"methods": [full, gradual, last], "recipe": short, "promote": "always"}
     across = Training("metatrain", episodes | {"promote": "never"})
+    cvae = {"name": "cvae", "options": {"steps": 100 * epochs, "width": 32}}
+    moved = Training("generate", {"groups": [{"name": "clusters"}, cvae], "promote": "never"})
     finetunings = {name: Training("finetune", options) for name, options in tried.items()}
     return [
-        Stream(clients[0], "tried", {**finetunings, "across": across}),
+        Stream(clients[0], "tried", {**finetunings, "across": across, "moved": moved}),
         Stream(clients[-1], "served", {"several": Training("finetune", several)}),
     ]
 
@@ -284,7 +295,7 @@ def _prepare(stream: Stream) -> None:
         job = wait_for(stream.ended, PATIENCE_S)
         if job.state != "succeeded" or job.attempt != 1:
             raise RuntimeError(f"a job that nobody disturbed did not succeed at once: {job}")
-        stream.undisturbed[stream.training] = stream.outcome(_result(job)["version"])
+        stream.undisturbed[stream.training] = stream.outcome(job)
     stream.start()
 
 
@@ -310,7 +321,7 @@ def _result(job: JobRead) -> Json:
 
 def _judge(service: Service, stream: Stream, job: JobRead) -> Ending:
     """Compare the last job, which has ended, with what was promised."""
-    events, versions = stream.events(), stream.versions()
+    events, products = stream.events(), stream.products()
     states = [event.data for event in events if event.kind == "state"]
     reasons = [str(state.reason) for state in states if state.state == "interrupted"]
     entered = [state.state for state in states if state.state in FINAL]
@@ -322,10 +333,10 @@ def _judge(service: Service, stream: Stream, job: JobRead) -> Ending:
         f"entered the final states {entered}": entered == ["succeeded"],
         "has events after its end": last.kind == "state" and last.data.state == job.state,
         "has events with gaps or twice": numbers == list(range(1, len(events) + 1)),
-        f"made {len(versions)} versions": len(versions) == int(trained),
+        f"made {len(products)} versions and heads": len(products) == int(trained),
     }
     if trained:
-        undisturbed, outcome = stream.undisturbed[stream.training], stream.outcome(versions[0])
+        undisturbed, outcome = stream.undisturbed[stream.training], stream.outcome(job)
         times = Counter((run, epoch) for run, epoch, _ in outcome.curve)
         twice = [position for position, count in times.items() if count > 1]
         promises |= {

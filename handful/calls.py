@@ -400,6 +400,12 @@ def promote(project: str, version: UUID) -> Call[PromotionRead]:
     return _post(PromotionRead, project, "encoders", version, "promote")
 
 
+def head_weights(project: str, head: UUID) -> Call[bytes]:
+    """The weights of a learned head, as safetensors."""
+    path = project_path(project, "heads", head, "weights")
+    return Call(method="GET", path=path, read=_content)
+
+
 def weights(project: str, version: UUID) -> Call[bytes]:
     """The weights of an encoder version, as safetensors."""
     path = project_path(project, "encoders", version, "weights")

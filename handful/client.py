@@ -126,6 +126,7 @@ class _Methods:
     deliveries = _Method(calls.deliveries)
     versions = _Method(calls.versions)
     learned_heads = _Method(calls.learned_heads)
+    head_weights = _Method(calls.head_weights)
     promote = _Method(calls.promote)
     weights = _Method(calls.weights)
     upload_version = _Method(calls.upload_version)

@@ -195,6 +195,8 @@ def test_versions_are_downloaded_uploaded_and_promoted(filled):
 
 def test_a_project_without_learned_heads_has_an_empty_page(filled):
     assert filled.learned_heads("birds").items == []
+    with pytest.raises(RequestRefused, match="has no learned head"):
+        filled.head_weights("birds", uuid4())
 
 
 def test_both_clients_have_a_method_for_each_call():

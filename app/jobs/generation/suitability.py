@@ -7,7 +7,6 @@ import torch
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from app.jobs.context import JobKind
 from app.jobs.planning.suitability import Suitability
 from app.problems import GroupsDoNotSuffice, NotEnoughMemory
 from app.sql.database import Database
@@ -21,7 +20,7 @@ NUMBER = 4  # bytes
 
 
 def generation_suitability(
-    db: Database, project_key: str, name: str, kind: type[JobKind]
+    db: Database, project_key: str, name: str, kind: type[Any]
 ) -> Suitability:
     """How the job suits a project."""
     with db.reading() as session:

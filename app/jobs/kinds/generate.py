@@ -63,6 +63,11 @@ class Generate:
         Field(description="Whether the result then serves the project; auto: if it is better."),
     ] = "auto"
 
+    def __post_init__(self) -> None:
+        names = [choice.name for choice in self.groups]
+        if len(set(names)) < len(names):
+            raise ValueError(f"groups must be named once each, got {names}")
+
     def check(self, session: Session, project: Project) -> Checked:
         require_groups(session, project)
         for choice in self.groups:
@@ -203,7 +208,7 @@ class GroupLearner:
     def _shown(self) -> LearningStep:
         weights = {choice.shots: choice.weight for choice in self.choices}
         progress = GenerateProgress(
-            stage="generation",
+            stage="weights",
             share=1.0,
             title="weights",
             figures=[

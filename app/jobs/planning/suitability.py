@@ -6,7 +6,6 @@ from typing import NamedTuple
 from sqlalchemy import func, select
 
 from app.inference.embedder import Embedder
-from app.jobs.context import JobKind
 from app.jobs.planning.label_splits import EPISODES, EPISODES_OF_HEADS, USUAL_SHAPE
 from app.jobs.planning.memory import require_memory_here
 from app.problems import NotEnoughMemory
@@ -29,9 +28,7 @@ class Suitability(NamedTuple):
     """A method, and how it suits a project."""
 
     name: str
-    method: (
-        type[PretrainingMethod] | type[MetaMethod] | type[HeadMethod] | type[Adapt] | type[JobKind]
-    )
+    method: type[PretrainingMethod] | type[MetaMethod] | type[HeadMethod] | type[Adapt]
     images: int  # that the project has
     labels: int  # that have images enough for an episode
     refused: str | None  # why it cannot work with the project's encoder

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from models.generation import Groups, TooFewGroups, choice, tasks
+from models.generation import Groups, TargetKind, TooFewGroups, choice, tasks
 from models.generation.choice import Generation, Trial, trials
 from models.generation.generators.clusters import Clusters
 from models.generation.generators.cvae import Cvae
@@ -150,7 +150,7 @@ def test_nothing_to_judge_by_is_no_weight():
 def test_it_goes_on_from_any_epoch_bit_for_bit():
     pool, _ = classes(6, 40)
     found = trials(pool[:0], EMPTY, pool, seed=0)
-    kinds = KINDS | CVAE
+    kinds: dict[str, TargetKind] = {**KINDS, **CVAE}
     whole, epochs = done(kinds, found)
     places = [(e.run, e.runs, e.trial, e.kind, e.epoch.number) for e in epochs]
     assert places == [

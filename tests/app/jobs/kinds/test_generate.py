@@ -28,11 +28,11 @@ def few_tasks(monkeypatch):
 
 @pytest.fixture
 def pooled(striped, stripes, monkeypatch):
-    """With 24 images in the pool, whose clusters of three are groups."""
+    """With 24 images in the pool, in two clusters."""
     files = [("files", stripes(way, 60 + n)) for n in range(10) for way in ("level", "upright")]
     striped.post(f"{PROJECT}/pool", files=files).raise_for_status()
-    monkeypatch.setattr(generation, "FEWEST", 3)
-    monkeypatch.setattr(choice, "FEWEST", 3)
+    monkeypatch.setattr(generation, "FEWEST", 6)
+    monkeypatch.setattr(generation, "MOST_CLUSTERS", 2)
     return striped
 
 
@@ -216,14 +216,15 @@ def test_an_encoder_promoted_meanwhile_keeps_the_head_from_serving(
     better(monkeypatch)
     location = submit(pooled, groups=[CVAE])
     step = Training.__next__
-    promoted = []
+    promoted: list[bool] = []
 
     def step_while_somebody_promotes(training):
         if not promoted:
             promoted.append(True)
             parts = pooled.app.state.parts
+            version = make_version(parts.db)
             with parts.db.writing() as session:
-                find_project(session, "birds").encoder_id = make_version(parts.db)
+                find_project(session, "birds").encoder_id = version
         return step(training)
 
     monkeypatch.setattr(Training, "__next__", step_while_somebody_promotes)
@@ -251,6 +252,7 @@ def test_a_posterior_that_collapsed_is_told(pooled, do):
 
 def test_options_that_cannot_be_are_refused(striped):
     assert refusal(striped, groups=[])[0] == 422
+    assert refusal(striped, groups=[{"name": "clusters"}] * 2)[0] == 422
     assert refusal(striped, groups=[{"name": "text"}])[0] == 422
     assert refusal(striped, groups=[{"name": "cvae", "options": {"latent": 0}}])[0] == 422
 
