@@ -138,8 +138,9 @@ def test_work_whose_answer_died_with_the_server_is_not_done_again(
     done = everything(birds)
 
     running = birds.post(path, json=body, headers=key)
-    with TestClient(create_app(settings), base_url="http://localhost") as client:
-        db = client.app.state.parts.db
+    app = create_app(settings)
+    with TestClient(app, base_url="http://localhost") as client:
+        db = app.state.parts.db
         if not db.is_sqlite:  # whose only server a second one might not be
             with db.writing() as session:
                 long_ago = db.clock(session) - timedelta(seconds=CLAIM_S + 10)
