@@ -13,14 +13,14 @@ ROUNDS = 50  # of Lloyd's algorithm at most
 BLOCK_ROWS = 4096
 
 
-class Clusters(NamedTuple):
+class Clustering(NamedTuple):
     """Centres, and the cluster of each point."""
 
     centres: Float[Tensor, "K D"]
     groups: Int[Tensor, " N"]
 
 
-def fit(points: Float[Tensor, "N D"], count: int, generator: Generator) -> Clusters:
+def fit(points: Float[Tensor, "N D"], count: int, generator: Generator) -> Clustering:
     """k-means from k-means++ (Lloyd, 1982; Arthur & Vassilvitskii, 2007).
 
     A cluster that runs empty keeps its centre. There are at most as many clusters as points.
@@ -35,7 +35,7 @@ def fit(points: Float[Tensor, "N D"], count: int, generator: Generator) -> Clust
         before, groups = groups, assign(points, centres)
         if torch.equal(before, groups):
             break
-    return Clusters(centres, groups)
+    return Clustering(centres, groups)
 
 
 def assign(points: Float[Tensor, "N D"], centres: Float[Tensor, "K D"]) -> Int[Tensor, " N"]:

@@ -100,7 +100,7 @@ class Autoencoder(nn.Module):
         return used
 
 
-class Members:
+class GroupMembers:
     """Points in groups, and draws of others of the group of a point."""
 
     def __init__(self, groups: Int[Tensor, " N"]) -> None:
@@ -143,7 +143,7 @@ class AutoencoderObjective(Objective):
     def __init__(self, autoencoder: Autoencoder, groups: Int[Tensor, " N"], beta: float) -> None:
         super().__init__()
         self.autoencoder = autoencoder
-        self._members = Members(groups)
+        self._members = GroupMembers(groups)
         self._count = len(groups)
         self._beta = beta
 

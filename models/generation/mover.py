@@ -1,6 +1,7 @@
 """A head whose centroids are moved to where the rest of their class is said to lie."""
 
 from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -36,8 +37,8 @@ def place(shots: int) -> int:
 class MovedCentroids:
     """How far centroids are moved, and by what, for each number of shots."""
 
-    groups: tuple[str, ...]  # by the number of shots: a generator, or none
-    weights: tuple[float, ...]
+    groups: Sequence[str]  # by the number of shots: a generator, or none
+    weights: Sequence[float]
     options: dict[str, dict[str, Any]] = field(default_factory=dict)  # of each generator
     group_count: int = 0  # that they know
     point_count: int = 0  # images of these
@@ -68,7 +69,7 @@ class Mover(HeadModule):
     """
 
     def __init__(
-        self, groups: tuple[str, ...], weights: tuple[float, ...], targets: dict[str, Target]
+        self, groups: Sequence[str], weights: Sequence[float], targets: dict[str, Target]
     ) -> None:
         super().__init__()
         self._groups = groups

@@ -10,7 +10,7 @@ from models.generation.autoencoder import (
     SHOTS,
     Autoencoder,
     AutoencoderObjective,
-    Members,
+    GroupMembers,
     divergence,
     prior_draws,
 )
@@ -154,7 +154,7 @@ def test_an_interrupted_training_goes_on_bit_for_bit():
 
 def test_others_are_of_the_same_group_and_never_the_image_itself():
     groups = torch.tensor([1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 1, 0, 0])
-    members = Members(groups)
+    members = GroupMembers(groups)
     rows = torch.arange(16).repeat(50)
     shots = torch.tensor(SHOTS).repeat(267)[:800]
 

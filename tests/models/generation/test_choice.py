@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from models import generation
 from models.generation import Groups, TargetKind, TooFewGroups, choice, tasks
 from models.generation.choice import Generation, Trial, trials
 from models.generation.generators.clusters import Clusters
@@ -34,9 +35,9 @@ def classes(count: int, each: int, noise: float = 0.6, dim: int = 16, seed: int 
 
 
 def done(kinds, found, rivals=None, seed=0):
-    generation = Generation(kinds, found, rivals or {}, seed)
-    epochs = list(generation)
-    return generation, epochs
+    running = Generation(kinds, found, rivals or {}, seed)
+    epochs = list(running)
+    return running, epochs
 
 
 def test_a_pool_is_judged_by_clusters_of_its_other_half():
@@ -85,13 +86,14 @@ def test_too_few_groups_are_refused():
         trials(labeled, targets, labeled[:0], seed=0)
 
 
-def test_groups_that_help_move_centroids_of_few_shots_and_serve():
+def test_groups_that_help_move_centroids_of_few_shots_and_serve(monkeypatch):
+    monkeypatch.setattr(generation, "MOST_CLUSTERS", 8)  # as many as there are classes
     pool, _ = classes(8, 60)
     found = trials(pool[:0], EMPTY, pool, seed=0)
 
-    generation, _ = done(KINDS, found, {"champion": Cosine()})
-    choices = generation.choices()
-    options, mover = generation.mover(choices)
+    finished, _ = done(KINDS, found, {"champion": Cosine()})
+    choices = finished.choices()
+    options, mover = finished.mover(choices)
 
     assert [one.shots for one in choices] == list(SHOTS)
     first = choices[0]
@@ -131,11 +133,11 @@ def test_groups_by_chance_get_no_weight():
 
 def test_a_gain_on_clusters_must_be_a_point(monkeypatch):
     pool, _ = classes(8, 60)
-    generation, _ = done(KINDS, trials(pool[:0], EMPTY, pool, seed=0))
+    finished, _ = done(KINDS, trials(pool[:0], EMPTY, pool, seed=0))
 
     monkeypatch.setattr(choice, "CLUSTERS_FLATTER", 1.0)
 
-    assert all(not one.weight for one in generation.choices())
+    assert all(not one.weight for one in finished.choices())
 
 
 def test_nothing_to_judge_by_is_no_weight():
