@@ -153,8 +153,8 @@ def _accuracies(draws: Sequence[Draw], learned: Learned, pool: Tensor) -> dict[s
     """Of each head on each draw, in percent."""
     heads = {
         **PLAIN,
-        OWN: MovedHead(mover=learned.own),
-        **{f"{kind} {HINDSIGHT}": MovedHead(mover=m) for kind, m in learned.fixed.items()},
+        OWN: MovedHead(network=learned.own),
+        **{f"{kind} {HINDSIGHT}": MovedHead(network=m) for kind, m in learned.fixed.items()},
     }
     accuracies = {
         name: torch.tensor([_accuracy(head, draw) for draw in progress(draws, name)])

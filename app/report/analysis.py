@@ -29,7 +29,7 @@ from models.evaluation.intervals import Interval, weighted_accuracy, wilson
 from models.evaluation.label_errors import label_errors
 from models.heads import FittedHead
 from models.heads.kinds import heads
-from models.heads.network import NetworkHead
+from models.heads.network import ModuleHead
 from models.registry import plugin_name
 
 FEWEST_JUDGED = 10  # images, for figures that a word can rest on
@@ -216,7 +216,7 @@ def _accuracy(
 
 def _describe_head(head: FittedHead) -> HeadDescription:
     """What a fitted head is, and what it was chosen from."""
-    learned, options = isinstance(head.options, NetworkHead), dict(vars(head.options))
+    learned, options = isinstance(head.options, ModuleHead), dict(vars(head.options))
     options.pop("network", None)
     return HeadDescription(
         LEARNED if learned else plugin_name(head.options),

@@ -26,8 +26,8 @@ from models.training.loop import Epoch, Training
 PLAIN = ("blend", "cosine")  # rivals that move nothing
 
 
-# Clusters are rounder than labels, and flatter what moves by them, most at 20 shots, where labels of
-# photos of clothes and of hands gained nothing. So much they must gain to count, a point.
+# Clusters are rounder than labels, and flatter what moves by them, most at 20 shots, where labels
+# of photos of clothes and of hands gained nothing. So much they must gain to count: a point.
 CLUSTERS_FLATTER = 0.01
 
 

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from models.generation import Sizes, Target, direction
 from models.generation.generators import generators
 from models.heads import (
-    CenteredHead,
     FittedHead,
     Support,
     best_by_leave_one_out,
@@ -21,7 +20,7 @@ from models.heads import (
 )
 from models.heads.kinds.blend import Blend, FittedBlend
 from models.heads.kinds.cosine import EXPECTED_CENTERED
-from models.heads.network import HeadModule
+from models.heads.network import HeadModule, ModuleHead
 from models.registry import require_within
 
 SHOTS = (1, 2, 5, 20)  # for which kinds and weights are chosen; between two the next one counts
@@ -77,7 +76,7 @@ class Mover(HeadModule):
         self.targets = nn.ModuleDict(targets)
 
     def head(self) -> "MovedHead":
-        return MovedHead(mover=self)
+        return MovedHead(network=self)
 
     @torch.no_grad()
     def moves(self, means: Float[Tensor, "C D"], shots: Int[Tensor, " C"]) -> Float[Tensor, "C D"]:
@@ -100,13 +99,13 @@ class Mover(HeadModule):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MovedHead(CenteredHead):
+class MovedHead(ModuleHead):
     """`blend`, and what its centroids gain by moving: the cosine to the moved one, less the other.
 
     Where no centroid moves, it is `blend`.
     """
 
-    mover: Mover
+    network: Mover
     blend: Blend = field(default_factory=lambda: Blend(centered=False))
     sharpness: float = EXPECTED_CENTERED  # divides the cosines
     temperature: float | None = None  # divides the log odds; None: fitted
@@ -119,14 +118,14 @@ class MovedHead(CenteredHead):
         """Fit `blend`, and move the centroids."""
         plain = replace(support, embeddings=support.normalized, mean=None)
         blend = self.blend.fit_support(plain)
-        moves = self.mover.moves(support.means.float(), support.shots)
+        moves = self.network.moves(support.means.float(), support.shots)
         fitted = FittedMoved(
             options=replace(self, blend=cast(Blend, blend.options)),
             temperature=1.0,
             mean=support.mean,
             centroids=direction(support.centroids + moves),
             blend=blend,
-            mover=self.mover,
+            mover=self.network,
             moves=moves / self.sharpness,
             sharpness=self.sharpness,
             sums=support.means * support.shots[:, None],

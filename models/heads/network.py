@@ -150,7 +150,14 @@ class LowRankMap(nn.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
-class NetworkHead(CenteredHead):
+class ModuleHead(CenteredHead):
+    """A head with something that a job has learned."""
+
+    network: HeadModule
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkHead(ModuleHead):
     """The head that a network makes."""
 
     network: HeadNetwork

@@ -14,8 +14,8 @@ from models.generation.mover import NONE, SHOTS, MovedCentroids
 from models.heads.kinds.cosine import Cosine
 
 EMPTY = torch.empty(0, dtype=torch.long)
-KINDS = {"nearest": Nearest(count=5), "clusters": Clusters()}
-CVAE = {"cvae": Cvae(steps=200, width=8, latent=2, components=6, samples=8)}
+KINDS: dict[str, TargetKind] = {"nearest": Nearest(count=5), "clusters": Clusters()}
+CVAE: dict[str, TargetKind] = {"cvae": Cvae(steps=200, width=8, latent=2, components=6, samples=8)}
 
 
 @pytest.fixture(autouse=True)

@@ -63,7 +63,7 @@ def test_without_a_weight_it_is_blend():
 def test_moving_adds_the_cosine_to_the_moved_centroid_less_that_to_the_other():
     points, targets, queries = support(1, 1, 1)
     network = mover("clusters", NONE, NONE, NONE, weight=0.25)
-    head = MovedHead(mover=network, sharpness=0.5)
+    head = MovedHead(network=network, sharpness=0.5)
 
     fitted = head.fit(points, targets, 3, ZERO)
 
