@@ -84,7 +84,8 @@ def _judge(data: DataSet, options: Options) -> tuple[dict[str, Any], str, bool]:
         }
         gains[shots] = _interval(accuracies[OWN] - before)
     (first, margin), later = gains[1], [gains[shots][0] for shots in SHOTS[1:]]
-    met = first >= FIRST_GAIN and first - margin > 0 and min(later) >= BEHIND and not by_chance
+    reached = first >= FIRST_GAIN and first - margin > 0 and min(later) >= BEHIND
+    met = not by_chance and (reached or options.quick)  # three draws prove no gain
     told = ", ".join(f"{gain:+.1f} +- {margin:.1f} at {n}" for n, (gain, margin) in gains.items())
     text = (
         f"{told} shots against blend by {_moved_by(learned.choices)}; groups by chance have "

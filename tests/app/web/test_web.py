@@ -473,7 +473,7 @@ def test_what_learns_across_labels_is_started_with_other_projects(visit, api, st
     api.post(f"{api.base_url}".rstrip("/"), json={"name": "earlier"}).raise_for_status()
     page = visit("s/train")
     choice, begin = page.get_by_label("How"), page.get_by_role("button", name="Start")
-    expect(choice.locator("option")).to_have_count(len(methods) + len(learners))
+    expect(choice.locator("option")).to_have_count(len(methods) + len(learners) + 1)  # generate
 
     choice.select_option("adapt")
     expect(page.get_by_text("the project's encoder has learned no steps")).to_be_visible()
@@ -491,6 +491,17 @@ def test_what_learns_across_labels_is_started_with_other_projects(visit, api, st
     expect(
         page.get_by_text("to learn from, 5 labels with 8 images each are needed")
     ).to_be_visible()
+
+
+def test_what_moves_centroids_is_started_as_it_is(visit, stripes_project):
+    page = visit("s/train")
+
+    page.get_by_label("How").select_option("generate")
+    expect(page.get_by_text("Learn from labels and clusters of the pool")).to_be_visible()
+    with page.expect_request(lambda sent: sent.method == "POST") as request:
+        page.get_by_role("button", name="Start").click()
+
+    assert request.value.post_data_json == {"kind": "generate", "options": {}}
 
 
 def test_a_learned_head_is_let_serve_with_a_click(visit, api, stripes_project, live_service):
