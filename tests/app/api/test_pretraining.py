@@ -24,7 +24,7 @@ def test_every_method_says_what_it_needs_and_when_not_to_use_it(striped):
     items = striped.get(RECIPES).json()["items"]
 
     assert [item["name"] for item in items] == [*methods, *learners, "generate", "adapt"]
-    for item in items[:-1]:
+    for item in items[:-2]:
         pretrains = item["kind"] == "pretrain"
         assert item["summary"]
         assert item["unsuited"]
@@ -34,6 +34,18 @@ def test_every_method_says_what_it_needs_and_when_not_to_use_it(striped):
         assert item["enough_labels"] == pretrains  # of 2
         assert item["possible"] == (item["reason"] is None)
         assert item["minutes"] is None
+
+
+def test_generate_says_what_groups_it_needs(striped, birds):
+    item = striped.get(RECIPES).json()["items"][-2]
+    assert (item["name"], item["kind"], item["family"]) == ("generate", "generate", "generation")
+    assert (item["possible"], item["images"], item["labels"]) == (True, 16, 0)
+    birds.post("/v1/projects", json={"name": "empty"}).raise_for_status()
+
+    item = birds.get("/v1/projects/empty/recipes").json()["items"][-2]
+
+    assert not item["possible"]
+    assert "there is no label" in item["reason"]
 
 
 def test_a_method_is_measured_when_asked_for(striped):
