@@ -14,16 +14,15 @@ other characters, beside prototypes on the same episodes; whether the guard lets
 fast they refit, answer and rank with 1,280 dimensions, 10 labels of 5 shots, and a million images.
 """
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from unittest import mock
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -31,6 +30,7 @@ from app.inference.process import keep_freed_memory
 from bench.harness import Options, Result, option, run
 from bench.meta_heads import measure_heads
 from bench.meta_served import measure_served
+from bench.meta_training import SHOTS, draw_episodes, interval, learn
 from bench.omniglot import SIDE, Characters, read_characters, read_runs
 from models.encoders import Encoder
 from models.encoders.architectures.conv4 import Conv4
@@ -41,19 +41,14 @@ from models.heads.kinds.cosine import Cosine
 from models.heads.kinds.knn import Knn
 from models.heads.kinds.mahalanobis import Mahalanobis
 from models.heads.kinds.ridge import Ridge
-from models.metalearning import MetaMethod, accuracies, inner_loop, start
-from models.metalearning.episodes import Episode, Episodes, EpisodeShape, LabelSplit
+from models.metalearning import MetaMethod, accuracies, inner_loop
+from models.metalearning.episodes import Episode
 from models.metalearning.guard import correct_answers, queries_asked
 from models.metalearning.learners import learners
 from models.training.loop import as_values
-from models.training.recipe import Recipe
 
 ENCODER_METHODS = [name for name, kind in learners.items() if isinstance(kind(), MetaMethod)]
 CELLS = {"5w1s": (5, 1), "5w5s": (5, 5), "20w1s": (20, 1), "20w5s": (20, 5)}
-SHOTS = (1, 5)  # of an episode to learn from
-QUERIES, TESTED_QUERIES = 5, 15  # of each label, in training and test
-AN_EPOCH = 50  # episodes
-VALIDATED = 30  # labels
 GOALS = {  # percent at 5w1s and 5w5s
     "prototypical": (97.0, 99.0),
     "matching": (94.0, 97.0),
@@ -73,14 +68,6 @@ HEADS: dict[str, Head] = {
 }
 
 
-class Learned(NamedTuple):
-    """A method that has learned."""
-
-    objective: Any
-    episodes: int
-    cpu_seconds: float
-
-
 def measure(options: Options) -> Result:
     """Train each method, and test all on the same episodes."""
     if options.served:
@@ -93,7 +80,7 @@ def measure(options: Options) -> Result:
     keep_freed_memory()  # as jobs do
     train, test = read_characters(options.images, "train"), read_characters(options.images, "test")
     validation = read_characters(options.images, "val")
-    drawn = {name: _episodes(test, *size, options.tested) for name, size in CELLS.items()}
+    drawn = {name: draw_episodes(test, *size, options.tested) for name, size in CELLS.items()}
     encoder = Conv4(width=options.width, image_side=SIDE).build()
     rows: dict[str, Any] = {
         "pixels": _served(Cosine(), _pixels(test), drawn, test),
@@ -115,7 +102,10 @@ def _row(
     train, validation, test = parts
     shots = [(1, 1), (5, 5)] if options.per_shots else [SHOTS]
     models = [
-        {seen: _train(options, method, train, validation, seed, seen) for seen in shots}
+        {
+            seen: learn(_method(method), train, validation, options, seed=seed, shots=seen)
+            for seen in shots
+        }
         for seed in range(options.seed, options.seed + options.seeds)
     ]
     answers: dict[str, dict[str, list[Tensor]]] = {
@@ -138,10 +128,10 @@ def _row(
         "cpu_seconds": round(sum(m.cpu_seconds for learned in models for m in learned.values()), 1),
     }
     for name, cells in answers.items():
-        row[name] = {cell: _interval(torch.cat(seeds)) for cell, seeds in cells.items()}
+        row[name] = {cell: interval(torch.cat(seeds)) for cell, seeds in cells.items()}
     if options.seeds > 1:
         row["by_seed"] = {
-            cell: [_interval(accuracy)[0] for accuracy in seeds]
+            cell: [interval(accuracy)[0] for accuracy in seeds]
             for cell, seeds in answers["own"].items()
         }
     return row
@@ -178,6 +168,12 @@ def leaking_norms(encoder: Encoder) -> Iterator[None]:
         norm.__dict__.pop("forward", None)  # inner loops have taken it away
 
 
+def _method(name: str) -> MetaMethod:
+    method = learners[name]()
+    assert isinstance(method, MetaMethod)
+    return method
+
+
 def _judge(options: Options, rows: dict[str, Any]) -> Result:
     headline, met = [], True
     for method in options.methods:
@@ -206,7 +202,7 @@ def _measure_lake(options: Options) -> Result:
     runs = read_runs(options.images)
     rows: dict[str, Any] = {}
     for method in options.methods:
-        learned = _train(options, method, everything, None, options.seed, SHOTS)
+        learned = learn(_method(method), everything, None, options, seed=options.seed)
         learned.objective.eval()
         errors = [_error(learned.objective, *task) for task in runs]
         rows[method] = {
@@ -229,74 +225,12 @@ def _error(objective: Any, support: Tensor, query: Tensor, truth: Tensor) -> flo
     return round(100 * float((answers.argmax(dim=1) != truth).float().mean()), 2)
 
 
-def _train(
-    options: Options,
-    method: str,
-    train: Characters,
-    validation: Characters | None,
-    seed: int,
-    shots: tuple[int, int],
-) -> Learned:
-    """Learn from the characters to learn from; the best state by some that were not."""
-    images, targets, split = _with_validation(train, validation, seed)
-    kind: Any = learners[method]
-    training = start(
-        kind(),
-        Conv4(width=options.width, image_side=SIDE, seed=seed).build(),
-        images,
-        targets,
-        split,
-        EpisodeShape(ways=options.ways, shots=shots, queries=QUERIES),
-        Recipe(
-            epochs=-(-options.episodes // AN_EPOCH),
-            rate=options.rate,
-            weight_decay=0.0,
-            schedule="one_cycle",
-            clip_norm=10.0,
-            seed=seed,
-        ),
-        episodes_an_epoch=AN_EPOCH,
-        fresh=True,
-    )
-    started = time.process_time()
-    for epoch in training:
-        spent = time.process_time() - started
-        judged = "" if epoch.accuracy is None else f", {100 * epoch.accuracy:.1f} % of validation"
-        place = f"{method} {epoch.number}/{epoch.of}"
-        print(f"{place}: loss {epoch.loss:.2f}{judged}, {spent:.0f} CPU s", flush=True)
-    training.restore_best()
-    spent = time.process_time() - started
-    return Learned(training.objective, training.epoch * AN_EPOCH, spent)
-
-
-def _with_validation(
-    train: Characters, validation: Characters | None, seed: int
-) -> tuple[Tensor, Tensor, LabelSplit]:
-    """Images, targets and what they are there for; of validation, some characters."""
-    labels = len(train.names)
-    if validation is None:
-        return train.images, train.targets, LabelSplit(list(range(labels)), [], [])
-    chance = Generator().manual_seed(seed)
-    chosen = torch.randperm(len(validation.names), generator=chance)[:VALIDATED]
-    rows = torch.isin(validation.targets, chosen).nonzero().flatten()
-    images = torch.cat([train.images, validation.images[rows]])
-    targets = torch.cat([train.targets, labels + validation.targets[rows]])
-    return images, targets, LabelSplit(list(range(labels)), (labels + chosen).tolist(), [])
-
-
-def _episodes(data: Characters, ways: int, shots: int, count: int) -> list[Episode]:
-    shape = EpisodeShape(ways=ways, shots=shots, queries=TESTED_QUERIES)
-    episodes = Episodes(data.targets, range(len(data.names)), shape)
-    chance = Generator().manual_seed(0)
-    return [episodes.draw(chance) for _ in range(count)]
-
-
 def _served(
     head: Head, embeddings: Tensor, drawn: dict[str, list[Episode]], data: Characters
 ) -> dict[str, list[float]]:
     """What a head of the product answers, on stored embeddings."""
     return {
-        cell: _interval(_accuracies(head, embeddings, episodes, data))
+        cell: interval(_accuracies(head, embeddings, episodes, data))
         for cell, episodes in drawn.items()
     }
 
@@ -311,12 +245,6 @@ def _accuracies(
 def _pixels(data: Characters) -> Tensor:
     ink = 1 - data.images[:, 0].flatten(1).float() / 255
     return F.normalize(ink, dim=1)
-
-
-def _interval(accuracies: Tensor) -> list[float]:
-    """The mean over episodes in percent, and half of its 95 % interval, as papers have it."""
-    half = 1.96 * float(accuracies.std()) / len(accuracies) ** 0.5
-    return [round(100 * float(accuracies.mean()), 2), round(100 * half, 2)]
 
 
 if __name__ == "__main__":
