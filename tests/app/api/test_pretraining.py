@@ -36,13 +36,13 @@ def test_every_method_says_what_it_needs_and_when_not_to_use_it(striped):
         assert item["minutes"] is None
 
 
-def test_generate_says_what_groups_it_needs(striped, birds):
+def test_generate_says_what_groups_it_needs(striped):
     item = striped.get(RECIPES).json()["items"][-2]
     assert (item["name"], item["kind"], item["family"]) == ("generate", "generate", "generation")
     assert (item["possible"], item["images"], item["labels"]) == (True, 16, 0)
-    birds.post("/v1/projects", json={"name": "empty"}).raise_for_status()
+    striped.post("/v1/projects", json={"name": "empty"}).raise_for_status()
 
-    item = birds.get("/v1/projects/empty/recipes").json()["items"][-2]
+    item = striped.get("/v1/projects/empty/recipes").json()["items"][-2]
 
     assert not item["possible"]
     assert "there is no label" in item["reason"]

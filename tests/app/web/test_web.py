@@ -32,7 +32,7 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-PATIENCE_MS = 30_000
+PATIENCE_MS = 120_000
 SERIOUS = {"serious", "critical"}
 WAYS = ("level", "upright")
 MANY = 10_000  # images

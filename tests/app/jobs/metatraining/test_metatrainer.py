@@ -201,9 +201,9 @@ def test_folds_that_were_interrupted_go_on_as_if_they_had_not_been(characters, d
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"folds": 2}, "for 2 folds: folds must be from 3"),
+        ({"folds": 2}, "of labels with 3 images each, folds must be from 3"),
         ({"folds": 3, "test": ["c00", "c01"]}, "name none"),
-        ({"folds": 7}, "for 7 folds: folds must be from 3 to the number of labels, 6"),
+        ({"folds": 7}, "folds must be from 3 to the number of labels, 6"),
         ({"folds": 4}, "to judge with, 2 labels"),
     ],
 )
