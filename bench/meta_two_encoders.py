@@ -1,10 +1,10 @@
 """Whether labeled images should have an encoder of their own, in prototypical networks.
 
 `shared` embeds all images by one network, `own` labeled images by one and queries by another, both
-from the same weights; as that learns twice as much a step, `shared, twice` has twice the episodes.
-Once images are as they are, and once the queries are coarse and inverted, so that both kinds look
-as different as photos of a catalogue and of a warehouse. Tested on the same episodes of characters
-that nobody learned; gains are paired.
+from the same weights; `shared, twice` has twice the episodes. Once images are as they are, where
+`own` costs as much as twice the episodes of one; and once the queries are coarse and inverted, so
+that both kinds look as different as photos of a catalogue and of a warehouse, and an episode costs
+all the same. Tested on the same episodes of characters that nobody learned; gains are paired.
 """
 
 import argparse
@@ -76,7 +76,7 @@ def measure(options: Options) -> Result:
     gains = [gain[0] for row in rows.values() for gain in row["own"]["ahead of twice"].values()]
     headline = (
         f"an encoder of its own for labeled images is {min(gains):+.1f} to {max(gains):+.1f} "
-        "points ahead of one that learns as long"
+        "points ahead of one that has twice the episodes"
     )
     return Result({"queries": rows}, headline, goal_met=True)
 
