@@ -270,8 +270,8 @@ def _streams(clients: Sequence[Handful], epochs: int) -> list[Stream]:
     cvae = {"name": "cvae", "options": {"steps": 100 * epochs, "width": 32}}
     moved = Training("generate", {"groups": [{"name": "clusters"}, cvae], "promote": "never"})
     finetunings = {name: Training("finetune", options) for name, options in tried.items()}
-    return [
-        Stream(clients[0], "tried", {**finetunings, "across": across, "moved": moved}),
+    return [  # first what a quick run would not come to
+        Stream(clients[0], "tried", {"moved": moved, "across": across, **finetunings}),
         Stream(clients[-1], "served", {"several": Training("finetune", several)}),
     ]
 
