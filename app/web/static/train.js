@@ -3,7 +3,7 @@
 import { all, call, get, path, post } from "./api.js";
 import { attempt, fill, h, percent } from "./dom.js";
 import { recipes } from "./recipes.js";
-import { t } from "./strings.js";
+import { named, t } from "./strings.js";
 
 const FINAL = ["succeeded", "failed", "cancelled"];
 const SHOWN = 10;
@@ -27,7 +27,7 @@ export async function train(view, project) {
     const serving = made.find((version) => version.current).id;
     const take = (head) => call("PATCH", path("projects", project), { body: { head } });
     fill(heads, learned.length ? [h("h2", {}, t("learned_heads")),
-      table(HEAD_COLUMNS, learned.map((head) => row(head.method, head,
+      table(HEAD_COLUMNS, learned.map((head) => row(named(head.method), head,
         head.encoder === serving && (() => take({ name: "learned", options: { learned: head.id } })),
         () => take({ name: "auto" }))))] : []);
   }
@@ -89,7 +89,8 @@ export async function train(view, project) {
 }
 
 const table = (columns, rows) =>
-  h("table", {}, h("tr", {}, columns.map((name) => h("th", { scope: "col" }, t(name)))), rows);
+  h("div", { class: "wide", tabindex: 0 },
+    h("table", {}, h("tr", {}, columns.map((name) => h("th", { scope: "col" }, t(name)))), rows));
 
 const minute = (time) => time.slice(0, 16).replace("T", " ");
 

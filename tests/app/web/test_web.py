@@ -509,7 +509,7 @@ def test_a_learned_head_is_let_serve_with_a_click(visit, api, stripes_project, l
     page = visit("s/train")
     heads = page.get_by_role("table").nth(1)
     expect(heads.get_by_role("row").nth(0)).to_contain_text("Accuracy on labels it had not seen")
-    expect(heads.get_by_role("row").nth(1)).to_contain_text("feat")
+    expect(heads.get_by_role("row").nth(1)).to_contain_text("FEAT")
     expect(heads.get_by_role("row").nth(1)).to_contain_text("75 %")
 
     heads.get_by_role("button", name="Promote").click()
@@ -551,8 +551,11 @@ def test_each_view_suits_keyboards_and_screen_readers(visit, stripes_project, vi
 
     serious = [one for one in found.response["violations"] if one["impact"] in SERIOUS]
     assert [(one["id"], one["nodes"][0]["html"]) for one in serious] == []
-    width = page.evaluate("document.documentElement.scrollWidth")
-    assert width <= 390
+    for _ in range(2):  # in Russian, whose words are longer, as well
+        width = page.evaluate("document.documentElement.scrollWidth")
+        assert width <= 390
+        page.locator("#language").click()
+        expect(page.get_by_text("Loading")).to_have_count(0)
 
 
 def test_it_speaks_russian(visit, stripes_project):
