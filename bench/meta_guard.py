@@ -17,12 +17,12 @@ from bench.harness import Options, Result, option, run
 from bench.omniglot import SIDE, Characters, read_characters
 from models.encoders import Encoder
 from models.encoders.architectures.conv4 import Conv4
-from models.evaluation.comparison import Verdict
+from models.evaluation.comparison import Verdict, compare_on_episodes
 from models.finetuning import embed_all
 from models.heads.kinds.cosine import Cosine
 from models.metalearning import start
 from models.metalearning.episodes import Episode, Episodes, EpisodeShape, LabelSplit
-from models.metalearning.guard import compare_on_episodes, correct_answers, queries_asked
+from models.metalearning.guard import correct_answers, queries_asked
 from models.metalearning.learners.prototypical import Prototypical
 from models.training.loop import Diverged
 from models.training.recipe import Recipe

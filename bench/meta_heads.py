@@ -19,6 +19,7 @@ from models.acquisition import Pool
 from models.acquisition.strategies.margin import Margin
 from models.encoders import Encoder
 from models.encoders.architectures.conv4 import Conv4
+from models.evaluation.comparison import compare_on_episodes
 from models.finetuning import embed_all
 from models.heads import FittedHead, Head, center_and_normalize
 from models.heads.kinds.blend import Blend
@@ -26,7 +27,7 @@ from models.heads.kinds.cosine import Cosine
 from models.heads.network import HeadNetwork, NetworkHead
 from models.metalearning import start
 from models.metalearning.episodes import Episode, Episodes, EpisodeShape, LabelSplit
-from models.metalearning.guard import compare_on_episodes, correct_answers, queries_asked
+from models.metalearning.guard import correct_answers, queries_asked
 from models.metalearning.heads import HeadMethod, start_head
 from models.metalearning.intervals import difference_over_episodes
 from models.metalearning.learners import learners

@@ -106,3 +106,52 @@ def _chance_of_loss(gains: Float[Tensor, " M"], generator: Generator) -> float:
     totals, observed = signs @ gains, gains.sum()
     level = (totals - observed).abs() < ROUNDING
     return float(((totals < observed) & ~level).float().mean() + level.float().mean() / 2)
+
+
+def compare_on_episodes(
+    candidate: Float[Tensor, "R C"],
+    before: Float[Tensor, "R C"],
+    asked: Float[Tensor, "R C"],
+    *,
+    confidence: float = 0.9,
+    seed: int = 0,
+) -> Verdict:
+    """Judge a candidate by the queries of the same episodes that each got right, by label.
+
+    Episodes of few labels are one task drawn often, so labels are drawn again with replacement as
+    well as episodes (the pigeonhole bootstrap of Owen, 2007,
+    https://doi.org/10.1214/07-AOAS122); what is counted is how often the candidate is ahead, and
+    draws that end level count half.
+
+    Args:
+        asked: how many queries there were.
+        confidence: the least probability that makes it better.
+    """
+    judged = asked.sum(dim=0) > 0
+    gains = (candidate - before)[:, judged]
+    probability = share_ahead(redrawn_gains(gains, Generator().manual_seed(seed)))
+    losses = -gains.sum(dim=0) / asked[:, judged].sum(dim=0)
+    better = probability >= confidence
+    text = f"the candidate is better with a probability of {probability:.2f}"
+    return Verdict(
+        better,
+        probability,
+        float(candidate.sum() / asked.sum()),
+        float(before.sum() / asked.sum()),
+        float(losses.max()),
+        text if better else f"{text}, not {confidence}",
+    )
+
+
+def redrawn_gains(gains: Float[Tensor, "R C"], generator: Generator) -> Float[Tensor, " K"]:
+    """The sums over episodes and labels, where both are drawn again."""
+    episodes, labels = (_times_drawn(size, generator) for size in gains.shape)
+    totals: Tensor = ((episodes @ gains) * labels).sum(dim=1)
+    return totals
+
+
+def _times_drawn(size: int, generator: Generator) -> Float[Tensor, "K R"]:
+    """How often each of so many is drawn, in each of many draws with replacement."""
+    draws = torch.randint(size, (RESAMPLES, size), generator=generator)
+    ones = torch.ones(draws.shape)
+    return torch.zeros(draws.shape).scatter_add_(1, draws, ones)

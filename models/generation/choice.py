@@ -8,18 +8,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from models.evaluation.comparison import Verdict
+from models.evaluation.comparison import Verdict, compare_on_episodes
 from models.generation import FEWEST, Groups, Sizes, Target, TargetKind, cluster_pool, group
 from models.generation.mover import NONE, SHOTS, MovedCentroids, Mover
-from models.generation.tasks import (
-    WEIGHTS,
-    Answers,
-    answer,
-    candidate,
-    cautious_gain,
-    compare_answers,
-    draw_tasks,
-)
+from models.generation.tasks import WEIGHTS, Answers, answer, candidate, cautious_gain, draw_tasks
 from models.heads import Head
 from models.training.loop import Epoch, Training
 
@@ -244,11 +236,11 @@ class Generation(Iterator[GenerationEpoch]):
         }
         best = right[candidate(name, weight)]
         against = {
-            rival: compare_answers(best[1::2], theirs[1::2], asked[1::2])
+            rival: compare_on_episodes(best[1::2], theirs[1::2], asked[1::2])
             for rival, theirs in rivals.items()
         }
         plain = {
-            rival: compare_answers(before[1::2], right[rival][1::2], asked[1::2])
+            rival: compare_on_episodes(before[1::2], right[rival][1::2], asked[1::2])
             for rival in self._rivals
         }
         serves = all(against[rival].better for rival in (*PLAIN, *self._rivals))

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
-from models.evaluation.comparison import RESAMPLES, Verdict, share_ahead
+from models.evaluation.comparison import redrawn_gains
 from models.generation import Target, direction
 from models.heads import Head
 from models.heads.kinds.blend import Blend
@@ -19,7 +19,6 @@ WEIGHTS = (0.25, 0.5, 0.75)
 WAYS, QUERIES = 10, 10  # at most; images of each label
 TASKS = 60  # of each number of shots; every second one judges what the others choose
 FEWEST_IMAGES = 40  # of labels that tasks can be drawn from, to choose by
-CONFIDENCE = 0.9
 
 
 class Task(NamedTuple):
@@ -115,46 +114,10 @@ def answer(
     return Answers(asked, right)
 
 
-def compare_answers(
-    candidate: Float[Tensor, "R C"], before: Float[Tensor, "R C"], asked: Float[Tensor, "R C"]
-) -> Verdict:
-    """Judge a candidate by what each got right in the same tasks, by label.
-
-    Tasks and labels are drawn again with replacement (the pigeonhole bootstrap of Owen, 2007,
-    https://doi.org/10.1214/07-AOAS122), since tasks of few labels are one task drawn often.
-    """
-    judged = asked.sum(dim=0) > 0
-    gains = (candidate - before)[:, judged]
-    probability = share_ahead(_redrawn(gains))
-    better = probability >= CONFIDENCE
-    text = f"the candidate is better with a probability of {probability:.2f}"
-    return Verdict(
-        better,
-        probability,
-        float(candidate.sum() / asked.sum()),
-        float(before.sum() / asked.sum()),
-        float((-gains.sum(dim=0) / asked[:, judged].sum(dim=0)).max()),
-        text if better else f"{text}, not {CONFIDENCE}",
-    )
-
-
 def cautious_gain(
     candidate: Float[Tensor, "R C"], before: Float[Tensor, "R C"], asked: Float[Tensor, "R C"]
 ) -> float:
     """The mean gain, 0..1, less its standard error when tasks and labels are drawn again."""
-    gains = _redrawn((candidate - before)[:, asked.sum(dim=0) > 0]) / asked.sum()
-    return float(gains.mean() - gains.std())
-
-
-def _redrawn(gains: Float[Tensor, "R C"]) -> Float[Tensor, " K"]:
-    """The sums over tasks and labels, where both are drawn again."""
-    generator = Generator().manual_seed(0)
-    tasks, labels = (_times_drawn(size, generator) for size in gains.shape)
-    totals: Tensor = ((tasks @ gains) * labels).sum(dim=1)
-    return totals
-
-
-def _times_drawn(size: int, generator: Generator) -> Float[Tensor, "K R"]:
-    """How often each of so many is drawn, in each of many draws with replacement."""
-    draws = torch.randint(size, (RESAMPLES, size), generator=generator)
-    return torch.zeros(draws.shape).scatter_add_(1, draws, torch.ones(draws.shape))
+    gains = (candidate - before)[:, asked.sum(dim=0) > 0]
+    drawn = redrawn_gains(gains, Generator().manual_seed(0)) / asked.sum()
+    return float(drawn.mean() - drawn.std())

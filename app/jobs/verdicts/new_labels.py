@@ -15,11 +15,12 @@ from app.jobs.training_data import Labeled, TrainingData
 from app.jobs.verdicts import champion_head, combine_verdicts
 from handful.contract.jobs import VerdictRead
 from models.encoders import Encoder
+from models.evaluation.comparison import compare_on_episodes
 from models.finetuning import embed_all
 from models.heads import Head
 from models.heads.kinds.auto import Auto
 from models.metalearning.episodes import Episode, EpisodeShape, bounds
-from models.metalearning.guard import compare_on_episodes, correct_answers, queries_asked
+from models.metalearning.guard import correct_answers, queries_asked
 
 EPISODES = 100  # of each number of shots
 Answers = dict[int, Float[Tensor, "R C"]]  # by shots: queries of each label that were right

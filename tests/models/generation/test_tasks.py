@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from models.evaluation.comparison import compare_on_episodes
 from models.generation import tasks
-from models.generation.tasks import answer, candidate, cautious_gain, compare_answers, draw_tasks
+from models.generation.tasks import answer, candidate, cautious_gain, draw_tasks
 from models.heads.kinds.cosine import Cosine
 from tests.models.generation.conftest import made_up_groups
 from tests.models.generation.generators.test_generators import learned
@@ -62,8 +63,8 @@ def test_what_is_always_ahead_is_better_and_what_is_not_is_not():
     asked = torch.full((20, 6), 10.0)
     before = torch.full((20, 6), 5.0)
 
-    ahead = compare_answers(before + 1, before, asked)
-    level = compare_answers(before, before, asked)
+    ahead = compare_on_episodes(before + 1, before, asked)
+    level = compare_on_episodes(before, before, asked)
 
     assert (ahead.better, ahead.probability) == (True, 1.0)
     assert ahead.accuracy == pytest.approx(0.6)
@@ -79,7 +80,7 @@ def test_a_gain_of_one_label_alone_is_no_sure_gain():
     candidate[:, 0] += 5
     candidate[:, 1] -= 4
 
-    verdict = compare_answers(candidate, before, asked)
+    verdict = compare_on_episodes(candidate, before, asked)
 
     assert not verdict.better
     assert cautious_gain(candidate, before, asked) < float((candidate - before).sum() / asked.sum())

@@ -4,9 +4,10 @@ import torch
 from torch import Generator
 from torch.nn import functional as F
 
+from models.evaluation.comparison import compare_on_episodes
 from models.heads.kinds.cosine import Cosine
 from models.metalearning.episodes import Episodes, EpisodeShape
-from models.metalearning.guard import compare_on_episodes, correct_answers, queries_asked
+from models.metalearning.guard import correct_answers, queries_asked
 
 LABELS, EACH, DIM = 8, 12, 16
 

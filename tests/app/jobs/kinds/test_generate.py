@@ -58,7 +58,7 @@ def weights(service, head: str) -> bytes:
 def better(monkeypatch):
     """Whatever is tried is better than all else."""
     verdict = Verdict(True, 0.99, 0.9, 0.8, 0.0, "as the test wants")
-    monkeypatch.setattr(choice, "compare_answers", lambda *_: verdict)
+    monkeypatch.setattr(choice, "compare_on_episodes", lambda *_: verdict)
     monkeypatch.setattr(choice, "cautious_gain", lambda *_: 0.1)
 
 
@@ -106,7 +106,7 @@ def test_where_nothing_is_ahead_all_weights_are_0_and_it_says_so(pooled, do, mon
     monkeypatch.setattr(choice, "cautious_gain", lambda *_: -0.1)
     monkeypatch.setattr(
         choice,
-        "compare_answers",
+        "compare_on_episodes",
         lambda *_: Verdict(False, 0.4, 0.8, 0.9, 0.0, "as the test wants"),
     )
     location = submit(pooled)
